@@ -1,0 +1,72 @@
+"""How raw files become rows. One module a data set, found by its name.
+
+A data set module offers two functions, and imports nothing of ours but the types of this file:
+
+    source(data, **args) -> Source    look at the files (fast: listing, not decoding) and say what is where
+    read(item) -> list of (image, target)    decode one item; called once for each item, anywhere in the cluster
+
+`data` is the folder the user named (None: the data set needs none). `args` are the recipe's `dataset_args`;
+unknown names are refused before `source` is called, by its signature. Both raise ValueError for input that
+a user can mend, naming the file, what was found and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """A raw file, or a part of one, and the samples it holds. Plain data: it travels between processes as JSON."""
+
+    path: str | None
+    """The raw file; its size and time of change are part of the cache's key. None: drawn or built in."""
+    name: str
+    """What people are shown, unique within a data set, e.g. `cats/001.jpg`; sample i of many is `name#i`."""
+    targets: Sequence[int]
+    """The class of each sample."""
+    args: Mapping[str, Any] = field(default_factory=dict)
+    """Whatever else `read` needs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What a data set holds, before anything is decoded."""
+
+    classes: Sequence[str]
+    channels: int
+    """1 (grey) or 3 (RGB): what `read` returns for every image."""
+    splits: Mapping[str, Sequence[Item]]
+    """"train" and "val", and "test" where there is one. The best epoch is chosen on "val" and never sees "test"."""
+
+
+class BadImage(ValueError):
+    """`read` could not decode a file. With `--on-bad-image skip` the item is left out and recorded."""
+
+
+def split_by_share(labels: Sequence[int], shares: Mapping[str, float], seed: int) -> dict[str, list[int]]:
+    """Deal positions 0..n-1 to splits, stratified: each class is dealt by itself, by largest remainder.
+
+    Parameters: `labels`, the class of each position; `shares`, split name -> share of the whole (they sum to 1);
+    `seed`. Returns split name -> sorted positions; every position is in one split. A class with fewer positions
+    than splits goes to the splits in the order of `shares`, so that "train" named first is never without it.
+    """
+    assert abs(sum(shares.values()) - 1) < 1e-9, shares
+    rng = np.random.RandomState(seed)  # its stream is frozen by NumPy's policy (NEP 19): splits never move
+    array = np.asarray(labels)
+    dealt: dict[str, list[int]] = {name: [] for name in shares}
+    for label in np.unique(array):
+        positions = rng.permutation(np.flatnonzero(array == label))
+        exact = np.array([share * len(positions) for share in shares.values()])
+        counts = np.floor(exact).astype(int)
+        for index in np.argsort(counts - exact, kind="stable")[: len(positions) - counts.sum()]:
+            counts[index] += 1
+        if counts[0] == 0:
+            counts[0], counts[int(np.argmax(counts))] = 1, counts.max() - 1
+        for name, part in zip(shares, np.split(positions, np.cumsum(counts)[:-1]), strict=True):
+            dealt[name].extend(part.tolist())
+    return {name: sorted(positions) for name, positions in dealt.items()}

@@ -1,0 +1,95 @@
+"""The order of samples and the seeds of augmentation: pure functions of (seed, epoch, sample number).
+
+Nothing here depends on the number of workers, on the machine or on the version of NumPy: the random numbers
+are the SplitMix64 finaliser (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014,
+figure 17) of a counter, in unsigned 64-bit arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+U64 = npt.NDArray[np.uint64]
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def mix(*values: int | npt.NDArray[np.integer]) -> U64:
+    """Hash integers, or arrays of them (broadcast against each other), to uint64, one after the other."""
+    state: U64 = np.zeros((), np.uint64)
+    with np.errstate(over="ignore"):
+        for value in values:
+            word = np.asarray(value).astype(np.uint64)
+            state = (state ^ word) * _GOLDEN + _GOLDEN
+            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            state = state ^ (state >> np.uint64(31))
+    return state
+
+
+def uniforms(seed: int, epoch: int, ids: npt.NDArray[np.integer], count: int) -> npt.NDArray[np.float64]:
+    """`count` numbers in [0, 1) for each sample: shape (len(ids), count), float64. Row i depends on ids[i] alone."""
+    bits = mix(seed, epoch, 1, np.asarray(ids)[:, None], np.arange(count)[None, :])
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def permutation(seed: int, epoch: int, rows: int) -> npt.NDArray[np.int64]:
+    """The order of an epoch: the row numbers 0..rows-1, shuffled. Shape (rows,), int64."""
+    return np.argsort(mix(seed, epoch, 2, np.arange(rows)), kind="stable").astype(np.int64)
+
+
+def torch_seed(seed: int, step: int, micro_batch: int) -> int:
+    """The seed of torch's default generator (dropout) before one forward pass: 0 <= result < 2**63."""
+    return int(mix(seed, step, 3, micro_batch)) >> 1
+
+
+def cut(rows: int, most: int) -> list[tuple[int, int]]:
+    """Cut range(rows) into the fewest pieces of at most `most`, as even as can be: [(start, stop), ...]."""
+    pieces = -(-rows // most)
+    edges = [rows * piece // pieces for piece in range(pieces + 1)]
+    return list(zip(edges[:-1], edges[1:], strict=True))
+
+
+class Pass(NamedTuple):
+    """One forward pass of one rank."""
+
+    step: int
+    """Number of the optimizer step within the epoch, from 0."""
+    micro_batch: int
+    """Number of the micro-batch within the step."""
+    ids: npt.NDArray[np.int64]
+    """The rows of the micro-batch."""
+    weight: float
+    """1, or 0 for a surplus pass: made only so that every rank makes the same number of passes."""
+    last: bool
+    """Whether the optimizer steps after this pass."""
+
+
+def passes(
+    order: npt.NDArray[np.int64],
+    *,
+    batch_size: int,
+    micro_batch_size: int,
+    rank: int,
+    world_size: int,
+    first_step: int = 0,
+) -> Iterator[Pass]:
+    """The passes of one rank over one epoch. Every rank gets equally many, in every step.
+
+    `order` (rows,) is cut into ceil(rows / batch_size) steps and each step into micro-batches, as evenly as can
+    be, by numbers that do not depend on `world_size`; micro-batch m of a step is given to rank m % world_size.
+    A rank left without one in the last round repeats the step's first micro-batch with weight 0.
+    """
+    for step, (start, stop) in list(enumerate(cut(len(order), batch_size)))[first_step:]:
+        pieces = cut(stop - start, micro_batch_size)
+        rounds = -(-len(pieces) // world_size)
+        for index in range(rounds):
+            piece = index * world_size + rank
+            surplus = piece >= len(pieces)
+            low, high = pieces[0 if surplus else piece]
+            yield Pass(
+                step, piece, order[start + low : start + high], 0.0 if surplus else 1.0, index == rounds - 1
+            )
