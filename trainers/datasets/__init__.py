@@ -2,8 +2,8 @@
 
 A data set module offers two functions, and imports nothing of ours but the types of this file:
 
-    source(data, **args) -> Source    look at the files (fast: listing, not decoding) and say what is where
-    read(item) -> list of (image, target)    decode one item; called once for each item, anywhere in the cluster
+    source(data, **args) -> Source           look at the files (fast: no decoding) and say what is where
+    read(item) -> list of (image, target)    decode one item; called once for each, anywhere in the cluster
 
 `data` is the folder the user named (None: the data set needs none). `args` are the recipe's `dataset_args`;
 unknown names are refused before `source` is called, by its signature. Both raise ValueError for input that
@@ -21,7 +21,7 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """A raw file, or a part of one, and the samples it holds. Plain data: it travels between processes as JSON."""
+    """A raw file, or a part of one, and the samples it holds. Plain data: it travels as JSON."""
 
     path: str | None
     """The raw file; its size and time of change are part of the cache's key. None: drawn or built in."""
@@ -41,7 +41,7 @@ class Source:
     channels: int
     """1 (grey) or 3 (RGB): what `read` returns for every image."""
     splits: Mapping[str, Sequence[Item]]
-    """"train" and "val", and "test" where there is one. The best epoch is chosen on "val" and never sees "test"."""
+    """"train", "val", and "test" where there is one. The best epoch is chosen on "val", never on "test"."""
 
 
 class BadImage(ValueError):
@@ -51,9 +51,9 @@ class BadImage(ValueError):
 def split_by_share(labels: Sequence[int], shares: Mapping[str, float], seed: int) -> dict[str, list[int]]:
     """Deal positions 0..n-1 to splits, stratified: each class is dealt by itself, by largest remainder.
 
-    Parameters: `labels`, the class of each position; `shares`, split name -> share of the whole (they sum to 1);
-    `seed`. Returns split name -> sorted positions; every position is in one split. A class with fewer positions
-    than splits goes to the splits in the order of `shares`, so that "train" named first is never without it.
+    Parameters: `labels`, the class of each position; `shares`, split name -> share of the whole (they sum to
+    1); `seed`. Returns split name -> sorted positions; every position is in one split. The split named first
+    gets at least one of every class; the others may get none of a small class.
     """
     assert abs(sum(shares.values()) - 1) < 1e-9, shares
     rng = np.random.RandomState(seed)  # its stream is frozen by NumPy's policy (NEP 19): splits never move
@@ -66,7 +66,8 @@ def split_by_share(labels: Sequence[int], shares: Mapping[str, float], seed: int
         for index in np.argsort(counts - exact, kind="stable")[: len(positions) - counts.sum()]:
             counts[index] += 1
         if counts[0] == 0:
-            counts[0], counts[int(np.argmax(counts))] = 1, counts.max() - 1
+            counts[int(np.argmax(counts))] -= 1
+            counts[0] = 1
         for name, part in zip(shares, np.split(positions, np.cumsum(counts)[:-1]), strict=True):
             dealt[name].extend(part.tolist())
     return {name: sorted(positions) for name, positions in dealt.items()}

@@ -1,0 +1,175 @@
+"""The state of a training run, and its checkpoints.
+
+`checkpoints/<step>/` holds one file with the full state, readable by any number of workers, and then
+`manifest.json` with its hash: a checkpoint without a manifest, or with another hash, does not exist. Files are
+read with `weights_only=True`: a checkpoint from elsewhere cannot run code. Ray's own checkpoints are not used:
+one cut in half made a run name unusable there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from trainers.store import Store
+
+Line = dict[str, float]
+
+
+@dataclass
+class TrainState:
+    """Everything that training changes. Restored, a run goes on as if nothing had happened."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: dict[str, Tensor] | None = None
+    """The moving average of the model's state, where the recipe asks for one."""
+    epoch: int = 0
+    """Epochs completed."""
+    step: int = 0
+    """Optimizer steps completed within the running epoch."""
+    total_steps: int = 0
+    """Optimizer steps completed over the run: a checkpoint's name."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Loss, divisor, images, seconds... of the running epoch."""
+    history: list[Line] = field(default_factory=list)
+    """The lines of metrics.jsonl."""
+    best: dict[str, Any] | None = None
+    """{epoch, metric, value, step} of the best epoch so far."""
+    counts: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    """The validation counts of the best epoch."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Time spent so far on data_wait, compute, evaluate, checkpoint."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """A copy on the host that later steps do not change: plain data and tensors."""
+        plain = ("epoch", "step", "total_steps", "sums", "history", "best", "seconds")
+        return {
+            "model": _copy(self.model.state_dict()),
+            "optimizer": _copy(self.optimizer.state_dict()),
+            "ema": _copy(self.ema),
+            "counts": {name: torch.from_numpy(np.array(count)) for name, count in self.counts.items()},
+            "progress": json.dumps({name: getattr(self, name) for name in plain}),
+        }
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Take over what `snapshot` returned, on any device."""
+        self.model.load_state_dict(snapshot["model"])
+        self.optimizer.load_state_dict(snapshot["optimizer"])
+        if self.ema is not None:
+            for name, tensor in snapshot["ema"].items():
+                self.ema[name].copy_(tensor)
+        self.counts = {name: count.numpy() for name, count in snapshot["counts"].items()}
+        for name, value in json.loads(snapshot["progress"]).items():
+            setattr(self, name, value)
+
+
+class Checkpoints:
+    """The checkpoints of one run folder: the best, the last, and the one before it."""
+
+    def __init__(self, store: Store, attempt: int = 0) -> None:
+        """Parameters: `store`, the run folder; `attempt`, how often the run was started: of two checkpoints the
+        one of the later attempt counts, so that a host that was cut off and still writes does not win."""
+        self.store, self.attempt = store / "checkpoints", attempt
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def save(self, state: TrainState) -> None:
+        """Copy the state now and write it in a thread; waits for the checkpoint before. Raises OSError of either."""
+        self.wait()
+        best_step = state.best["step"] if state.best else None
+        self._pending = self._thread.submit(self._write, state.snapshot(), state.total_steps, best_step)
+
+    def wait(self) -> None:
+        """Until everything is written. Raises OSError where the storage did not take it."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def latest(self, warn: Callable[[str], None] = lambda text: None) -> dict[str, Any] | None:
+        """The newest snapshot that verifies, or None; `warn` is told of each newer one that does not."""
+        for _, _, name in sorted(self._list(), reverse=True):
+            snapshot = self._read(name, warn)
+            if snapshot is not None:
+                return snapshot
+        return None
+
+    def best(self) -> dict[str, Any]:
+        """The snapshot of the best epoch. Raises ValueError where there is none that verifies."""
+        problems: list[str] = []
+        for _, _, name in sorted(self._list(), reverse=True):
+            best_step = (self.store / name).read_json("manifest.json")["best_step"]
+            snapshot = None if best_step is None else self._read(f"{best_step:08}", problems.append)
+            if snapshot is not None:
+                return snapshot
+        raise ValueError(f"{self.store.address} holds no checkpoint of a finished epoch" + "".join(problems))
+
+    def _write(self, snapshot: Mapping[str, Any], step: int, best_step: int | None) -> None:
+        buffer = io.BytesIO()
+        torch.save(dict(snapshot), buffer)
+        data = buffer.getvalue()
+        folder, file = self.store / f"{step:08}", f"state-{self.attempt}.pt"
+        folder.write(file, data)
+        folder.write_json(
+            "manifest.json",
+            {
+                "step": step,
+                "attempt": self.attempt,
+                "best_step": best_step,
+                "file": file,
+                "bytes": len(data),
+                "sha256": hashlib.sha256(data).hexdigest(),
+            },
+        )
+        complete = [name for _, _, name in sorted(self._list())]
+        keep = {*complete[-2:], f"{step:08}", *([] if best_step is None else [f"{best_step:08}"])}
+        for name in self.store.names():
+            if name not in keep:
+                self.store.delete(name)
+
+    def _list(self) -> Iterator[tuple[int, int, str]]:
+        """(attempt, step, folder name) of every checkpoint that has a manifest."""
+        for name in self.store.names():
+            try:
+                manifest = (self.store / name).read_json("manifest.json")
+            except ValueError:
+                continue
+            if manifest is not None:
+                yield manifest["attempt"], manifest["step"], name
+
+    def _read(self, name: str, warn: Callable[[str], None]) -> dict[str, Any] | None:
+        folder = self.store / name
+        try:
+            manifest = folder.read_json("manifest.json")
+            data = folder.read(manifest["file"])
+        except (OSError, TypeError, KeyError) as error:
+            warn(f"checkpoint {folder.address} cannot be read ({error}); the one before it is used")
+            return None
+        if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
+            warn(
+                f"checkpoint {folder.address} is damaged: {len(data):,} of {manifest['bytes']:,} bytes, "
+                "or changed; the one before it is used"
+            )
+            return None
+        snapshot: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        return snapshot
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: _copy(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_copy(item) for item in value]
+    return value

@@ -1,0 +1,521 @@
+"""Raw files -> Arrow shards, once; and shards, or raw files, -> batches.
+
+    prepare()   decode and shrink every picture once per (data set, its arguments, stored size, files)
+    Cached      reads the shards by memory map: random order is free, all processes of a host share the pages
+    Streamed    decodes while training, by Ray Data, for sets that the local disk cannot hold
+
+A cache folder holds `meta.json` and shards: Arrow IPC files, uncompressed, with the columns `image` (uint8,
+height x width x channels) and `target`. `meta.json` is written last: without it a folder counts as empty.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from trainers import order
+from trainers.datasets import BadImage, Item, Source
+from trainers.order import Pass
+from trainers.recipe import Recipe, load
+
+Array = npt.NDArray[Any]
+Advance = Callable[[int], None]
+
+SHARD_BYTES = 64 * 2**20
+INLINE_BYTES = 256 * 2**20
+"""Raw data up to this size is prepared by threads of this process; starting Ray tasks would cost more."""
+SAMPLED_ITEMS = 512
+"""Items from which the streamed mode estimates mean and standard deviation."""
+SHOWN = 20
+"""Bad or repeated pictures that a message names."""
+
+
+class Batch(NamedTuple):
+    """What one forward pass eats."""
+
+    of: Pass
+    images: Array
+    """uint8 (N, height, width, channels)."""
+    targets: Array
+    """int64 (N,)."""
+
+
+class Data(Protocol):
+    """A prepared data set, or one that is decoded on the way."""
+
+    meta: Mapping[str, Any]
+
+    def batches(self, split: str, passes: Iterable[Pass]) -> Iterator[Batch]:
+        """The batches of one rank, in order."""
+        ...
+
+
+# Looking at the raw files ------------------------------------------------------------------------------------
+
+
+def look(recipe: Recipe, data: str | None) -> Source:
+    """List the raw files. Raises ValueError for a missing path, an empty folder, a single class..."""
+    source: Source = load("datasets", recipe.dataset).source(data, **recipe.dataset_args)
+    if len(source.classes) < 2:
+        raise ValueError(f"a classifier needs two classes or more; {data or recipe.dataset} has {source.classes}")
+    for split in ("train", "val"):
+        if not sum(len(item.targets) for item in source.splits.get(split, ())):
+            raise ValueError(f"{data or recipe.dataset} has no pictures for the {split} split; add some")
+    return source
+
+
+def cache_key(recipe: Recipe, source: Source) -> str:
+    """Changes with anything that the shards depend on: arguments, size, and each file's path, size and time."""
+    digest = hashlib.sha256()
+    wanted = [recipe.dataset, recipe.dataset_args, recipe.storage_size, recipe.resize, recipe.on_bad_image]
+    digest.update(json.dumps(wanted, sort_keys=True, default=list).encode())
+    seen: dict[str, str] = {}
+    for split, items in source.splits.items():
+        for item in items:
+            if item.path is not None and item.path not in seen:
+                stat = os.stat(item.path)
+                seen[item.path] = f"{item.path} {stat.st_size} {stat.st_mtime_ns}"
+            stamp = seen.get(item.path or "", "")
+            digest.update(f"{split} {item.name} {stamp} {list(item.targets)}\n".encode())
+    name = Path(recipe.dataset).stem
+    height, width = recipe.storage_size
+    return f"{name}-{height}x{width}-{digest.hexdigest()[:16]}"
+
+
+def bytes_needed(recipe: Recipe, source: Source) -> int:
+    """Size of the shards, in bytes."""
+    height, width = recipe.storage_size
+    rows = sum(len(item.targets) for items in source.splits.values() for item in items)
+    return rows * height * width * source.channels
+
+
+def choose_mode(mode: str, recipe: Recipe, source: Source, cache: Path, ray: bool) -> str:
+    """`auto` streams what would fill more than 9/10 of the free disk. Raises ValueError where that needs Ray."""
+    if mode != "auto":
+        return mode
+    home = next(path for path in (cache, *cache.parents) if path.exists())
+    needed, free = bytes_needed(recipe, source), shutil.disk_usage(home).free
+    if needed <= 0.9 * free or (cache / cache_key(recipe, source) / "meta.json").exists():
+        return "cache"
+    if not ray:
+        raise ValueError(
+            f"the prepared pictures need {needed / 2**30:.1f} GiB and {home} has {free / 2**30:.1f} GiB free; "
+            "set TRAINYARD_CACHE to a larger disk, or give --workers 1 or more to stream them"
+        )
+    return "stream"
+
+
+# Preparing ---------------------------------------------------------------------------------------------------
+
+
+def prepare(recipe: Recipe, source: Source, cache: Path, *, ray: bool = False, advance: Advance = lambda n: None) -> Path:
+    """Decode, shrink and store every picture, unless that was done before. Returns the folder of the shards.
+
+    Parameters: `cache`, the folder of all prepared sets; `ray`, whether Ray runs and may be used; `advance`,
+    told the number of pictures done. Raises ValueError naming all pictures that cannot be decoded (none is
+    published then), OSError where the disk is full. Killed half-way it leaves nothing that counts, and two at
+    once do not collide: shards have names of their own and the first `meta.json` wins.
+    """
+    folder = cache / cache_key(recipe, source)
+    if (folder / "meta.json").exists():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    token = uuid.uuid4().hex[:8]
+    chunks = _chunks(recipe, source)
+    try:
+        done = list(_run_chunks(recipe, source, folder, token, chunks, ray, advance))
+        bad = [entry for result in done for entry in result["bad"]]
+        if bad and recipe.on_bad_image == "fail":
+            raise ValueError(_tell_bad(bad))
+        meta = _summarise(recipe, source, done, bad)
+        _publish(folder, token, meta)
+    except BaseException:
+        for path in folder.glob(f"*-{token}-*.arrow"):
+            path.unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
+        raise
+    return folder
+
+
+def _chunks(recipe: Recipe, source: Source) -> list[tuple[str, list[Item]]]:
+    """(split, items) for each shard: about SHARD_BYTES of prepared pictures."""
+    height, width = recipe.storage_size
+    row_bytes = height * width * source.channels
+    chunks: list[tuple[str, list[Item]]] = []
+    for split, items in source.splits.items():
+        size = SHARD_BYTES + 1
+        for item in items:
+            if size + len(item.targets) * row_bytes > SHARD_BYTES:
+                chunks.append((split, []))
+                size = 0
+            chunks[-1][1].append(item)
+            size += len(item.targets) * row_bytes
+    return chunks
+
+
+def _run_chunks(
+    recipe: Recipe,
+    source: Source,
+    folder: Path,
+    token: str,
+    chunks: list[tuple[str, list[Item]]],
+    ray: bool,
+    advance: Advance,
+) -> Iterator[dict[str, Any]]:
+    paths = {item.path for _, items in chunks for item in items if item.path is not None}
+    if not ray or sum(os.path.getsize(path) for path in paths) <= INLINE_BYTES:
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+            for number, (split, items) in enumerate(chunks):
+                file = folder / f"{split}-{token}-{number:05}.arrow"
+                yield _write_shard(recipe, source.channels, split, items, file, advance, threads)
+        return
+    tasks = [
+        {
+            "recipe": json.dumps(recipe.to_json()),
+            "channels": source.channels,
+            "split": split,
+            "items": json.dumps([dataclasses.asdict(item) for item in items]),
+            "file": str(folder / f"{split}-{token}-{number:05}.arrow"),
+        }
+        for number, (split, items) in enumerate(chunks)
+    ]
+    results = []
+    for row in _ray_data(tasks).map(_shard_task).iter_rows():
+        results.append(json.loads(row["result"]))
+        advance(results[-1]["decoded"])
+    yield from sorted(results, key=lambda result: str(result["file"]))
+
+
+def _shard_task(row: dict[str, Any]) -> dict[str, str]:
+    """One shard, as a task of Ray Data."""
+    recipe = Recipe.from_json(json.loads(row["recipe"]))
+    items = [Item(**item) for item in json.loads(row["items"])]
+    with ThreadPoolExecutor(1) as threads:
+        result = _write_shard(
+            recipe, row["channels"], row["split"], items, Path(row["file"]), lambda n: None, threads
+        )
+    return {"result": json.dumps(result)}
+
+
+def _write_shard(
+    recipe: Recipe,
+    channels: int,
+    split: str,
+    items: Sequence[Item],
+    file: Path,
+    advance: Advance,
+    threads: ThreadPoolExecutor,
+) -> dict[str, Any]:
+    """Decode `items` to one Arrow file. Returns plain data: what the file holds, and what could not be read."""
+    import pyarrow as pa
+
+    height, width = recipe.storage_size
+    rows = sum(len(item.targets) for item in items)
+    images = np.empty((rows, height, width, channels), np.uint8)
+    targets = np.empty(rows, np.int64)
+    names: list[str] = []
+    bad: list[dict[str, str]] = []
+    decoder = Decoder(recipe)
+    filled = decoded = 0
+    for item, read in zip(items, threads.map(decoder.try_read, items), strict=True):
+        advance(len(item.targets))
+        decoded += len(item.targets)
+        if isinstance(read, str):
+            bad.append({"name": item.name, "why": read})
+            continue
+        for index, (image, target) in enumerate(read):
+            images[filled], targets[filled] = image, target
+            names.append(item.name if len(read) == 1 else f"{item.name}#{index}")
+            filled += 1
+    images, targets = images[:filled], targets[:filled]
+    if filled:
+        table = pa.table({"image": pa.FixedShapeTensorArray.from_numpy_ndarray(images), "target": targets})
+        with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=max(1, filled))
+    flat = images.reshape(-1, channels)
+    squares = sum((part.astype(np.float64) ** 2).sum(0) for part in np.array_split(flat, max(1, filled // 256)))
+    return {
+        "split": split,
+        "file": file.name,
+        "rows": filled,
+        "decoded": decoded,
+        "bad": bad,
+        "names": names,
+        "targets": targets.tolist(),
+        "hashes": [hashlib.blake2b(image.tobytes(), digest_size=12).hexdigest() for image in images],
+        "sum": flat.sum(0, dtype=np.float64).tolist(),
+        "squares": np.broadcast_to(squares, (channels,)).tolist(),
+    }
+
+
+def _tell_bad(bad: Sequence[Mapping[str, str]]) -> str:
+    lines = "\n".join(f"  {entry['name']}: {entry['why']}" for entry in bad[:SHOWN])
+    more = f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+    what = "1 picture" if len(bad) == 1 else f"{len(bad)} pictures"
+    return f"{what} cannot be decoded:\n{lines}{more}\nmend or remove them, or give --on-bad-image skip"
+
+
+def _summarise(recipe: Recipe, source: Source, done: Sequence[Mapping[str, Any]], bad: list[Any]) -> dict[str, Any]:
+    """What `meta.json` holds."""
+    train = [result for result in done if result["split"] == "train"]
+    pixels = sum(result["rows"] for result in train) * recipe.storage_size[0] * recipe.storage_size[1]
+    if not pixels:
+        raise ValueError(f"no training picture of {recipe.dataset} can be decoded; {_tell_bad(bad)}")
+    mean = np.sum([result["sum"] for result in train], axis=0) / pixels
+    variance = np.sum([result["squares"] for result in train], axis=0) / pixels - mean**2
+    fingerprint = hashlib.sha256()
+    for result in done:
+        for content, target in zip(result["hashes"], result["targets"], strict=True):
+            fingerprint.update(f"{result['split']} {content} {target}\n".encode())
+    counts = {split: [0] * len(source.classes) for split in source.splits}
+    for result in done:
+        for target, count in Counter(result["targets"]).items():
+            counts[result["split"]][target] += count
+    return {
+        "dataset": recipe.dataset,
+        "classes": list(source.classes),
+        "channels": source.channels,
+        "size": list(recipe.storage_size),
+        "rows": {split: sum(counts[split]) for split in source.splits},
+        "class_counts": counts,
+        "mean": (mean / 255).tolist(),
+        "std": np.sqrt(np.maximum(variance, 1e-12) / 255**2).tolist(),
+        "skipped": bad,
+        "repeated": _find_repeated(done, source.classes),
+        "fingerprint": fingerprint.hexdigest(),
+        "shards": {
+            split: [result["file"] for result in done if result["split"] == split and result["rows"]]
+            for split in source.splits
+        },
+    }
+
+
+def _find_repeated(done: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dict[str, Any]:
+    """Pictures with equal pixels in two splits or in two classes: how many, and some of their names."""
+    first: dict[str, tuple[str, str, int]] = {}
+    found: dict[str, list[str]] = {"splits": [], "classes": []}
+    for result in done:
+        split = result["split"]
+        for content, name, target in zip(result["hashes"], result["names"], result["targets"], strict=True):
+            seen_split, seen_name, seen_target = first.setdefault(content, (split, name, target))
+            if seen_split != split:
+                found["splits"].append(f"{seen_split}: {seen_name} = {split}: {name}")
+            if seen_target != target:
+                found["classes"].append(f"{classes[seen_target]}: {seen_name} = {classes[target]}: {name}")
+    return {kind: {"count": len(pairs), "examples": pairs[:SHOWN]} for kind, pairs in found.items()}
+
+
+def _publish(folder: Path, token: str, meta: Mapping[str, Any]) -> None:
+    part = folder / f".meta-{token}.part"
+    part.write_text(json.dumps(meta))
+    try:
+        os.link(part, folder / "meta.json")  # fails where another process was first; its shards serve as well
+    except FileExistsError:
+        for path in folder.glob(f"*-{token}-*.arrow"):
+            path.unlink()
+    else:
+        for path in folder.glob("*.arrow"):
+            if f"-{token}-" not in path.name:
+                path.unlink()  # of a process that was killed, or that will find meta.json and use ours
+    finally:
+        part.unlink()
+
+
+def describe(meta: Mapping[str, Any]) -> list[str]:
+    """What was read, per split and class, and what is suspicious, as lines for people."""
+    classes = meta["classes"]
+    lines = []
+    for split, counts in meta["class_counts"].items():
+        shown = ", ".join(f"{name} {count:,}" for name, count in list(zip(classes, counts, strict=True))[:12])
+        more = f", and {len(classes) - 12} more classes" if len(classes) > 12 else ""
+        lines.append(f"{split}: {sum(counts):,} pictures ({shown}{more})")
+    if meta["skipped"]:
+        names = ", ".join(entry["name"] for entry in meta["skipped"][:SHOWN])
+        lines.append(f"warning: {len(meta['skipped'])} pictures were skipped as they cannot be decoded: {names}")
+    for kind, found in meta["repeated"].items():
+        if found["count"]:
+            example = found["examples"][0]
+            lines.append(f"warning: {found['count']} pictures occur in two {kind}, such as {example}")
+    return lines
+
+
+# Decoding ----------------------------------------------------------------------------------------------------
+
+
+class Decoder:
+    """Items of a recipe's data set, as pictures of the recipe's stored size."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.read_item = load("datasets", recipe.dataset).read
+        self.size, self.resize = recipe.storage_size, recipe.resize
+
+    def read(self, item: Item) -> list[tuple[Array, int]]:
+        """(uint8 (height, width, channels), target) for each sample. Raises BadImage."""
+        hinted = dataclasses.replace(item, args={**item.args, "min_size": self.size})
+        return [(shrink(image, self.size, self.resize), int(target)) for image, target in self.read_item(hinted)]
+
+    def try_read(self, item: Item) -> list[tuple[Array, int]] | str:
+        """`read`, or the reason why it cannot be done."""
+        try:
+            return self.read(item)
+        except BadImage as error:
+            return str(error)
+
+
+def shrink(image: Array, size: tuple[int, int], how: str) -> Array:
+    """Bring a picture to `size`, with antialiasing: uint8 (H, W, C) -> uint8 (*size, C). `how`: see Recipe.resize."""
+    from PIL import Image
+
+    (height, width), (target_height, target_width) = image.shape[:2], size
+    if (height, width) == size:
+        return image
+    picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    box = (0.0, 0.0, float(width), float(height))
+    inner = (target_width, target_height)
+    if how == "crop":
+        scale = min(width / target_width, height / target_height)
+        left, top = (width - target_width * scale) / 2, (height - target_height * scale) / 2
+        box = (left, top, width - left, height - top)
+    elif how == "pad":
+        scale = max(width / target_width, height / target_height)
+        inner = (max(1, round(width / scale)), max(1, round(height / scale)))
+    resized = np.asarray(picture.resize(inner, Image.Resampling.BILINEAR, box=box))
+    resized = resized.reshape(inner[1], inner[0], image.shape[2])
+    if how != "pad":
+        return resized
+    canvas = np.zeros((*size, image.shape[2]), np.uint8)
+    top, left = (target_height - inner[1]) // 2, (target_width - inner[0]) // 2
+    canvas[top : top + inner[1], left : left + inner[0]] = resized
+    return canvas
+
+
+# Reading -----------------------------------------------------------------------------------------------------
+
+
+class Cached:
+    """Prepared shards, read by memory map."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.meta: Mapping[str, Any] = json.loads((self.folder / "meta.json").read_text())
+        self._open: dict[str, tuple[list[Array], Array, Array]] = {}
+
+    def batches(self, split: str, passes: Iterable[Pass]) -> Iterator[Batch]:
+        shards, first_rows, targets = self._split(split)
+        for of in passes:
+            yield Batch(of, _gather(shards, first_rows, of.ids), targets[of.ids])
+
+    def _split(self, split: str) -> tuple[list[Array], Array, Array]:
+        """(images of each shard, the number of each shard's first row, targets of all)."""
+        import pyarrow as pa
+
+        if split not in self._open:
+            images, targets = [], [np.empty(0, np.int64)]
+            for name in self.meta["shards"][split]:
+                table = pa.ipc.open_file(pa.memory_map(str(self.folder / name))).read_all()
+                images.append(table["image"].chunk(0).to_numpy_ndarray())
+                targets.append(table["target"].to_numpy())
+            first_rows = np.cumsum([0] + [len(part) for part in images[:-1]])
+            self._open[split] = (images, first_rows, np.concatenate(targets))
+        return self._open[split]
+
+
+def _gather(shards: list[Array], first_rows: Array, ids: Array) -> Array:
+    if len(shards) == 1:
+        return np.take(shards[0], ids, axis=0)
+    images = np.empty((len(ids), *shards[0].shape[1:]), np.uint8)
+    numbers = np.searchsorted(first_rows, ids, side="right") - 1
+    for index, (number, row) in enumerate(zip(numbers.tolist(), ids.tolist(), strict=True)):
+        images[index] = shards[number][row - first_rows[number]]
+    return images
+
+
+class Streamed:
+    """Pictures decoded on the way by Ray Data: each rank makes a Ray data set of its own passes, in their order."""
+
+    def __init__(self, recipe: Recipe, source: Source, meta: Mapping[str, Any]) -> None:
+        self.recipe, self.source, self.meta = recipe, source, meta
+
+    def batches(self, split: str, passes: Iterable[Pass]) -> Iterator[Batch]:
+        items = self.source.splits[split]
+        owner = np.repeat(np.arange(len(items)), [len(item.targets) for item in items])
+        within = np.concatenate([np.arange(len(item.targets)) for item in items])
+        listed = list(passes)
+        if not listed:
+            return
+        recipe = json.dumps(self.recipe.to_json())
+        tasks = []
+        for of in listed:
+            wanted = [dataclasses.asdict(items[owner[row]]) for row in of.ids]
+            tasks.append(
+                {"recipe": recipe, "items": json.dumps(wanted), "within": json.dumps(within[of.ids].tolist())}
+            )
+        for of, row in zip(listed, _ray_data(tasks).map(_decode_task).iter_rows(), strict=True):
+            yield Batch(of, row["images"], row["targets"].astype(np.int64))
+
+
+def stream_meta(recipe: Recipe, source: Source) -> dict[str, Any]:
+    """What `prepare` would find, from the listing and a sample of the training pictures."""
+    items = source.splits["train"]
+    chosen = order.permutation(0, 0, len(items))[:SAMPLED_ITEMS]
+    decoder = Decoder(recipe)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        read = list(threads.map(decoder.try_read, [items[index] for index in chosen]))
+    sample = np.concatenate([image[None] for part in read if not isinstance(part, str) for image, _ in part])
+    counts = {split: [0] * len(source.classes) for split in source.splits}
+    for split, listed in source.splits.items():
+        for target, count in Counter(target for item in listed for target in item.targets).items():
+            counts[split][target] += count
+    return {
+        "dataset": recipe.dataset,
+        "classes": list(source.classes),
+        "channels": source.channels,
+        "size": list(recipe.storage_size),
+        "rows": {split: sum(counts[split]) for split in source.splits},
+        "class_counts": counts,
+        "mean": (sample.mean((0, 1, 2)) / 255).tolist(),
+        "std": np.maximum(sample.std((0, 1, 2)) / 255, 1e-6).tolist(),
+        "skipped": [],
+        "repeated": {},
+        "fingerprint": cache_key(recipe, source),
+    }
+
+
+def _decode_task(row: dict[str, Any]) -> dict[str, Any]:
+    """One pass of one rank, as a task of Ray Data."""
+    decoder = Decoder(Recipe.from_json(json.loads(row["recipe"])))
+    read: dict[str, list[tuple[Array, int]]] = {}
+    samples = []
+    for plain, index in zip(json.loads(row["items"]), json.loads(row["within"]), strict=True):
+        item = Item(**plain)
+        if item.name not in read:
+            read[item.name] = decoder.read(item)
+        samples.append(read[item.name][index])
+    images, targets = zip(*samples, strict=True)
+    return {"images": np.stack(images), "targets": np.asarray(targets, np.int64)}
+
+
+def _ray_data(rows: list[dict[str, Any]]) -> Any:
+    """A Ray data set with one task a row, in the order of the rows, silent."""
+    import logging
+
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    return ray.data.from_items(rows, override_num_blocks=len(rows))

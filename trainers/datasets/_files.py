@@ -1,0 +1,360 @@
+"""What several data set modules need: folders with clear errors, class folders, splits, decoding, downloads.
+
+A data set's name is its module's name, so a module whose name starts with `_` is none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trainers.datasets import BadImage, Item, Source, split_by_share
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Pixels = npt.NDArray[np.uint8]
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""Name of a folder, in lower case -> the split it holds."""
+
+
+def absolute(data: str | None, holds: str) -> str:
+    """`data` as an absolute path: workers run in other folders. `holds` is named in the error."""
+    if data is None:
+        raise ValueError(f"this data set needs --data PATH: a folder that holds {holds}")
+    return os.path.abspath(os.path.expanduser(data))
+
+
+def existing_folder(data: str | None, holds: str) -> str:
+    """The absolute path of `data`. Raises ValueError where it is missing, no folder, unreadable or empty."""
+    path = absolute(data, holds)
+    if not os.path.exists(path):
+        parent = path
+        while not os.path.exists(parent):
+            parent = os.path.dirname(parent)
+        raise ValueError(
+            f"the data folder {path} does not exist (of its path, {parent} does); "
+            f"give --data a folder that holds {holds}"
+        )
+    if not os.path.isdir(path):
+        raise ValueError(f"{path} is a file, not a folder; give --data a folder that holds {holds}")
+    try:
+        names = os.listdir(path)
+    except OSError as error:
+        raise ValueError(f"the data folder {path} cannot be read: {error.strerror}") from None
+    if all(name.startswith(".") for name in names):
+        raise ValueError(f"the data folder {path} is empty; give --data a folder that holds {holds}")
+    return path
+
+
+def changed_ns(path: str) -> int:
+    """When a file was changed, for the key of a cache. Raises ValueError where this host does not see it."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read on the host {socket.gethostname()}: {error.strerror}; keep the data "
+            "where every host sees it under this path"
+        ) from None
+
+
+def download(name: str, folder: str) -> None:
+    """Let torchvision fetch its data set `name` into `folder`. Raises ValueError where it cannot."""
+    try:
+        from torchvision import datasets
+
+        os.makedirs(folder, exist_ok=True)
+        with contextlib.redirect_stdout(sys.stderr):  # stdout belongs to results
+            getattr(datasets, name)(folder, download=True)
+    except (ImportError, OSError, RuntimeError) as error:
+        raise ValueError(
+            f"{name} could not be downloaded to {folder}: {' '.join(str(error).split())}; where the network "
+            "does not allow it, copy the files there by hand and leave download=true out"
+        ) from None
+
+
+# ---- splits ----
+
+
+def deal(
+    labels: Sequence[int], *, val_share: float, test_share: float = 0.0, seed: int, what: str
+) -> dict[str, list[int]]:
+    """Deal positions to "train", "val" and, where its share is not 0, "test": stratified, none left empty.
+
+    `what` names the files in errors. Raises ValueError for shares or a seed out of range, or an empty split.
+    """
+    if not (val_share > 0 and test_share >= 0 and val_share + test_share < 1):
+        raise ValueError(
+            f"val_share={val_share} and test_share={test_share} leave no train or no validation split; "
+            "val_share must be above 0 (the best epoch is chosen on it), test_share at least 0, their sum below 1"
+        )
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"split_seed={seed} is out of range; give a number from 0 to {2**32 - 1}")
+    shares = {"train": 1 - val_share - test_share, "val": val_share, "test": test_share}
+    shares = {name: share for name, share in shares.items() if share > 0}
+    dealt = split_by_share(labels, shares, seed)
+    for name, positions in dealt.items():
+        if not positions:
+            raise ValueError(
+                f"{what}: {len(labels)} samples in {len(set(labels))} classes are too few for a "
+                f"{name} split of {shares[name]:g} of each class; add samples or raise {name}_share"
+            )
+    return dealt
+
+
+def row_items(
+    rows: Sequence[int],
+    labels: Sequence[int],
+    *,
+    size: int,
+    path: str | None,
+    name: str,
+    args: Mapping[str, Any] | None = None,
+) -> list[Item]:
+    """Items of at most `size` samples for `rows` of a file that holds many; `labels` are those of all its
+    rows.
+
+    `args` of each item holds its "rows"; the items are named `name/00000`, by the number of their first
+    sample.
+    """
+    items = []
+    for start in range(0, len(rows), size):
+        part = [int(row) for row in rows[start : start + size]]
+        targets = [int(labels[row]) for row in part]
+        args_of_part = {**(args or {}), "rows": part}
+        items.append(Item(path=path, name=f"{name}/{start:05d}", targets=targets, args=args_of_part))
+    return items
+
+
+# ---- folders of pictures ----
+
+
+def picture_source(
+    root: str,
+    *,
+    channels: int,
+    val_share: float,
+    test_share: float,
+    split_seed: int,
+    samples: int = 1,
+    args: Mapping[str, Any],
+) -> Source:
+    """One item a picture, of `samples` samples each, from class folders with or without split folders above
+    them.
+
+    Without split folders the pictures are dealt by `val_share` and `test_share`; with "train" but no "val",
+    `val_share` of train becomes val. `args` go to every item. Raises ValueError for any other layout.
+    """
+    if channels not in (1, 3):
+        raise ValueError(f"channels={channels} is not offered; use 3 (colour) or 1 (grey)")
+    folders = _split_folders(root) or {"train": ""}
+    pictures = {split: _class_pictures(root, folder) for split, folder in folders.items()}
+    _check_classes(root, folders, pictures)
+    classes = list(pictures["train"])
+    splits = {split: _items(root, classes, pictures[split], samples, args) for split in folders}
+    if "val" not in splits:
+        pool = splits.pop("train")
+        dealt = deal(
+            [item.targets[0] for item in pool],
+            val_share=val_share,
+            test_share=test_share if folders["train"] == "" else 0.0,
+            seed=split_seed,
+            what=root,
+        )
+        splits |= {split: [pool[position] for position in positions] for split, positions in dealt.items()}
+    return Source(classes=classes, channels=channels, splits=splits)
+
+
+def _split_folders(root: str) -> dict[str, str]:
+    """Split -> the folder that holds it; empty where `root` holds the class folders themselves."""
+    named = [name for name in _look(root)[0] if name.lower() in SPLITS]
+    # a class may be called "train" (the vehicle): then it stands alone and holds pictures, not folders
+    if len(named) < 2 and not any(_look(os.path.join(root, name))[0] for name in named):
+        return {}
+    folders: dict[str, str] = {}
+    for name in named:
+        split = SPLITS[name.lower()]
+        if split in folders:
+            raise ValueError(
+                f"{root} holds two folders for {split}, {folders[split]} and {name}; keep one of them"
+            )
+        folders[split] = name
+    if "train" not in folders:
+        raise ValueError(f"{root} holds no train split, only {', '.join(named)}; add train/<class>/*")
+    return folders
+
+
+def _class_pictures(root: str, folder: str) -> dict[str, list[str]]:
+    """Class -> its pictures, as paths below `root`; both sorted."""
+    where = os.path.join(root, folder) if folder else root
+    classes, loose = _look(where)
+    if not classes:
+        raise ValueError(
+            f"{where} holds {len(loose)} pictures and no class folders; put the pictures of each class in a "
+            "folder named after it, <class>/*"
+        )
+    return {name: sorted(_below(root, f"{folder}/{name}" if folder else name)) for name in classes}
+
+
+def _check_classes(
+    root: str, folders: Mapping[str, str], pictures: Mapping[str, dict[str, list[str]]]
+) -> None:
+    for name, found in pictures["train"].items():
+        if not found:
+            where = os.path.join(root, folders["train"], name)
+            others = sorted(os.listdir(where))[:3]
+            raise ValueError(
+                f"the class folder {where} holds no pictures (it holds {', '.join(others) or 'nothing'}); "
+                f"add some ({' '.join(ending[1:] for ending in SUFFIXES)}) or remove the folder"
+            )
+    classes = list(pictures["train"])
+    if len(classes) == 1:
+        raise ValueError(
+            f"{os.path.join(root, folders['train'])} holds one class folder only, {classes[0]!r}; training "
+            "needs two or more. Is this the folder in which the class folders, or train/ val/ test/, lie?"
+        )
+    for split, by_class in pictures.items():
+        unknown = [name for name, found in by_class.items() if found and name not in classes]
+        if unknown:
+            raise ValueError(
+                f"{os.path.join(root, folders[split])} holds classes that train lacks: {', '.join(unknown)}; "
+                f"train has {_shortened(classes)}. Rename or remove them, or add them to train"
+            )
+        if not any(by_class.values()):
+            raise ValueError(
+                f"{os.path.join(root, folders[split])} holds no pictures; add some or remove the folder"
+            )
+
+
+def _shortened(names: Sequence[str], most: int = 10) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _items(
+    root: str,
+    classes: Sequence[str],
+    pictures: Mapping[str, list[str]],
+    samples: int,
+    args: Mapping[str, Any],
+) -> list[Item]:
+    items = []
+    for label, class_name in enumerate(classes):
+        targets = [label] * samples
+        for name in pictures.get(class_name, []):
+            items.append(Item(path=f"{root}/{name}", name=name, targets=targets, args=args))
+    return items
+
+
+def _below(root: str, folder: str, above: tuple[str, ...] = ()) -> list[str]:
+    """The pictures in `folder` and in all folders below it, as paths below `root`."""
+    where = os.path.realpath(os.path.join(root, folder))
+    if where in above:
+        raise ValueError(f"{os.path.join(root, folder)} is a link to a folder above it; remove the link")
+    folders, pictures = _look(where)
+    found = [f"{folder}/{name}" for name in pictures]
+    for name in folders:
+        found += _below(root, f"{folder}/{name}", (*above, where))
+    return found
+
+
+def _look(folder: str) -> tuple[list[str], list[str]]:
+    """The names of the folders and of the pictures directly in `folder`, sorted, without hidden ones."""
+    folders, pictures = [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():  # known from the listing: costs no call per file
+                    folders.append(entry.name)
+                elif entry.name.lower().endswith(SUFFIXES):
+                    pictures.append(entry.name)
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be read: {error.strerror}") from None
+    return sorted(folders), sorted(pictures)
+
+
+# ---- decoding ----
+
+
+def decode(path: str, channels: int, min_size: Sequence[int] | None = None) -> Pixels:
+    """The first picture of a file, upright, as uint8 (height, width, channels).
+
+    `min_size` (height, width): the caller will shrink the picture to cover this size, so that a JPEG may be
+    decoded at 1/2, 1/4 or 1/8, many times faster; what is returned is at least twice `min_size` (or the
+    picture's own size). Transparent pictures are laid on white: most are drawings and scans meant for a white
+    page, and under black their dark lines would vanish. Raises BadImage.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            size = None
+            if min_size is not None:
+                height, width = min_size
+                size = (2 * width, 2 * height) if _orientation(picture) < 5 else (2 * height, 2 * width)
+            picture.draft("L" if channels == 1 else "RGB", size)  # does nothing but to JPEGs
+            picture.load()
+            return _to_uint8(_upright(picture), channels)
+    except UnidentifiedImageError:
+        cause = "it is no picture that Pillow knows" if os.path.getsize(path) else "the file is empty"
+    except Exception as error:  # a damaged file makes Pillow raise nearly anything
+        cause = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    raise BadImage(f"{path} cannot be decoded: {cause}; replace or remove it")
+
+
+def _orientation(picture: Image.Image) -> int:
+    return int(picture.getexif().get(0x0112, 1))
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turn by the EXIF orientation, asked after loading: Pillow turns TIFFs by itself while it loads them."""
+    from PIL.Image import Transpose
+
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    turn = turns.get(_orientation(picture))
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _to_uint8(picture: Image.Image, channels: int) -> Pixels:
+    from PIL import Image
+
+    if picture.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of unknown range; save it with 8 or 16 bits")
+    if picture.mode.startswith("I"):  # 16-bit grey, which convert() would clip at 255
+        values = np.asarray(picture).astype(np.int32)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("its pixels are beyond 16 bits; save it with 8 or 16 bits")
+        grey = ((values + 128) // 257).astype(np.uint8)
+        return np.repeat(grey[:, :, None], channels, axis=2)
+    if picture.has_transparency_data:
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture.convert("RGBA"))
+    pixels: Pixels = np.array(picture.convert("L" if channels == 1 else "RGB"))
+    return pixels.reshape(picture.height, picture.width, channels)

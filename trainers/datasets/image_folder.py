@@ -1,0 +1,42 @@
+"""Pictures in class folders, as of ImageNet: the class of a picture is its folder's name.
+
+    data/train/<class>/**        or, without splits,    data/<class>/**
+    data/val/<class>/**
+    data/test/<class>/**
+
+Read are jpg, jpeg, png, webp, bmp, gif (its first picture), tif, tiff, ppm and pgm, at any depth below a
+class folder; hidden files, other files and pictures outside class folders are not. "val" may be called valid
+or validation, case does not matter. Without splits, `val_share` and `test_share` are dealt off, seeded and
+stratified; with train but no val, `val_share` of train becomes val. Licence: that of the pictures.
+"""
+
+from __future__ import annotations
+
+from trainers.datasets import Item, Source
+from trainers.datasets._files import Pixels, decode, existing_folder, picture_source
+
+HOLDS = "train/<class>/*, val/<class>/* and test/<class>/*, or <class>/*"
+
+
+def source(
+    data: str | None,
+    *,
+    channels: int = 3,
+    val_share: float = 0.1,
+    test_share: float = 0.1,
+    split_seed: int = 0,
+) -> Source:
+    return picture_source(
+        existing_folder(data, HOLDS),
+        channels=channels,
+        val_share=val_share,
+        test_share=test_share,
+        split_seed=split_seed,
+        args={"channels": channels},
+    )
+
+
+def read(item: Item) -> list[tuple[Pixels, int]]:
+    """`item.args` may hold "min_size" (height, width): see `_files.decode`."""
+    assert item.path is not None
+    return [(decode(item.path, item.args["channels"], item.args.get("min_size")), item.targets[0])]

@@ -1,0 +1,101 @@
+"""ResNet, by torchvision, with a stem for small images, any number of channels and ImageNet's weights.
+
+Source: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, table 1:
+
+| depth | block | blocks in the 4 stages | parameters, 1000 classes | top-1 of `weights=imagenet`, 224x224 |
+|---|---|---|---|---|
+| 18 | two 3x3 | 2, 2, 2, 2 | 11,689,512 | 69.758 % |
+| 34 | two 3x3 | 3, 4, 6, 3 | 21,797,672 | 73.314 % |
+| 50 | 1x1, 3x3, 1x1 | 3, 4, 6, 3 | 25,557,032 | 80.858 % |
+| 101 | 1x1, 3x3, 1x1 | 3, 4, 23, 3 | 44,549,160 | 81.886 % |
+
+Parameters and accuracies are those that torchvision states for its DEFAULT weights; these expect images
+normalised by ImageNet's mean (0.485, 0.456, 0.406) and standard deviation (0.229, 0.224, 0.225). As in
+torchvision, the stride of a 1x1, 3x3, 1x1 block is in its 3x3 convolution, and the last BatchNorm of a block
+starts at 1, not 0.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import torch
+from torch import nn
+
+DEPTHS = (18, 34, 50, 101)
+SMALLEST = {"standard": 32, "3x3": 8}
+
+
+def build(
+    *,
+    image_size: tuple[int, int],
+    channels: int,
+    classes: int,
+    depth: int = 18,
+    stem: str = "standard",
+    weights: str | None = None,
+) -> nn.Module:
+    """ResNet-18, 34, 50 or 101: (N, channels, height, width) -> logits (N, classes).
+
+    `stem`: "standard" (7x7 convolution with stride 2, then max-pool), or "3x3" (stride 1, no pool) for images
+    of about 32x32. `weights`: None for random, "imagenet" to start from torchvision's, which are downloaded once;
+    the last layer is random unless `classes` is 1000. Raises ValueError for images too small for the stem, for
+    arguments that do not go together and where the weights cannot be had.
+    """
+    if depth not in DEPTHS:
+        raise ValueError(f"depth={depth} is not offered: use one of {', '.join(map(str, DEPTHS))}")
+    if stem not in SMALLEST:
+        raise ValueError(f"stem={stem!r} is not offered: use one of {', '.join(SMALLEST)}")
+    if weights not in (None, "imagenet"):
+        raise ValueError(f"weights={weights!r} is not offered: use 'imagenet', or leave it out")
+    height, width = image_size
+    if min(height, width) < SMALLEST[stem]:
+        hint = "; stem=3x3 takes images from 8x8" if stem == "standard" else ""
+        raise ValueError(
+            f"resnet with stem={stem} needs images of at least {SMALLEST[stem]}x{SMALLEST[stem]}, "
+            f"got {height}x{width}{hint}"
+        )
+    if weights and (channels != 3 or stem != "standard"):
+        raise ValueError(
+            "weights=imagenet needs images of 3 channels and stem=standard, "
+            f"got {channels} channels and stem={stem}: change these, or leave weights out"
+        )
+
+    from torchvision import models  # here, because it takes seconds and other models do without
+
+    model: nn.Module = models.get_model(f"resnet{depth}", num_classes=1000 if weights else classes)
+    if weights:
+        model.load_state_dict(_imagenet(depth))
+        if classes != 1000:
+            model.fc = nn.Linear(model.fc.in_features, classes)
+    if stem == "3x3":
+        model.conv1 = _convolution(channels, kernel_size=3, stride=1)
+        model.maxpool = nn.Identity()
+    elif channels != 3:
+        model.conv1 = _convolution(channels, kernel_size=7, stride=2)
+    return model
+
+
+def _convolution(channels: int, *, kernel_size: int, stride: int) -> nn.Conv2d:
+    """A first convolution with the starting weights that torchvision gives to all of ResNet's."""
+    layer = nn.Conv2d(channels, 64, kernel_size, stride=stride, padding=kernel_size // 2, bias=False)
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return layer
+
+
+def _imagenet(depth: int) -> dict[str, torch.Tensor]:
+    from torchvision import models
+
+    chosen = models.get_model_weights(f"resnet{depth}").DEFAULT
+    path = os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(chosen.url))
+    try:
+        state: dict[str, torch.Tensor] = chosen.get_state_dict(
+            progress=False, check_hash=True, weights_only=True, map_location="cpu"
+        )
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"weights=imagenet: {chosen.url} could not be read ({error}). "
+            f"Leave weights out of --model-args for random weights, or put that file at {path}"
+        ) from error
+    return state

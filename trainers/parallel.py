@@ -1,0 +1,187 @@
+"""Device, precision, threads and the exchange between workers: the only module that knows them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@dataclass(frozen=True)
+class World:
+    """One worker's place among all."""
+
+    rank: int
+    size: int
+    device: torch.device
+    precision: Literal["fp32", "bf16", "fp64"]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters and of the input."""
+        return torch.float64 if self.precision == "fp64" else torch.float32
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The context of every forward pass and loss."""
+        if self.precision != "bf16":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        """The sum of `tensor` over all workers, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+
+def settle_precision(wanted: str, gpus: bool) -> str:
+    """`auto` is bf16 on GPUs that have it and fp32 elsewhere; settled once, by the driver, and recorded."""
+    if wanted != "auto":
+        return wanted
+    return "bf16" if gpus and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def settle_device() -> torch.device:
+    """The GPU that this process was given, else the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def set_threads(threads: int) -> None:
+    """As many threads for arithmetic as the worker has CPUs: Ray starts workers with one."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed the default generator, which dropout draws from: 2 us, where torch.manual_seed takes 250."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+
+
+def freeze(model: nn.Module, names: tuple[str, ...]) -> None:
+    """Switch off the gradients of every parameter whose name starts with one of `names`. Raises ValueError."""
+    parameters = dict(model.named_parameters())
+    for name in names:
+        matching = [key for key in parameters if key == name or key.startswith(name + ".")]
+        if not matching:
+            tops = ", ".join(key for key, _ in model.named_children())
+            raise ValueError(f"frozen: the model has no part called {name!r}; its parts are {tops}")
+        for key in matching:
+            parameters[key].requires_grad_(False)
+
+
+def set_training(model: nn.Module) -> None:
+    """`model.train()`, but frozen parts stay in eval mode: their BatchNorm statistics do not move either."""
+    model.train()
+    for module in model.modules():
+        own = list(module.parameters())
+        if own and not any(parameter.requires_grad for parameter in own):
+            module.eval()
+
+
+def wrap(model: nn.Module, world: World, compile: bool = False) -> nn.Module:
+    """The model as it is called in training: compiled on request, and DDP where there are several workers."""
+    if compile:
+        model.compile()
+    if world.size == 1:
+        return model
+    from torch.nn.parallel import DistributedDataParallel
+
+    return DistributedDataParallel(
+        model,
+        device_ids=[world.device.index] if world.device.type == "cuda" else None,
+        broadcast_buffers=False,  # BatchNormStatistics brings the buffers in step
+        gradient_as_bucket_view=True,
+    )
+
+
+@contextlib.contextmanager
+def accumulating(model: nn.Module, last: bool) -> Iterator[None]:
+    """Gradients are exchanged in the last backward pass of a step only."""
+    if last or not hasattr(model, "no_sync"):
+        yield
+    else:
+        with model.no_sync():
+            yield
+
+
+class BatchNormStatistics:
+    """Running means and variances as one worker would have them.
+
+    Each worker sees its own micro-batches only, and averaging the running statistics is not what one worker
+    would have. So forwards run with momentum 1, which leaves a micro-batch's own statistics in the buffers;
+    these are exchanged once a step and applied in the order of the micro-batches.
+    """
+
+    def __init__(self, model: nn.Module, world: World) -> None:
+        layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+        self.layers = [m for m in layers if m.training] if world.size > 1 else []
+        if not self.layers:
+            return
+        self.momenta = [layer.momentum for layer in self.layers]
+        if None in self.momenta:
+            raise ValueError("BatchNorm with momentum=None (a cumulative average) is not supported; give a number")
+        self.kept = self._read()
+        self.tracked = int(self.layers[0].num_batches_tracked or 0)
+        for layer in self.layers:
+            layer.momentum = 1.0
+
+    def __enter__(self) -> BatchNormStatistics:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Evaluation and checkpoints see the model as its author made it."""
+        for layer, momentum in zip(self.layers, getattr(self, "momenta", []), strict=True):
+            layer.momentum = momentum
+
+    @property
+    def size(self) -> int:
+        """Numbers per micro-batch."""
+        return self.kept.numel() if self.layers else 0
+
+    def of_micro_batch(self) -> Tensor:
+        """What the last forward pass found: float64 (size,)."""
+        return self._read()
+
+    def apply(self, statistics: Tensor) -> None:
+        """Take in the statistics of a step's micro-batches, float64 (micro_batches, size), in order."""
+        if not self.layers:
+            return
+        factors = torch.cat(
+            [
+                torch.full((2 * layer.num_features,), momentum, dtype=torch.float64)
+                for layer, momentum in zip(self.layers, self.momenta, strict=True)
+            ]
+        ).to(self.kept.device)
+        for row in statistics:
+            self.kept = self.kept + factors * (row - self.kept)
+        self.tracked += len(statistics)
+        with torch.no_grad():
+            start = 0
+            for layer in self.layers:
+                assert layer.num_batches_tracked is not None
+                layer.num_batches_tracked.fill_(self.tracked)
+                for buffer in (layer.running_mean, layer.running_var):
+                    assert buffer is not None
+                    buffer.copy_(self.kept[start : start + buffer.numel()])
+                    start += buffer.numel()
+
+    def _read(self) -> Tensor:
+        parts = [b for layer in self.layers for b in (layer.running_mean, layer.running_var)]
+        return torch.cat([b.detach().double() for b in parts if b is not None])
+
+
+def peak_memory(device: torch.device) -> dict[str, int | None]:
+    """Largest memory so far, in bytes: of this process, and of torch's allocator on its GPU (None on a CPU)."""
+    import resource
+
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"host": host, "device": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None}

@@ -1,0 +1,417 @@
+"""What is trained (Recipe) and where (Scale), how they are found by name, and every check of their values.
+
+Imports neither torch nor Ray nor NumPy: a mistake on the command line is told within a second.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import functools
+import importlib
+import importlib.util
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+Augment = Mapping[str, Any]
+AUGMENTATIONS: dict[str, str] = {
+    "horizontal_flip": "probability",
+    "vertical_flip": "probability",
+    "rotate": "degrees, either way",
+    "scale": "[smallest, largest] factor",
+    "translate": "share of height and width, either way",
+    "crop": "true: a random place where pictures are stored larger than image_size",
+    "pad": "pixels around the picture before a random crop",
+    "resized_crop": "[smallest, largest] share of the area",
+    "fill": "what lies outside: zeros, reflect or edge",
+    "brightness": "strength d: factor in [1-d, 1+d]",
+    "contrast": "strength d: factor in [1-d, 1+d]",
+    "saturation": "strength d: factor in [1-d, 1+d]",
+    "hue": "shift in [-d, d], d at most 0.5",
+}
+SCHEDULE_ARGS = {"constant": {}, "step": {"every": 10, "factor": 0.1}, "cosine": {}, "polynomial": {"power": 0.9}}
+
+
+class _Value:
+    """What Recipe and Scale share: JSON, changes by name, differences. Values are checked by each `__post_init__`."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: _plain(getattr(self, name)) for name in _fields(type(self))}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Raises ValueError for unknown names and values that are not allowed."""
+        hints = _fields(cls)
+        for name in values:
+            _check_name(name, hints, f"field of {cls.__name__}")
+        return cls(**{name: _as_tuple(value, hints[name]) for name, value in values.items()})
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed; mappings such as `model_args` are merged. Raises ValueError."""
+        merged = {}
+        for name, value in changes.items():
+            _check_name(name, _fields(type(self)), f"field of {type(self).__name__}")
+            old = getattr(self, name)
+            both = isinstance(old, Mapping) and isinstance(value, Mapping)
+            merged[name] = {**old, **value} if both else value
+        return dataclasses.replace(self, **merged)  # type: ignore[type-var]
+
+    def differences(self, other: Self) -> dict[str, tuple[Any, Any]]:
+        """Field name -> (value here, value there), for the fields that differ."""
+        mine, theirs = self.to_json(), other.to_json()
+        return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(_Value):
+    """What is trained. Nothing here depends on where it runs; plain data, so that any process can rebuild it."""
+
+    dataset: str
+    """Name of a module in trainers/datasets, or FILE.py of your own."""
+    dataset_args: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the data set's source()."""
+    model: str
+    """Name of a module in trainers/models, or FILE.py of your own."""
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the model's build()."""
+    task: Literal["classify"] = "classify"
+    """What is learned: which loss and which scores."""
+    task_args: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the task, such as label_smoothing=0.1."""
+    image_size: tuple[int, int]
+    """Height x width that the model sees."""
+    stored_size: tuple[int, int] | None = None
+    """Height x width that pictures are stored at; larger than image_size where crops are drawn. None: image_size."""
+    resize: Literal["crop", "stretch", "pad"] = "crop"
+    """How a picture of another shape is brought to size: centre crop, stretch, or black bars."""
+    on_bad_image: Literal["fail", "skip"] = "fail"
+    """A picture that cannot be decoded ends the run before it starts, or is left out and recorded."""
+    epochs: int
+    """Times that every training picture is seen."""
+    batch_size: int
+    """Pictures per optimizer step, over all workers."""
+    micro_batch_size: int | None = None
+    """Pictures per forward pass, BatchNorm's batch; divides batch_size. None: batch_size / workers, then fixed."""
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    """Update rule."""
+    lr: float
+    """Learning rate, after warm-up."""
+    momentum: float = 0.9
+    """SGD's momentum, or Adam's first beta."""
+    nesterov: bool = False
+    """Nesterov's form of SGD's momentum."""
+    weight_decay: float = 0.0
+    """L2 penalty (sgd, adam) or decoupled decay (adamw)."""
+    schedule: Literal["constant", "step", "cosine", "polynomial"] = "constant"
+    """How the learning rate falls over the run."""
+    schedule_args: Mapping[str, Any] = field(default_factory=dict)
+    """step: every (epochs), factor; polynomial: power."""
+    warmup_epochs: float = 0.0
+    """Epochs over which the learning rate rises from 0, linearly, step by step."""
+    clip_norm: float | None = None
+    """Largest norm of the gradient of the whole batch."""
+    ema: float | None = None
+    """Decay per step of an exponential moving average of the weights, which is then what is evaluated."""
+    patience: int | None = None
+    """End the run after so many epochs without a better score."""
+    class_weights: Literal["none", "inverse", "median"] = "none"
+    """Loss weights from the class frequencies of the training split."""
+    augment: Mapping[str, Any] = field(default_factory=dict)
+    """Random changes of training pictures, such as horizontal_flip=0.5 translate=0.1."""
+    precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
+    """Arithmetic of the model; auto: bf16 autocast on GPUs that have it, else fp32. fp64 is for tests."""
+    init_from: str | None = None
+    """A finished run whose best weights the model starts from."""
+    frozen: tuple[str, ...] = ()
+    """Names (or first parts of names) of modules that are not trained, their BatchNorm statistics included."""
+    seed: int = 0
+    """Seed of the weights, the order of samples, augmentation and dropout."""
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        for name in ("epochs", "batch_size", "lr"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "a number above 0")
+        for name in ("weight_decay", "warmup_epochs", "seed"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        for name in ("clip_norm", "patience", "micro_batch_size"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, name, value, "a number above 0, or None")
+        _require(0 <= self.momentum < 1, "momentum", self.momentum, "a number from 0 up to, not including, 1")
+        _require(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "a number between 0 and 1, such as 0.999")
+        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
+            raise ValueError("nesterov=True needs optimizer='sgd' and a momentum above 0")
+        self._check_sizes()
+        self._check_micro_batch()
+        for name in self.schedule_args:
+            _check_name(name, SCHEDULE_ARGS[self.schedule], f"argument of schedule {self.schedule!r}")
+        _check_augment(self.augment)
+        _check_arguments("datasets", self.dataset, "source", self.dataset_args, given=("data",))
+        _check_arguments("models", self.model, "build", self.model_args, given=("image_size", "channels", "classes"))
+
+    def _check_sizes(self) -> None:
+        for name in ("image_size", "stored_size"):
+            size = getattr(self, name)
+            _require(size is None or min(size) > 0, name, size, "height x width in pixels, such as 28x28")
+        height, width = self.storage_size
+        if height < self.image_size[0] or width < self.image_size[1]:
+            raise ValueError(
+                f"stored_size={height}x{width} is smaller than image_size={self.image_size[0]}x{self.image_size[1]}; "
+                "leave it out, or make it at least as large"
+            )
+
+    def _check_micro_batch(self) -> None:
+        micro = self.micro_batch_size
+        if micro is None or self.batch_size % micro == 0:
+            return
+        divisors = [d for d in range(1, self.batch_size + 1) if self.batch_size % d == 0]
+        nearest = sorted(sorted(divisors, key=lambda d: abs(d - micro))[:2])
+        raise ValueError(
+            f"micro_batch_size={micro} does not divide batch_size={self.batch_size}; "
+            f"use {' or '.join(map(str, nearest))}"
+        )
+
+    @property
+    def storage_size(self) -> tuple[int, int]:
+        """Height and width that pictures are stored at."""
+        return self.stored_size or self.image_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale(_Value):
+    """Where it runs. May change rounding and speed, nothing else."""
+
+    workers: int | tuple[int, int] = 1
+    """Training processes on Ray; 0: this process, without Ray; MIN:MAX: as many as the cluster has."""
+    cpus_per_worker: int | None = None
+    """CPUs, and threads, of each worker. None: the host's, shared evenly."""
+    gpus_per_worker: float | None = None
+    """GPUs of each worker. None: one where the cluster has GPUs."""
+    storage: str | None = None
+    """Folder or URI that run folders lie under. None: $TRAINYARD_STORAGE, else ~/trainyard."""
+    data: str | None = None
+    """Folder of the raw data."""
+    data_mode: Literal["auto", "cache", "stream"] = "auto"
+    """cache: decode once to disk; stream: decode while training; auto: stream what the disk cannot hold."""
+    checkpoint_seconds: float = 300.0
+    """Longest time between checkpoints within an epoch; one is written after every epoch anyway."""
+    max_failures: int = 3
+    """Attempts without a new checkpoint after which the run gives up."""
+    compile: bool = False
+    """Run the model through torch.compile."""
+    profile: bool = False
+    """Write a torch.profiler trace of a few steps for TensorBoard."""
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        low, high = self.worker_range
+        _require(0 <= low <= high, "workers", self.workers, "0, 1, 2, ... or MIN:MAX")
+        if isinstance(self.workers, tuple):
+            _require(low >= 1, "workers", f"{low}:{high}", "MIN:MAX with MIN at least 1")
+        for name in ("cpus_per_worker", "checkpoint_seconds", "max_failures"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, name, value, "a number above 0")
+        gpus = self.gpus_per_worker
+        _require(gpus is None or gpus >= 0, "gpus_per_worker", gpus, "0 or more")
+        if self.data_mode == "stream" and low == 0:
+            raise ValueError("data_mode='stream' reads through Ray Data; give --workers 1 or more")
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """Fewest and most workers."""
+        return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)
+
+
+def resolve(name: str, **changes: Any) -> Recipe:
+    """The recipe called `name`, with some fields changed; mappings are merged.
+
+    `name` is MODULE.FUNCTION in trainers/recipes ("digits.cnn") or a file of your own ("./mine.py:fast").
+    Raises ValueError for unknown names, with the nearest ones, and for values that are not allowed.
+    """
+    recipe = _recipe_function(name)()
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"the recipe {name!r} returned {type(recipe).__name__}; it must return a Recipe")
+    return recipe.replace(**changes)
+
+
+def describe(name: str) -> str:
+    """The docstring of a recipe: source, expected score, time and the exact command."""
+    return (_recipe_function(name).__doc__ or "").strip()
+
+
+def recipe_names() -> list[str]:
+    """The names of all recipes that ship with Trainyard."""
+    found = []
+    for path in sorted((Path(__file__).parent / "recipes").glob("[!_]*.py")):
+        tree = ast.parse(path.read_text())
+        found += [f"{path.stem}.{node.name}" for node in tree.body if _is_public_function(node)]
+    return found
+
+
+def load(kind: Literal["models", "datasets", "recipes"], name: str) -> types.ModuleType:
+    """Import the module `name` of trainers/models, datasets or recipes, or the user's own FILE.py."""
+    if not name.endswith(".py"):
+        _module_path(kind, name)
+        return importlib.import_module(f"trainers.{kind}.{name}")
+    path = _module_path(kind, name)
+    module_name = f"trainyard_user_{path.stem}"
+    loaded = sys.modules.get(module_name)
+    if loaded is not None and loaded.__file__ == str(path):
+        return loaded
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # dataclasses and pickles look a class's module up here
+    spec.loader.exec_module(module)
+    return module
+
+
+@functools.lru_cache
+def arguments(kind: Literal["models", "datasets"], name: str, function: str) -> dict[str, Any]:
+    """Argument name -> default of a model's build() or a data set's source(), read without importing it.
+
+    An argument without a default has the value `...`. Raises ValueError where there is no such function.
+    """
+    path = _module_path(kind, name)
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef) and node.name == function:
+            keywords = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+            defaults = {arg.arg: ... if value is None else ast.literal_eval(value) for arg, value in keywords}
+            return {**{arg.arg: ... for arg in node.args.args}, **defaults}
+    raise ValueError(f"{path} has no function {function}(); trainers/{kind} has examples")
+
+
+def nearest(word: str, allowed: typing.Iterable[str]) -> str:
+    """`; did you mean 'lr'?` and the whole list, for an error message."""
+    names = list(allowed)
+    close = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
+    guess = f"; did you mean {' or '.join(close)}?" if close else ""
+    return f"{guess} (allowed: {', '.join(names) or 'none'})"
+
+
+def _recipe_function(name: str) -> Callable[[], Any]:
+    file, colon, function = name.rpartition(":")
+    if not colon and name not in recipe_names():
+        raise ValueError(f"there is no recipe {name!r}{nearest(name, recipe_names())}")
+    if not colon:
+        file, _, function = name.rpartition(".")
+    found = getattr(load("recipes", file), function, None)
+    if found is None:
+        raise ValueError(f"{file} has no function {function}() that returns a Recipe")
+    return typing.cast(Callable[[], Any], found)
+
+
+def _module_path(kind: str, name: str) -> Path:
+    if name.endswith(".py"):
+        path = Path(name).expanduser().absolute()
+        if not path.is_file():
+            raise ValueError(f"there is no file {path}")
+        return path
+    folder = Path(__file__).parent / kind
+    names = sorted(path.stem for path in folder.glob("[!_]*.py"))
+    if name not in names:
+        raise ValueError(f"there is no {kind[:-1]} {name!r}{nearest(name, names)}")
+    return folder / f"{name}.py"
+
+
+def _is_public_function(node: ast.stmt) -> bool:
+    return isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+
+
+@functools.lru_cache
+def _fields(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def _as_tuple(value: Any, hint: Any) -> Any:
+    """JSON has lists where some fields are tuples."""
+    is_tuple = typing.get_origin(hint) is tuple or any(typing.get_origin(h) is tuple for h in typing.get_args(hint))
+    return tuple(value) if is_tuple and isinstance(value, list) else value
+
+
+def _check_types(value: _Value) -> None:
+    for name, hint in _fields(type(value)).items():
+        given = getattr(value, name)
+        if not _matches(given, hint):
+            raise ValueError(f"{name}={given!r} is not allowed; {name} takes {_spell(hint)}")
+
+
+def _matches(value: Any, hint: Any) -> bool:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return any(_matches(value, each) for each in args)
+    if origin is Literal:
+        return value in args
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        hints = [args[0]] * len(value) if args[-1] is ... else list(args)
+        return len(hints) == len(value) and all(map(_matches, value, hints))
+    if origin is not None:
+        return isinstance(value, origin)
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint) and value == value
+
+
+def _spell(hint: Any) -> str:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_spell(each) for each in args)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, args))
+    if origin is tuple:
+        return "names" if args[-1] is ... else " x ".join(_spell(each) for each in args)
+    if hint is types.NoneType:
+        return "none"
+    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(hint, "name=value ...")
+
+
+def _require(holds: bool, name: str, value: Any, allowed: str) -> None:
+    if not holds:
+        raise ValueError(f"{name}={value} is not allowed; {name} takes {allowed}")
+
+
+def _check_name(name: str, allowed: typing.Iterable[str], what: str) -> None:
+    if name not in allowed:
+        raise ValueError(f"there is no {what} called {name!r}{nearest(name, allowed)}")
+
+
+def _check_arguments(
+    kind: Literal["models", "datasets"], name: str, function: str, values: Mapping[str, Any], given: tuple[str, ...]
+) -> None:
+    allowed = {key: default for key, default in arguments(kind, name, function).items() if key not in given}
+    for key, value in values.items():
+        _check_name(key, allowed, f"argument of {kind[:-1]} {name!r}")
+        default = allowed[key]
+        if default is ... or default is None or isinstance(default, list | tuple | dict):
+            continue
+        if not _matches(value, type(default)):
+            raise ValueError(f"{key}={value!r} is not allowed; {key} of {name!r} takes {_spell(type(default))}")
+
+
+def _check_augment(augment: Augment) -> None:
+    for name, value in augment.items():
+        _check_name(name, AUGMENTATIONS, "augmentation")
+        if name == "fill":
+            holds = value in ("zeros", "reflect", "edge")
+        elif name == "crop":
+            holds = isinstance(value, bool)
+        elif name in ("scale", "resized_crop"):
+            pair = isinstance(value, list | tuple) and len(value) == 2 and all(_matches(v, float) for v in value)
+            holds = pair and 0 < value[0] <= value[1] and (name == "scale" or value[1] <= 1)
+        else:
+            most = {"hue": 0.5, "rotate": 180.0, "pad": 1e6}.get(name, 1.0)
+            holds = _matches(value, int if name == "pad" else float) and 0 <= value <= most
+        _require(holds, f"augment {name}", value, AUGMENTATIONS[name])

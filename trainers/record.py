@@ -1,0 +1,475 @@
+"""The run folder: `run.json`, `metrics.jsonl`, `tensorboard/`, `curves.png`, `confusion.png`. No Ray.
+
+`Record` is the one writer of a run folder (checkpoints apart). `versions()`, `commit()` and `machine()` say
+where a number comes from. torch, TensorBoard and matplotlib are imported where used: this module is light.
+"""
+
+from __future__ import annotations
+
+import glob
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainers.store import Store
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart by the colour-blind too.
+_BLUE, _ORANGE, _GREEN, _PINK, _GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#595959"
+_PACKAGES = ("trainyard", "torch", "torchvision", "ray", "pyarrow", "numpy")
+_TAGS = {  # fields of a line of metrics.jsonl that have another name in TensorBoard
+    "images_per_second": "speed/images_per_second",
+    "data_wait_share": "speed/data_wait_share",
+    "lr": "optim/lr",
+}
+
+
+class Record:
+    """Writes one run folder. Not for use by several threads or processes at once."""
+
+    def __init__(self, store: Store, run: dict[str, Any]) -> None:
+        """Parameters: `store`, the run folder; `run`, the content of run.json, shared with the caller."""
+        self.store = store
+        self.run = run
+        self.run.update(status="running", finished=None)
+        self.run.setdefault("started", _now())
+        self.history: list[dict[str, float]] = []
+        self._board: _Board | None = None
+        self._confusion: np.ndarray | None = None  # the newest
+
+    def write(self) -> None:
+        """Write run.json, atomically."""
+        self.store.write_json("run.json", _plain(self.run))
+
+    def restore(self, history: list[dict[str, float]]) -> None:
+        """Write metrics.jsonl and tensorboard/ anew from `history`: on resuming; empty, at a fresh start."""
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+        self.store.delete("tensorboard")
+        self.history = [dict(line) for line in history]
+        self._write_history()
+        if history:
+            board = self._open_board()
+            for line in history:
+                board.scalars(line)
+            board.save()
+
+    def epoch(self, line: dict[str, float], confusion: np.ndarray | None = None) -> None:
+        """Add an epoch's line, and its confusion matrix: rows are true classes, columns predicted ones."""
+        self.history.append(dict(line))
+        if self.store.local is None:
+            self._write_history()
+        else:
+            self.store.local.mkdir(parents=True, exist_ok=True)
+            with open(self.store.local / "metrics.jsonl", "a", encoding="utf-8") as stream:
+                stream.write(_json_line(line))
+        board = self._open_board()
+        board.scalars(line)
+        if confusion is not None:
+            self._confusion = confusion
+            if board.wants_picture():
+                board.picture(confusion, self._classes(), int(line["epoch"]))
+        board.save()
+
+    def finish(self, status: str, confusion: np.ndarray | None = None, **fields: Any) -> None:
+        """End the run. `fields` go into run.json; `confusion` is the matrix of the final scores, if any."""
+        self.run.update(fields, status=status, finished=_now())
+        self.write()  # first: whatever happens to the pictures
+        if not self.history:
+            return
+        last = int(self.history[-1]["epoch"])
+        matrix = self._confusion if confusion is None else confusion
+        self.store.write("curves.png", _png(_draw_curves(self.run, self.history)))
+        board = self._open_board()
+        if matrix is not None:
+            self.store.write("confusion.png", _png(_draw_confusion(matrix, self._classes(), self.run["name"])))
+            board.picture(matrix, self._classes(), last)
+        board.hparams(self.run, last)
+        board.save()
+        board.close()
+        self._board = None
+
+    def _write_history(self) -> None:
+        self.store.write("metrics.jsonl", "".join(map(_json_line, self.history)).encode())
+
+    def _open_board(self) -> _Board:
+        if self._board is None:
+            self._board = _Board(self.store)
+        return self._board
+
+    def _classes(self) -> list[str] | None:
+        return self.run.get("dataset", {}).get("classes")
+
+
+class _Board:
+    """TensorBoard's files. For an object store they are written to a temporary folder and uploaded whole."""
+
+    def __init__(self, store: Store) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._store = store / "tensorboard"
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        if self._store.local is None:
+            self._scratch = tempfile.TemporaryDirectory(prefix="trainyard-")
+        self._folder = Path(self._scratch.name) if self._scratch else self._store.local
+        self._writer = SummaryWriter(str(self._folder))  # type: ignore[no-untyped-call]
+        self._opened = time.monotonic()
+        self._next_picture = self._opened
+        self._drawn: np.ndarray | None = None
+
+    def scalars(self, line: Mapping[str, float]) -> None:
+        """The curves: x is the epoch, not the step, so runs of any batch size lie above each other."""
+        for name, value in line.items():
+            tag = _TAGS.get(name, name)
+            if "/" in tag and value is not None:
+                self._writer.add_scalar(tag, value, int(line["epoch"]))  # type: ignore[no-untyped-call]
+
+    def wants_picture(self) -> bool:
+        """Not before 10 s, nor 5 % of the time up to now, after the last one: drawing and storing cost."""
+        return time.monotonic() >= self._next_picture
+
+    def picture(self, matrix: np.ndarray, classes: list[str] | None, epoch: int) -> None:
+        """The confusion matrix as an image, if it is not the one drawn last."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        if self._drawn is not None and (self._drawn == matrix).all():
+            return
+        self._drawn = matrix.copy()
+        png = _png(_draw_confusion(matrix, classes), dpi=90)
+        width, height = struct.unpack(">II", png[16:24])
+        image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
+        self._add(Summary(value=[Summary.Value(tag="confusion", image=image)]), epoch)
+        now = time.monotonic()
+        self._next_picture = now + max(10.0, 0.05 * (now - self._opened))
+
+    def hparams(self, run: dict[str, Any], epoch: int) -> None:
+        """A row of the HPARAMS table. `add_hparams` would make a run of its own of it."""
+        from torch.utils.tensorboard.summary import hparams
+
+        metrics = dict(_hparam_metrics(run))
+        for tag, value in metrics.items():
+            self._writer.add_scalar(tag, value, epoch)  # type: ignore[no-untyped-call]
+        for summary in hparams(dict(_hparams(run)), metrics):
+            self._add(summary)
+
+    def save(self) -> None:
+        """Make what was added readable by others."""
+        self._writer.flush()  # type: ignore[no-untyped-call]
+        if self._scratch:
+            for path in sorted(Path(self._scratch.name).iterdir()):
+                self._store.write(path.name, path.read_bytes())
+
+    def close(self) -> None:
+        self._writer.close()  # type: ignore[no-untyped-call]
+        if self._scratch:
+            self._scratch.cleanup()
+
+    def _add(self, summary: Any, epoch: int | None = None) -> None:
+        self._writer._get_file_writer().add_summary(summary, epoch)  # type: ignore[no-untyped-call]
+
+
+def _hparams(run: dict[str, Any]) -> Iterator[tuple[str, str | float]]:
+    """What the HPARAMS table shows of a run: the recipe, and the number of workers."""
+
+    def flat(name: str, value: Any) -> Iterator[tuple[str, str | float]]:
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                yield from flat(f"{name}.{key}", inner)
+        elif isinstance(value, list | tuple):
+            yield name, "x".join(map(str, value))[:40]
+        elif isinstance(value, bool):
+            yield name, str(value).lower()
+        elif value is not None:
+            yield name, value
+
+    for name, value in run["recipe"].items():
+        yield from flat(name, value)
+    yield from flat("workers", run.get("scale", {}).get("workers"))
+
+
+def _hparam_metrics(run: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """What the HPARAMS table says of how a run went: `hparam/val_accuracy`, ..."""
+    best, final = run.get("best") or {}, run.get("final") or {}
+    found = {name if "/" in name else f"val/{name}": value for name, value in final.items()}
+    found |= {best.get("metric"): best.get("value"), "images_per_second": run.get("images_per_second")}
+    for name, value in found.items():
+        if isinstance(value, int | float):
+            yield f"hparam/{name.replace('/', '_')}", value
+
+
+# Pictures
+
+
+def _draw_curves(run: dict[str, Any], history: list[dict[str, float]]) -> Figure:
+    """Small multiples over the epochs: loss and scores above; learning rate, speed and data wait below."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 7), layout="constrained")
+    figure.suptitle(_title(run), fontsize=15)
+    grid = figure.add_gridspec(2, 6, height_ratios=(3, 2))
+    epochs = [line["epoch"] for line in history]
+    best = run.get("best") or {}
+
+    def panel(cell: Any, title: str, names: dict[str, str], scale: float = 1.0) -> Axes:
+        axes = figure.add_subplot(cell)
+        for (name, label), color in zip(names.items(), (_BLUE, _ORANGE, _GREEN, _PINK), strict=False):
+            values = [scale * _number(line.get(name)) for line in history]
+            marker = "o" if len(values) <= 30 else ""
+            axes.plot(epochs, values, color=color, label=label, marker=marker, markersize=4, linewidth=2)
+        axes.set_title(title, loc="left", fontsize=13)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#dddddd")
+        axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.tick_params(labelsize=11)
+        return axes
+
+    main = best.get("metric") or "val/loss"
+    scores = [name for name in history[-1] if name.startswith("val/") and name != "val/loss"]
+    scores.sort(key=lambda name: name != main)
+    losses = {"train/loss": "train", "val/loss": "validation"}
+    upper = [panel(grid[0, :3], "loss", losses)]
+    if scores:
+        upper.append(panel(grid[0, 3:], "validation", {n: n.removeprefix("val/") for n in scores[:4]}))
+    panel(grid[1, :2], "learning rate", {"lr": "lr"})
+    panel(grid[1, 2:4], "images / s", {"images_per_second": ""}).set_ylim(bottom=0)
+    panel(grid[1, 4:], "waiting for data, %", {"data_wait_share": ""}, scale=100).set_ylim(bottom=0)
+    _mark_best(upper, best, main)
+    figure.supxlabel("epoch", fontsize=12)
+    return figure
+
+
+def _mark_best(panels: list[Axes], best: dict[str, Any], main: str) -> None:
+    for axes in panels:
+        if best.get("epoch") is not None:
+            value = f": {main.removeprefix('val/')} {_number(best.get('value')):.4g}"
+            label = f"best epoch, {best['epoch']}" + (value if axes is panels[-1] else "")
+            axes.axvline(best["epoch"], color=_GREY, linestyle="--", linewidth=1.2, label=label)
+        axes.legend(frameon=False, fontsize=11)
+
+
+def _draw_confusion(matrix: np.ndarray, classes: list[str] | None, name: str = "") -> Figure:
+    """Rows are true classes, coloured by their share; counts where they fit; a class's recall beside it."""
+    import numpy as np
+    from matplotlib.figure import Figure
+    from mpl_toolkits.axes_grid1 import make_axes_locatable
+
+    count = len(matrix)
+    rows = matrix.sum(axis=1, keepdims=True)
+    shares = np.divide(matrix, rows, out=np.full(matrix.shape, np.nan), where=rows > 0)
+    side = min(max(0.6 * count, 3.0), 9.0)
+    figure = Figure(figsize=(side + 2, side))
+    axes = figure.add_subplot()
+    axes.set_facecolor("#dddddd")  # classes of which there is none
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    _label_classes(axes, [str(name) for name in classes or range(count)])
+    if count <= 15:
+        for (row, column), share in np.ndenumerate(shares):
+            if matrix[row, column]:
+                color = "white" if share > 0.55 else "black"
+                text = _short(float(matrix[row, column]))
+                axes.text(column, row, text, ha="center", va="center", color=color, fontsize=10)
+    beside = make_axes_locatable(axes)
+    _draw_recall(beside.append_axes("right", size=1.3, pad=0.15, sharey=axes), np.diag(shares))
+    if count > 15:
+        bar = figure.colorbar(image, cax=beside.append_axes("right", size=0.15, pad=0.45))
+        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.set_label("share of the true class")
+    total = float(matrix.sum())
+    accuracy = float(np.trace(matrix)) / total if total else math.nan
+    title = f"{name}\naccuracy {100 * accuracy:.2f} % of {_short(total)}"
+    axes.set_title(title.strip(), loc="left", fontsize=13, pad=10)
+    return figure
+
+
+def _label_classes(axes: Axes, names: list[str]) -> None:
+    every = math.ceil(len(names) / 50)
+    ticks = range(0, len(names), every)
+    labels = [names[tick] if len(names[tick]) <= 18 else names[tick][:17] + "…" for tick in ticks]
+    size = 11 if len(names) <= 15 else 9
+    long = max(map(len, labels)) > (5 if len(names) <= 15 else 2)
+    axes.set_xticks(ticks, labels, fontsize=size, rotation=90 if long else 0)
+    axes.set_yticks(ticks, labels, fontsize=size)
+    axes.tick_params(length=0 if every == 1 else 3)
+    axes.set_xlabel("predicted", fontsize=12)
+    axes.set_ylabel("true", fontsize=12)
+    axes.spines[:].set_visible(False)
+
+
+def _draw_recall(axes: Axes, recalls: np.ndarray) -> None:
+    percents = [0.0 if math.isnan(recall) else 100 * recall for recall in recalls]
+    axes.barh(range(len(percents)), percents, color=_BLUE, height=0.7)
+    axes.set_title("recall, %", loc="left", fontsize=11)
+    axes.set_xlim(0, 100)
+    axes.set_xticks([0, 50, 100], ["0", "50", "100"], fontsize=9)
+    axes.tick_params(left=False, labelleft=False)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    for row, percent in enumerate(percents if len(percents) <= 32 else []):
+        text = "none" if math.isnan(recalls[row]) else f"{percent:.0f}"
+        if percent > 30:
+            axes.text(percent - 4, row, text, ha="right", va="center", color="white", fontsize=9)
+        else:
+            axes.text(percent + 4, row, text, ha="left", va="center", color="black", fontsize=9)
+
+
+def _png(figure: Figure, dpi: int = 150) -> bytes:
+    import io
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.2)
+    return stream.getvalue()
+
+
+def _title(run: dict[str, Any]) -> str:
+    recipe = run.get("recipe", {})
+    facts = [
+        f"{recipe['model']} on {recipe['dataset']}" if "model" in recipe and "dataset" in recipe else "",
+        f"batch {recipe['batch_size']}" if "batch_size" in recipe else "",
+        f"lr {recipe['lr']:g}" if "lr" in recipe else "",
+        "" if run["status"] == "finished" else run["status"].replace("_", " "),
+    ]
+    return run.get("name", "") + "\n" + ", ".join(filter(None, facts))
+
+
+def _short(count: float) -> str:
+    """1234 -> 1,234; 45678 -> 46k; 1234567 -> 1.2M."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= max(size, 1e4):
+            return f"{count / size:.1f}{unit}" if count < 10 * size else f"{count / size:,.0f}{unit}"
+    return f"{count:,.0f}"
+
+
+# Plain values
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _json_line(line: Mapping[str, float]) -> str:
+    return json.dumps(_plain(line), allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: NumPy's numbers and arrays become Python's, and what is not finite None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+# Where a number comes from
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that matter; what is not installed is left out."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """The git commit of the current folder, with "-dirty" where files were changed; None without git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=1)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None if result.returncode == 0 else None
+
+
+def machine() -> dict[str, Any]:
+    """What this process may use of this host: {cpu, cores, memory_bytes, gpus: [{name, memory_bytes}]}."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    found = _cgroup("memory", "memory.max", "memory.limit_in_bytes")
+    limits = [int(text) for text in found if text.isdigit()]
+    return {
+        "cpu": _cpu_name(),
+        "cores": max(1, int(min([usable, *_cpu_quotas()]))),
+        "memory_bytes": min([memory, *limits]),
+        "gpus": _gpus(),
+    }
+
+
+def _cpu_name() -> str:
+    if sys.platform == "darwin":
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _gpus() -> list[dict[str, Any]]:
+    """Asks torch, but does not import it for nothing."""
+    if "torch" not in sys.modules and not glob.glob("/dev/nvidia[0-9]*") and not os.path.exists("/dev/dxg"):
+        return []
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    found = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+    return [{"name": gpu.name, "memory_bytes": gpu.total_memory} for gpu in found]
+
+
+def _cpu_quotas() -> Iterator[float]:
+    """How many cores' time the control groups grant."""
+    for text in _cgroup("cpu", "cpu.max", ""):  # version 2: "150000 100000" or "max 100000"
+        quota, _, period = text.partition(" ")
+        if quota.isdigit():
+            yield int(quota) / int(period)
+    quotas, periods = _cgroup("cpu", "", "cpu.cfs_quota_us"), _cgroup("cpu", "", "cpu.cfs_period_us")
+    for quota, period in zip(quotas, periods, strict=False):
+        if quota.isdigit():  # "-1" without a limit
+            yield int(quota) / int(period)
+
+
+def _cgroup(controller: str, name_v2: str, name_v1: str) -> Iterator[str]:
+    """What a file says in the control group of this process and in all above it, whose limits hold too."""
+    mount = Path("/sys/fs/cgroup")
+    groups = Path("/proc/self/cgroup")
+    for entry in groups.read_text().splitlines() if groups.exists() else []:
+        number, controllers, path = entry.split(":", 2)
+        if number != "0" and controller not in controllers.split(","):
+            continue
+        root, name = (mount, name_v2) if number == "0" else (mount / controllers, name_v1)
+        folder = root / path.lstrip("/")
+        for group in (folder, *folder.parents):
+            if name and (group / name).is_file():
+                yield (group / name).read_text().strip()
+            if group == root:
+                break
