@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy.stats import ks_2samp
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
@@ -63,6 +63,12 @@ def drawn(count: int) -> Any:
 
 def spread(low: float, high: float, draw: float) -> float:
     return low + (high - low) * draw
+
+
+def same(ours: Any, theirs: Any) -> bool:
+    """Whether two samples may well be of one distribution."""
+    result: Any = ks_2samp(ours, theirs)
+    return bool(result.pvalue > 1e-3)
 
 
 class TestAgainstTorchvision:
@@ -125,6 +131,7 @@ class TestAgainstTorchvision:
         images = pictures(size=(80, 64))
         result = run(images, {"resized_crop": [0.3, 0.9]}, size=(24, 20))
         for image, out, row in zip(images, result, drawn(9), strict=True):
+            height = width = 10**6
             for attempt in range(10):
                 area = 80 * 64 * spread(0.3, 0.9, row[12 + attempt])
                 ratio = math.exp(spread(math.log(3 / 4), math.log(4 / 3), row[22 + attempt]))
@@ -148,9 +155,9 @@ class TestAgainstTorchvision:
         image = torch.zeros(3, height, width)
         boxes = [transform.make_params([image]) for _ in range(count)]
         for ours, key in ((ours_height, "height"), (ours_width, "width")):
-            assert stats.ks_2samp(ours.numpy(), [box[key] for box in boxes]).pvalue > 1e-3
+            assert same(ours.numpy(), [box[key] for box in boxes])
         left = result[:, 1, 0, 0] - ours_width / 4
-        assert stats.ks_2samp(left.numpy(), [box["left"] for box in boxes]).pvalue > 1e-3
+        assert same(left.numpy(), [box["left"] for box in boxes])
 
     def test_resized_crop_where_nothing_fits(self) -> None:
         images = pictures(size=(10, 80))
@@ -205,7 +212,7 @@ class TestExactPixels:
         dot = torch.zeros(500, 1, 28, 28)
         dot[:, :, 14, 14] = 1
         y, x = run(dot, {"translate": 0.1}).nonzero()[:, 2:].unbind(1)
-        assert (y.min(), y.max(), x.min(), x.max()) == (11, 17, 11, 17)
+        assert [int(end) for axis in (y, x) for end in axis.aminmax()] == [11, 17, 11, 17]
 
     @pytest.mark.parametrize("settings", [{}, {"rotate": 0, "scale": None, "crop": False, "hue": 0.0}])
     def test_nothing_on_gives_back_the_images(self, settings: dict[str, Any]) -> None:
@@ -247,7 +254,7 @@ class TestMasks:
         assert out is not None
         assert out.dtype == dtype
         assert out.shape == (9, 16, 16)
-        assert set(out.unique().tolist()) == {*ids.tolist(), 255}
+        assert set(out.flatten().tolist()) == {*ids.tolist(), 255}
 
     @pytest.mark.parametrize(
         "settings",
@@ -307,7 +314,7 @@ class TestMasks:
 class TestWhatASampleDependsOn:
     @pytest.mark.parametrize("settings", SETTINGS)
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-    @pytest.mark.parametrize("size", [(20, 28), (160, 200)])
+    @pytest.mark.parametrize("size", [(20, 28), (184, 206)])
     def test_not_on_the_batch(
         self, settings: dict[str, Any], dtype: torch.dtype, size: tuple[int, int]
     ) -> None:
@@ -355,7 +362,7 @@ class TestWhatASampleDependsOn:
         ]
         assert torch.equal(results[0], results[3])
         flat = torch.cat(results[:3]).flatten(1)
-        assert len(flat.unique(dim=0)) == 18
+        assert len({tuple(sample) for sample in flat.tolist()}) == 18
 
 
 class TestTensors:

@@ -40,7 +40,7 @@ def test_shapes_and_gradients(
     model = module.build(image_size=size, channels=channels, classes=5, **arguments)
     output = model(torch.rand(3, channels, *size))
     assert output.shape == (3, 5)
-    nn.functional.cross_entropy(output, torch.tensor([0, 1, 2])).backward()
+    torch.autograd.backward(nn.functional.cross_entropy(output, torch.tensor([0, 1, 2])))
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
@@ -127,7 +127,7 @@ class TestImageNetWeights:
         """Stands in for the download: the weights of another ResNet-18 of 1000 classes."""
         from torchvision.models import ResNet18_Weights, resnet18
 
-        state = resnet18().state_dict()
+        state: dict[str, torch.Tensor] = resnet18().state_dict()
         monkeypatch.setattr(ResNet18_Weights, "get_state_dict", lambda *_args, **_kwargs: state)
         return state
 

@@ -8,23 +8,24 @@
 | `scale` | [low, high] | the object becomes this many times as large |
 | `translate` | share | moved by up to this share of height and of width, by whole pixels |
 | `crop` | true | the output is cut from a random place; without it, from the middle |
-| `pad` | pixels | the image is first widened by so many pixels on each side (turns `crop` on) |
-| `resized_crop` | [low, high] | a box of this share of the area, aspect 3/4 to 4/3, is stretched to the output |
-| `fill` | "zeros" | what lies outside the stored image: "zeros" (black), "edge" (its nearest pixel), "reflect" (mirrored) |
-| `brightness` | strength d | multiplied by a factor in [1 - d, 1 + d] |
-| `contrast` | strength d | blended with the mean of the grey image by a factor in [1 - d, 1 + d] |
-| `saturation` | strength d | blended with the grey image by a factor in [1 - d, 1 + d] |
+| `pad` | pixels | as `crop`, from the image widened by so many pixels on each side |
+| `resized_crop` | [low, high] | a box of this share of the area, aspect 3/4 to 4/3, becomes the output |
+| `fill` | a name | what lies outside: "zeros" (black), "edge" (nearest pixel), "reflect" (mirrored) |
+| `brightness` | strength d <= 1 | multiplied by a factor in [1 - d, 1 + d] |
+| `contrast` | strength d <= 1 | blended with the mean of the grey image by a factor in [1 - d, 1 + d] |
+| `saturation` | strength d <= 1 | blended with the grey image by a factor in [1 - d, 1 + d] |
 | `hue` | strength d <= 0.5 | colours turned by up to d of the circle in both directions |
 
-A setting that is missing, None, 0 or false is off. Changes are made in the order of the table's groups: crop, flip,
-then rotate, scale and translate about the middle of the output, all as one mapping from output to stored pixels, so
-that a turned crop shows what the stored image holds beyond the crop; then brightness, contrast, saturation and
-hue, each clamped to [0, 1] (torchvision's ColorJitter in a fixed order). Pixels are copied exactly unless `rotate`,
-`scale` or `resized_crop` asks for values between pixels; these are bilinear without antialiasing, so a stored size
-above about twice the output loses detail.
+A setting that is missing, None, 0 or false is off. First the crop, then the flips, then rotate, scale and
+translate about the middle of the output, all as one mapping from output to stored pixels, so that a turned
+crop shows what the stored image holds beyond the crop. Then brightness, contrast, saturation and hue, each
+clamped to [0, 1]: torchvision's ColorJitter in a fixed order. Pixels are copied exactly unless `rotate`,
+`scale` or `resized_crop` asks for values between pixels; these are bilinear, without antialiasing: boxes of
+more than about twice the output's size give jagged images.
 
-`fill` is "zeros" by default, as in torchvision: the background of digits, and an honest "nothing here" elsewhere.
-Masks are `ignore_index` outside the stored image whatever `fill` says: mirrored content is not an annotation.
+`fill` is "zeros" by default, as in torchvision: the background of digits, and elsewhere an honest "nothing
+here". Masks are `ignore_index` outside the stored image whatever `fill` says: mirrored content is not an
+annotation.
 """
 
 from __future__ import annotations
@@ -44,11 +45,10 @@ from trainers import order
 F64 = npt.NDArray[np.float64]
 
 TRIES = 10
-RATIOS = (3 / 4, 4 / 3)
 
 
 class Column(IntEnum):
-    """Which of a sample's random numbers decides what. Append only: another order changes every recorded run."""
+    """Which of a sample's random numbers decides what. Only append: another order changes recorded runs."""
 
     FLIP_X = 0
     FLIP_Y = 1
@@ -82,10 +82,11 @@ def augment(
 ) -> tuple[Tensor, Tensor | None]:
     """The images, and their masks, changed at random as `settings` (the table above) says.
 
-    `images` (N, C, H, W), any float type, in [0, 1]; `masks` (N, H, W), any integer type. Returns (N, C, h, w) and
-    (N, h, w) of the same types, device and memory format, where (h, w) is `size`; the inputs are left as they are,
-    and come back themselves where there is nothing to do. What becomes of a sample depends on (seed, epoch,
-    ids[i]) alone. Raises ValueError for saturation or hue of images that have neither 1 nor 3 channels.
+    `images` (N, C, H, W), any float type, in [0, 1]; `masks` (N, H, W), any integer type. Returns (N, C, h,
+    w) and (N, h, w) of the same types, device and memory format, where (h, w) is `size`; the inputs are left
+    as they are, and come back themselves where there is nothing to do. What becomes of a sample depends on
+    (seed, epoch, ids[i]) alone. Raises ValueError for saturation or hue of images with neither 1 nor 3
+    channels.
     """
     count, channels, *stored = images.shape
     draws = order.uniforms(seed, epoch, ids, COUNT)
@@ -98,7 +99,7 @@ def augment(
             "take them out of `augment`"
         )
 
-    # Half types are too coarse for positions, and float64 is unknown to some devices: float32 unless images have more.
+    # Half types are too coarse for positions, and some devices have no float64.
     dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
     table = torch.from_numpy(np.column_stack([mapping, *factors.values()]))
     table = table.to(dtype).to(images.device, non_blocking=True)[:, :, None, None]
@@ -118,9 +119,10 @@ def augment(
 def center(
     images: Tensor, size: tuple[int, int], masks: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """The middle of the images (N, C, H, W), and of their masks (N, H, W), of `size` (h, w): what evaluation sees."""
+    """What evaluation sees: the middle, `size` (h, w), of images (N, C, H, W) and masks (N, H, W)."""
     height, width = images.shape[-2:]
-    assert height >= size[0] and width >= size[1], f"images of {height}x{width} are smaller than {size}"
+    smaller = height < size[0] or width < size[1]
+    assert not smaller, f"images of {height}x{width} are smaller than {size}"
     top, left = (height - size[0]) // 2, (width - size[1]) // 2
     box = (..., slice(top, top + size[0]), slice(left, left + size[1]))
     images = images[box].contiguous(memory_format=_memory_format(images))
@@ -128,8 +130,10 @@ def center(
 
 
 def _mapping(settings: Mapping[str, Any], draws: F64, stored: tuple[int, int], size: tuple[int, int]) -> F64:
-    """Where each output pixel comes from: rows (a, b, c, d, e, f), (N, 6), with stored x = a x + b y + c and stored
-    y = d x + e y + f. Positions are in pixels from the top left corner; the middle of the first pixel is (0.5, 0.5).
+    """Where output pixels come from: rows (a, b, c, d, e, f), shape (N, 6).
+
+    The output's (x, y) shows the stored (a x + b y + c, d x + e y + f), in pixels from the top left corner;
+    the middle of the first pixel is (0.5, 0.5).
     """
     rows, columns = size
     top, left, box_height, box_width = _box(settings, draws, stored, size)
@@ -138,12 +142,13 @@ def _mapping(settings: Mapping[str, Any], draws: F64, stored: tuple[int, int], s
     flip_y = np.where(draws[:, Column.FLIP_Y] < (settings.get("vertical_flip") or 0), -1.0, 1.0)
     degrees = settings.get("rotate") or 0
     angle = np.radians(_between(-degrees, degrees, draws[:, Column.ROTATE]))
-    factor = _between(*(settings.get("scale") or (1, 1)), draws[:, Column.SCALE])
+    low, high = settings.get("scale") or (1, 1)
+    factor = _between(low, high, draws[:, Column.SCALE])
     share = settings.get("translate") or 0
     down = np.rint(_between(-share * rows, share * rows, draws[:, Column.SHIFT_Y]))
     right = np.rint(_between(-share * columns, share * columns, draws[:, Column.SHIFT_X]))
 
-    # From the output back to the store: undo the move, the turn and growth about the middle, the flip, the cut.
+    # From the output back to the store: undo the move, the turn and growth, the flip, the cut.
     zoom_x, zoom_y = flip_x * box_width / columns, flip_y * box_height / rows
     a, b = zoom_x * np.cos(angle) / factor, zoom_x * np.sin(angle) / factor
     d, e = -zoom_y * np.sin(angle) / factor, zoom_y * np.cos(angle) / factor
@@ -156,17 +161,12 @@ def _mapping(settings: Mapping[str, Any], draws: F64, stored: tuple[int, int], s
 def _box(
     settings: Mapping[str, Any], draws: F64, stored: tuple[int, int], size: tuple[int, int]
 ) -> tuple[F64, F64, F64, F64]:
-    """The part of each stored image that becomes the output: top, left, height, width in pixels, each (N,)."""
+    """The part of each stored image that becomes the output: top, left, height, width, each (N,)."""
     (height, width), (rows, columns) = stored, size
     if area := settings.get("resized_crop"):
-        box_height, box_width, central = _resized(draws, area, stored)
-        top = np.floor(draws[:, Column.CROP_Y] * (height - box_height + 1))
-        left = np.floor(draws[:, Column.CROP_X] * (width - box_width + 1))
-        top, left = (
-            np.where(central, (height - box_height) // 2, top),
-            np.where(central, (width - box_width) // 2, left),
-        )
-        return top, left, box_height, box_width
+        other = settings.get("crop") or settings.get("pad")
+        assert not other, "resized_crop excludes crop and pad"
+        return _resized_box(draws, area, stored)
 
     pad = settings.get("pad") or 0
     spare_y, spare_x = height + 2 * pad - rows, width + 2 * pad - columns
@@ -180,27 +180,24 @@ def _box(
     return top, left, ones * rows, ones * columns
 
 
-def _resized(
-    draws: F64, area: tuple[float, float], stored: tuple[int, int]
-) -> tuple[F64, F64, npt.NDArray[np.bool_]]:
-    """Heights and widths of the boxes of RandomResizedCrop, and which had to be central: each (N,).
+def _resized_box(draws: F64, area: tuple[float, float], stored: tuple[int, int]) -> tuple[F64, F64, F64, F64]:
+    """The boxes of RandomResizedCrop: top, left, height, width, each (N,).
 
-    As in torchvision: the first of ten tries that fits inside the image; else the largest central box allowed.
+    As in torchvision: the first of ten tries that fits the image; else the largest allowed, in the middle.
     """
     height, width = stored
-    pixels = height * width * _between(area[0], area[1], draws[:, Column.AREA : Column.AREA + TRIES])
-    ratio = np.exp(_between(*np.log(RATIOS), draws[:, Column.RATIO : Column.RATIO + TRIES]))
-    box_height, box_width = np.rint(np.sqrt(pixels / ratio)), np.rint(np.sqrt(pixels * ratio))
-    fits = (box_height > 0) & (box_height <= height) & (box_width > 0) & (box_width <= width)
-    first = (np.arange(len(draws)), fits.argmax(axis=1))
-    central = ~fits.any(axis=1)
-    largest_height = min(height, round(width / RATIOS[0]))
-    largest_width = min(width, round(height * RATIOS[1]))
-    return (
-        np.where(central, largest_height, box_height[first]),
-        np.where(central, largest_width, box_width[first]),
-        central,
-    )
+    pixels = height * width * _between(area[0], area[1], draws[:, Column.AREA : Column.RATIO])
+    ratio = np.exp(_between(np.log(3 / 4), np.log(4 / 3), draws[:, Column.RATIO : COUNT]))
+    heights, widths = np.rint(np.sqrt(pixels / ratio)), np.rint(np.sqrt(pixels * ratio))
+    fits = (heights > 0) & (heights <= height) & (widths > 0) & (widths <= width)
+    first, found = (np.arange(len(draws)), fits.argmax(axis=1)), fits.max(axis=1)
+
+    box_height = np.where(found, heights[first], min(height, round(width * 4 / 3)))
+    box_width = np.where(found, widths[first], min(width, round(height * 4 / 3)))
+    spare_y, spare_x = height - box_height, width - box_width
+    top = np.where(found, np.floor(draws[:, Column.CROP_Y] * (spare_y + 1)), spare_y // 2)
+    left = np.where(found, np.floor(draws[:, Column.CROP_X] * (spare_x + 1)), spare_x // 2)
+    return top, left, box_height, box_width
 
 
 def _factors(settings: Mapping[str, Any], draws: F64) -> dict[str, F64]:
@@ -220,7 +217,7 @@ def _between(low: float, high: float, draws: F64) -> F64:
 def _copy(
     images: Tensor, masks: Tensor | None, table: Tensor, size: tuple[int, int], fill: str, ignore_index: int
 ) -> tuple[Tensor, Tensor | None]:
-    """The sampling for flips, moves and cuts by whole pixels: stored x depends on x alone, no value is new."""
+    """The sampling for flips, moves and cuts by whole pixels: stored x depends on x alone."""
     height, width = images.shape[-2:]
     x, y = _positions(table, size)
     x = (table[:, 0] * x + table[:, 2]).floor().long()
@@ -288,7 +285,7 @@ def _colour(images: Tensor, factors: dict[str, Tensor]) -> Tensor:
         if name == "brightness":
             images = images * by
         elif name == "contrast":
-            # Rows first: in one go, the mean of a single image may be rounded differently from that of a batch.
+            # Rows first: in one go, a single image may be summed in another order than a batch.
             images = _blend(images, _grey(images).mean(-1, keepdim=True).mean((-2, -3), keepdim=True), by)
         elif images.shape[1] == 1:
             continue  # as torchvision does: grey has neither saturation nor hue
@@ -308,14 +305,16 @@ def _grey(images: Tensor) -> Tensor:
     """(N, 1, H, W) of three channels, by torchvision's weights; other images as they are."""
     if images.shape[1] != 3:
         return images
-    red, green, blue = images.split(1, dim=1)
+    red, green, blue = images.chunk(3, dim=1)
     return red * 0.2989 + green * 0.587 + blue * 0.114
 
 
 def _turn_hue(images: Tensor, shift: Tensor) -> Tensor:
     """RGB images (N, 3, H, W), their hue shifted by `shift` (N, 1, 1, 1) of the circle."""
-    red, green, blue = images.split(1, dim=1)
-    low, high = images.aminmax(dim=1, keepdim=True)
+    red, green, blue = images.chunk(3, dim=1)
+    # Pairwise: a reduction over three channels takes several times as long.
+    high = torch.maximum(torch.maximum(red, green), blue)
+    low = torch.minimum(torch.minimum(red, green), blue)
     chroma = high - low
     divisor = chroma.masked_fill(chroma == 0, 1)  # grey stays grey: its chroma is 0 whatever the hue
     hue = torch.where(high == green, (blue - red) / divisor + 2, (red - green) / divisor + 4)

@@ -104,6 +104,10 @@ class Checkpoints:
                 return snapshot
         return None
 
+    def latest_step(self) -> int:
+        """The step of the newest checkpoint, whether or not it verifies; 0 where there is none."""
+        return max(self._list(), default=(0, 0, ""))[1]
+
     def best(self) -> dict[str, Any]:
         """The snapshot of the best epoch. Raises ValueError where there is none that verifies."""
         problems: list[str] = []

@@ -88,7 +88,7 @@ def cache_key(recipe: Recipe, source: Source) -> str:
                 stat = os.stat(item.path)
                 seen[item.path] = f"{item.path} {stat.st_size} {stat.st_mtime_ns}"
             stamp = seen.get(item.path or "", "")
-            digest.update(f"{split} {item.name} {stamp} {list(item.targets)}\n".encode())
+            digest.update(f"{split} {item.name} {stamp} {list(item.targets)} {item.args}\n".encode())
     name = Path(recipe.dataset).stem
     height, width = recipe.storage_size
     return f"{name}-{height}x{width}-{digest.hexdigest()[:16]}"
@@ -193,7 +193,7 @@ def _run_chunks(
         for number, (split, items) in enumerate(chunks)
     ]
     results = []
-    for row in _ray_data(tasks).map(_shard_task).iter_rows():
+    for row in ray_rows(tasks).map(_shard_task).iter_rows():
         results.append(json.loads(row["result"]))
         advance(results[-1]["decoded"])
     yield from sorted(results, key=lambda result: str(result["file"]))
@@ -463,7 +463,7 @@ class Streamed:
             tasks.append(
                 {"recipe": recipe, "items": json.dumps(wanted), "within": json.dumps(within[of.ids].tolist())}
             )
-        for of, row in zip(listed, _ray_data(tasks).map(_decode_task).iter_rows(), strict=True):
+        for of, row in zip(listed, ray_rows(tasks).map(_decode_task).iter_rows(), strict=True):
             yield Batch(of, row["images"], row["targets"].astype(np.int64))
 
 
@@ -508,7 +508,7 @@ def _decode_task(row: dict[str, Any]) -> dict[str, Any]:
     return {"images": np.stack(images), "targets": np.asarray(targets, np.int64)}
 
 
-def _ray_data(rows: list[dict[str, Any]]) -> Any:
+def ray_rows(rows: list[dict[str, Any]]) -> Any:
     """A Ray data set with one task a row, in the order of the rows, silent."""
     import logging
 

@@ -54,6 +54,35 @@ class Reporter:
     """Whether the run was asked to stop; asked once a step, of rank 0."""
 
 
+class Preprocess:
+    """Stored pictures to what the model takes, on the device."""
+
+    def __init__(self, recipe: Recipe, meta: Mapping[str, Any], world: World) -> None:
+        """Parameters: `meta` with the training split's `mean` and `std`, per channel, of values in [0, 1]."""
+        self.recipe, self.world = recipe, world
+        mean, std = (torch.tensor(meta[name], dtype=world.dtype) for name in ("mean", "std"))
+        self.mean, self.std = mean.view(1, -1, 1, 1).to(world.device), std.view(1, -1, 1, 1).to(world.device)
+
+    def __call__(
+        self, pictures: npt.NDArray[np.uint8], ids: npt.NDArray[np.int64] | None = None, epoch: int | None = None
+    ) -> Tensor:
+        """uint8 (N, H, W, C) -> normalised (N, C, *image_size). With `ids` (N,) and `epoch`: augmented."""
+        recipe, world = self.recipe, self.world
+        pixels = torch.from_numpy(pictures).to(world.device, non_blocking=True).permute(0, 3, 1, 2)
+        images = pixels.to(world.dtype).div_(255)
+        if ids is not None and epoch is not None and recipe.augment:
+            images, _ = augment.augment(
+                images, recipe.augment, size=recipe.image_size, seed=recipe.seed, epoch=epoch, ids=ids
+            )
+        elif recipe.storage_size != recipe.image_size:
+            images, _ = augment.center(images, recipe.image_size)
+        return images.sub_(self.mean).div_(self.std)
+
+    def targets(self, batch: Batch) -> Tensor:
+        """int64 (N,)"""
+        return torch.from_numpy(batch.targets).to(self.world.device, non_blocking=True)
+
+
 @dataclass(kw_only=True)
 class Run:
     """All that a step needs."""
@@ -70,6 +99,9 @@ class Run:
     checkpoint_seconds: float = math.inf
     last_save: float = field(default_factory=time.monotonic)
 
+    def __post_init__(self) -> None:
+        self.preprocess = Preprocess(self.recipe, self.data.meta, self.world)
+
     @property
     def rows(self) -> int:
         return int(self.data.meta["rows"]["train"])
@@ -82,14 +114,21 @@ class Run:
 
 def build_model(recipe: Recipe, meta: Mapping[str, Any]) -> nn.Module:
     """The recipe's model with the weights of its seed, on the CPU. Raises ValueError where data and model differ."""
+    facts = {"image_size": recipe.image_size, "channels": meta["channels"], "classes": len(meta["classes"])}
+    for name, value in facts.items():
+        if recipe.model_args.get(name, value) != value:
+            raise ValueError(
+                f"model_args {name}={recipe.model_args[name]} does not fit the data, which has {name}={value}; "
+                f"leave {name} out of --model-args"
+            )
     torch.manual_seed(recipe.seed)
-    model: nn.Module = load("models", recipe.model).build(
-        image_size=recipe.image_size,
-        channels=meta["channels"],
-        classes=len(meta["classes"]),
-        **recipe.model_args,
-    )
+    model: nn.Module = load("models", recipe.model).build(**{**recipe.model_args, **facts})
     return model
+
+
+def without_weights(recipe: Recipe) -> Recipe:
+    """The recipe, but its model is built without reading weights from anywhere."""
+    return recipe.replace(model_args={"weights": None}) if "weights" in recipe.model_args else recipe
 
 
 def make_task(recipe: Recipe, meta: Mapping[str, Any]) -> task.Task:
@@ -98,8 +137,10 @@ def make_task(recipe: Recipe, meta: Mapping[str, Any]) -> task.Task:
     return task.make(recipe.task, recipe.task_args, len(meta["classes"]), weights)
 
 
-def create_state(recipe: Recipe, meta: Mapping[str, Any], world: World) -> TrainState:
-    """A fresh run: the same weights on every rank."""
+def create_state(recipe: Recipe, meta: Mapping[str, Any], world: World, *, fresh: bool = True) -> TrainState:
+    """The state of a run before its first step, the same on every rank; not `fresh`: about to be restored."""
+    if not fresh:  # downloads nothing
+        recipe = without_weights(recipe)
     model = build_model(recipe, meta).to(world.device, world.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     parallel.freeze(model, recipe.frozen)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -165,11 +206,11 @@ def evaluate(run: Run, split: str) -> tuple[float, Counts]:
     state.model.eval()
     with torch.inference_mode():
         for batch in run.data.batches(split, passes):
-            images, targets = _to_device(run, batch, epoch=None)
+            images, targets = run.preprocess(batch.images), run.preprocess.targets(batch)
             with world.autocast():
                 output = state.model(images)
                 loss = run.task.loss(output, targets)
-            new = run.task.counts(output.float(), targets)
+            new = run.task.counts(output, targets)
             if not counts:
                 counts = {name: torch.zeros_like(count) for name, count in new.items()}
             if batch.of.weight:
@@ -249,7 +290,8 @@ class _Step:
     def accumulate(self, batch: Batch) -> None:
         """Forward and backward of one micro-batch: gradients of the *sum* of losses are added up."""
         run, of = self.run, batch.of
-        images, targets = _to_device(run, batch, run.state.epoch)
+        images = run.preprocess(batch.images, of.ids, run.state.epoch)
+        targets = run.preprocess.targets(batch)
         seed = order.torch_seed(run.recipe.seed, run.state.total_steps, of.micro_batch)
         parallel.seed_generators(seed, run.world.device)
         with parallel.accumulating(run.model, of.last):
@@ -502,22 +544,6 @@ def _optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Op
         return torch.optim.SGD(parameters, momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
     kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
     return kind(parameters, betas=(recipe.momentum, 0.999), **common)
-
-
-def _to_device(run: Run, batch: Batch, epoch: int | None) -> tuple[Tensor, Tensor]:
-    """Pictures as the model takes them, (N, C, *image_size), normalised; targets, int64. epoch None: no augmentation."""
-    recipe, world, meta = run.recipe, run.world, run.data.meta
-    pixels = torch.from_numpy(batch.images).to(world.device, non_blocking=True).permute(0, 3, 1, 2)
-    targets = torch.from_numpy(batch.targets).to(world.device, non_blocking=True)
-    images = pixels.to(world.dtype).div_(255)
-    if epoch is not None and recipe.augment:
-        images, _ = augment.augment(
-            images, recipe.augment, size=recipe.image_size, seed=recipe.seed, epoch=epoch, ids=batch.of.ids
-        )
-    elif recipe.storage_size != recipe.image_size:
-        images, _ = augment.center(images, recipe.image_size)
-    mean, std = (torch.tensor(meta[k], dtype=world.dtype).view(1, -1, 1, 1).to(world.device) for k in ("mean", "std"))
-    return images.sub_(mean).div_(std), targets
 
 
 def _update_average(state: TrainState, decay: float | None) -> None:

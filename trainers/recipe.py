@@ -152,7 +152,7 @@ class Recipe(_Value):
             _check_name(name, SCHEDULE_ARGS[self.schedule], f"argument of schedule {self.schedule!r}")
         _check_augment(self.augment)
         _check_arguments("datasets", self.dataset, "source", self.dataset_args, given=("data",))
-        _check_arguments("models", self.model, "build", self.model_args, given=("image_size", "channels", "classes"))
+        _check_arguments("models", self.model, "build", self.model_args, given=())
 
     def _check_sizes(self) -> None:
         for name in ("image_size", "stored_size"):
@@ -220,6 +220,11 @@ class Scale(_Value):
         _require(gpus is None or gpus >= 0, "gpus_per_worker", gpus, "0 or more")
         if self.data_mode == "stream" and low == 0:
             raise ValueError("data_mode='stream' reads through Ray Data; give --workers 1 or more")
+
+    @property
+    def on_ray(self) -> bool:
+        """Whether there are workers apart from this process."""
+        return self.workers != 0
 
     @property
     def worker_range(self) -> tuple[int, int]:

@@ -37,7 +37,7 @@ SPLITS = {
 
 def absolute(data: str | None, holds: str) -> str:
     """`data` as an absolute path: workers run in other folders. `holds` is named in the error."""
-    if data is None:
+    if not data:
         raise ValueError(f"this data set needs --data PATH: a folder that holds {holds}")
     return os.path.abspath(os.path.expanduser(data))
 
@@ -102,8 +102,8 @@ def deal(
     """
     if not (val_share > 0 and test_share >= 0 and val_share + test_share < 1):
         raise ValueError(
-            f"val_share={val_share} and test_share={test_share} leave no train or no validation split; "
-            "val_share must be above 0 (the best epoch is chosen on it), test_share at least 0, their sum below 1"
+            f"val_share={val_share} and test_share={test_share} leave no train or no val split; val_share "
+            "must be above 0 (the best epoch is chosen on it), test_share 0 or more, their sum below 1"
         )
     if not 0 <= seed < 2**32:
         raise ValueError(f"split_seed={seed} is out of range; give a number from 0 to {2**32 - 1}")
@@ -128,11 +128,9 @@ def row_items(
     name: str,
     args: Mapping[str, Any] | None = None,
 ) -> list[Item]:
-    """Items of at most `size` samples for `rows` of a file that holds many; `labels` are those of all its
-    rows.
+    """Items of at most `size` samples for `rows` of a file that holds many; `labels` are those of all rows.
 
-    `args` of each item holds its "rows"; the items are named `name/00000`, by the number of their first
-    sample.
+    `args` of each item holds its "rows". Items are named `name/00000`, by the number of their first sample.
     """
     items = []
     for start in range(0, len(rows), size):
@@ -156,8 +154,7 @@ def picture_source(
     samples: int = 1,
     args: Mapping[str, Any],
 ) -> Source:
-    """One item a picture, of `samples` samples each, from class folders with or without split folders above
-    them.
+    """One item of `samples` samples a picture, from class folders with or without split folders above them.
 
     Without split folders the pictures are dealt by `val_share` and `test_share`; with "train" but no "val",
     `val_share` of train becomes val. `args` go to every item. Raises ValueError for any other layout.
@@ -216,31 +213,30 @@ def _class_pictures(root: str, folder: str) -> dict[str, list[str]]:
 def _check_classes(
     root: str, folders: Mapping[str, str], pictures: Mapping[str, dict[str, list[str]]]
 ) -> None:
+    where = {split: os.path.join(root, folder).rstrip("/") for split, folder in folders.items()}
     for name, found in pictures["train"].items():
         if not found:
-            where = os.path.join(root, folders["train"], name)
-            others = sorted(os.listdir(where))[:3]
+            others = sorted(os.listdir(f"{where['train']}/{name}"))[:3]
             raise ValueError(
-                f"the class folder {where} holds no pictures (it holds {', '.join(others) or 'nothing'}); "
-                f"add some ({' '.join(ending[1:] for ending in SUFFIXES)}) or remove the folder"
+                f"the class folder {where['train']}/{name} holds no pictures "
+                f"(it holds {', '.join(others) or 'nothing'}); add some "
+                f"({' '.join(ending[1:] for ending in SUFFIXES)}) or remove the folder"
             )
     classes = list(pictures["train"])
     if len(classes) == 1:
         raise ValueError(
-            f"{os.path.join(root, folders['train'])} holds one class folder only, {classes[0]!r}; training "
+            f"{where['train']} holds one class folder only, {classes[0]!r}; training "
             "needs two or more. Is this the folder in which the class folders, or train/ val/ test/, lie?"
         )
     for split, by_class in pictures.items():
         unknown = [name for name, found in by_class.items() if found and name not in classes]
         if unknown:
             raise ValueError(
-                f"{os.path.join(root, folders[split])} holds classes that train lacks: {', '.join(unknown)}; "
+                f"{where[split]} holds classes that train lacks: {', '.join(unknown)}; "
                 f"train has {_shortened(classes)}. Rename or remove them, or add them to train"
             )
         if not any(by_class.values()):
-            raise ValueError(
-                f"{os.path.join(root, folders[split])} holds no pictures; add some or remove the folder"
-            )
+            raise ValueError(f"{where[split]} holds no pictures; add some or remove the folder")
 
 
 def _shortened(names: Sequence[str], most: int = 10) -> str:
@@ -306,12 +302,13 @@ def decode(path: str, channels: int, min_size: Sequence[int] | None = None) -> P
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as picture:
+        # as a stream: given a path, Pillow 13 maps plain TIFFs into memory and scrambles those to be turned
+        with open(path, "rb") as stream, Image.open(stream) as picture:
             size = None
-            if min_size is not None:
+            if min_size is not None and picture.format in ("JPEG", "MPO"):
                 height, width = min_size
                 size = (2 * width, 2 * height) if _orientation(picture) < 5 else (2 * height, 2 * width)
-            picture.draft("L" if channels == 1 else "RGB", size)  # does nothing but to JPEGs
+            picture.draft("L" if channels == 1 else "RGB", size)  # of JPEGs alone; other formats ignore it
             picture.load()
             return _to_uint8(_upright(picture), channels)
     except UnidentifiedImageError:
@@ -322,7 +319,10 @@ def decode(path: str, channels: int, min_size: Sequence[int] | None = None) -> P
 
 
 def _orientation(picture: Image.Image) -> int:
-    return int(picture.getexif().get(0x0112, 1))
+    try:
+        return int(picture.getexif().get(0x0112, 1))
+    except Exception:  # damaged EXIF data is no reason to lose a sound picture
+        return 1
 
 
 def _upright(picture: Image.Image) -> Image.Image:

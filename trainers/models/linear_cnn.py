@@ -19,11 +19,11 @@ def build(
     """Three 3x3 convolutions with `num_filters`, 2x and 4x filters, two max-pools, one fully connected layer.
 
     Source: MATLAB's Deep Learning Toolbox, example "Create Simple Deep Learning Neural Network for
-    Classification": 21,690 parameters for 28x28 images of 1 channel and 10 classes. As there, convolutions keep
-    their bias before batch normalisation. `dropout` is the share of features dropped before the last layer.
+    Classification": 21,690 parameters for 28x28 images of 1 channel and 10 classes. As there, convolutions
+    have a bias before batch normalisation. `dropout`: the share of features dropped before the last layer.
 
-    (N, channels, height, width) -> logits (N, classes). Height and width need not be multiples of 4: a max-pool
-    leaves out the last odd row or column. Raises ValueError for images below 4x4 and for unusable arguments.
+    (N, channels, height, width) -> logits (N, classes). Any height and width from 4 on: a max-pool leaves out
+    the last odd row or column. Raises ValueError for smaller images and for unusable arguments.
     """
     height, width = image_size
     if min(height, width) < SMALLEST:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,8 +40,8 @@ def build(
     """ResNet-18, 34, 50 or 101: (N, channels, height, width) -> logits (N, classes).
 
     `stem`: "standard" (7x7 convolution with stride 2, then max-pool), or "3x3" (stride 1, no pool) for images
-    of about 32x32. `weights`: None for random, "imagenet" to start from torchvision's, which are downloaded once;
-    the last layer is random unless `classes` is 1000. Raises ValueError for images too small for the stem, for
+    of about 32x32. `weights`: None for random, "imagenet" to start from torchvision's, downloaded once; the
+    last layer is random unless `classes` is 1000. Raises ValueError for images too small for the stem, for
     arguments that do not go together and where the weights cannot be had.
     """
     if depth not in DEPTHS:
@@ -68,7 +69,7 @@ def build(
     if weights:
         model.load_state_dict(_imagenet(depth))
         if classes != 1000:
-            model.fc = nn.Linear(model.fc.in_features, classes)
+            model.fc = nn.Linear(model.get_parameter("fc.weight").shape[1], classes)
     if stem == "3x3":
         model.conv1 = _convolution(channels, kernel_size=3, stride=1)
         model.maxpool = nn.Identity()
@@ -87,7 +88,8 @@ def _convolution(channels: int, *, kernel_size: int, stride: int) -> nn.Conv2d:
 def _imagenet(depth: int) -> dict[str, torch.Tensor]:
     from torchvision import models
 
-    chosen = models.get_model_weights(f"resnet{depth}").DEFAULT
+    offered: Any = models.get_model_weights(f"resnet{depth}")
+    chosen = offered.DEFAULT
     path = os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(chosen.url))
     try:
         state: dict[str, torch.Tensor] = chosen.get_state_dict(

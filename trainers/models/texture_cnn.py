@@ -10,10 +10,10 @@ SMALLEST = 8
 def build(*, image_size: tuple[int, int], channels: int, classes: int) -> nn.Module:
     """Three convolutions (6, 16, 32 filters), each with ReLU and 2x2 max-pool; fully connected 128-64-32-N.
 
-    Source: the networks that judge from photographs how compacted gravel is; a descendant of LeNet-5 (LeCun,
-    Bottou, Bengio, Haffner, "Gradient-Based Learning Applied to Document Recognition", 1998), which has 6 and 16
-    filters. Convolutions are 3x3, padded by 1: a block halves height and width and cuts no rim off. 81,910
-    parameters for 32x32 images of 1 channel and 10 classes.
+    Source: the networks that judge from photographs how compacted gravel is; a descendant of LeNet-5 (LeCun
+    and others, "Gradient-Based Learning Applied to Document Recognition", 1998), which has 6 and 16 filters.
+    Convolutions are 3x3, padded by 1: a block halves height and width and cuts no rim off. 81,910 parameters
+    for 32x32 images of 1 channel and 10 classes.
 
     (N, channels, height, width) -> logits (N, classes). Raises ValueError for images below 8x8.
     """

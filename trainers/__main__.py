@@ -1,0 +1,410 @@
+"""python -m trainers list | train | evaluate | predict | prepare | report
+
+Exit codes: 0 done, 1 failed, 2 bad usage or input, 3 out of memory, 130 interrupted.
+Messages and progress go to stderr; what was asked for goes to stdout.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+import re
+import sys
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
+
+from trainers.recipe import Recipe, Scale, describe, load, nearest, recipe_names, resolve
+
+USAGE = """usage: python -m trainers COMMAND ...
+
+  list                          the recipes
+  train RECIPE [...]            train one or several recipes; --help shows every field
+  evaluate RUN [...]            scores of a run's best checkpoint
+  predict RUN PATH... --out DIR the class of each picture, as a CSV
+  prepare RECIPE [...]          decode the pictures, without training
+  report [RUN...]               runs side by side
+
+COMMAND --help tells more."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a command line; returns the exit code."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if argv else 2
+    command, rest = argv[0], list(argv[1:])
+    try:
+        if command not in COMMANDS:
+            raise ValueError(f"there is no command {command!r}{nearest(command, COMMANDS)}")
+        return COMMANDS[command](rest)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+# Commands ----------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Options:
+    """How the command behaves."""
+
+    run: str | None = None
+    """Name of the run. None: <recipe>-<date>-<time>. A name that exists is continued."""
+    show: bool = False
+    """Print the recipe and the scale as they would be, and do not start."""
+    json: bool = False
+    """Print run.json at the end, in place of the run folder."""
+    download: bool = False
+    """Fetch the data to --data first, where the data set can and the network allows."""
+
+
+def _train(argv: list[str]) -> int:
+    names, flags = _leading(argv)
+    if not names:
+        if flags and flags[0] in ("-h", "--help"):
+            print("usage: python -m trainers train RECIPE [RECIPE...] [--FIELD VALUE...]\n")
+            print(f"recipes: {', '.join(recipe_names())}, or FILE.py:FUNCTION of your own")
+            print("python -m trainers train RECIPE --help shows every field with that recipe's defaults")
+            return 0
+        raise ValueError(f"train needs the name of a recipe: {', '.join(recipe_names())}")
+    parsed = [_parse(name, flags) for name in names]  # all of them, before the first starts
+    code = 0
+    for name, (recipe, scale, options) in zip(names, parsed, strict=True):
+        if options.show:
+            print(json.dumps({"recipe": recipe.to_json(), "scale": scale.to_json()}, indent=1))
+            continue
+        run = options.run
+        if run is not None and len(names) > 1:
+            run = f"{run}-{name.split('/')[-1].replace('.py:', '-')}"
+        code = _train_one(name, recipe, scale, options, run)
+        if code:
+            break
+    return code
+
+
+def _train_one(name: str, recipe: Recipe, scale: Scale, options: _Options, run: str | None) -> int:
+    from trainers.launch import fit
+
+    if options.download:
+        _download(recipe, scale)
+    result = fit(recipe, scale=scale, run=run, name=name)
+    print(json.dumps(result.run, indent=1) if options.json else result.folder)
+    return result.exit_code
+
+
+def _download(recipe: Recipe, scale: Scale) -> None:
+    from trainers.recipe import arguments
+
+    if "download" not in arguments("datasets", recipe.dataset, "source"):
+        raise ValueError(f"the data set {recipe.dataset!r} cannot be downloaded; give --data")
+    load("datasets", recipe.dataset).source(scale.data, **{**recipe.dataset_args, "download": True})
+
+
+def _prepare(argv: list[str]) -> int:
+    names, flags = _leading(argv)
+    if len(names) != 1:
+        raise ValueError("usage: python -m trainers prepare RECIPE [--data PATH] [--FIELD VALUE...]")
+    recipe, scale, options = _parse(names[0], flags)
+    from trainers.launch import prepare
+
+    if options.download:
+        _download(recipe, scale)
+    print(prepare(recipe, scale))
+    return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _EvaluateOptions:
+    split: str | None = None
+    """Which pictures. None: test, where the data has such a split, else val."""
+    data: str | None = None
+    """Where the raw data lies. None: where it lay in training."""
+    storage: str | None = None
+    """Folder that run folders lie under. None: $TRAINYARD_STORAGE, else ~/trainyard."""
+    json: bool = False
+    """Print split, rows and every score as JSON."""
+
+
+def _evaluate(argv: list[str]) -> int:
+    names, flags = _leading(argv)
+    options = _cli(_EvaluateOptions, flags, "evaluate RUN")
+    if len(names) != 1:
+        raise ValueError("usage: python -m trainers evaluate RUN [--split test] [--data PATH] [--json]")
+    from trainers.inference import evaluate
+
+    scores = evaluate(names[0], options.split, data=options.data, storage=options.storage)
+    if options.json:
+        print(json.dumps(scores))
+        return 0
+    for name, value in scores.items():
+        if name != "per_class":
+            print(f"{name:20} {value:.4f}" if isinstance(value, float) else f"{name:20} {value}")
+    return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _PredictOptions:
+    out: str
+    """Folder that predictions.csv is written to."""
+    workers: int = 0
+    """Processes of Ray Data; 0: this process."""
+    storage: str | None = None
+    """Folder that run folders lie under. None: $TRAINYARD_STORAGE, else ~/trainyard."""
+
+
+def _predict(argv: list[str]) -> int:
+    names, flags = _leading(argv)
+    options = _cli(_PredictOptions, flags, "predict RUN PATH...")
+    if len(names) < 2:
+        raise ValueError("usage: python -m trainers predict RUN PATH... --out DIR")
+    from trainers.inference import predict
+    from trainers.progress import Progress
+
+    progress = Progress()
+    with progress.bar("predicting", None) as advance:
+        path, bad = predict(
+            names[0], names[1:], options.out, workers=options.workers, storage=options.storage, advance=advance
+        )
+    if bad:
+        progress.warning(f"{len(bad)} pictures cannot be decoded and have no class: {', '.join(bad[:10])}")
+    print(path)
+    return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _ReportOptions:
+    format: Literal["table", "csv", "json", "html"] = "table"
+    """How the report is written."""
+    baseline: str | None = None
+    """A run that the others are compared with: speed-up and difference of the score."""
+    price_per_hour: float | None = None
+    """Price of the machine, for a column of costs."""
+    out: str | None = None
+    """File to write to, in place of the terminal."""
+    storage: str | None = None
+    """Folder that run folders lie under. None: $TRAINYARD_STORAGE, else ~/trainyard."""
+
+
+def _report(argv: list[str]) -> int:
+    names, flags = _leading(argv)
+    options = _cli(_ReportOptions, flags, "report [RUN...]")
+    from trainers.report import report
+    from trainers.store import default_storage
+
+    text = report(
+        names,
+        storage=options.storage or default_storage(),
+        format=options.format,
+        baseline=options.baseline,
+        price_per_hour=options.price_per_hour,
+    )
+    if options.out is None:
+        print(text)
+    else:
+        with open(options.out, "w") as file:
+            file.write(text)
+        print(options.out)
+    return 0
+
+
+def _list(argv: list[str]) -> int:
+    _cli(_ListOptions, argv, "list")
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("recipe", "dataset", "model", "parameters", "expected"):
+        table.add_column(column, justify="right" if column == "parameters" else "left", no_wrap=column == "recipe")
+    for name in recipe_names():
+        recipe, text = resolve(name), describe(name)
+        table.add_row(name, recipe.dataset, recipe.model, _said(text, "Parameters"), _said(text, "Expected"))
+    Console().print(table)
+    return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _ListOptions:
+    """The recipes that ship with Trainyard."""
+
+
+def _said(text: str, what: str) -> str:
+    """The line `what: ...` of a recipe's docstring."""
+    found = re.search(rf"^\s*{what}: (.+)$", text, re.MULTILINE)
+    return found[1] if found else ""
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "list": _list,
+    "train": _train,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "prepare": _prepare,
+    "report": _report,
+}
+
+
+# From words to values ----------------------------------------------------------------------------------------
+
+
+def _leading(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words before the first flag, and the rest."""
+    count = next((index for index, word in enumerate(argv) if word.startswith("-")), len(argv))
+    return list(argv[:count]), list(argv[count:])
+
+
+def _parse(name: str, flags: Sequence[str]) -> tuple[Recipe, Scale, _Options]:
+    """The recipe called `name`, changed by the flags. Raises ValueError, or ends the process with code 2."""
+    recipe = resolve(name)
+    recipe_type, scale_type = _cli_type(Recipe), _cli_type(Scale)
+    both = dataclasses.make_dataclass(
+        "train", [("recipe", recipe_type), ("scale", scale_type), ("options", _Options)], kw_only=True
+    )
+    default = both(
+        recipe=recipe_type(**_values(recipe)), scale=scale_type(**_values(Scale())), options=_Options()
+    )
+    parsed = _cli(both, flags, f"train {name}", default)
+    changes = {field: value for field, value in _values(parsed.recipe).items() if value != getattr(recipe, field)}
+    return recipe.replace(**changes), Scale(**_values(parsed.scale)), parsed.options
+
+
+def _cli(kind: Any, flags: Sequence[str], command: str, default: Any = tyro.MISSING) -> Any:
+    with _registry():
+        return tyro.cli(
+            kind,
+            args=list(flags),
+            default=default,
+            prog=f"python -m trainers {command}",
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+        )
+
+
+def _values(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+
+
+def _cli_type(kind: type) -> Any:
+    """Recipe or Scale, with its tuples spelled as people do: 28x28, 1:3, layer1,layer2."""
+    spelled = {"image_size": _SIZE, "stored_size": _SIZE, "workers": _WORKERS, "frozen": _NAMES}
+    hints = typing.get_type_hints(kind)
+    fields = [
+        (field.name, Annotated[hints[field.name], spelled[field.name]], dataclasses.field(default=None))
+        for field in dataclasses.fields(kind)
+        if field.name in spelled
+    ]
+    # Values are checked when the flags are put into a Recipe, whose ValueError has no box around it.
+    namespace = {"__post_init__": lambda self: None, "__doc__": kind.__doc__}
+    return dataclasses.make_dataclass(
+        kind.__name__, fields, bases=(kind,), frozen=True, kw_only=True, namespace=namespace
+    )
+
+
+def _size(word: str) -> tuple[int, int] | None:
+    if word.lower() == "none":
+        return None
+    if not re.fullmatch(r"\d+(x\d+)?", word):
+        raise ValueError(f"{word!r} is not a size; give 28, or height x width as in 512x1024")
+    sides = [int(side) for side in word.split("x")]
+    return sides[0], sides[-1]
+
+
+def _workers(word: str) -> int | tuple[int, int]:
+    if not re.fullmatch(r"\d+(:\d+)?", word):
+        raise ValueError(f"{word!r} is not a number of workers; give 0, 1, 2, ... or MIN:MAX as in 1:3")
+    bounds = [int(bound) for bound in word.split(":")]
+    return bounds[0] if len(bounds) == 1 else (bounds[0], bounds[1])
+
+
+def _flag(words: list[str]) -> bool:
+    known = {"true": True, "false": False}
+    if words and words[0].lower() not in known:
+        raise ValueError(f"{words[0]!r} is neither true nor false")
+    return known[words[0].lower()] if words else True
+
+
+def _mapping(words: list[str]) -> dict[str, Any]:
+    for word in words:
+        if "=" not in word:
+            raise ValueError(f"{word!r} is not of the form name=value")
+    return {name: _value(value) for name, _, value in (word.partition("=") for word in words)}
+
+
+def _value(word: str) -> Any:
+    """A number, true, false, none, a list as in 0.8,1.2, or text."""
+    if "," in word:
+        return [_value(part) for part in word.split(",")]
+    if word.lower() in ("true", "false", "none"):
+        return {"true": True, "false": False, "none": None}[word.lower()]
+    try:
+        number = ast.literal_eval(word)
+    except (ValueError, SyntaxError):
+        return word
+    return number if isinstance(number, int | float) else word
+
+
+def _spell(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ",".join(map(_spell, value))
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+def _one_word(read: Callable[[str], Any], metavar: str, separator: str) -> PrimitiveConstructorSpec[Any]:
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda words: read(words[0]),
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: [
+            separator.join(map(str, value)) if isinstance(value, tuple) else _spell(value)
+        ],
+    )
+
+
+_SIZE = _one_word(_size, "SIZE|HxW", "x")
+_WORKERS = _one_word(_workers, "N|MIN:MAX", ":")
+_NAMES = _one_word(lambda word: tuple(part for part in word.split(",") if part), "NAME,NAME", ",")
+
+
+def _registry() -> ConstructorRegistry:
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def mapping(info: Any) -> PrimitiveConstructorSpec[Any] | None:
+        if typing.get_origin(info.type) is not typing.get_origin(Mapping[str, Any]):
+            return None
+        return PrimitiveConstructorSpec(
+            nargs="*",
+            metavar="NAME=VALUE...",
+            instance_from_str=_mapping,
+            is_instance=lambda value: isinstance(value, Mapping),
+            str_from_instance=lambda value: [f"{name}={_spell(item)}" for name, item in value.items()],
+        )
+
+    @registry.primitive_rule
+    def flag(info: Any) -> PrimitiveConstructorSpec[Any] | None:
+        if info.type is not bool:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=(0, 1),
+            metavar="",
+            instance_from_str=_flag,
+            is_instance=lambda value: isinstance(value, bool),
+            str_from_instance=lambda value: [_spell(value)],
+        )
+
+    return registry
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,420 @@
+"""fit(): a run from its name to its folder. With 0 workers it calls loop.train in this process; else it is the
+only place that imports ray.train.
+
+What is started travels as JSON (`job`) and is rebuilt by each worker. One writer, the driver, owns the run
+folder; workers write checkpoints only, and tell the rest through a small actor, the `Desk`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from trainers import recipe as recipes
+from trainers.datasets import Source
+from trainers.progress import Progress
+from trainers.recipe import Recipe, Scale
+from trainers.record import Record, commit, machine, versions
+from trainers.store import Store, default_storage
+
+EXIT_CODES = {"finished": 0, "stopped_early": 0, "failed": 1, "out_of_memory": 3, "interrupted": 130}
+RECORDED = "fingerprint rows classes channels mean std class_counts skipped repeated".split()
+"""What run.json tells of the data: enough to predict without it."""
+Job = Mapping[str, Any]
+Listen = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A run that ended."""
+
+    folder: str
+    """Where its files lie."""
+    run: Mapping[str, Any]
+    """What run.json holds."""
+    history: Sequence[Mapping[str, float]]
+    """The lines of metrics.jsonl."""
+
+    @property
+    def status(self) -> str:
+        return str(self.run["status"])
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_CODES[self.status]
+
+
+def fit(
+    recipe: str | Recipe,
+    changes: Mapping[str, Any] | None = None,
+    scale: Scale | None = None,
+    run: str | None = None,
+    *,
+    name: str | None = None,
+    callbacks: Sequence[Any] = (),
+    progress: Progress | None = None,
+) -> RunResult:
+    """Train a recipe, or go on with a run of this name where it stopped.
+
+    Parameters: `recipe`, a name or a Recipe; `changes`, fields to change; `scale`, where it runs; `run`, the
+    run's name, by default <recipe>-<date>-<time>; `name`, what a Recipe is called; `callbacks`, for Ray Train's RunConfig (workers >= 1);
+    `progress`, where messages go. Raises ValueError for anything that a user can mend, before anything runs.
+    """
+    begun = time.perf_counter()
+    wanted = recipes.resolve(recipe) if isinstance(recipe, str) else recipe
+    wanted = wanted.replace(**changes or {})
+    name = name or (recipe if isinstance(recipe, str) else f"{recipe.dataset}.{recipe.model}")
+    scale, progress = scale or Scale(), progress or Progress()
+    storage = Store(scale.storage or default_storage())
+    run = run or f"{name.replace('.py:', '-').split('/')[-1]}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder = storage / run
+    storage.check_writable()
+    with _lock(folder), _Signals() as signals:
+        earlier = folder.read_json("run.json")
+        wanted = _agree(wanted, earlier, run)
+        if earlier and (earlier["status"] == "finished" or earlier["status"] == "stopped_early"):
+            progress.message(f"the run {run} has {earlier['status'].replace('_', ' ')} already; nothing is left to do")
+            return RunResult(folder.address, earlier, _history(folder))
+        with _place(scale) as place:
+            source = _data().look(wanted, scale.data)
+            with progress.waiting("starting Ray") if scale.on_ray else contextlib.nullcontext():
+                place.wait()
+            wanted = _settle(wanted, scale, place.gpus)
+            data = _prepare(wanted, scale, source, storage, progress)
+            _check_model(wanted, data["meta"])
+            attempt = (earlier or {}).get("attempt", 0) + 1
+            record = Record(folder, _new_run(run, name, wanted, scale, data["meta"], attempt, earlier))
+            job = {
+                "recipe": wanted.to_json(),
+                "scale": scale.to_json(),
+                "folder": folder.address,
+                "storage": storage.address,
+                "attempt": attempt,
+                "data": data,
+                "threads": place.threads,
+                "cwd": os.getcwd(),
+            }
+            listener = _Listener(record, progress, begun, wanted.epochs)
+            signals.training = True
+            _run(place, job, listener, signals.stop, callbacks)
+    result = RunResult(folder.address, record.run, listener.history)
+    if result.status == "interrupted":
+        progress.message(f"to continue, repeat the command with --run {run}")
+    progress.summary(record.run | {"folder": folder.address})
+    return result
+
+
+def prepare(recipe: Recipe, scale: Scale, *, progress: Progress | None = None) -> str:
+    """Decode the pictures of a recipe, without training. Returns the folder of the shards. Raises ValueError."""
+    storage = Store(scale.storage or default_storage())
+    with _place(scale) as place:
+        source = _data().look(recipe, scale.data)
+        place.wait()
+        return str(_prepare(recipe, scale, source, storage, progress or Progress())["folder"])
+
+
+# Before it starts --------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _lock(folder: Store) -> Iterator[None]:
+    """One process at a time owns a run. The lock goes with the process, however that ends."""
+    if folder.local is None:
+        yield
+        return
+    fresh = not folder.local.exists()
+    folder.local.mkdir(parents=True, exist_ok=True)
+    path = folder.local / ".lock"
+    with open(path, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(
+                f"the run {folder.name} is being trained already, by {file.read().strip() or 'another process'}; "
+                "wait for it, or give another --run"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            if fresh:  # a refused command leaves nothing behind
+                with contextlib.suppress(OSError):
+                    folder.local.rmdir()
+
+
+def _agree(wanted: Recipe, earlier: Mapping[str, Any] | None, run: str) -> Recipe:
+    """The recipe of a run that exists, if it is the one wanted. Raises ValueError naming the fields that differ."""
+    if earlier is None:
+        return wanted
+    old = Recipe.from_json(earlier["recipe"])
+    if wanted.micro_batch_size is None:
+        wanted = wanted.replace(micro_batch_size=old.micro_batch_size)
+    if wanted.precision == "auto":
+        wanted = wanted.replace(precision=old.precision)
+    if different := old.differences(wanted):
+        told = "; ".join(f"{name} was {was!r} and is now {now!r}" for name, (was, now) in different.items())
+        raise ValueError(f"the run {run} exists with another recipe: {told}. Give another --run, or the old values")
+    return wanted
+
+
+def _settle(recipe: Recipe, scale: Scale, gpus: bool) -> Recipe:
+    """Fix what depends on the place of the first start: the micro-batch and the precision."""
+    from trainers import parallel
+
+    if recipe.precision == "auto":
+        recipe = recipe.replace(precision=parallel.settle_precision("auto", gpus))
+    if recipe.micro_batch_size is not None:
+        return recipe
+    low, high = scale.worker_range
+    if low != high:
+        raise ValueError(f"workers={low}:{high} may change while training; give a --micro-batch-size")
+    if recipe.batch_size % max(1, high):
+        below = recipe.batch_size // high * high
+        raise ValueError(
+            f"batch_size={recipe.batch_size} cannot be dealt evenly to workers={high}; "
+            f"use {' or '.join(str(size) for size in (below, below + high) if size)}, or give a --micro-batch-size"
+        )
+    return recipe.replace(micro_batch_size=recipe.batch_size // max(1, high))
+
+
+def _data() -> Any:
+    from trainers import data  # with pyarrow and NumPy: not needed to refuse a wrong name
+
+    return data
+
+
+def _prepare(recipe: Recipe, scale: Scale, source: Source, storage: Store, progress: Progress) -> dict[str, Any]:
+    """Shards on disk, or the decision to stream: {"mode", "folder", "meta"}."""
+    data = _data()
+    cache = cache_folder(storage)
+    mode = data.choose_mode(scale.data_mode, recipe, source, cache, ray=scale.on_ray)
+    if mode == "stream":
+        meta, folder = data.stream_meta(recipe, source), None
+    else:
+        total = sum(len(item.targets) for items in source.splits.values() for item in items)
+        known = (cache / data.cache_key(recipe, source) / "meta.json").exists()
+        with progress.bar("preparing pictures", total) if not known else contextlib.nullcontext(None) as advance:
+            folder = data.prepare(recipe, source, cache, ray=scale.on_ray, advance=advance or (lambda n: None))
+        meta = data.Cached(folder).meta
+    for line in data.describe(meta):
+        progress.message(line)
+    if recipe.batch_size > meta["rows"]["train"]:
+        progress.warning(
+            f"batch_size={recipe.batch_size} is more than the {meta['rows']['train']} training pictures: "
+            "each epoch is a single step"
+        )
+    return {"mode": mode, "folder": None if folder is None else str(folder), "meta": dict(meta)}
+
+
+def cache_folder(storage: Store) -> Path:
+    """Where prepared pictures lie: `$TRAINYARD_CACHE`, else `<storage>/cache`, else below the default storage."""
+    if "TRAINYARD_CACHE" in os.environ:
+        return Path(os.environ["TRAINYARD_CACHE"]).expanduser().absolute()
+    return (storage.local or Path(default_storage())) / "cache"
+
+
+def _check_model(recipe: Recipe, meta: Mapping[str, Any]) -> None:
+    """Build the model without memory, so that a model that does not fit the data is refused here."""
+    import torch
+
+    from trainers import loop, parallel
+
+    with torch.device("meta"):
+        model = loop.build_model(loop.without_weights(recipe), meta)
+    parallel.freeze(model, recipe.frozen)
+    loop.make_task(recipe, meta)
+
+
+def _new_run(
+    run: str,
+    name: str,
+    recipe: Recipe,
+    scale: Scale,
+    meta: Mapping[str, Any],
+    attempt: int,
+    earlier: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """What run.json holds at the start."""
+    return {
+        "name": run,
+        "status": "running",
+        "recipe_name": name,
+        "recipe": recipe.to_json(),
+        "scale": scale.to_json(),
+        "dataset": {
+            "name": recipe.dataset,
+            **{name: meta[name] for name in RECORDED},
+        },
+        "machine": {"nodes": []},
+        "versions": versions(),
+        "commit": commit(),
+        "attempt": attempt,
+        "started": (earlier or {}).get("started") or datetime.now(UTC).isoformat(timespec="seconds"),
+        "finished": None,
+        "command": " ".join(sys.argv),
+    }
+
+
+def _history(folder: Store) -> list[Mapping[str, float]]:
+    import json
+
+    return [json.loads(line) for line in folder.read("metrics.jsonl").splitlines()]
+
+
+# While it runs -----------------------------------------------------------------------------------------------
+
+
+class _Listener:
+    """Takes the events of the workers, and writes and shows what they say."""
+
+    def __init__(self, record: Record, progress: Progress, begun: float, epochs: int) -> None:
+        self.record, self.progress, self.begun, self.epochs = record, progress, begun, epochs
+        self.history: list[dict[str, float]] = []
+        self.setup: float | None = None
+        self.done: dict[str, Any] | None = None
+        self._machines: dict[str, Any] = {}
+        record.write()
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        getattr(self, f"_on_{event['kind']}")(event)
+
+    def _on_machine(self, event: dict[str, Any]) -> None:
+        self._machines[event["host"]] = event["machine"]
+        self.record.run["machine"] = {"nodes": list(self._machines.values())}
+
+    def _on_message(self, event: dict[str, Any]) -> None:
+        self.progress.message(event["text"])
+
+    def _on_warning(self, event: dict[str, Any]) -> None:
+        self.progress.warning(event["text"])
+
+    def _on_start(self, event: dict[str, Any]) -> None:
+        """A (new) group of workers stands; the history is that of the checkpoint it goes on from."""
+        if self.setup is None:
+            self.setup = time.perf_counter() - self.begun
+        self.history = list(event["history"])
+        self.record.write()
+        self.record.restore(self.history)
+        if event["step"]:
+            self.progress.message(f"going on from step {event['step']:,}, in epoch {event['epoch'] + 1}")
+
+    def _on_step(self, event: dict[str, Any]) -> None:
+        self.progress.step(event)
+
+    def _on_file(self, event: dict[str, Any]) -> None:
+        self.record.store.write(event["name"], event["data"])
+
+    def _on_epoch(self, event: dict[str, Any]) -> None:
+        self.history.append(event["line"])
+        self.record.epoch(event["line"], event["counts"].get("confusion"))
+        self.progress.epoch(event["line"], self.epochs, event["better"])
+
+    def _on_done(self, event: dict[str, Any]) -> None:
+        self.done = event
+        spent, before = event["seconds"], event["before"]
+        parts = {name: spent.get(name, 0.0) for name in ("data_wait", "evaluate", "checkpoint")}
+        trained = spent.get("train", 0.0)
+        # A run that went on from a checkpoint has spent time before this process was started.
+        earlier = sum(before.get(name, 0.0) for name in ("train", "evaluate", "checkpoint"))
+        total = time.perf_counter() - self.begun + earlier
+        best = event["best"] and {name: event["best"][name] for name in ("epoch", "metric", "value")}
+        self.progress.close()
+        self.record.finish(
+            event["status"],
+            event["counts"].get("confusion"),
+            message=event["message"],
+            seconds={"total": total, "setup": self.setup, "compute": trained - parts["data_wait"], **parts},
+            images_per_second=event["images"] / trained if trained else None,
+            peak_memory_bytes=event["peak_memory_bytes"],
+            epochs_run=event["epoch"],
+            best=best,
+            final=event["final"],
+        )
+        self.progress.message(event["message"])
+
+
+class _Signals:
+    """SIGINT and SIGTERM: while training, a wish to stop, told once; before and after, KeyboardInterrupt."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self.training = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Signals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if not self.training or self.stop.is_set():
+            raise KeyboardInterrupt
+        self.stop.set()
+
+
+# Where it runs -----------------------------------------------------------------------------------------------
+
+
+class _ThisProcess:
+    """The place of a run with 0 workers."""
+
+    def __init__(self, scale: Scale) -> None:
+        self.threads = scale.cpus_per_worker or len(os.sched_getaffinity(0))
+        self.gpus = False
+
+    def __enter__(self) -> _ThisProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def wait(self) -> None:
+        import torch
+
+        self.gpus = torch.cuda.is_available()
+
+    def train(self, job: Job, listen: Listen, stop: threading.Event, callbacks: Sequence[Any]) -> None:
+        from trainers.worker import work
+
+        listen(work(job, 0, 1, job["attempt"] * 1000, listen, stop.is_set))
+
+
+def _place(scale: Scale) -> Any:
+    if not scale.on_ray:
+        return _ThisProcess(scale)
+    from trainers.on_ray import Cluster
+
+    return Cluster(scale)
+
+
+def _run(place: Any, job: Job, listener: _Listener, stop: threading.Event, callbacks: Sequence[Any]) -> None:
+    """Train; whatever happens, the record says how the run ended."""
+    from trainers.worker import ending
+
+    try:
+        place.train(job, listener, stop, callbacks)
+    except BaseException as error:
+        if listener.done is None:
+            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            listener(ending(status, f"{type(error).__name__}: {error}"))
+        raise

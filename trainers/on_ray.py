@@ -1,0 +1,321 @@
+"""Training on Ray: the only place that imports ray.train.
+
+Ray Train starts the workers and starts them anew when one dies. What it keeps of its own (checkpoints, results)
+is not relied on: workers resume from the run folder, and tell the driver what happens through one small actor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainers.recipe import Scale
+from trainers.store import Store
+
+Job = Mapping[str, Any]
+Event = dict[str, Any]
+
+MOST_WORKERS_PER_CORE = 4
+POLL_SECONDS = 0.1
+GRACE_SECONDS = 30.0
+_ENVIRONMENT = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # a report waits for the controller, which looks so often
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_DEDUP_LOGS": "0",
+}
+
+
+class Cluster:
+    """The cluster that RAY_ADDRESS or the job names, else a Ray of our own on this machine.
+
+    It is connected to in a thread, while the caller looks at the data; `wait` ends that.
+    """
+
+    def __init__(self, scale: Scale) -> None:
+        self.scale = scale
+        self.threads = 1
+        self.gpus = False
+        self._resources: dict[str, float] = {}
+        self._ours = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._connect, daemon=True)
+
+    def __enter__(self) -> Cluster:
+        _refuse_crowding(self.scale)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
+        if self._ours:
+            import ray
+
+            ray.shutdown()
+
+    def wait(self) -> None:
+        """Until Ray answers. Raises ValueError where the cluster can never hold the workers."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        import ray
+
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        self.gpus = any(node.get("GPU", 0) for node in nodes)
+        workers = self.scale.worker_range[1]
+        if self.scale.cpus_per_worker is not None:
+            self.threads = self.scale.cpus_per_worker
+        elif self._ours:
+            self.threads = max(1, len(os.sched_getaffinity(0)) // workers)
+        else:
+            self.threads = _share_of_cpus(nodes, workers)
+        gpus = self.scale.gpus_per_worker
+        self._resources = {"CPU": 1 if self._ours else self.threads}
+        if gpus or (gpus is None and self.gpus):
+            self._resources["GPU"] = gpus or 1
+        _refuse_what_never_fits(self.scale.worker_range[0], self._resources, nodes)
+
+    def train(
+        self, job: Job, listen: Callable[[Event], None], stop: threading.Event, callbacks: Sequence[Any]
+    ) -> None:
+        """Run `job` on the workers; `listen` gets their events, the last one of kind "done"."""
+        import ray
+
+        desk_name = f"trainyard-desk-{uuid.uuid4().hex[:12]}"
+        desk = ray.remote(num_cpus=0)(Desk).options(name=desk_name).remote(self.scale.max_failures)
+        traces = Store(job["storage"]) / ".ray"
+        trainer = _trainer({**job, "desk": desk_name}, self.scale, self._resources, traces.address, desk_name, callbacks)
+        failed: list[BaseException] = []
+        fitting = threading.Thread(target=_fit, args=(trainer, failed), daemon=True)
+        fitting.start()
+        ended_at, asked = None, False
+        # A run that ended with an error needs no second attempt: the driver leaves, and Ray ends the workers.
+        while ended_at is None or (fitting.is_alive() and time.monotonic() - ended_at < GRACE_SECONDS):
+            alive = fitting.is_alive()
+            for event in ray.get(desk.take.remote()):
+                listen(event)
+                if event["kind"] == "done":
+                    ended_at = time.monotonic()
+            if stop.is_set() and not asked:
+                asked = True
+                desk.ask_to_stop.remote()
+            if not alive and ended_at is None:
+                raise failed[0] if failed else RuntimeError("the workers ended without a word")
+            time.sleep(POLL_SECONDS)
+        with contextlib.suppress(OSError):
+            traces.delete(desk_name)
+        ray.kill(desk)
+
+    def _connect(self) -> None:
+        try:
+            os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
+            address = os.environ.get("RAY_ADDRESS")
+            if address and (Path.home() / ".ray" / "auth_token").exists():
+                os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported
+            import logging
+
+            import ray
+            import ray.train.torch  # noqa: F401  (2 s, while the data is looked at)
+
+            logging.getLogger("ray.train").setLevel(logging.ERROR)
+            if ray.is_initialized():
+                return
+            if address:
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+                return
+            cores = len(os.sched_getaffinity(0))
+            cpus = max(cores, self.scale.worker_range[1] + 1)  # one is left for data tasks
+            ray.init(address="local", num_cpus=cpus, log_to_driver=False, logging_level=logging.ERROR)
+            self._ours = True
+        except ConnectionError as error:
+            self._error = ValueError(f"no Ray cluster answers at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: {error}")
+        except BaseException as error:
+            self._error = error
+
+
+class Desk:
+    """A small actor, one for each run: carries events to the driver, and its wish to stop to the workers."""
+
+    def __init__(self, max_failures: int) -> None:
+        self.max_failures = max_failures
+        self.events: list[Event] = []
+        self.stop = False
+        self.over = False
+        self.starts = 0
+        self.tries: dict[int, int] = {}
+
+    def begin(self, step: int) -> dict[str, Any]:
+        """A group of workers starts, with the newest checkpoint at `step`: {start: how many-eth, over: leave at once}."""
+        self.starts += 1
+        self.tries[step] = self.tries.get(step, 0) + 1
+        if self.tries[step] > self.max_failures and not self.over:
+            text = f"gave up after {self.max_failures} attempts without a new checkpoint (at step {step})"
+            return {"start": self.starts, "over": True, "why": text}
+        return {"start": self.starts, "over": self.over, "why": None}
+
+    def put(self, events: list[Event]) -> bool:
+        """Take in events; returns whether to stop."""
+        self.events += [] if self.over else events
+        self.over = self.over or any(event["kind"] == "done" for event in events)
+        return self.stop
+
+    def take(self) -> list[Event]:
+        events, self.events = self.events, []
+        return events
+
+    def ask_to_stop(self) -> None:
+        self.stop = True
+
+
+class _Line:
+    """Rank 0's line to the desk: a thread sends what is told and asks for the wish to stop."""
+
+    def __init__(self, desk: Any) -> None:
+        self.desk = desk
+        self.stopping = False
+        self._queue: queue.Queue[Event] = queue.Queue()
+        self._open = True
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def tell(self, event: Event) -> None:
+        self._queue.put(event)
+
+    def close(self) -> None:
+        """Everything told so far has arrived."""
+        self._open = False
+        self._thread.join()
+        self._send()
+
+    def _run(self) -> None:
+        while self._open:
+            self._send()
+            time.sleep(POLL_SECONDS)
+
+    def _send(self) -> None:
+        import ray
+
+        events = []
+        while not self._queue.empty():
+            events.append(self._queue.get())
+        self.stopping = ray.get(self.desk.put.remote(events))
+
+
+def _train_worker(job: Job) -> None:
+    """What Ray Train runs in every worker."""
+    import ray
+    import ray.train
+    import torch
+    import torch.distributed as dist
+
+    from trainers import worker
+    from trainers.checkpoint import Checkpoints
+
+    worker.change_folder(job["cwd"])
+    context = ray.train.get_context()
+    rank, size = context.get_world_rank(), context.get_world_size()
+    desk = ray.get_actor(job["desk"])
+    begin = {"start": 0, "over": False, "why": None}
+    if rank == 0:
+        step = Checkpoints(Store(job["folder"])).latest_step()
+        begin = ray.get(desk.begin.remote(step))
+        if begin["why"]:
+            ray.get(desk.put.remote([worker.ending("failed", begin["why"])]))
+    told = torch.tensor([float(begin["start"]), float(begin["over"])])
+    if size > 1:
+        device = worker.parallel.settle_device() if dist.get_backend() == "nccl" else "cpu"
+        told = told.to(device)
+        dist.all_reduce(told)
+    start, over = told.tolist()
+    if over:
+        return
+    line = _Line(desk)
+
+    def tell(event: Event) -> None:
+        if event["kind"] == "epoch":
+            ray.train.report(event["line"])  # on every rank, equally often
+        if rank == 0 or event["kind"] == "machine":
+            line.tell(event)
+
+    end = worker.work(job, rank, size, job["attempt"] * 1000 + int(start), tell, lambda: line.stopping)
+    if rank == 0 or end["status"] in ("failed", "out_of_memory"):
+        line.tell(end)
+    line.close()
+    if end["status"] in ("failed", "out_of_memory"):
+        raise RuntimeError(end["message"])  # other ranks may wait for this one: Ray ends them all
+
+
+def _trainer(
+    job: Job, scale: Scale, resources: dict[str, float], storage: str, name: str, callbacks: Sequence[Any]
+) -> Any:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    return TorchTrainer(
+        _train_worker,
+        train_loop_config=dict(job),
+        scaling_config=ScalingConfig(
+            num_workers=scale.workers, use_gpu="GPU" in resources, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=storage,
+            failure_config=FailureConfig(max_failures=-1),  # the desk counts, and knows what would come again
+            callbacks=list(callbacks),
+        ),
+    )
+
+
+def _fit(trainer: Any, failed: list[BaseException]) -> None:
+    try:
+        trainer.fit()
+    except BaseException as error:
+        failed.append(error)
+
+
+def _share_of_cpus(nodes: Sequence[Mapping[str, float]], workers: int) -> int:
+    """CPUs of each worker: a host's, less one for data tasks, shared by the workers it gets; at least 1."""
+    cpus = [int(node["CPU"]) for node in nodes if node.get("CPU")]
+    if not cpus:
+        return 1
+    each = -(-workers // len(cpus))
+    return max(1, (min(cpus) - 1) // each)
+
+
+def _refuse_crowding(scale: Scale) -> None:
+    """On this machine alone, without a cluster."""
+    cores, workers = len(os.sched_getaffinity(0)), scale.worker_range[0]
+    if not os.environ.get("RAY_ADDRESS") and workers > MOST_WORKERS_PER_CORE * cores:
+        raise ValueError(
+            f"workers={workers} is more than {MOST_WORKERS_PER_CORE} for each of this machine's {cores} cores; "
+            f"give --workers {MOST_WORKERS_PER_CORE * cores} or fewer, or set RAY_ADDRESS to a cluster"
+        )
+
+
+def _refuse_what_never_fits(
+    workers: int, resources: Mapping[str, float], nodes: Sequence[Mapping[str, float]]
+) -> None:
+    """Raises ValueError where neither the hosts that are there nor those the autoscaler can add hold the workers."""
+    from ray._private.state import state
+
+    places = sum(min(int(node.get(name, 0) // need) for name, need in resources.items()) for node in nodes)
+    if places >= workers:
+        return
+    addable = state.get_max_resources_from_cluster_config() or {}
+    if all(addable.get(name, 0) >= need * workers for name, need in resources.items()):
+        return
+    has = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
+    need = ", ".join(f"{value:g} {name}" for name, value in resources.items())
+    raise ValueError(
+        f"workers={workers} with {need} each do not fit: the cluster has {len(nodes)} hosts ({has}) and its "
+        f"autoscaler adds none that would do; give --workers {places} or fewer, or a smaller --cpus-per-worker"
+    )

@@ -1,0 +1,147 @@
+"""What each worker does, and this process where there are none: rebuild everything from plain data, and train."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from trainers import loop, parallel
+from trainers.checkpoint import Checkpoints, TrainState
+from trainers.data import Cached, Data, Streamed, look
+from trainers.loop import Summary
+from trainers.parallel import World
+from trainers.recipe import Recipe, Scale
+from trainers.record import machine
+from trainers.store import Store
+
+Job = Mapping[str, Any]
+"""recipe, scale, folder, storage, attempt, data {mode, folder, meta}, threads, cwd: JSON."""
+Tell = Callable[[dict[str, Any]], None]
+
+
+def work(job: Job, rank: int, size: int, attempt: int, tell: Tell, stopping: Callable[[], bool]) -> dict[str, Any]:
+    """Train as `job` says, from the newest checkpoint. Returns the event that ends the run.
+
+    Parameters: `attempt`, larger at every start of the run; `tell`, takes events (see launch._Listener). What
+    would come again (bad values, no memory, a storage that takes no checkpoint) is an end, not an exception.
+    """
+    recipe, scale = Recipe.from_json(job["recipe"]), Scale.from_json(job["scale"])
+    parallel.set_threads(job["threads"])
+    world = World(rank, size, parallel.settle_device(), recipe.precision)  # type: ignore[arg-type]
+    tell({"kind": "machine", "host": socket.gethostname(), "machine": machine()})
+    state: TrainState | None = None
+    before: dict[str, float] = {}
+    try:
+        data = _open_data(job, recipe, scale)
+        checkpoints = Checkpoints(Store(job["folder"]), attempt)
+        state = _restore(recipe, data.meta, world, checkpoints, Store(job["storage"]), tell)
+        before = dict(state.seconds)
+        tell({"kind": "start", "history": state.history, "step": state.total_steps, "epoch": state.epoch})
+        summary = loop.train(
+            recipe,
+            state,
+            data,
+            world,
+            reporter=loop.Reporter(tell=tell, stopping=stopping),
+            checkpoints=checkpoints,
+            checkpoint_seconds=scale.checkpoint_seconds,
+            compile=scale.compile,
+            profile=scale.profile,
+        )
+    except (ValueError, OSError) as error:
+        summary = Summary("failed", str(error))
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        summary = Summary("out_of_memory", _advise(recipe, error))
+    return _ending(summary, state, recipe, job["data"]["meta"], world, before)
+
+
+def ending(status: str, message: str) -> dict[str, Any]:
+    """The event that ends a run of which nothing more is known."""
+    memory = {"host": None, "device": None}
+    empty: dict[str, Any] = {"seconds": {}, "before": {}, "images": 0, "epoch": 0, "best": None, "final": {}}
+    return {"kind": "done", "status": status, "message": message, "counts": {}, "peak_memory_bytes": memory, **empty}
+
+
+def _open_data(job: Job, recipe: Recipe, scale: Scale) -> Data:
+    where = job["data"]
+    if where["mode"] == "cache":
+        return Cached(where["folder"])
+    return Streamed(recipe, look(recipe, scale.data), where["meta"])
+
+
+def _restore(
+    recipe: Recipe, meta: Mapping[str, Any], world: World, checkpoints: Checkpoints, storage: Store, tell: Tell
+) -> TrainState:
+    snapshot = checkpoints.latest(lambda text: tell({"kind": "warning", "text": text}))
+    state = loop.create_state(recipe, meta, world, fresh=snapshot is None)
+    # 1 the newest checkpoint of this run that verifies
+    if snapshot is not None:
+        state.restore(snapshot)
+    # 2 the best weights of another run
+    elif recipe.init_from is not None:
+        _take_weights(state, recipe.init_from, storage, tell)
+    # 3 the weights that the recipe's seed gives
+    return state
+
+
+def _take_weights(state: TrainState, run: str, storage: Store, tell: Tell) -> None:
+    """Start from the best weights of another run; parts of another shape keep their fresh values, and are named."""
+    snapshot = Checkpoints(Store(run) if "/" in run else storage / run).best()
+    given, own = snapshot["ema"] or snapshot["model"], state.model.state_dict()
+    fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
+    if not fitting:
+        raise ValueError(f"init_from={run!r}: none of its weights fits this model")
+    state.model.load_state_dict(fitting, strict=False)
+    if state.ema is not None:
+        state.ema = {name: value.detach().clone() for name, value in state.model.state_dict().items()}
+    fresh = [name for name in own if name not in fitting]
+    rest = f"; fresh: {', '.join(fresh[:6])}{' ...' if len(fresh) > 6 else ''}" if fresh else ""
+    tell({"kind": "message", "text": f"{len(fitting)} of {len(own)} tensors start from {run}{rest}"})
+
+
+def _ending(
+    summary: Summary,
+    state: TrainState | None,
+    recipe: Recipe,
+    meta: Mapping[str, Any],
+    world: World,
+    before: Mapping[str, float],
+) -> dict[str, Any]:
+    event = ending(summary.status, summary.message)
+    if state is None:
+        return event
+    last = state.history[-1] if state.history else {}
+    losses = {name: last[key] for name, key in (("loss", "val/loss"), ("train_loss", "train/loss")) if key in last}
+    scores = loop.make_task(recipe, meta).scores(state.counts) if state.counts else {}
+    return event | {
+        "counts": state.counts,
+        "seconds": state.seconds,
+        "before": before,
+        "images": round(sum(line["images_per_second"] * line["seconds"] for line in state.history)),
+        "peak_memory_bytes": parallel.peak_memory(world.device),
+        "epoch": state.epoch,
+        "best": state.best,
+        "final": {**losses, **scores},
+    }
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def _advise(recipe: Recipe, error: BaseException) -> str:
+    micro = recipe.micro_batch_size or recipe.batch_size
+    advice = f"try --micro-batch-size {micro // 2}" if micro > 1 else "try a smaller --image-size"
+    return f"out of memory at micro_batch_size={micro} ({str(error).splitlines()[0]}); {advice}"
+
+
+def change_folder(cwd: str) -> None:
+    """Ray starts workers in a folder of its own; files of the user's own (`./mine.py`) are named from the driver's."""
+    if os.path.isdir(cwd):
+        os.chdir(cwd)
