@@ -7,6 +7,7 @@ is not relied on: workers resume from the run folder, and tell the driver what h
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import queue
 import threading
@@ -48,7 +49,8 @@ class Cluster:
         self._resources: dict[str, float] = {}
         self._ours = False
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._connect, daemon=True)
+        self._ready, self._leave = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._stay, daemon=True)
 
     def __enter__(self) -> Cluster:
         _refuse_crowding(self.scale)
@@ -56,15 +58,12 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._leave.set()
         self._thread.join()
-        if self._ours:
-            import ray
-
-            ray.shutdown()
 
     def wait(self) -> None:
         """Until Ray answers. Raises ValueError where the cluster can never hold the workers."""
-        self._thread.join()
+        self._ready.wait()
         if self._error is not None:
             raise self._error
         import ray
@@ -115,31 +114,40 @@ class Cluster:
             traces.delete(desk_name)
         ray.kill(desk)
 
-    def _connect(self) -> None:
+    def _stay(self) -> None:
+        """Connect, and stay: processes that Ray starts here are killed when the *thread* that started them ends."""
         try:
-            os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
-            address = os.environ.get("RAY_ADDRESS")
-            if address and (Path.home() / ".ray" / "auth_token").exists():
-                os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported
-            import logging
-
-            import ray
-            import ray.train.torch  # noqa: F401  (2 s, while the data is looked at)
-
-            logging.getLogger("ray.train").setLevel(logging.ERROR)
-            if ray.is_initialized():
-                return
-            if address:
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-                return
-            cores = len(os.sched_getaffinity(0))
-            cpus = max(cores, self.scale.worker_range[1] + 1)  # one is left for data tasks
-            ray.init(address="local", num_cpus=cpus, log_to_driver=False, logging_level=logging.ERROR)
-            self._ours = True
+            self._connect()
         except ConnectionError as error:
-            self._error = ValueError(f"no Ray cluster answers at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: {error}")
+            address = os.environ.get("RAY_ADDRESS")
+            self._error = ValueError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}")
         except BaseException as error:
             self._error = error
+        self._ready.set()
+        self._leave.wait()
+        if self._ours:
+            import ray
+
+            ray.shutdown()
+
+    def _connect(self) -> None:
+        os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
+        address = os.environ.get("RAY_ADDRESS")
+        if address and (Path.home() / ".ray" / "auth_token").exists():
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported
+        import ray
+        import ray.train.torch  # noqa: F401  (2 s, while the data is looked at)
+
+        logging.getLogger("ray.train").setLevel(logging.ERROR)
+        if ray.is_initialized():
+            return
+        if address:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            return
+        cores = len(os.sched_getaffinity(0))
+        cpus = max(cores, self.scale.worker_range[1] + 1)  # one is left for data tasks
+        self._ours = True
+        ray.init(address="local", num_cpus=cpus, log_to_driver=False, logging_level=logging.ERROR)
 
 
 class Desk:

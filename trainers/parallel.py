@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -95,12 +96,14 @@ def wrap(model: nn.Module, world: World, compile: bool = False) -> nn.Module:
         return model
     from torch.nn.parallel import DistributedDataParallel
 
-    return DistributedDataParallel(
-        model,
-        device_ids=[world.device.index] if world.device.type == "cuda" else None,
-        broadcast_buffers=False,  # BatchNormStatistics brings the buffers in step
-        gradient_as_bucket_view=True,
-    )
+    with warnings.catch_warnings():  # torch 2.15 renames broadcast_buffers; older ones know only this name
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(
+            model,
+            device_ids=[world.device.index] if world.device.type == "cuda" else None,
+            broadcast_buffers=False,  # BatchNormStatistics brings the buffers in step
+            gradient_as_bucket_view=True,
+        )
 
 
 @contextlib.contextmanager

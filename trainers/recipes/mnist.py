@@ -7,6 +7,7 @@ def cnn() -> Recipe:
     """The linear CNN with 8/16/32 filters on MNIST.
 
     Source: the network of MathWorks' "Create Simple Deep Learning Neural Network for Classification".
+    Parameters: 21,690
     Expected: test accuracy 0.99 after 5 epochs
     Command: python -m trainers train mnist.cnn --data PATH
     """
