@@ -16,6 +16,7 @@ SECONDS = 240
 def run_ranks(jobs: Sequence[tuple[Job, int]]) -> list[list[dict[str, Any]]]:
     """Run each (job, world size), one after another, in the same processes.
 
+    A job may hold "stop_after": steps after which rank 0 is asked to stop.
     Returns the events that rank 0 told, for each job; "steps" of the "done" event are the training losses of
     all optimizer steps, and "seen" the ids that any rank trained on, by epoch.
     """
@@ -85,9 +86,12 @@ def watched_work(job: Job, rank: int = 0, size: int = 1) -> list[dict[str, Any]]
             super().update()
             losses.append(float(self.loss / self.divisor))
 
+    def stopping() -> bool:
+        return len(losses) >= job.get("stop_after", 10**9)
+
     original, loop._Step = loop._Step, Watched
     try:
-        end = worker.work(job, rank, size, job["attempt"] * 1000 + 1, events.append, lambda: False)
+        end = worker.work(job, rank, size, job["attempt"] * 1000 + 1, events.append, stopping)
     finally:
         loop._Step = original
     return [*events, {**end, "steps": losses, "seen": seen}]

@@ -19,8 +19,8 @@ def small_recipe(name: str, **changes: Any) -> Recipe:
     small: dict[str, Any] = {"epochs": 3, "batch_size": 12, "micro_batch_size": 4, "warmup_epochs": 0.5}
     small |= {
         "textures": {"image_size": (16, 16), "dataset_args": {"crop_size": 24, "crops_per_photo": 5}},
-        "resnet": {"image_size": (64, 64), "stored_size": (72, 72), "lr": 0.02},
-        "cifar": {"image_size": (16, 16), "lr": 0.02},
+        "resnet": {"image_size": (64, 64), "stored_size": (72, 72), "lr": 0.0005, "batch_size": 16, "micro_batch_size": 8},
+        "cifar": {"image_size": (16, 16), "lr": 0.002, "batch_size": 32, "micro_batch_size": 16},
         "mnist": {"image_size": (12, 12)},
     }.get(name.split(".")[0], {})
     return resolve(name, **{**small, **changes})

@@ -116,8 +116,8 @@ def _ending(
     event = ending(summary.status, summary.message)
     if state is None:
         return event
-    last = state.history[-1] if state.history else {}
-    losses = {name: last[key] for name, key in (("loss", "val/loss"), ("train_loss", "train/loss")) if key in last}
+    best = state.history[state.best["epoch"] - 1] if state.best else {}
+    losses = {name: best[key] for name, key in (("loss", "val/loss"), ("train_loss", "train/loss")) if key in best}
     scores = loop.make_task(recipe, meta).scores(state.counts) if state.counts else {}
     return event | {
         "counts": state.counts,

@@ -1,0 +1,119 @@
+"""What the benchmarks share: flags, drawn data, taking turns, tables.
+
+Times are printed, never asserted on: the machine may be doing other work. Competitors take turns, so that such
+work disturbs all of them alike; what counts are medians and the median of the ratios within a round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import platform
+import statistics
+import struct
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import rich
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # the benchmarks need no installation
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+Rounds = dict[str, list[float]]
+"""Competitor -> its number in each round."""
+
+
+def flags(doc: str | None, repeats: int) -> argparse.Namespace:
+    """The command line: quick, repeats, threads, only."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a smoke run; its numbers mean nothing")
+    parser.add_argument("--repeats", type=int, default=repeats, help=f"rounds (default {repeats})")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each process")
+    parser.add_argument("--only", default="", help="only the parts whose name holds this word")
+    given = parser.parse_args()
+    if given.quick:
+        given.repeats = 1
+    return given
+
+
+@contextlib.contextmanager
+def temporary_storage() -> Iterator[Path]:
+    """A folder that is TRAINYARD_STORAGE while the benchmark runs."""
+    with tempfile.TemporaryDirectory(prefix="trainyard-benchmark-", ignore_cleanup_errors=True) as folder:
+        os.environ["TRAINYARD_STORAGE"] = folder
+        os.environ.pop("TRAINYARD_CACHE", None)
+        os.environ.pop("RAY_ADDRESS", None)
+        yield Path(folder)
+
+
+def take_turns(competitors: Mapping[str, Callable[[], float]], repeats: int) -> Rounds:
+    """Call each competitor once a round, in turning order."""
+    names = list(competitors)
+    rounds: Rounds = {name: [] for name in names}
+    for number in range(repeats):
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
+            rounds[name].append(competitors[name]())
+            print(f"  round {number + 1}/{repeats}: {name}: {rounds[name][-1]:.5g}", file=sys.stderr, flush=True)
+    return rounds
+
+
+def ratio(rounds: Rounds, ours: str, peer: str) -> list[float]:
+    """ours / peer, of each round."""
+    return [mine / theirs for mine, theirs in zip(rounds[ours], rounds[peer], strict=True)]
+
+
+def spread(values: Sequence[float], digits: int = 4) -> str:
+    """`median (smallest to largest)`"""
+    low, middle, high = (_number(pick(values), digits) for pick in (min, statistics.median, max))
+    return middle if len(values) == 1 else f"{middle} ({low} to {high})"
+
+
+def compare(title: str, unit: str, rounds: Rounds, bars: Mapping[tuple[str, str], str]) -> None:
+    """Print the numbers of each competitor, and the ratios (ours, peer) of `bars` beside the bar wanted."""
+    show(title, ["", unit], [[name, spread(values)] for name, values in rounds.items()])
+    rows = [[f"{mine} / {peer}", spread(ratio(rounds, mine, peer)), bar] for (mine, peer), bar in bars.items()]
+    show("", ["ratio", "median (smallest to largest)", "wanted"], rows)
+
+
+def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table."""
+    table = Table(title=title or None, title_justify="left")
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*row)
+    rich.print(table)
+
+
+def tell_machine() -> None:
+    """Print what the numbers were measured on."""
+    import torch
+
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    cores = len(os.sched_getaffinity(0))
+    print(f"{platform.machine()}, {cores} cores, load {load}; Python {platform.python_version()}, torch {torch.__version__}")
+
+
+def draw_mnist(folder: Path, rows: int) -> str:
+    """MNIST's files with `rows` drawn training pictures (noise on which a label's stripes lie). Returns the folder."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for part, count in (("train", rows), ("t10k", 10)):
+        labels = np.arange(count, dtype=np.uint8) % 10
+        stripes = np.sin(np.outer(labels + 1, np.arange(28)) / 2)[:, None, :] * 60 + 128
+        images = np.clip(stripes + rng.normal(0, 25, (count, 28, 28)), 0, 255).astype(np.uint8)
+        head = struct.pack(">IIII", 2051, count, 28, 28)
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(head + images.tobytes())
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, count) + labels.tobytes())
+    return str(folder)
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.{digits}g}"

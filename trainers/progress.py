@@ -1,0 +1,182 @@
+"""What people see on stderr while something runs: a live bar on a terminal, plain lines in a log or a pipe."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import IO, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+Advance = Callable[[int], None]
+QUIET_SECONDS = 1.0
+"""What takes less is not worth a line."""
+LINE_SECONDS = 10.0
+LOG_WIDTH = 120
+STEP_LINE_SECONDS = 30.0
+
+
+class Progress:
+    """Where messages and progress go. Not for use by several threads at once."""
+
+    def __init__(self, file: IO[str] | None = None, console: Console | None = None) -> None:
+        self.console = console or Console(file=file or sys.stderr, highlight=False, soft_wrap=True)
+        self.live = self.console.is_terminal
+        if not self.live:
+            self.console.width = LOG_WIDTH
+        self._training: Bar | None = None
+        self._last_line = time.monotonic()
+        self._left: float | None = None
+
+    def message(self, text: str) -> None:
+        """A line for people."""
+        self.console.print(escape(text))
+
+    def warning(self, text: str) -> None:
+        """A line that should not be missed."""
+        text = text.removeprefix("warning: ")
+        self.console.print(f"[yellow]warning:[/yellow] {escape(text)}")
+
+    @contextlib.contextmanager
+    def bar(self, description: str, total: int | None) -> Iterator[Advance]:
+        """A bar over `total` things; yields a function that is told how many more are done."""
+        begun = last = time.monotonic()
+        done = 0
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        shown = Bar(*columns, console=self.console, transient=True, disable=not self.live)
+        task = shown.add_task(description, total=total)
+
+        def advance(count: int = 1) -> None:
+            nonlocal done, last
+            done += count
+            shown.advance(task, count)
+            if not self.live and time.monotonic() - last > LINE_SECONDS:
+                last = time.monotonic()
+                self.message(f"{description}: {done:,}" + ("" if total is None else f" of {total:,}"))
+
+        with shown:
+            yield advance
+        seconds = time.monotonic() - begun
+        if seconds > QUIET_SECONDS:
+            self.message(f"{description}: {done:,} in {_duration(seconds)}")
+
+    @contextlib.contextmanager
+    def waiting(self, text: str) -> Iterator[None]:
+        """Say what is waited for, and for how long."""
+        begun, over = time.monotonic(), threading.Event()
+        if self.live:
+            with self.console.status(escape(text)):
+                yield
+            return
+
+        def say() -> None:
+            if over.wait(QUIET_SECONDS):
+                return
+            self.message(text)
+            while not over.wait(15):
+                self.message(f"{text}: {time.monotonic() - begun:.0f} s")
+
+        thread = threading.Thread(target=say, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def step(self, event: Mapping[str, Any]) -> None:
+        """Show how far training is; `event` is the loop's event of kind "step"."""
+        self._left = event["seconds_left"]
+        parts = [f"loss {event['loss']:.4g}", event["score"], *_speed(event), f"{_duration(self._left)} left"]
+        text = "  ".join(filter(None, parts))
+        if not self.live:
+            if time.monotonic() - self._last_line > STEP_LINE_SECONDS:
+                self._line(f"epoch {event['epoch']}/{event['epochs']}  step {event['step']}/{event['steps']}  {text}")
+            return
+        if self._training is None:
+            columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(20), TextColumn("{task.fields[text]}"))
+            self._training = Bar(*columns, console=self.console, transient=True, refresh_per_second=5)
+            self._training.add_task("", total=event["epochs"] * event["steps"], epoch="", text="")
+            self._training.start()
+        room = self.console.width - 20 - len(f"epoch {event['epoch']}/{event['epochs']}") - 4
+        while len(text) > room and len(parts) > 1:  # the least needed goes first
+            parts.pop(3 if len(parts) > 4 else -2)
+            text = "  ".join(filter(None, parts))
+        self._training.update(
+            self._training.task_ids[0],
+            completed=(event["epoch"] - 1) * event["steps"] + event["step"],
+            epoch=f"{event['epoch']}/{event['epochs']}",
+            text=escape(text),
+        )
+
+    def epoch(self, line: Mapping[str, float], epochs: int, better: bool) -> None:
+        """A line for each epoch, on a terminal at most one a second; a star where it is the best so far."""
+        if self.live and not better and time.monotonic() - self._last_line < 1:
+            return
+        scores = [f"{name} {line[name]:.4f}" for name in line if name in _SHOWN]
+        left = [] if self._left is None else [f"{_duration(self._left)} left"]
+        losses = f"train loss {line['train/loss']:.4f}  val loss {line['val/loss']:.4f}"
+        words = [f"epoch {line['epoch']}/{epochs}", losses, *scores]
+        words[-1] += " *" if better else ""
+        self._line("  ".join([*words, *_speed(line), *left]).replace("val/", "val "))
+
+    def summary(self, run: Mapping[str, Any]) -> None:
+        """The table at the end. `run` is run.json, and `folder`."""
+        table = Table(box=None, show_header=False, pad_edge=False)
+        table.add_column(style="dim")
+        table.add_column()
+        for name, value in _facts(run):
+            table.add_row(name, escape(value))
+        self.console.print(table)
+
+    def close(self) -> None:
+        """Take the live bar away."""
+        if self._training is not None:
+            self._training.stop()
+            self._training = None
+
+    def _line(self, text: str) -> None:
+        self._last_line = time.monotonic()
+        self.console.print(escape(text))
+
+
+_SHOWN = ("val/accuracy", "val/miou", "val/dice")
+
+
+def _facts(run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "status", run["status"].replace("_", " ")
+    if best := run.get("best"):
+        yield "best epoch", f"{best['epoch']} of {run['epochs_run']}, val {best['metric']} {best['value']:.4f}"
+    if final := {k: v for k, v in (run.get("final") or {}).items() if isinstance(v, float)}:
+        yield "best scores", "  ".join(f"{name} {value:.4f}" for name, value in final.items())
+    seconds = run.get("seconds") or {}
+    trained = seconds.get("compute", 0.0) + seconds.get("data_wait", 0.0)
+    if trained:
+        wait = 100 * seconds["data_wait"] / trained
+        rate = run.get("images_per_second") or 0.0
+        whole = f"{_duration(seconds['total'])} in all, {_duration(seconds['setup'] or 0)} of it to start"
+        yield "training", f"{_duration(trained)}  ({rate:,.0f} images/s, data wait {wait:.1f} %; {whole})"
+    memory = run.get("peak_memory_bytes") or {}
+    if shown := [f"{name} {value / 2**30:.2f} GiB" for name, value in memory.items() if value]:
+        yield "peak memory", ", ".join(shown)
+    yield "run folder", run["folder"]
+    yield "dashboard", f"tensorboard --logdir {run['folder']}"
+
+
+def _speed(event: Mapping[str, float]) -> list[str]:
+    return [f"{event['images_per_second']:,.0f} images/s", f"data wait {100 * event['data_wait_share']:.0f} %"]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
