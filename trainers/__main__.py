@@ -279,7 +279,7 @@ def _parse(name: str, flags: Sequence[str]) -> tuple[Recipe, Scale, _Options]:
     return recipe.replace(**changes), Scale(**_values(parsed.scale)), parsed.options
 
 
-def _cli(kind: Any, flags: Sequence[str], command: str, default: Any = tyro.MISSING) -> Any:
+def _cli(kind: Any, flags: Sequence[str], command: str, default: Any = tyro.MISSING_NONPROP) -> Any:
     with _registry():
         return tyro.cli(
             kind,

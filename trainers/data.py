@@ -193,7 +193,7 @@ def _run_chunks(
         for number, (split, items) in enumerate(chunks)
     ]
     results = []
-    for row in ray_rows(tasks).map(_shard_task).iter_rows():
+    for row in ray_map(tasks, _shard_task):
         results.append(json.loads(row["result"]))
         advance(results[-1]["decoded"])
     yield from sorted(results, key=lambda result: str(result["file"]))
@@ -463,7 +463,7 @@ class Streamed:
             tasks.append(
                 {"recipe": recipe, "items": json.dumps(wanted), "within": json.dumps(within[of.ids].tolist())}
             )
-        for of, row in zip(listed, ray_rows(tasks).map(_decode_task).iter_rows(), strict=True):
+        for of, row in zip(listed, ray_map(tasks, _decode_task), strict=True):
             yield Batch(of, row["images"], row["targets"].astype(np.int64))
 
 
@@ -508,14 +508,20 @@ def _decode_task(row: dict[str, Any]) -> dict[str, Any]:
     return {"images": np.stack(images), "targets": np.asarray(targets, np.int64)}
 
 
-def ray_rows(rows: list[dict[str, Any]]) -> Any:
-    """A Ray data set with one task a row, in the order of the rows, silent."""
+def ray_map(
+    rows: list[dict[str, Any]], function: Callable[[dict[str, Any]], dict[str, Any]], most: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """`function` of each row by Ray Data: one task a row, at most `most` at once, results in the order of the rows."""
     import logging
 
+    for name in ("ray.data", "ray.data.dataset"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     import ray.data
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    return ray.data.from_items(rows, override_num_blocks=len(rows))
+    mapped = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        function, compute=ray.data.TaskPoolStrategy(size=most)
+    )
+    yield from mapped.iter_rows()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import io
 import json
 import os
@@ -131,26 +132,26 @@ class _Predictor:
         return [(path, *named.get(path, ("", ""))) for path in paths]
 
 
-class _RayPredictor:
-    """A predictor as Ray Data calls it: built once in each actor."""
+@functools.lru_cache(1)
+def _predictor(address: str) -> _Predictor:
+    return _Predictor(Store(address))
 
-    def __init__(self, address: str) -> None:
-        self.predictor = _Predictor(Store(address))
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
-        return {"rows": json.dumps(self.predictor(json.loads(row["paths"])))}
+def _predict_task(row: dict[str, str]) -> dict[str, str]:
+    """One batch, as a task of Ray Data; a worker process keeps its model for the next."""
+    return {"rows": json.dumps(_predictor(row["folder"])(json.loads(row["paths"])))}
 
 
 def _on_ray(folder: Store, batches: Sequence[Sequence[str]], workers: int) -> Iterator[list[tuple[str, str, str]]]:
     from trainers.on_ray import Cluster
 
-    tasks = [{"paths": json.dumps([os.path.abspath(path) for path in batch])} for batch in batches]
     with Cluster(Scale(workers=workers)) as cluster:
         cluster.wait()
-        rows = datas.ray_rows(tasks).map(
-            _RayPredictor, fn_constructor_args=(folder.address,), concurrency=workers, num_cpus=1
-        )
-        for row in rows.iter_rows():
+        tasks = [
+            {"folder": folder.address, "paths": json.dumps([os.path.abspath(path) for path in batch])}
+            for batch in batches
+        ]
+        for row in datas.ray_map(tasks, _predict_task, most=workers):
             yield [tuple(entry) for entry in json.loads(row["rows"])]
 
 

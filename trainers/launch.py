@@ -106,7 +106,7 @@ def fit(
                 "cwd": os.getcwd(),
             }
             listener = _Listener(record, progress, begun, wanted.epochs)
-            signals.training = True
+            signals.training_starts()
             _run(place, job, listener, signals.stop, callbacks)
     result = RunResult(folder.address, record.run, listener.history)
     if result.status == "interrupted":
@@ -357,10 +357,19 @@ class _Signals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> _Signals:
+        self._listen()
+        return self
+
+    def training_starts(self) -> None:
+        """From now on a signal is a wish to stop. Ray has put its own handlers in place of ours meanwhile."""
+        self.training = True
+        self._listen()
+
+    def _listen(self) -> None:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._handle)
-        return self
+                before = signal.signal(number, self._handle)
+                self._before.setdefault(number, before)
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():

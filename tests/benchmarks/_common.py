@@ -1,7 +1,7 @@
 """What the benchmarks share: flags, drawn data, taking turns, tables.
 
-Times are printed, never asserted on: the machine may be doing other work. Competitors take turns, so that such
-work disturbs all of them alike; what counts are medians and the median of the ratios within a round.
+Times are printed, never asserted on: the machine may be doing other work. Competitors take turns, so that
+such work disturbs all of them alike; what counts are medians, and the median of the ratios within a round.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import rich
+from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,12 +29,13 @@ Rounds = dict[str, list[float]]
 """Competitor -> its number in each round."""
 
 
-def flags(doc: str | None, repeats: int) -> argparse.Namespace:
+def flags(doc: str | None, repeats: int, threads: int | None = None) -> argparse.Namespace:
     """The command line: quick, repeats, threads, only."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a smoke run; its numbers mean nothing")
     parser.add_argument("--repeats", type=int, default=repeats, help=f"rounds (default {repeats})")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each process")
+    threads = threads or len(os.sched_getaffinity(0))
+    parser.add_argument("--threads", type=int, default=threads, help=f"of each process (default {threads})")
     parser.add_argument("--only", default="", help="only the parts whose name holds this word")
     given = parser.parse_args()
     if given.quick:
@@ -60,7 +61,8 @@ def take_turns(competitors: Mapping[str, Callable[[], float]], repeats: int) -> 
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
             rounds[name].append(competitors[name]())
-            print(f"  round {number + 1}/{repeats}: {name}: {rounds[name][-1]:.5g}", file=sys.stderr, flush=True)
+            line = f"  round {number + 1}/{repeats}: {name}: {rounds[name][-1]:.5g}"
+            print(line, file=sys.stderr, flush=True)
     return rounds
 
 
@@ -78,7 +80,10 @@ def spread(values: Sequence[float], digits: int = 4) -> str:
 def compare(title: str, unit: str, rounds: Rounds, bars: Mapping[tuple[str, str], str]) -> None:
     """Print the numbers of each competitor, and the ratios (ours, peer) of `bars` beside the bar wanted."""
     show(title, ["", unit], [[name, spread(values)] for name, values in rounds.items()])
-    rows = [[f"{mine} / {peer}", spread(ratio(rounds, mine, peer)), bar] for (mine, peer), bar in bars.items()]
+    rows = []
+    for (mine, peer), bar in bars.items():
+        ratios = ratio(rounds, mine, peer)
+        rows.append([f"{mine} / {peer}", spread(ratios), bar])
     show("", ["ratio", "median (smallest to largest)", "wanted"], rows)
 
 
@@ -89,7 +94,7 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
         table.add_column(column)
     for row in rows:
         table.add_row(*row)
-    rich.print(table)
+    Console(width=110).print(table)
 
 
 def tell_machine() -> None:
@@ -98,11 +103,12 @@ def tell_machine() -> None:
 
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     cores = len(os.sched_getaffinity(0))
-    print(f"{platform.machine()}, {cores} cores, load {load}; Python {platform.python_version()}, torch {torch.__version__}")
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    print(f"{platform.machine()}, {cores} cores, load {load}; {versions}")
 
 
 def draw_mnist(folder: Path, rows: int) -> str:
-    """MNIST's files with `rows` drawn training pictures (noise on which a label's stripes lie). Returns the folder."""
+    """MNIST's files with `rows` drawn training pictures: noise, and stripes that tell the class."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
     for part, count in (("train", rows), ("t10k", 10)):

@@ -16,6 +16,7 @@ Counted are epochs after the first, without start-up, evaluation and the writing
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -72,7 +73,7 @@ class Case:
         }
 
 
-# By hand ---------------------------------------------------------------------------------------------
+# By hand ---------------------------------------------------------------------------------------------------
 
 
 def by_hand(arrays: Path, epochs: int, threads: int, wrap: Callable[[nn.Module], nn.Module]) -> list[float]:
@@ -122,7 +123,8 @@ def by_hand_on_ray(case: Case, epochs: int) -> float:
     def train_func(config: dict[str, Any]) -> None:
         import ray.train.torch
 
-        speeds = by_hand(Path(config["arrays"]), config["epochs"], config["threads"], ray.train.torch.prepare_model)
+        wrap = ray.train.torch.prepare_model
+        speeds = by_hand(Path(config["arrays"]), config["epochs"], config["threads"], wrap)
         Path(config["result"]).write_text(json.dumps(speeds))
         ray.train.report({"images_per_second": speeds[-1]})
 
@@ -136,11 +138,16 @@ def by_hand_on_ray(case: Case, epochs: int) -> float:
     return statistics.median(json.loads(result.read_text())[1:])
 
 
-# Ours ------------------------------------------------------------------------------------------------
+# Ours ------------------------------------------------------------------------------------------------------
 
 
 def loop_alone(case: Case, job: dict[str, Any]) -> float:
-    """worker.work in this process."""
+    """Images/s of worker.work in this process."""
+    return _later(loop_history(case, job))
+
+
+def loop_history(case: Case, job: dict[str, Any]) -> list[dict[str, float]]:
+    """The lines of history of worker.work in this process."""
     lines: list[dict[str, float]] = []
 
     def tell(event: dict[str, Any]) -> None:
@@ -150,7 +157,7 @@ def loop_alone(case: Case, job: dict[str, Any]) -> float:
     folder = case.storage / f"loop-{time.time_ns()}"
     end = worker.work({**job, "folder": str(folder)}, 0, 1, 1, tell, lambda: False)
     assert end["status"] == "finished", end["message"]
-    return _later(lines)
+    return lines
 
 
 def by_fit(case: Case, workers: int) -> float:
@@ -169,8 +176,6 @@ def _later(lines: Any) -> float:
 
 def start_ray(threads: int) -> None:
     """One Ray for all, set up as ours does it."""
-    import os
-
     import ray
 
     from trainers import on_ray
@@ -206,9 +211,13 @@ def here(case: Case, job: dict[str, Any], repeats: int) -> None:
     """The comparison in this process."""
     epochs = case.recipe.epochs
     peer = "by hand"
+
+    def unchanged(model: nn.Module) -> nn.Module:
+        return model
+
     rounds = _common.take_turns(
         {
-            peer: lambda: statistics.median(by_hand(case.arrays, epochs, case.threads, lambda model: model)[1:]),
+            peer: lambda: statistics.median(by_hand(case.arrays, epochs, case.threads, unchanged)[1:]),
             "loop": lambda: loop_alone(case, job),
             "workers=0": lambda: by_fit(case, 0),
         },
@@ -221,10 +230,10 @@ def here(case: Case, job: dict[str, Any], repeats: int) -> None:
 def on_ray_worker(case: Case, repeats: int) -> None:
     """The comparison in one Ray Train worker."""
     peer = "by hand, Ray Train"
-    rounds = _common.take_turns(
-        {peer: lambda: by_hand_on_ray(case, case.recipe.epochs), "workers=1": lambda: by_fit(case, 1)}, repeats
-    )
-    _common.compare(f"{_title(case)}, in one Ray Train worker", "images/s", rounds, {("workers=1", peer): ">= 0.90"})
+    runs = {peer: lambda: by_hand_on_ray(case, case.recipe.epochs), "workers=1": lambda: by_fit(case, 1)}
+    rounds = _common.take_turns(runs, repeats)
+    bars = {("workers=1", peer): ">= 0.90"}
+    _common.compare(f"{_title(case)}, in one Ray Train worker", "images/s", rounds, bars)
 
 
 def _title(case: Case) -> str:

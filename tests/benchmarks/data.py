@@ -1,0 +1,252 @@
+"""Data alone, without training: 5,000 photographs to normalised 64x64 tensors, batch 128, shuffled.
+
+    python tests/benchmarks/data.py [--quick] [--repeats N] [--threads N] [--only photos|wait]
+
+1,000 JPEGs of 512x512 are drawn and each is used five times (hard links), in 4 class folders. Compared are
+
+    ours           trainers.data: look, prepare (decode once), Cached.batches, loop.Preprocess
+    DataLoader     torchvision's ImageFolder and transforms v2, 2 processes that stay; decodes every epoch
+    ray.data       read_images, map, iter_torch_batches; decodes every epoch; Ray's start-up is not counted
+    ray.data kept  the same, materialised after the first epoch
+
+Wanted: a first epoch (listing and preparing included) of at most 1.2 times the DataLoader's, later epochs 20
+times faster. `wait`: the share of a later epoch of MNIST-sized training spent waiting for data (wanted: below
+3 %), and the time from asking for a later epoch to its first batch (wanted: below 0.2 s).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import _common
+import numpy as np
+import overhead
+import torch
+from PIL import Image
+
+from trainers import data, loop, order
+from trainers.parallel import World
+from trainers.recipe import Recipe, resolve
+
+BATCH = 128
+SIDE = 64
+CLASSES = 4
+USES = 5
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+Times = dict[str, float]
+
+
+def draw_photos(folder: Path, count: int) -> Path:
+    """Smooth colours, texture and noise, as JPEGs of quality 90: train/<class>/*, and a few in val/<class>/*."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[0:512, 0:512]
+    for number in range(count + CLASSES):
+        split, label = ("train" if number < count else "val"), number % CLASSES
+        smooth = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        smooth = smooth.resize((512, 512), Image.Resampling.BICUBIC)
+        slope = rng.uniform(0.05, 0.5, 2)
+        texture = 20 * np.sin(slope[0] * rows + slope[1] * columns) + rng.normal(0, 10, (512, 512))
+        pixels = np.clip(np.asarray(smooth) + texture[:, :, None], 0, 255).astype(np.uint8)
+        home = folder / split / f"class{label}"
+        home.mkdir(parents=True, exist_ok=True)
+        first = home / f"{number:04}-0.jpg"
+        Image.fromarray(pixels).save(first, quality=90)
+        if split == "train":
+            for use in range(1, USES):
+                os.link(first, home / f"{number:04}-{use}.jpg")
+    return folder
+
+
+def time_epochs(epochs: int, epoch: Callable[[int], Iterable[Any]], begun: float, rows: int) -> Times:
+    """Seconds of the first epoch since `begun`, of later ones (median), and to a later one's first batch."""
+    spent, first_batch = [], []
+    for number in range(epochs):
+        start = begun if number == 0 else time.perf_counter()
+        arrived, seen = None, 0
+        for images, _ in epoch(number):
+            arrived = arrived or time.perf_counter() - start
+            assert (images.dtype, *images.shape[1:]) == (torch.float32, 3, SIDE, SIDE)
+            seen += len(images)
+        assert seen == rows, f"{seen} of {rows} rows"
+        spent.append(time.perf_counter() - start)
+        first_batch.append(arrived or 0.0)
+    later = statistics.median
+    return {"first epoch": spent[0], "later epochs": later(spent[1:]), "first batch": later(first_batch[1:])}
+
+
+# The four --------------------------------------------------------------------------------------------------
+
+
+def ours(photos: Path, cache: Path, rows: int) -> Times:
+    shutil.rmtree(cache, ignore_errors=True)
+    begun = time.perf_counter()
+    facts: dict[str, Any] = {"dataset": "image_folder", "model": "resnet", "image_size": (SIDE, SIDE)}
+    recipe = Recipe(epochs=1, batch_size=BATCH, lr=0.1, **facts)
+    cached = data.Cached(data.prepare(recipe, data.look(recipe, str(photos)), cache))
+    preprocess = loop.Preprocess(recipe, cached.meta, World(0, 1, torch.device("cpu"), "fp32"))
+
+    def epoch(number: int) -> Iterable[Any]:
+        for batch in cached.batches("train", passes(recipe.seed, number, rows)):
+            yield preprocess(batch.images, batch.of.ids, number), preprocess.targets(batch)
+
+    return time_epochs(6, epoch, begun, rows)
+
+
+def passes(seed: int, epoch: int, rows: int) -> Iterable[order.Pass]:
+    """One worker's passes over an epoch, as loop.train makes them."""
+    shuffled = order.permutation(seed, epoch, rows)
+    return order.passes(shuffled, batch_size=BATCH, micro_batch_size=BATCH, rank=0, world_size=1)
+
+
+def data_loader(photos: Path, processes: int, rows: int) -> Times:
+    from torch.utils.data import DataLoader
+    from torchvision.datasets import ImageFolder
+
+    begun = time.perf_counter()
+    loader = DataLoader(
+        ImageFolder(str(photos / "train"), transforms()),
+        batch_size=BATCH,
+        shuffle=True,
+        num_workers=processes,
+        persistent_workers=True,
+    )
+    return time_epochs(2, lambda number: loader, begun, rows)
+
+
+def transforms() -> Any:
+    from torchvision.transforms import v2
+
+    return v2.Compose(
+        [
+            v2.Resize(SIDE),
+            v2.CenterCrop(SIDE),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(MEAN, STD),
+        ]
+    )
+
+
+def ray_data(photos: Path, keep: bool, rows: int) -> Times:
+    import ray.data
+    from ray.data.datasource.partitioning import Partitioning
+
+    begun = time.perf_counter()
+    root = str(photos / "train")
+    partitioning = Partitioning("dir", field_names=["class"], base_dir=root)
+    transform, labels = transforms(), {f"class{label}": label for label in range(CLASSES)}
+
+    def decode(row: dict[str, Any]) -> dict[str, Any]:
+        return {"image": transform(Image.fromarray(row["image"])).numpy(), "label": labels[row["class"]]}
+
+    state = {"photos": ray.data.read_images(root, mode="RGB", partitioning=partitioning).map(decode)}
+
+    def epoch(number: int) -> Iterable[Any]:
+        if keep and number == 0:
+            state["photos"] = state["photos"].materialize()
+        for batch in state["photos"].iter_torch_batches(batch_size=BATCH, local_shuffle_buffer_size=1000):
+            yield batch["image"], batch["label"]
+
+    return time_epochs(3 if keep else 2, epoch, begun, rows)
+
+
+# Parts -----------------------------------------------------------------------------------------------------
+
+
+def compare_photos(given: Any, storage: Path) -> None:
+    count = 40 if given.quick else 1000
+    rows = count * USES
+    photos = draw_photos(storage / "photos", count)
+    start_up = start_ray(given.threads)
+    found: dict[str, list[Times]] = {}
+
+    def measured(name: str, run: Callable[[], Times]) -> Callable[[], float]:
+        def call() -> float:
+            found.setdefault(name, []).append(run())
+            return found[name][-1]["later epochs"]
+
+        return call
+
+    peers = {
+        "ours": measured("ours", lambda: ours(photos, storage / "cache", rows)),
+        "DataLoader": measured("DataLoader", lambda: data_loader(photos, 2, rows)),
+        "ray.data": measured("ray.data", lambda: ray_data(photos, False, rows)),
+        "ray.data kept": measured("ray.data kept", lambda: ray_data(photos, True, rows)),
+    }
+    _common.take_turns(peers, given.repeats)
+    columns = ["first epoch", "later epochs", "first batch"]
+    rounds = {column: {name: [times[column] for times in found[name]] for name in peers} for column in columns}
+    cells = [[name, *(_common.spread(rounds[column][name], 3) for column in columns)] for name in peers]
+    title = f"{rows:,} JPEGs of 512x512 to {SIDE}x{SIDE}: seconds"
+    _common.show(title, ["", *columns[:2], "to a later epoch's first batch"], cells)
+    print(f"Ray's own start, not counted above: {start_up:.1f} s")
+    first, later = rounds["first epoch"], rounds["later epochs"]
+    wanted: Sequence[tuple[str, _common.Rounds, str, str, str]] = [
+        ("first epoch: ours / DataLoader", first, "ours", "DataLoader", "<= 1.2"),
+        ("first epoch: ours / ray.data", first, "ours", "ray.data", ""),
+        ("later epochs: DataLoader / ours", later, "DataLoader", "ours", ">= 20"),
+        ("later epochs: ray.data / ours", later, "ray.data", "ours", ""),
+        ("later epochs: ray.data kept / ours", later, "ray.data kept", "ours", ""),
+    ]
+    ratios = [
+        [name, _common.spread(_common.ratio(numbers, one, other), 3), bar]
+        for name, numbers, one, other, bar in wanted
+    ]
+    _common.show("", ["ratio", "median (smallest to largest)", "wanted"], ratios)
+
+
+def start_ray(cores: int) -> float:
+    """Start Ray and its workers; returns the seconds it took."""
+    begun = time.perf_counter()
+    import ray
+    import ray.data
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray.init(address="local", num_cpus=cores, log_to_driver=False, logging_level=logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    ray.data.range(1000, override_num_blocks=2 * cores).map(lambda row: row).materialize()
+    return time.perf_counter() - begun
+
+
+def compare_wait(given: Any, storage: Path) -> None:
+    """What a later epoch of MNIST-sized training waits for data."""
+    rows = 600 if given.quick else 10_000
+    recipe = resolve("mnist.cnn", epochs=3, batch_size=BATCH, micro_batch_size=BATCH, precision="fp32")
+    case = overhead.Case("mnist", recipe, _common.draw_mnist(storage / "mnist", rows), storage, given.threads)
+    job = case.prepare()
+    shares, firsts = [], []
+    for _ in range(given.repeats):
+        shares += [line["data_wait_share"] for line in overhead.loop_history(case, job)[1:]]
+        cached = data.Cached(job["data"]["folder"])
+        trained = cached.meta["rows"]["train"]
+        next(cached.batches("train", passes(0, 0, trained)))
+        start = time.perf_counter()
+        next(cached.batches("train", passes(0, 1, trained)))
+        firsts.append(time.perf_counter() - start)
+    cells = [
+        ["share of a later epoch spent waiting", _common.spread(shares, 2), "< 0.03"],
+        ["seconds to a later epoch's first batch", _common.spread(firsts, 2), "< 0.2"],
+    ]
+    _common.show(f"{rows:,} pictures of 28x28", ["", "median (smallest to largest)", "wanted"], cells)
+
+
+def main() -> None:
+    given = _common.flags(__doc__, repeats=3)
+    torch.set_num_threads(given.threads)
+    with _common.temporary_storage() as storage:
+        _common.tell_machine()
+        if given.only in ("", "wait"):
+            compare_wait(given, storage)
+        if given.only in ("", "photos"):
+            compare_photos(given, storage)
+
+
+if __name__ == "__main__":
+    main()
