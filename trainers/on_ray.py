@@ -89,6 +89,8 @@ class Cluster:
         """Run `job` on the workers; `listen` gets their events, the last one of kind "done"."""
         import ray
 
+        if job["data"]["mode"] == "stream":
+            _refuse_to_starve(self.scale.worker_range[1], self._resources["CPU"], ray.cluster_resources())
         desk_name = f"trainyard-desk-{uuid.uuid4().hex[:12]}"
         desk = ray.remote(num_cpus=0)(Desk).options(name=desk_name).remote(self.scale.max_failures)
         traces = Store(job["storage"]) / ".ray"
@@ -306,6 +308,15 @@ def _refuse_crowding(scale: Scale) -> None:
         raise ValueError(
             f"workers={workers} is more than {MOST_WORKERS_PER_CORE} for each of this machine's {cores} cores; "
             f"give --workers {MOST_WORKERS_PER_CORE * cores} or fewer, or set RAY_ADDRESS to a cluster"
+        )
+
+
+def _refuse_to_starve(workers: int, cpus: float, cluster: Mapping[str, float]) -> None:
+    """Streaming decodes in tasks of Ray Data, which wait for ever where the workers hold every CPU."""
+    if cluster.get("CPU", 0) < workers * cpus + 1:
+        raise ValueError(
+            f"workers={workers} with {cpus:g} CPUs each leaves no CPU to decode pictures on: the cluster has "
+            f"{cluster.get('CPU', 0):g}; give fewer --workers or --cpus-per-worker, or --data-mode cache"
         )
 
 

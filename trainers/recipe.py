@@ -53,11 +53,18 @@ class _Value:
         return cls(**{name: _as_tuple(value, hints[name]) for name, value in values.items()})
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed; mappings such as `model_args` are merged. Raises ValueError."""
-        merged = {}
+        """A copy with some fields changed; mappings such as `model_args` are merged. Raises ValueError.
+
+        Arguments belong to what they are given to: with another `model`, the old `model_args` go.
+        """
+        merged: dict[str, Any] = {
+            f"{name}_args": {}
+            for name in ("dataset", "model", "task", "schedule")
+            if name in changes and changes[name] != getattr(self, name)
+        }
         for name, value in changes.items():
             _check_name(name, _fields(type(self)), f"field of {type(self).__name__}")
-            old = getattr(self, name)
+            old = merged.get(name, getattr(self, name))
             both = isinstance(old, Mapping) and isinstance(value, Mapping)
             merged[name] = {**old, **value} if both else value
         return dataclasses.replace(self, **merged)  # type: ignore[type-var]

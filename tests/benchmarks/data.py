@@ -44,7 +44,7 @@ Times = dict[str, float]
 
 
 def draw_photos(folder: Path, count: int) -> Path:
-    """Smooth colours, texture and noise, as JPEGs of quality 90: train/<class>/*, and a few in val/<class>/*."""
+    """Smooth colours, texture and noise, JPEGs of quality 90: train/<class>/*, and a few in val/<class>/*."""
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[0:512, 0:512]
     for number in range(count + CLASSES):
@@ -182,7 +182,7 @@ def compare_photos(given: Any, storage: Path) -> None:
     }
     _common.take_turns(peers, given.repeats)
     columns = ["first epoch", "later epochs", "first batch"]
-    rounds = {column: {name: [times[column] for times in found[name]] for name in peers} for column in columns}
+    rounds = {key: {name: [times[key] for times in found[name]] for name in peers} for key in columns}
     cells = [[name, *(_common.spread(rounds[column][name], 3) for column in columns)] for name in peers]
     title = f"{rows:,} JPEGs of 512x512 to {SIDE}x{SIDE}: seconds"
     _common.show(title, ["", *columns[:2], "to a later epoch's first batch"], cells)

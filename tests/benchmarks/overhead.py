@@ -15,7 +15,9 @@ Counted are epochs after the first, without start-up, evaluation and the writing
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
 import statistics
 import time
@@ -163,9 +165,11 @@ def loop_history(case: Case, job: dict[str, Any]) -> list[dict[str, float]]:
 def by_fit(case: Case, workers: int) -> float:
     """fit(), in this process or in a worker of Ray Train."""
     from trainers.launch import fit
+    from trainers.progress import Progress
 
     scale = Scale(workers=workers, cpus_per_worker=case.threads, data=case.raw, storage=str(case.storage))
-    result = fit(case.recipe, scale=scale, run=f"fit-{time.time_ns()}")
+    silent = Progress(io.StringIO())
+    result = fit(case.recipe, scale=scale, run=f"fit-{time.time_ns()}", progress=silent)
     assert result.status == "finished", result.run["message"]
     return _later(result.history)
 
@@ -181,7 +185,7 @@ def start_ray(threads: int) -> None:
     from trainers import on_ray
 
     os.environ.update(on_ray._ENVIRONMENT)
-    ray.init(address="local", num_cpus=threads + 1, log_to_driver=False)
+    ray.init(address="local", num_cpus=threads + 1, log_to_driver=False, logging_level=logging.ERROR)
 
 
 def main() -> None:

@@ -3,8 +3,8 @@
     python tests/benchmarks/scaling.py [--quick] [--repeats N] [--threads N]
 
 MNIST-sized drawn pictures; the linear CNN with 16 filters; batch 256 over all processes; fp32; gloo;
-`--threads` (default 1) of each process. By hand: tensors in memory, torch.randperm with a common seed, each rank
-its share of a batch, DistributedDataParallel. Counted are epochs after the first, without start-up and
+`--threads` (default 1) of each process. By hand: tensors in memory, torch.randperm with a common seed, each
+rank its share of a batch, DistributedDataParallel. Counted are epochs after the first, without start-up and
 evaluation.
 """
 

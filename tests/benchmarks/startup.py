@@ -93,10 +93,11 @@ TorchTrainer(
 def seconds(command: Sequence[str], mark: Path) -> float:
     """Run `command` to its end; the time from its start to the mark."""
     mark.unlink(missing_ok=True)
-    path = os.pathsep.join([str(mark.parent), os.environ["PYTHONPATH"]])
-    environment = {**os.environ, "PYTHONPATH": path, "TRAINYARD_CACHE": str(mark.parent / f"{time.time_ns()}")}
+    here = mark.parent
+    path = os.pathsep.join([str(here), os.environ["PYTHONPATH"]])
+    environment = {**os.environ, "PYTHONPATH": path, "TRAINYARD_CACHE": str(here / f"{time.time_ns()}")}
     start = time.time()
-    done = subprocess.run(command, cwd=mark.parent, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=False)
     assert mark.exists(), f"{command} ended with {done.returncode}:\n{done.stderr[-2000:]}"
     return float(mark.read_text()) - start
 

@@ -1,0 +1,259 @@
+"""On a real Ray: the same results, nothing lost when a process dies, and `ray job submit`. One cluster for all."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ranks import watched_work
+from small import job, small_data, small_recipe
+
+from trainers.checkpoint import Checkpoints
+from trainers.data import Cached
+from trainers.store import Store
+
+pytestmark = pytest.mark.ray
+
+ROOT = Path(__file__).parent.parent
+SLOW = ["--image-size", "40", "--epochs", "3", "--workers", "2", "--checkpoint-seconds", "0.2"]
+STEPS = 23
+SECONDS = 150
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def cluster(home: Path) -> Iterator[dict[str, str]]:
+    """The environment of commands that use a cluster with 2 CPUs, token authentication on, bound to loopback."""
+    port, dashboard = free_port(), free_port()
+    # Its own home: `ray start` writes a token there. PYTHONPATH: the project need not be installed.
+    environment = {**os.environ, "HOME": str(home), "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
+    environment.pop("RAY_ADDRESS", None)
+    ray = str(Path(sys.executable).parent / "ray")
+    start = [ray, "start", "--head", "--num-cpus=2", f"--port={port}", f"--dashboard-port={dashboard}"]
+    start += ["--node-ip-address=127.0.0.1", "--disable-usage-stats", f"--temp-dir=/tmp/ty{os.getpid()}"]
+    token = [ray, "get-auth-token", "--generate"]
+    subprocess.run(token, env=environment, check=True, capture_output=True, timeout=SECONDS)
+    subprocess.run(start, env=environment, check=True, capture_output=True, timeout=SECONDS)
+    yield {**environment, "RAY_ADDRESS": f"127.0.0.1:{port}", "DASHBOARD": f"http://127.0.0.1:{dashboard}"}
+    subprocess.run([ray, "stop", "--force"], env=environment, capture_output=True, timeout=SECONDS)
+    subprocess.run(["rm", "-rf", f"/tmp/ty{os.getpid()}"])
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("storage")
+
+
+def start_training(cluster: dict[str, str], storage: Path, run: str, *flags: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "trainers", "train", "digits.cnn", "--run", run, "--storage", str(storage), *flags]
+    return subprocess.Popen(command, env=cluster, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def train(cluster: dict[str, str], storage: Path, run: str, *flags: str) -> dict[str, Any]:
+    """Train to the end; returns run.json."""
+    process = start_training(cluster, storage, run, *flags)
+    out, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, err
+    assert out.splitlines()[-1] == str(storage / run)
+    return json.loads((storage / run / "run.json").read_text())  # type: ignore[no-any-return]
+
+
+def wait_for_the_middle_of_an_epoch(storage: Path, run: str) -> int:
+    checkpoints = Checkpoints(Store(storage / run))
+    limit = time.monotonic() + SECONDS
+    while time.monotonic() < limit:
+        if checkpoints.latest_step() % STEPS:
+            return checkpoints.latest_step()
+        time.sleep(0.02)
+    raise AssertionError("no checkpoint within an epoch was written")
+
+
+def weights(storage: Path, run: str) -> dict[str, torch.Tensor]:
+    snapshot = Checkpoints(Store(storage / run)).latest()
+    assert snapshot is not None
+    found: dict[str, torch.Tensor] = snapshot["model"]
+    return found
+
+
+def losses(storage: Path, run: str) -> list[float]:
+    lines = [json.loads(line) for line in (storage / run / "metrics.jsonl").read_text().splitlines()]
+    return [line[name] for line in lines for name in ("train/loss", "val/loss")]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: dict[str, str], storage: Path) -> dict[str, torch.Tensor]:
+    train(cluster, storage, "undisturbed", *SLOW)
+    return weights(storage, "undisturbed")
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_two_workers_equal_none(cluster: dict[str, str], storage: Path) -> None:
+    flags = ["--precision", "fp64", "--micro-batch-size", "32", "--epochs", "2", "--image-size", "12"]
+    none = train(cluster, storage, "none", "--workers", "0", *flags)
+    two = train(cluster, storage, "two", "--workers", "2", *flags)
+    assert losses(storage, "two") == pytest.approx(losses(storage, "none"), rel=1e-8)
+    assert two["final"]["accuracy"] == none["final"]["accuracy"]
+    assert two["status"] == "finished"
+    assert two["machine"]["nodes"] == none["machine"]["nodes"]
+    names = {"run.json", "metrics.jsonl", "tensorboard", "checkpoints", "curves.png", "confusion.png"}
+    assert {path.name for path in (storage / "two").iterdir()} == names
+    assert sorted(path.name for path in storage.iterdir()) == [".ray", "cache", "none", "two"]
+    assert not list((storage / ".ray").iterdir())
+
+
+def test_a_worker_that_is_killed(cluster: dict[str, str], storage: Path, undisturbed: dict[str, torch.Tensor]) -> None:
+    process = start_training(cluster, storage, "worker", *SLOW)
+    wait_for_the_middle_of_an_epoch(storage, "worker")
+    found = subprocess.run(["pgrep", "-f", "ray::RayTrainWorker"], capture_output=True, text=True).stdout.split()
+    assert len(found) == 2
+    os.kill(int(found[0]), signal.SIGKILL)
+    _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, err
+    assert "going on from step" in err
+    assert_equal(weights(storage, "worker"), undisturbed)
+
+
+def test_a_driver_that_is_killed(cluster: dict[str, str], storage: Path, undisturbed: dict[str, torch.Tensor]) -> None:
+    process = start_training(cluster, storage, "driver", *SLOW)
+    wait_for_the_middle_of_an_epoch(storage, "driver")
+    process.kill()
+    process.communicate()
+    assert json.loads((storage / "driver" / "run.json").read_text())["status"] == "running"
+    run = train(cluster, storage, "driver", *SLOW)
+    assert (run["status"], run["attempt"]) == ("finished", 2)
+    assert_equal(weights(storage, "driver"), undisturbed)
+
+
+def test_sigterm_saves_and_the_same_command_continues(
+    cluster: dict[str, str], storage: Path, undisturbed: dict[str, torch.Tensor]
+) -> None:
+    process = start_training(cluster, storage, "stopped", *SLOW)
+    wait_for_the_middle_of_an_epoch(storage, "stopped")
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130, err
+    assert "repeat the command with --run stopped" in err
+    assert "Traceback" not in err
+    assert "SIGTERM received" not in err
+    assert json.loads((storage / "stopped" / "run.json").read_text())["status"] == "interrupted"
+    train(cluster, storage, "stopped", *SLOW)
+    assert_equal(weights(storage, "stopped"), undisturbed)
+
+
+def test_more_workers_than_the_cluster_has(cluster: dict[str, str], storage: Path) -> None:
+    begun = time.monotonic()
+    process = start_training(cluster, storage, "crowd", "--workers", "9")
+    _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 2
+    assert time.monotonic() - begun < 15
+    assert "1 hosts (2 CPUs, 0 GPUs)" in err
+    assert "Traceback" not in err
+    assert not (storage / "crowd").exists()
+
+
+def test_ray_job_submit(cluster: dict[str, str], storage: Path, tmp_path: Path) -> None:
+    ray = str(Path(sys.executable).parent / "ray")
+    train_it = ["python", "-m", "trainers", "train", "digits.cnn", "--workers", "2", "--epochs", "3"]
+    command = [ray, "job", "submit", "--address", cluster["DASHBOARD"], "--working-dir", ".", "--", *train_it]
+    command += ["--storage", str(storage), "--run", "submitted"]
+    environment = {**cluster, "RAY_AUTH_MODE": "token"}
+    environment.pop("RAY_ADDRESS")
+    environment.pop("PYTHONPATH")
+    done = subprocess.run(command, env=environment, cwd=ROOT, text=True, capture_output=True, timeout=SECONDS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = done.stdout + done.stderr
+    assert str(storage / "submitted") in told
+    size = re.search(r"Pushing file package .* \(([\d.]+)MiB\)", told)
+    assert size, told
+    assert float(size[1]) < 2
+    assert json.loads((storage / "submitted" / "run.json").read_text())["status"] == "finished"
+    denied = subprocess.run(
+        command, env={**environment, "HOME": str(tmp_path)}, cwd=ROOT, text=True, capture_output=True, timeout=SECONDS
+    )
+    assert denied.returncode != 0  # without the token
+
+
+def test_streaming_gives_the_same_losses(cluster: dict[str, str], storage: Path) -> None:
+    flags = ["--precision", "fp64", "--micro-batch-size", "32", "--epochs", "2", "--image-size", "12"]
+    run = train(cluster, storage, "streamed", "--workers", "1", "--data-mode", "stream", *flags)
+    assert losses(storage, "streamed") == pytest.approx(losses(storage, "none"), rel=1e-8)
+    assert run["dataset"]["rows"] == {"train": 1438, "val": 359}
+
+
+def test_streaming_needs_a_cpu_of_its_own(cluster: dict[str, str], storage: Path) -> None:
+    process = start_training(cluster, storage, "starved", "--workers", "2", "--data-mode", "stream")
+    _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 2
+    assert "leaves no CPU to decode" in err
+
+
+def test_ray_data_prepares_and_predicts_as_this_process_does(
+    cluster: dict[str, str], storage: Path, tmp_path: Path
+) -> None:
+    raw = small_data("resnet.r18", tmp_path / "raw")
+    assert raw is not None
+    recipe = small_recipe("resnet.r18", image_size=(16, 16), stored_size=(16, 16), model="linear_cnn", precision="fp32")
+    recipe = dataclasses.replace(recipe, augment={})
+    here = job(recipe, raw, tmp_path / "here", "run")
+    watched_work(here)
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe.to_json()))
+    done = subprocess.run(
+        [sys.executable, "-c", _PREPARE, str(tmp_path), raw],
+        env={**cluster, "TRAINYARD_STORAGE": str(tmp_path)},
+        text=True,
+        capture_output=True,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    there = Cached(done.stdout.splitlines()[-1])
+    assert there.meta["fingerprint"] == here["data"]["meta"]["fingerprint"]
+    assert there.meta["mean"] == here["data"]["meta"]["mean"]
+
+    (tmp_path / "here" / "run" / "run.json").write_text(
+        json.dumps({"recipe": here["recipe"], "dataset": here["data"]["meta"], "status": "finished"})
+    )
+    for workers, out in (("0", "alone"), ("2", "together")):
+        command = [sys.executable, "-m", "trainers", "predict", str(tmp_path / "here" / "run"), raw]
+        command += ["--out", str(tmp_path / out), "--workers", workers]
+        done = subprocess.run(command, env=cluster, text=True, capture_output=True, timeout=SECONDS)
+        assert done.returncode == 0, done.stderr
+    alone, together = ((tmp_path / out / "predictions.csv").read_text() for out in ("alone", "together"))
+    assert alone == together
+    assert len(alone.splitlines()) == 1 + 11 + 12 + 13
+
+
+_PREPARE = """
+import json, sys
+from pathlib import Path
+from trainers import data, launch
+from trainers.recipe import Recipe, Scale
+data.INLINE_BYTES = 0  # as if the pictures were many
+recipe = Recipe.from_json(json.loads(Path(sys.argv[1], "recipe.json").read_text()))
+print(launch.prepare(recipe, Scale(workers=1, data=sys.argv[2])))
+"""
