@@ -192,11 +192,10 @@ def _run_chunks(
         }
         for number, (split, items) in enumerate(chunks)
     ]
-    results = []
     for row in ray_map(tasks, _shard_task):
-        results.append(json.loads(row["result"]))
-        advance(results[-1]["decoded"])
-    yield from sorted(results, key=lambda result: str(result["file"]))
+        result = json.loads(row["result"])
+        advance(result["decoded"])
+        yield result
 
 
 def _shard_task(row: dict[str, Any]) -> dict[str, str]:
