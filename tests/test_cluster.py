@@ -185,7 +185,11 @@ def test_ray_job_submit(cluster: dict[str, str], storage: Path, tmp_path: Path) 
     environment = {**cluster, "RAY_AUTH_MODE": "token"}
     environment.pop("RAY_ADDRESS")
     environment.pop("PYTHONPATH")
-    done = subprocess.run(command, env=environment, cwd=ROOT, text=True, capture_output=True, timeout=SECONDS)
+    for _ in range(20):
+        done = subprocess.run(command, env=environment, cwd=ROOT, text=True, capture_output=True, timeout=SECONDS)
+        if "No available agent" not in done.stderr:  # the cluster has just been started
+            break
+        time.sleep(1)
     assert done.returncode == 0, done.stdout + done.stderr
     assert str(storage / "submitted") in done.stdout + done.stderr
     uploaded = next(Path(f"/tmp/ty{os.getpid()}").glob("session_2*/runtime_resources/working_dir_files/_ray_pkg_*/"))

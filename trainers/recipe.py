@@ -11,7 +11,9 @@ import difflib
 import functools
 import importlib
 import importlib.util
+import math
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -35,6 +37,8 @@ AUGMENTATIONS: dict[str, str] = {
     "saturation": "strength d: factor in [1-d, 1+d]",
     "hue": "shift in [-d, d], d at most 0.5",
 }
+MOST_NAMES = 50
+"""Names that an error message lists."""
 SCHEDULE_ARGS = {"constant": {}, "step": {"every": 10, "factor": 0.1}, "cosine": {}, "polynomial": {"power": 0.9}}
 
 
@@ -144,8 +148,9 @@ class Recipe(_Value):
         _check_types(self)
         for name in ("epochs", "batch_size", "lr"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "a number above 0")
-        for name in ("weight_decay", "warmup_epochs", "seed"):
+        for name in ("weight_decay", "warmup_epochs"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        _require(0 <= self.seed < 2**63, "seed", self.seed, "a number from 0 to 2**63 - 1")
         for name in ("clip_norm", "patience", "micro_batch_size"):
             value = getattr(self, name)
             _require(value is None or value > 0, name, value, "a number above 0, or None")
@@ -155,8 +160,11 @@ class Recipe(_Value):
             raise ValueError("nesterov=True needs optimizer='sgd' and a momentum above 0")
         self._check_sizes()
         self._check_micro_batch()
-        for name in self.schedule_args:
-            _check_name(name, SCHEDULE_ARGS[self.schedule], f"argument of schedule {self.schedule!r}")
+        for name, value in self.schedule_args.items():
+            known = SCHEDULE_ARGS[self.schedule]
+            _check_name(name, known, f"argument of schedule {self.schedule!r}")
+            holds = _matches(value, type(known[name])) and value > 0
+            _require(holds, f"schedule_args {name}", value, f"{_spell(type(known[name]))} above 0")
         _check_augment(self.augment)
         _check_arguments("datasets", self.dataset, "source", self.dataset_args, given=("data",))
         _check_arguments("models", self.model, "build", self.model_args, given=())
@@ -164,7 +172,8 @@ class Recipe(_Value):
     def _check_sizes(self) -> None:
         for name in ("image_size", "stored_size"):
             size = getattr(self, name)
-            _require(size is None or min(size) > 0, name, size, "height x width in pixels, such as 28x28")
+            spelled = size and f"{size[0]}x{size[1]}"
+            _require(size is None or min(size) > 0, name, spelled, "height x width in pixels, such as 28x28")
         height, width = self.storage_size
         if height < self.image_size[0] or width < self.image_size[1]:
             raise ValueError(
@@ -217,9 +226,10 @@ class Scale(_Value):
     def __post_init__(self) -> None:
         _check_types(self)
         low, high = self.worker_range
-        _require(0 <= low <= high, "workers", self.workers, "0, 1, 2, ... or MIN:MAX")
         if isinstance(self.workers, tuple):
-            _require(low >= 1, "workers", f"{low}:{high}", "MIN:MAX with MIN at least 1")
+            _require(1 <= low <= high, "workers", f"{low}:{high}", "MIN:MAX, MIN at least 1 and MAX at least MIN")
+        else:
+            _require(low >= 0, "workers", low, "0, 1, 2, ... or MIN:MAX")
         for name in ("cpus_per_worker", "checkpoint_seconds", "max_failures"):
             value = getattr(self, name)
             _require(value is None or value > 0, name, value, "a number above 0")
@@ -245,7 +255,13 @@ def resolve(name: str, **changes: Any) -> Recipe:
     `name` is MODULE.FUNCTION in trainers/recipes ("digits.cnn") or a file of your own ("./mine.py:fast").
     Raises ValueError for unknown names, with the nearest ones, and for values that are not allowed.
     """
-    recipe = _recipe_function(name)()
+    function = _recipe_function(name)
+    try:
+        recipe = function()
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"the recipe {name!r} cannot be made: {_place(error)}") from None
     if not isinstance(recipe, Recipe):
         raise ValueError(f"the recipe {name!r} returned {type(recipe).__name__}; it must return a Recipe")
     return recipe.replace(**changes)
@@ -266,7 +282,10 @@ def recipe_names() -> list[str]:
 
 
 def load(kind: Literal["models", "datasets", "recipes"], name: str) -> types.ModuleType:
-    """Import the module `name` of trainers/models, datasets or recipes, or the user's own FILE.py."""
+    """Import the module `name` of trainers/models, datasets or recipes, or the user's own FILE.py.
+
+    Raises ValueError where there is none, and where the user's own cannot be imported.
+    """
     if not name.endswith(".py"):
         _module_path(kind, name)
         return importlib.import_module(f"trainers.{kind}.{name}")
@@ -279,7 +298,11 @@ def load(kind: Literal["models", "datasets", "recipes"], name: str) -> types.Mod
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module  # dataclasses and pickles look a class's module up here
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[module_name]
+        raise ValueError(f"{path} cannot be imported: {_place(error)}") from None
     return module
 
 
@@ -290,20 +313,25 @@ def arguments(kind: Literal["models", "datasets"], name: str, function: str) -> 
     An argument without a default has the value `...`. Raises ValueError where there is no such function.
     """
     path = _module_path(kind, name)
-    for node in ast.parse(path.read_text()).body:
+    try:
+        tree = ast.parse(path.read_text(), filename=str(path))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as Python: {_place(error)}") from None
+    for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name == function:
             keywords = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-            defaults = {arg.arg: ... if value is None else ast.literal_eval(value) for arg, value in keywords}
+            defaults = {arg.arg: ... if value is None else _literal(value) for arg, value in keywords}
             return {**{arg.arg: ... for arg in node.args.args}, **defaults}
     raise ValueError(f"{path} has no function {function}(); trainers/{kind} has examples")
 
 
 def nearest(word: str, allowed: typing.Iterable[str]) -> str:
-    """`; did you mean 'lr'?` and the whole list, for an error message."""
+    """`; did you mean lr?` and the list, for an error message."""
     names = list(allowed)
     close = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
     guess = f"; did you mean {' or '.join(close)}?" if close else ""
-    return f"{guess} (allowed: {', '.join(names) or 'none'})"
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return f"{guess} (allowed: {', '.join(names[:MOST_NAMES]) or 'none'}{more})"
 
 
 def _recipe_function(name: str) -> Callable[[], Any]:
@@ -313,7 +341,7 @@ def _recipe_function(name: str) -> Callable[[], Any]:
     if not colon:
         file, _, function = name.rpartition(".")
     found = getattr(load("recipes", file), function, None)
-    if found is None:
+    if not callable(found):
         raise ValueError(f"{file} has no function {function}() that returns a Recipe")
     return typing.cast(Callable[[], Any], found)
 
@@ -329,6 +357,22 @@ def _module_path(kind: str, name: str) -> Path:
     if name not in names:
         raise ValueError(f"there is no {kind[:-1]} {name!r}{nearest(name, names)}")
     return folder / f"{name}.py"
+
+
+def _literal(value: ast.expr) -> Any:
+    """A default, where it can be told without running anything; else None."""
+    try:
+        return ast.literal_eval(value)
+    except ValueError:
+        return None
+
+
+def _place(error: Exception) -> str:
+    """What went wrong in a user's file, and in which line."""
+    if isinstance(error, SyntaxError):
+        return f"{error.msg} (line {error.lineno})"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})"
 
 
 def _is_public_function(node: ast.stmt) -> bool:
@@ -374,7 +418,9 @@ def _matches(value: Any, hint: Any) -> bool:
         return isinstance(value, origin)
     if isinstance(value, bool):
         return hint is bool
-    return isinstance(value, (int, float) if hint is float else hint) and value == value
+    if hint is float:
+        return isinstance(value, int | float) and abs(value) < math.inf
+    return isinstance(value, hint)
 
 
 def _spell(hint: Any) -> str:
@@ -427,3 +473,6 @@ def _check_augment(augment: Augment) -> None:
             most = {"hue": 0.5, "rotate": 180.0, "pad": 1e6}.get(name, 1.0)
             holds = _matches(value, int if name == "pad" else float) and 0 <= value <= most
         _require(holds, f"augment {name}", value, AUGMENTATIONS[name])
+    other = " and ".join(name for name in ("crop", "pad") if augment.get(name))
+    if other and augment.get("resized_crop"):
+        raise ValueError(f"augment: resized_crop excludes {other}; leave one of them out")

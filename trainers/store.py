@@ -5,6 +5,7 @@ Every write is atomic: a reader sees the old file or the new one, never half of 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import uuid
@@ -71,7 +72,7 @@ class Store:
             return json.loads(self.read(name))
         except FileNotFoundError:
             return None
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{self.address}/{name} is not valid JSON ({error})") from None
 
     def names(self) -> list[str]:
@@ -109,9 +110,30 @@ class Store:
             self.delete(probe)
         except OSError as error:
             raise ValueError(
-                f"the storage {self.address} cannot be written: {error.strerror or error}; "
-                "give --storage a folder that you may write to, or set TRAINYARD_STORAGE"
+                f"the storage {self.address} cannot be written: {explain(error)}; "
+                "give --storage another folder, or set TRAINYARD_STORAGE"
             ) from None
+
+
+def explain(error: OSError) -> str:
+    """What went wrong, in plain words: not "[Errno 28]"."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full"
+    if error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+
+
+def read_run(folder: Store) -> dict[str, Any] | None:
+    """What run.json holds, or None where there is none. Raises ValueError where it is not that of a run."""
+    try:
+        found = folder.read_json("run.json")
+    except (ValueError, OSError) as error:
+        why = explain(error) if isinstance(error, OSError) else error
+        raise ValueError(f"the run {folder.name} cannot be read: {why}; remove {folder.address}") from None
+    if found is not None and not (isinstance(found, dict) and {"status", "recipe", "scale"} <= found.keys()):
+        raise ValueError(f"{folder.address}/run.json is not that of a run; remove {folder.address}")
+    return found
 
 
 def default_storage() -> str:

@@ -134,11 +134,18 @@ def transforms() -> Any:
     )
 
 
-def ray_data(photos: Path, keep: bool, rows: int) -> Times:
+def ray_data(photos: Path, keep: bool, cores: int, rows: int) -> Times:
+    """In a Ray of its own, so that its processes do not slow down the others."""
+    start = time.perf_counter()
     import ray.data
     from ray.data.datasource.partitioning import Partitioning
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray.init(address="local", num_cpus=cores, log_to_driver=False, logging_level=logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    ray.data.range(1000, override_num_blocks=2 * cores).map(lambda row: row).materialize()  # starts its workers
     begun = time.perf_counter()
+
     root = str(photos / "train")
     partitioning = Partitioning("dir", field_names=["class"], base_dir=root)
     transform, labels = transforms(), {f"class{label}": label for label in range(CLASSES)}
@@ -154,7 +161,9 @@ def ray_data(photos: Path, keep: bool, rows: int) -> Times:
         for batch in state["photos"].iter_torch_batches(batch_size=BATCH, local_shuffle_buffer_size=1000):
             yield batch["image"], batch["label"]
 
-    return time_epochs(3 if keep else 2, epoch, begun, rows)
+    times = time_epochs(3 if keep else 2, epoch, begun, rows)
+    ray.shutdown()
+    return {**times, "Ray's start": begun - start}
 
 
 # Parts -----------------------------------------------------------------------------------------------------
@@ -164,7 +173,6 @@ def compare_photos(given: Any, storage: Path) -> None:
     count = 40 if given.quick else 1000
     rows = count * USES
     photos = draw_photos(storage / "photos", count)
-    start_up = start_ray(given.threads)
     found: dict[str, list[Times]] = {}
 
     def measured(name: str, run: Callable[[], Times]) -> Callable[[], float]:
@@ -177,8 +185,8 @@ def compare_photos(given: Any, storage: Path) -> None:
     peers = {
         "ours": measured("ours", lambda: ours(photos, storage / "cache", rows)),
         "DataLoader": measured("DataLoader", lambda: data_loader(photos, 2, rows)),
-        "ray.data": measured("ray.data", lambda: ray_data(photos, False, rows)),
-        "ray.data kept": measured("ray.data kept", lambda: ray_data(photos, True, rows)),
+        "ray.data": measured("ray.data", lambda: ray_data(photos, False, given.threads, rows)),
+        "ray.data kept": measured("ray.data kept", lambda: ray_data(photos, True, given.threads, rows)),
     }
     _common.take_turns(peers, given.repeats)
     columns = ["first epoch", "later epochs", "first batch"]
@@ -186,7 +194,8 @@ def compare_photos(given: Any, storage: Path) -> None:
     cells = [[name, *(_common.spread(rounds[column][name], 3) for column in columns)] for name in peers]
     title = f"{rows:,} JPEGs of 512x512 to {SIDE}x{SIDE}: seconds"
     _common.show(title, ["", *columns[:2], "to a later epoch's first batch"], cells)
-    print(f"Ray's own start, not counted above: {start_up:.1f} s")
+    start_up = [times["Ray's start"] for times in found["ray.data"] + found["ray.data kept"]]
+    print(f"Ray's own start, not counted above: {_common.spread(start_up, 3)} s")
     first, later = rounds["first epoch"], rounds["later epochs"]
     wanted: Sequence[tuple[str, _common.Rounds, str, str, str]] = [
         ("first epoch: ours / DataLoader", first, "ours", "DataLoader", "<= 1.2"),
@@ -200,19 +209,6 @@ def compare_photos(given: Any, storage: Path) -> None:
         for name, numbers, one, other, bar in wanted
     ]
     _common.show("", ["ratio", "median (smallest to largest)", "wanted"], ratios)
-
-
-def start_ray(cores: int) -> float:
-    """Start Ray and its workers; returns the seconds it took."""
-    begun = time.perf_counter()
-    import ray
-    import ray.data
-
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    ray.init(address="local", num_cpus=cores, log_to_driver=False, logging_level=logging.ERROR)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    ray.data.range(1000, override_num_blocks=2 * cores).map(lambda row: row).materialize()
-    return time.perf_counter() - begun
 
 
 def compare_wait(given: Any, storage: Path) -> None:
