@@ -42,7 +42,9 @@ def run_ranks(jobs: Sequence[tuple[Job, int]]) -> list[list[dict[str, Any]]]:
                 process.join()
     ends = [[gathered[index, rank][-1] for rank in range(size)] for index, (_, size) in enumerate(jobs)]
     for index, end in enumerate(ends):
-        seen = [sorted(sum(ids, [])) for ids in zip(*(rank["seen"] for rank in end), strict=True)]
+        seen = [
+            sorted(row for part in ids for row in part) for ids in zip(*(rank["seen"] for rank in end), strict=True)
+        ]
         gathered[index, 0][-1]["seen"] = seen
     return [gathered[index, 0] for index in range(len(jobs))]
 

@@ -19,7 +19,13 @@ def small_recipe(name: str, **changes: Any) -> Recipe:
     small: dict[str, Any] = {"epochs": 3, "batch_size": 12, "micro_batch_size": 4, "warmup_epochs": 0.5}
     small |= {
         "textures": {"image_size": (16, 16), "dataset_args": {"crop_size": 24, "crops_per_photo": 5}},
-        "resnet": {"image_size": (64, 64), "stored_size": (72, 72), "lr": 0.0005, "batch_size": 16, "micro_batch_size": 8},
+        "resnet": {
+            "image_size": (64, 64),
+            "stored_size": (72, 72),
+            "lr": 0.0005,
+            "batch_size": 16,
+            "micro_batch_size": 8,
+        },
         "cifar": {"image_size": (16, 16), "lr": 0.002, "batch_size": 32, "micro_batch_size": 16},
         "mnist": {"image_size": (12, 12)},
     }.get(name.split(".")[0], {})
@@ -84,7 +90,7 @@ def _cifar(folder: Path) -> None:
     rng = np.random.default_rng(0)
     home = folder / "cifar-10-batches-bin"
     home.mkdir()
-    names = "airplane automobile bird cat deer dog frog horse ship truck".split()
+    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
     (home / "batches.meta.txt").write_text("\n".join(names) + "\n")
     for part in ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"):
         records = b""

@@ -44,9 +44,7 @@ SETTINGS: list[dict[str, Any]] = [
 FILLS = [("zeros", "constant"), ("edge", "edge"), ("reflect", "symmetric")]  # ours, NumPy's name
 
 
-def pictures(
-    count: int = 9, channels: int = 3, size: tuple[int, int] = (20, 28), dtype: Any = torch.float64
-) -> Tensor:
+def pictures(count: int = 9, channels: int = 3, size: tuple[int, int] = (20, 28), dtype: Any = torch.float64) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     return torch.rand(count, channels, *size, generator=generator, dtype=torch.float64).to(dtype)
 
@@ -218,9 +216,7 @@ class TestExactPixels:
     def test_nothing_on_gives_back_the_images(self, settings: dict[str, Any]) -> None:
         images = pictures()
         masks = torch.zeros(9, 20, 28, dtype=torch.uint8)
-        out, out_masks = augment(
-            images, settings, size=(20, 28), seed=0, epoch=0, ids=np.arange(9), masks=masks
-        )
+        out, out_masks = augment(images, settings, size=(20, 28), seed=0, epoch=0, ids=np.arange(9), masks=masks)
         assert out is images
         assert out_masks is masks
 
@@ -315,9 +311,7 @@ class TestWhatASampleDependsOn:
     @pytest.mark.parametrize("settings", SETTINGS)
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     @pytest.mark.parametrize("size", [(20, 28), (184, 206)])
-    def test_not_on_the_batch(
-        self, settings: dict[str, Any], dtype: torch.dtype, size: tuple[int, int]
-    ) -> None:
+    def test_not_on_the_batch(self, settings: dict[str, Any], dtype: torch.dtype, size: tuple[int, int]) -> None:
         images = pictures(7, size=size, dtype=dtype)
         masks = (images[:, 0] * 9).long()
         ids = np.array([5, 99, 1234567, 0, 31, 8, 2])
@@ -369,9 +363,7 @@ class TestTensors:
     @pytest.mark.parametrize("settings", SETTINGS)
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
     @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-    def test_kept(
-        self, settings: dict[str, Any], dtype: torch.dtype, memory_format: torch.memory_format
-    ) -> None:
+    def test_kept(self, settings: dict[str, Any], dtype: torch.dtype, memory_format: torch.memory_format) -> None:
         images = pictures(dtype=dtype).contiguous(memory_format=memory_format)
         before = images.clone()
         for size in ((20, 28), (15, 20)):

@@ -215,9 +215,7 @@ def test_streaming_needs_a_cpu_of_its_own(cluster: dict[str, str], storage: Path
     assert "leaves no CPU to decode" in err
 
 
-def test_ray_data_prepares_and_predicts_as_this_process_does(
-    cluster: dict[str, str], storage: Path, tmp_path: Path
-) -> None:
+def test_ray_data_prepares_and_predicts_as_this_process_does(cluster: dict[str, str], tmp_path: Path) -> None:
     raw = small_data("resnet.r18", tmp_path / "raw")
     assert raw is not None
     recipe = small_recipe("resnet.r18", image_size=(16, 16), stored_size=(16, 16), model="linear_cnn", precision="fp32")

@@ -48,9 +48,7 @@ def samples(source: Source, split: str) -> list[tuple[str, int]]:
 
 def save(path: Path, pixels: Any = None, **options: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((4, 5, 3), 128, np.uint8) if pixels is None else np.asarray(pixels)).save(
-        path, **options
-    )
+    Image.fromarray(np.full((4, 5, 3), 128, np.uint8) if pixels is None else np.asarray(pixels)).save(path, **options)
     return path
 
 
@@ -87,9 +85,7 @@ def test_importing_them_imports_nothing_heavy() -> None:
         f"import sys; {'; '.join(f'import trainers.datasets.{name}' for name in NAMES)}; "
         "print([name for name in ('torch', 'torchvision', 'sklearn', 'PIL', 'ray') if name in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=FOLDER.parent.parent
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=FOLDER.parent.parent)
     assert done.stdout.strip() == "[]", done.stderr
 
 
@@ -97,9 +93,7 @@ def test_importing_them_imports_nothing_heavy() -> None:
 def test_folder_that_is_none(module: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs --data PATH: a folder that holds"):
         module.source(None)
-    with pytest.raises(
-        ValueError, match=r"lost/further does not exist \(of its path, .* does\); give --data"
-    ):
+    with pytest.raises(ValueError, match=r"lost/further does not exist \(of its path, .* does\); give --data"):
         module.source(str(tmp_path / "lost" / "further"))
     touch(tmp_path / "file.txt")
     with pytest.raises(ValueError, match=r"file\.txt is a file, not a folder; give --data"):
@@ -178,9 +172,7 @@ def test_digits_split_by_seed() -> None:
 
 
 def test_digits_reads_no_folder() -> None:
-    with pytest.raises(
-        ValueError, match="comes with scikit-learn and reads no folder; leave --data /tmp out"
-    ):
+    with pytest.raises(ValueError, match="comes with scikit-learn and reads no folder; leave --data /tmp out"):
         digits.source("/tmp")
 
 
@@ -254,11 +246,7 @@ def test_mnist_items_are_json_and_named_once(tmp_path: Path) -> None:
 def test_mnist_cuts_a_file_into_items_of_2000(tmp_path: Path) -> None:
     labels = [position % 10 for position in range(5000)]
     source = mnist.source(
-        str(
-            write_mnist(
-                tmp_path, {"t10k-images": idx_images(noise(5000, 28, 28)), "t10k-labels": idx_labels(labels)}
-            )
-        )
+        str(write_mnist(tmp_path, {"t10k-images": idx_images(noise(5000, 28, 28)), "t10k-labels": idx_labels(labels)}))
     )
     assert [len(item.targets) for item in source.splits["test"]] == [2000, 2000, 1000]
     assert [target for _, target in samples(source, "test")] == labels
@@ -316,9 +304,7 @@ def test_mnist_file_that_is_wrong(tmp_path: Path, changes: dict[str, bytes], mes
 def test_mnist_images_cut_short(tmp_path: Path) -> None:
     write_mnist(tmp_path, {"t10k-images": idx_images(noise(30, 28, 28))[:-5]})
     (item,) = mnist.source(str(tmp_path)).splits["test"]
-    with pytest.raises(
-        ValueError, match=r"t10k-images.* is damaged: 23515 bytes follow its header, .* 23520"
-    ):
+    with pytest.raises(ValueError, match=r"t10k-images.* is damaged: 23515 bytes follow its header, .* 23520"):
         mnist.read(item)
 
 
@@ -335,22 +321,16 @@ def test_mnist_archive_that_is_damaged(tmp_path: Path, damage: str) -> None:
     with pytest.raises(ValueError, match=r"t10k-labels-idx1-ubyte\.gz is damaged"):
         mnist.source(str(tmp_path))
     with pytest.raises(ValueError, match=r"t10k-images-idx3-ubyte\.gz is damaged"):
-        mnist.read(
-            Item(path=str(tmp_path / "t10k-images-idx3-ubyte.gz"), name="", targets=[0], args={"rows": [0]})
-        )
+        mnist.read(Item(path=str(tmp_path / "t10k-images-idx3-ubyte.gz"), name="", targets=[0], args={"rows": [0]}))
 
 
 def test_mnist_file_missing(tmp_path: Path) -> None:
     write_mnist(tmp_path)
     item = mnist.source(str(tmp_path)).splits["test"][0]
     (tmp_path / "t10k-images-idx3-ubyte").unlink()
-    with pytest.raises(
-        ValueError, match=r"lacks t10k-images-idx3-ubyte \(looked .*--dataset-args download=true"
-    ):
+    with pytest.raises(ValueError, match=r"lacks t10k-images-idx3-ubyte \(looked .*--dataset-args download=true"):
         mnist.source(str(tmp_path))
-    with pytest.raises(
-        ValueError, match=r"t10k-images-idx3-ubyte cannot be read on the host .*: No such file"
-    ):
+    with pytest.raises(ValueError, match=r"t10k-images-idx3-ubyte cannot be read on the host .*: No such file"):
         mnist.read(item)
 
 
@@ -365,9 +345,7 @@ def test_download_that_the_network_does_not_allow(
         raise RuntimeError(f"Error downloading to {folder}:\n<urlopen error>")
 
     monkeypatch.setattr(torchvision.datasets, name, refuse)
-    with pytest.raises(
-        ValueError, match=rf"{name} could not be downloaded to .*new: .*<urlopen error>; where the"
-    ):
+    with pytest.raises(ValueError, match=rf"{name} could not be downloaded to .*new: .*<urlopen error>; where the"):
         module.source(str(tmp_path / "new"), download=True)
     with pytest.raises(ValueError, match="needs --data PATH"):
         module.source(None, download=True)
@@ -378,9 +356,7 @@ def test_mnist_is_not_downloaded_twice(tmp_path: Path) -> None:
     assert mnist.source(str(tmp_path), download=True) == mnist.source(str(tmp_path))
 
 
-@pytest.mark.skipif(
-    not Path("/work/shared/data/mnist").is_dir(), reason="the real MNIST is not on this machine"
-)
+@pytest.mark.skipif(not Path("/work/shared/data/mnist").is_dir(), reason="the real MNIST is not on this machine")
 def test_mnist_as_published() -> None:
     source = mnist.source("/work/shared/data/mnist")
     counts = Counter(target for _, target in samples(source, "train") + samples(source, "val"))
@@ -434,9 +410,7 @@ def python2_pickle(value: Any) -> bytes:
 
 def cifar_pickle(number: int) -> bytes:
     pixels, labels = cifar_batch(number)
-    return python2_pickle(
-        {"data": pixels, "labels": labels, "batch_label": "batch", "filenames": ["a.png"] * 40}
-    )
+    return python2_pickle({"data": pixels, "labels": labels, "batch_label": "batch", "filenames": ["a.png"] * 40})
 
 
 def cifar_binary(number: int) -> bytes:
@@ -506,9 +480,7 @@ def test_cifar10_forms_agree(tmp_path: Path) -> None:
     for form in CIFAR_FORMS:
         (tmp_path / form.replace("tar.gz", "")).mkdir()
         source = cifar10.source(str(write_cifar(tmp_path / form.replace("tar.gz", ""), form)), split_seed=4)
-        found.append(
-            [(item.name, item.targets, item.args) for items in source.splits.values() for item in items]
-        )
+        found.append([(item.name, item.targets, item.args) for items in source.splits.values() for item in items])
     assert all(entry == found[0] for entry in found)
 
 
@@ -519,12 +491,8 @@ def test_cifar10_pickle_that_runs_a_command_is_refused(tmp_path: Path, protocol:
             return os.system, (f"touch {tmp_path}/ran",)
 
     write_cifar(tmp_path, "cifar-10-batches-py")
-    (tmp_path / "cifar-10-batches-py" / "data_batch_3").write_bytes(
-        pickle.dumps(Malicious(), protocol=protocol)
-    )
-    with pytest.raises(
-        ValueError, match=r"data_batch_3 is damaged or no batch of CIFAR-10: it asks for posix\.system"
-    ):
+    (tmp_path / "cifar-10-batches-py" / "data_batch_3").write_bytes(pickle.dumps(Malicious(), protocol=protocol))
+    with pytest.raises(ValueError, match=r"data_batch_3 is damaged or no batch of CIFAR-10: it asks for posix\.system"):
         cifar10.source(str(tmp_path))
     assert not (tmp_path / "ran").exists()
 
@@ -577,9 +545,7 @@ def test_cifar10_files_that_are_wrong(tmp_path: Path) -> None:
     write_cifar(tmp_path, "cifar-10-batches-bin")
     batch = tmp_path / "cifar-10-batches-bin" / "data_batch_2.bin"
     batch.write_bytes(cifar_binary(1)[:-1])
-    with pytest.raises(
-        ValueError, match=r"data_batch_2\.bin is damaged: 122919 bytes are no multiple of 3,073"
-    ):
+    with pytest.raises(ValueError, match=r"data_batch_2\.bin is damaged: 122919 bytes are no multiple of 3,073"):
         cifar10.source(str(tmp_path))
     batch.unlink()
     with pytest.raises(ValueError, match=r"cifar-10-batches-bin lacks data_batch_2\.bin; copy"):
@@ -590,9 +556,7 @@ def test_cifar10_archive_that_is_wrong(tmp_path: Path) -> None:
     path = write_cifar(tmp_path, "cifar-10-python.tar.gz") / "cifar-10-python.tar.gz"
     raw = path.read_bytes()
     path.write_bytes(raw[: len(raw) // 2])
-    with pytest.raises(
-        ValueError, match=r"cifar-10-python\.tar\.gz (is damaged or cut short|lacks test_batch)"
-    ):
+    with pytest.raises(ValueError, match=r"cifar-10-python\.tar\.gz (is damaged or cut short|lacks test_batch)"):
         cifar10.source(str(tmp_path))
     path.write_bytes(b"<html>404</html>")
     with pytest.raises(ValueError, match=r"cifar-10-python\.tar\.gz is damaged or cut short"):
@@ -618,9 +582,7 @@ def test_cifar10_pictures(tmp_path: Path) -> None:
         assert image.shape == (32, 32, 3)
         assert image[0, 0, 0] // 20 == target
     save(tmp_path / "train" / "car" / "0.png")
-    with pytest.raises(
-        ValueError, match=r"are airplane, .*, car, .*; CIFAR-10's are .* use the data set image_folder"
-    ):
+    with pytest.raises(ValueError, match=r"are airplane, .*, car, .*; CIFAR-10's are .* use the data set image_folder"):
         cifar10.source(str(tmp_path))
 
 
@@ -768,9 +730,7 @@ def test_image_folder_layout_that_is_wrong(tmp_path: Path, counts: dict[str, int
 
 def test_image_folder_without_pictures(tmp_path: Path) -> None:
     folder_of(tmp_path / "loose", **{".": 4})
-    with pytest.raises(
-        ValueError, match="loose holds 4 pictures and no class folders; put the pictures of each"
-    ):
+    with pytest.raises(ValueError, match="loose holds 4 pictures and no class folders; put the pictures of each"):
         image_folder.source(str(tmp_path / "loose"))
     folder_of(tmp_path / "data", a=9)
     touch(tmp_path / "data" / "b" / "x.heic")
@@ -808,9 +768,7 @@ def test_image_folder_relative_path_is_made_absolute(tmp_path: Path, monkeypatch
     assert image_folder.source("data/") == image_folder.source(str(tmp_path / "data"))
 
 
-def test_image_folder_lists_quickly_without_looking_at_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_image_folder_lists_quickly_without_looking_at_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder_of(tmp_path, train__a=1000, train__b=1000, val__a=1)
 
     def forbidden(*_: Any, **__: Any) -> None:
@@ -957,9 +915,7 @@ def smooth(height: int, width: int) -> np.ndarray:
     [((32, 32), 8), ((64, 64), 4), ((64, 65), 4), ((64, 101), 2), ((101, 40), 2), ((250, 10), 1)],
 )
 @pytest.mark.parametrize("channels", [1, 3])
-def test_decode_jpeg_at_a_smaller_scale(
-    tmp_path: Path, min_size: tuple[int, int], scale: int, channels: int
-) -> None:
+def test_decode_jpeg_at_a_smaller_scale(tmp_path: Path, min_size: tuple[int, int], scale: int, channels: int) -> None:
     path = save(tmp_path / "x.jpg", smooth(512, 640), quality=95)
     whole, small = read_one(path, channels), read_one(path, channels, min_size=list(min_size))
     assert small.shape == (512 // scale, 640 // scale, channels)
@@ -1038,9 +994,7 @@ def test_texture_crops(photos: Path) -> None:
         for crop, _ in crops:
             assert crop.shape == (20, 20, 1)
             assert crop.dtype == np.uint8
-            ((top, left),) = np.argwhere(
-                (windows == crop[:, :, 0]).all((2, 3))
-            )  # found once, as the photo is noise
+            ((top, left),) = np.argwhere((windows == crop[:, :, 0]).all((2, 3)))  # found once, as the photo is noise
             places.add((top, left))
         assert len(places) > 3
 
@@ -1078,9 +1032,7 @@ def test_texture_crops_of_the_whole_photo(tmp_path: Path) -> None:
     path = save(tmp_path / "x.png", noise(20, 20))
     item = Item(path=str(path), name="x.png", targets=[0], args={"crop_size": 20, "split_seed": 0})
     np.testing.assert_array_equal(texture_crops.read(item)[0][0][:, :, 0], noise(20, 20))
-    with pytest.raises(
-        BadImage, match=r"x\.png has 20x20 pixels, too few for crop_size=21; use crop_size=20 or less"
-    ):
+    with pytest.raises(BadImage, match=r"x\.png has 20x20 pixels, too few for crop_size=21; use crop_size=20 or less"):
         texture_crops.read(replace(item, args={"crop_size": 21, "split_seed": 0}))
 
 

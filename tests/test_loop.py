@@ -114,7 +114,8 @@ def test_every_picture_is_evaluated_once(everywhere: dict[str, Events], name: st
 
 
 def test_a_plain_loop_gives_the_same_weights(storage: Path) -> None:
-    recipe = small_recipe("digits.cnn", precision="fp64", epochs=2, batch_size=128, micro_batch_size=128, weight_decay=0.01)
+    batch = {"batch_size": 128, "micro_batch_size": 128}
+    recipe = small_recipe("digits.cnn", precision="fp64", epochs=2, weight_decay=0.01, **batch)
     task = job(recipe, None, storage, "plain")
     watched_work(task)
     found = Checkpoints(Store(storage / "plain")).latest()
@@ -123,10 +124,10 @@ def test_a_plain_loop_gives_the_same_weights(storage: Path) -> None:
     cached = data.Cached(task["data"]["folder"])
     rows = cached.meta["rows"]["train"]
     every = order.Pass(0, 0, np.arange(rows), 1.0, True)
-    batch = next(cached.batches("train", [every]))
-    images = torch.from_numpy(batch.images).permute(0, 3, 1, 2).double() / 255
+    whole = next(cached.batches("train", [every]))
+    images = torch.from_numpy(whole.images).permute(0, 3, 1, 2).double() / 255
     images = (images - cached.meta["mean"][0]) / cached.meta["std"][0]
-    targets = torch.from_numpy(batch.targets)
+    targets = torch.from_numpy(whole.targets)
     model = loop.build_model(recipe, cached.meta).double()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9, weight_decay=0.01)
     edges = [rows * piece // 12 for piece in range(13)]

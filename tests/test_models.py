@@ -33,9 +33,7 @@ def parameters(model: nn.Module) -> int:
 
 
 @pytest.mark.parametrize(("module", "arguments", "size", "channels"), MODELS)
-def test_shapes_and_gradients(
-    module: Any, arguments: dict[str, Any], size: tuple[int, int], channels: int
-) -> None:
+def test_shapes_and_gradients(module: Any, arguments: dict[str, Any], size: tuple[int, int], channels: int) -> None:
     torch.manual_seed(0)
     model = module.build(image_size=size, channels=channels, classes=5, **arguments)
     output = model(torch.rand(3, channels, *size))
@@ -166,9 +164,7 @@ class TestImageNetWeights:
         assert torch.equal(model.state_dict()["conv1.weight"], published["conv1.weight"])
 
     @pytest.mark.parametrize("content", [b"", b"<html>sign in first</html>", b"PK\x03\x04 half a file"])
-    def test_file_that_is_not_weights(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes
-    ) -> None:
+    def test_file_that_is_not_weights(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes) -> None:
         monkeypatch.setenv("TORCH_HOME", str(tmp_path))
         folder = tmp_path / "hub" / "checkpoints"
         folder.mkdir(parents=True)
@@ -193,8 +189,6 @@ class TestImageNetWeights:
         (resnet, {"weights": "imagenet", "stem": "3x3"}, (32, 32), 3, "and stem=3x3"),
     ],
 )
-def test_refusals(
-    module: Any, arguments: dict[str, Any], size: tuple[int, int], channels: int, message: str
-) -> None:
+def test_refusals(module: Any, arguments: dict[str, Any], size: tuple[int, int], channels: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         module.build(image_size=size, channels=channels, classes=5, **arguments)

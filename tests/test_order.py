@@ -20,9 +20,7 @@ def all_ids(rows: int, batch: int, micro: int, size: int) -> list[list[list[int]
 
 @pytest.mark.parametrize("rows", [1, 7, 101, 1009])
 @pytest.mark.parametrize(("batch", "micro"), [(8, 8), (12, 4), (128, 16), (2048, 512)])
-def test_every_row_once_and_the_same_micro_batches_for_any_number_of_workers(
-    rows: int, batch: int, micro: int
-) -> None:
+def test_every_row_once_and_the_same_micro_batches_for_any_number_of_workers(rows: int, batch: int, micro: int) -> None:
     alone = all_ids(rows, batch, micro, 1)
     assert sorted(row for step in alone for piece in step for row in piece) == list(range(rows))
     assert len(alone) == -(-rows // batch)
@@ -34,9 +32,7 @@ def test_every_row_once_and_the_same_micro_batches_for_any_number_of_workers(
 def test_every_rank_makes_the_same_number_of_passes_in_every_step(size: int) -> None:
     counts = []
     for rank in range(size):
-        passes = list(
-            order.passes(np.arange(103), batch_size=24, micro_batch_size=4, rank=rank, world_size=size)
-        )
+        passes = list(order.passes(np.arange(103), batch_size=24, micro_batch_size=4, rank=rank, world_size=size))
         counts.append([sum(of.step == step for of in passes) for step in range(5)])
         assert all(of.last == (index + 1 == len(passes) or passes[index + 1].step > of.step)
                    for index, of in enumerate(passes))  # fmt: skip

@@ -53,9 +53,7 @@ def test_sum_over_divisor_is_the_mean_loss_of_torch(smoothing: float, weighted: 
     logits, target = outputs(64, 5)
     weights = torch.tensor([0.2, 1, 3, 0.5, 2], dtype=torch.float64) if weighted else None
     classify = task.Classify(5, weights, label_smoothing=smoothing)
-    expected = functional.cross_entropy(
-        logits.double(), target, weights, label_smoothing=smoothing
-    )
+    expected = functional.cross_entropy(logits.double(), target, weights, label_smoothing=smoothing)
     total = sum(classify.loss(part, t).double() for part, t in zip(logits.split(10), target.split(10), strict=True))
     divisor = sum(classify.weight(t) for t in target.split(10))
     assert float(total / divisor) == pytest.approx(float(expected), rel=1e-5)

@@ -19,6 +19,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
 from trainers.recipe import Recipe, Scale, describe, load, nearest, recipe_names, resolve
+from trainers.store import explain
 
 USAGE = """usage: python -m trainers COMMAND ...
 
@@ -46,7 +47,8 @@ def main(argv: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{explain(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -213,8 +215,11 @@ def _report(argv: list[str]) -> int:
     if options.out is None:
         print(text)
     else:
-        with open(options.out, "w") as file:
-            file.write(text)
+        try:
+            with open(options.out, "w") as file:
+                file.write(text)
+        except OSError as error:
+            raise ValueError(f"--out {options.out} cannot be written: {explain(error)}") from None
         print(options.out)
     return 0
 
@@ -271,9 +276,7 @@ def _parse(name: str, flags: Sequence[str]) -> tuple[Recipe, Scale, _Options]:
     both = dataclasses.make_dataclass(
         "train", [("recipe", recipe_type), ("scale", scale_type), ("options", _Options)], kw_only=True
     )
-    default = both(
-        recipe=recipe_type(**_values(recipe)), scale=scale_type(**_values(Scale())), options=_Options()
-    )
+    default = both(recipe=recipe_type(**_values(recipe)), scale=scale_type(**_values(Scale())), options=_Options())
     parsed = _cli(both, flags, f"train {name}", default)
     changes = {field: value for field, value in _values(parsed.recipe).items() if value != getattr(recipe, field)}
     return recipe.replace(**changes), Scale(**_values(parsed.scale)), parsed.options
@@ -324,6 +327,16 @@ def _workers(word: str) -> int | tuple[int, int]:
         raise ValueError(f"{word!r} is not a number of workers; give 0, 1, 2, ... or MIN:MAX as in 1:3")
     bounds = [int(bound) for bound in word.split(":")]
     return bounds[0] if len(bounds) == 1 else (bounds[0], bounds[1])
+
+
+def _number(word: str, kind: type[int | float], optional: bool) -> int | float | None:
+    if optional and word.lower() == "none":
+        return None
+    try:
+        return kind(word)
+    except ValueError:
+        what = "whole number" if kind is int else "number"
+        raise ValueError(f"{word!r} is not a {what}{', nor none' if optional else ''}") from None
 
 
 def _flag(words: list[str]) -> bool:
@@ -390,6 +403,16 @@ def _registry() -> ConstructorRegistry:
             is_instance=lambda value: isinstance(value, Mapping),
             str_from_instance=lambda value: [f"{name}={_spell(item)}" for name, item in value.items()],
         )
+
+    @registry.primitive_rule
+    def number(info: Any) -> PrimitiveConstructorSpec[Any] | None:
+        kinds = set(typing.get_args(info.type) or [info.type])
+        kind = int if int in kinds else float
+        if kind not in kinds or not kinds <= {kind, type(None)}:
+            return None
+        optional = type(None) in kinds
+        metavar = kind.__name__.upper() + "|none" * optional
+        return _one_word(lambda word: _number(word, kind, optional), metavar, "")
 
     @registry.primitive_rule
     def flag(info: Any) -> PrimitiveConstructorSpec[Any] | None:

@@ -116,9 +116,7 @@ def augment(
     return result.to(images.dtype).contiguous(memory_format=_memory_format(images)), masks
 
 
-def center(
-    images: Tensor, size: tuple[int, int], masks: Tensor | None = None
-) -> tuple[Tensor, Tensor | None]:
+def center(images: Tensor, size: tuple[int, int], masks: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
     """What evaluation sees: the middle, `size` (h, w), of images (N, C, H, W) and masks (N, H, W)."""
     height, width = images.shape[-2:]
     smaller = height < size[0] or width < size[1]

@@ -120,7 +120,9 @@ def choose_mode(mode: str, recipe: Recipe, source: Source, cache: Path, ray: boo
 # Preparing ---------------------------------------------------------------------------------------------------
 
 
-def prepare(recipe: Recipe, source: Source, cache: Path, *, ray: bool = False, advance: Advance = lambda n: None) -> Path:
+def prepare(
+    recipe: Recipe, source: Source, cache: Path, *, ray: bool = False, advance: Advance = lambda n: None
+) -> Path:
     """Decode, shrink and store every picture, unless that was done before. Returns the folder of the shards.
 
     Parameters: `cache`, the folder of all prepared sets; `ray`, whether Ray runs and may be used; `advance`,
@@ -203,9 +205,7 @@ def _shard_task(row: dict[str, Any]) -> dict[str, str]:
     recipe = Recipe.from_json(json.loads(row["recipe"]))
     items = [Item(**item) for item in json.loads(row["items"])]
     with ThreadPoolExecutor(1) as threads:
-        result = _write_shard(
-            recipe, row["channels"], row["split"], items, Path(row["file"]), lambda n: None, threads
-        )
+        result = _write_shard(recipe, row["channels"], row["split"], items, Path(row["file"]), lambda n: None, threads)
     return {"result": json.dumps(result)}
 
 
@@ -459,9 +459,7 @@ class Streamed:
         tasks = []
         for of in listed:
             wanted = [dataclasses.asdict(items[owner[row]]) for row in of.ids]
-            tasks.append(
-                {"recipe": recipe, "items": json.dumps(wanted), "within": json.dumps(within[of.ids].tolist())}
-            )
+            tasks.append({"recipe": recipe, "items": json.dumps(wanted), "within": json.dumps(within[of.ids].tolist())})
         for of, row in zip(listed, ray_map(tasks, _decode_task), strict=True):
             yield Batch(of, row["images"], row["targets"].astype(np.int64))
 

@@ -23,7 +23,7 @@ from trainers.datasets._files import SUFFIXES, decode
 from trainers.launch import cache_folder
 from trainers.parallel import World
 from trainers.recipe import Recipe, Scale, nearest
-from trainers.store import Store, default_storage
+from trainers.store import Store, default_storage, read_run, run_names
 
 PREDICT_BATCH = 64
 Advance = Callable[[int], None]
@@ -33,9 +33,9 @@ def open_run(run: str, storage: str | None = None) -> tuple[Store, dict[str, Any
     """The folder of a run, by name or path, and what its run.json holds. Raises ValueError, with the nearest names."""
     below = Store(storage or default_storage())
     for folder in (below / run, Store(run)):
-        if (found := folder.read_json("run.json")) is not None:
+        if (found := read_run(folder)) is not None:
             return folder, found
-    raise ValueError(f"there is no run {run!r} in {below.address}{nearest(run, below.names())}")
+    raise ValueError(f"there is no run {run!r} in {below.address}{nearest(run, run_names(below))}")
 
 
 def evaluate(
@@ -84,7 +84,7 @@ def predict(
     of Ray Data; `advance`, told the number of pictures done. Returns the CSV's path and the pictures that could
     not be decoded, whose class is left empty. Raises ValueError where there is nothing to predict.
     """
-    folder, found = open_run(run, storage)
+    folder, _ = open_run(run, storage)
     files = list(_pictures(paths))
     if not files:
         raise ValueError(f"no pictures in {', '.join(paths)}; endings looked for: {', '.join(SUFFIXES)}")

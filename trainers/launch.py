@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
+import re
 import signal
 import socket
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,11 +28,11 @@ from trainers import recipe as recipes
 from trainers.datasets import Source
 from trainers.progress import Progress
 from trainers.recipe import Recipe, Scale
-from trainers.record import Record, commit, machine, versions
-from trainers.store import Store, default_storage
+from trainers.record import Record, commit, versions
+from trainers.store import CACHE, Store, default_storage, explain, read_run, run_names
 
 EXIT_CODES = {"finished": 0, "stopped_early": 0, "failed": 1, "out_of_memory": 3, "interrupted": 130}
-RECORDED = "fingerprint rows classes channels mean std class_counts skipped repeated".split()
+RECORDED = ["fingerprint", "rows", "classes", "channels", "mean", "std", "class_counts", "skipped", "repeated"]
 """What run.json tells of the data: enough to predict without it."""
 Job = Mapping[str, Any]
 Listen = Callable[[dict[str, Any]], None]
@@ -68,8 +71,9 @@ def fit(
     """Train a recipe, or go on with a run of this name where it stopped.
 
     Parameters: `recipe`, a name or a Recipe; `changes`, fields to change; `scale`, where it runs; `run`, the
-    run's name, by default <recipe>-<date>-<time>; `name`, what a Recipe is called; `callbacks`, for Ray Train's RunConfig (workers >= 1);
-    `progress`, where messages go. Raises ValueError for anything that a user can mend, before anything runs.
+    run's name, by default <recipe>-<date>-<time>; `name`, what a Recipe is called; `callbacks`, for Ray Train's
+    RunConfig (workers >= 1); `progress`, where messages go. Raises ValueError for anything that a user can mend,
+    before anything runs.
     """
     begun = time.perf_counter()
     wanted = recipes.resolve(recipe) if isinstance(recipe, str) else recipe
@@ -77,22 +81,25 @@ def fit(
     name = name or (recipe if isinstance(recipe, str) else f"{recipe.dataset}.{recipe.model}")
     scale, progress = scale or Scale(), progress or Progress()
     storage = Store(scale.storage or default_storage())
-    run = run or f"{name.replace('.py:', '-').split('/')[-1]}-{datetime.now():%Y%m%d-%H%M%S}"
-    folder = storage / run
     storage.check_writable()
+    run = _check_run_name(run) if run else _new_run_name(storage, name)
+    folder = storage / run
     with _lock(folder), _Signals() as signals:
-        earlier = folder.read_json("run.json")
+        earlier = read_run(folder)
         wanted = _agree(wanted, earlier, run)
         if earlier and (earlier["status"] == "finished" or earlier["status"] == "stopped_early"):
             progress.message(f"the run {run} has {earlier['status'].replace('_', ' ')} already; nothing is left to do")
             return RunResult(folder.address, earlier, _history(folder))
+        wanted = _settle_micro_batch(wanted, scale)
+        if earlier is None:
+            _check_init_from(wanted, storage)
         with _place(scale) as place:
             source = _data().look(wanted, scale.data)
             with progress.waiting("starting Ray") if scale.on_ray else contextlib.nullcontext():
                 place.wait()
-            wanted = _settle(wanted, scale, place.gpus)
+            wanted = _settle_precision(wanted, place.gpus)
+            _check_model(wanted, source)
             data = _prepare(wanted, scale, source, storage, progress)
-            _check_model(wanted, data["meta"])
             attempt = (earlier or {}).get("attempt", 0) + 1
             record = Record(folder, _new_run(run, name, wanted, scale, data["meta"], attempt, earlier))
             job = {
@@ -134,9 +141,15 @@ def _lock(folder: Store) -> Iterator[None]:
         yield
         return
     fresh = not folder.local.exists()
-    folder.local.mkdir(parents=True, exist_ok=True)
     path = folder.local / ".lock"
-    with open(path, "a+") as file:
+    try:
+        folder.local.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+")  # noqa: SIM115
+    except OSError as error:
+        raise ValueError(
+            f"the run folder {folder.address} cannot be written: {explain(error)}; give another --run"
+        ) from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -157,11 +170,35 @@ def _lock(folder: Store) -> Iterator[None]:
                     folder.local.rmdir()
 
 
+def _new_run_name(storage: Store, name: str) -> str:
+    stem = f"{name.replace('.py:', '-').split('/')[-1]}-{datetime.now():%Y%m%d-%H%M%S}"
+    others = (f"{stem}-{number}" for number in itertools.count(2))
+    return next(run for run in (stem, *itertools.islice(others, 99)) if not (storage / run).names())
+
+
+def _check_run_name(run: str) -> str:
+    parts = run.split("/")
+    if run == CACHE or not all(re.fullmatch(r"\w[^?*:\\]*", part) for part in parts):
+        raise ValueError(f"--run {run} cannot be the name of a run; give a word such as {parts[-1].strip('.') or 'a'}-1")
+    return run
+
+
+def _check_init_from(recipe: Recipe, storage: Store) -> None:
+    """That the run whose weights the model starts from is there; its checkpoint is read by the workers."""
+    run = recipe.init_from
+    if run is not None and read_run(Store(run) if "/" in run else storage / run) is None:
+        near = recipes.nearest(run, run_names(storage))
+        raise ValueError(f"init_from={run}: there is no such run in {storage.address}{near}")
+
+
 def _agree(wanted: Recipe, earlier: Mapping[str, Any] | None, run: str) -> Recipe:
     """The recipe of a run that exists, if it is the one wanted. Raises ValueError naming the fields that differ."""
     if earlier is None:
         return wanted
-    old = Recipe.from_json(earlier["recipe"])
+    try:
+        old = Recipe.from_json(earlier["recipe"])
+    except ValueError as error:
+        raise ValueError(f"the run {run} exists with a recipe that is no longer valid ({error}); give another --run") from None
     if wanted.micro_batch_size is None:
         wanted = wanted.replace(micro_batch_size=old.micro_batch_size)
     if wanted.precision == "auto":
@@ -172,12 +209,15 @@ def _agree(wanted: Recipe, earlier: Mapping[str, Any] | None, run: str) -> Recip
     return wanted
 
 
-def _settle(recipe: Recipe, scale: Scale, gpus: bool) -> Recipe:
-    """Fix what depends on the place of the first start: the micro-batch and the precision."""
+def _settle_precision(recipe: Recipe, gpus: bool) -> Recipe:
+    """Fix the precision at the first start."""
     from trainers import parallel
 
-    if recipe.precision == "auto":
-        recipe = recipe.replace(precision=parallel.settle_precision("auto", gpus))
+    return recipe.replace(precision=parallel.settle_precision(recipe.precision, gpus))
+
+
+def _settle_micro_batch(recipe: Recipe, scale: Scale) -> Recipe:
+    """Fix the micro-batch at the first start. Raises ValueError where the workers cannot share a batch evenly."""
     if recipe.micro_batch_size is not None:
         return recipe
     low, high = scale.worker_range
@@ -228,14 +268,22 @@ def cache_folder(storage: Store) -> Path:
     return (storage.local or Path(default_storage())) / "cache"
 
 
-def _check_model(recipe: Recipe, meta: Mapping[str, Any]) -> None:
-    """Build the model without memory, so that a model that does not fit the data is refused here."""
+def _check_model(recipe: Recipe, source: Source) -> None:
+    """Build the model without memory, so that one that does not fit the data is refused before pictures are decoded."""
     import torch
 
     from trainers import loop, parallel
 
-    with torch.device("meta"):
-        model = loop.build_model(loop.without_weights(recipe), meta)
+    counts = Counter(target for item in source.splits["train"] for target in item.targets)
+    frequencies = [counts[label] for label in range(len(source.classes))]
+    meta = {"channels": source.channels, "classes": source.classes, "class_counts": {"train": frequencies}}
+    try:
+        with torch.device("meta"):
+            model = loop.build_model(loop.without_weights(recipe), meta)
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"the model {recipe.model} cannot be built: {recipes.blame(error)}") from None
     parallel.freeze(model, recipe.frozen)
     loop.make_task(recipe, meta)
 
@@ -422,6 +470,10 @@ def _run(place: Any, job: Job, listener: _Listener, stop: threading.Event, callb
 
     try:
         place.train(job, listener, stop, callbacks)
+    except OSError as error:  # of the run folder
+        if listener.done is not None:
+            raise
+        listener(ending("failed", f"the run folder {job['folder']} cannot be written: {explain(error)}"))
     except BaseException as error:
         if listener.done is None:
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"

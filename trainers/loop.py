@@ -1,14 +1,14 @@
 """The training loop: plain PyTorch. No Ray, no files.
 
-    for every epoch that is left:
-        for every step:
-            for every micro-batch of this rank:
-                pictures to the device, augmented and normalised
-                default generator seeded; forward; sum of losses; backward
-            one small all-reduce: loss, divisor, BatchNorm statistics, rank 0's wishes (stop, save)
-            gradient / divisor; clip; learning rate; optimizer; moving average
-        evaluate: counts added up over the ranks, then turned into scores
-        a line of history; a checkpoint; patience
+for every epoch that is left:
+    for every step:
+        for every micro-batch of this rank:
+            pictures to the device, augmented and normalised
+            default generator seeded; forward; sum of losses; backward
+        one small all-reduce: loss, divisor, BatchNorm statistics, rank 0's wishes (stop, save)
+        gradient / divisor; clip; learning rate; optimizer; moving average
+    evaluate: counts added up over the ranks, then turned into scores
+    a line of history; a checkpoint; patience
 """
 
 from __future__ import annotations
@@ -165,7 +165,8 @@ def train(
     Parameters: `recipe` with a micro_batch_size and a settled precision; `checkpoints`, for rank 0 only.
     Every rank calls this with equal arguments. Raises OSError where a checkpoint cannot be written.
     """
-    assert recipe.micro_batch_size is not None and recipe.precision != "auto"
+    assert recipe.micro_batch_size is not None
+    assert recipe.precision != "auto"
     run = Run(
         recipe=recipe,
         state=state,
@@ -297,7 +298,7 @@ class _Step:
         with parallel.accumulating(run.model, of.last):
             with run.world.autocast():
                 loss = run.task.loss(run.model(images), targets)
-            (loss if of.weight else loss * 0.0).backward()  # type: ignore[no-untyped-call]
+            (loss if of.weight else loss * 0.0).backward()
         if of.weight:
             self.sums += torch.stack([loss.detach().double(), run.task.weight(targets)])
             if self.norms.size:
@@ -380,7 +381,7 @@ class _Meter:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.sums = {name: 0.0 for name in ("loss", "divisor", "images", "seconds", "data_wait")}
+        self.sums = dict.fromkeys(("loss", "divisor", "images", "seconds", "data_wait"), 0.0)
         self.sums |= run.state.sums
         self.losses = torch.zeros(2, dtype=torch.float64, device=run.world.device)
         self.recent: list[Tensor] = []
@@ -455,9 +456,9 @@ def _look_after(run: Run, meter: _Meter, step: _Step) -> Summary | None:
     """Between two steps: is the loss finite, was the run asked to stop, is a checkpoint due?"""
     stop, save = step.wishes.read()
     end = run.state.step == run.steps
-    if run.state.step % FINITE_EVERY == 0 or end or stop or save:
-        if trouble := meter.trouble():
-            return Summary("failed", trouble)
+    look = run.state.step % FINITE_EVERY == 0 or end or stop or save
+    if look and (trouble := meter.trouble()):
+        return Summary("failed", trouble)
     if (stop or save) and not end:
         meter.settle()
         _save(run)

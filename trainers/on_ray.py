@@ -78,23 +78,22 @@ class Cluster:
         else:
             self.threads = _share_of_cpus(nodes, workers)
         gpus = self.scale.gpus_per_worker
-        self._resources = {"CPU": 1 if self._ours else self.threads}
+        self._resources = {"CPU": 1.0 if self._ours else float(self.threads)}
         if gpus or (gpus is None and self.gpus):
             self._resources["GPU"] = gpus or 1
         _refuse_what_never_fits(self.scale.worker_range[0], self._resources, nodes)
 
-    def train(
-        self, job: Job, listen: Callable[[Event], None], stop: threading.Event, callbacks: Sequence[Any]
-    ) -> None:
+    def train(self, job: Job, listen: Callable[[Event], None], stop: threading.Event, callbacks: Sequence[Any]) -> None:
         """Run `job` on the workers; `listen` gets their events, the last one of kind "done"."""
         import ray
 
         if job["data"]["mode"] == "stream":
             _refuse_to_starve(self.scale.worker_range[1], self._resources["CPU"], ray.cluster_resources())
         desk_name = f"trainyard-desk-{uuid.uuid4().hex[:12]}"
-        desk = ray.remote(num_cpus=0)(Desk).options(name=desk_name).remote(self.scale.max_failures)
+        desk: Any = ray.remote(num_cpus=0)(Desk).options(name=desk_name).remote(self.scale.max_failures)
         traces = Store(job["storage"]) / ".ray"
-        trainer = _trainer({**job, "desk": desk_name}, self.scale, self._resources, traces.address, desk_name, callbacks)
+        job = {**job, "desk": desk_name}
+        trainer = _trainer(job, self.scale, self._resources, traces.address, desk_name, callbacks)
         failed: list[BaseException] = []
         fitting = threading.Thread(target=_fit, args=(trainer, failed), daemon=True)
         fitting.start()
@@ -138,7 +137,7 @@ class Cluster:
         if address and (Path.home() / ".ray" / "auth_token").exists():
             os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported
         import ray
-        import ray.train.torch  # noqa: F401  (2 s, while the data is looked at)
+        import ray.train.torch
 
         logging.getLogger("ray.train").setLevel(logging.ERROR)
         if ray.is_initialized():
@@ -164,7 +163,7 @@ class Desk:
         self.tries: dict[int, int] = {}
 
     def begin(self, step: int) -> dict[str, Any]:
-        """A group of workers starts, with the newest checkpoint at `step`: {start: how many-eth, over: leave at once}."""
+        """A group of workers starts from the checkpoint of `step`: {start: the how many-eth, over: leave at once}."""
         self.starts += 1
         self.tries[step] = self.tries.get(step, 0) + 1
         if self.tries[step] > self.max_failures and not self.over:
@@ -227,14 +226,14 @@ def _train_worker(job: Job) -> None:
     import torch
     import torch.distributed as dist
 
-    from trainers import worker
+    from trainers import parallel, worker
     from trainers.checkpoint import Checkpoints
 
     worker.change_folder(job["cwd"])
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
     desk = ray.get_actor(job["desk"])
-    begin = {"start": 0, "over": False, "why": None}
+    begin: Any = {"start": 0, "over": False, "why": None}
     if rank == 0:
         step = Checkpoints(Store(job["folder"])).latest_step()
         begin = ray.get(desk.begin.remote(step))
@@ -242,8 +241,7 @@ def _train_worker(job: Job) -> None:
             ray.get(desk.put.remote([worker.ending("failed", begin["why"])]))
     told = torch.tensor([float(begin["start"]), float(begin["over"])])
     if size > 1:
-        device = worker.parallel.settle_device() if dist.get_backend() == "nccl" else "cpu"
-        told = told.to(device)
+        told = told.to(parallel.settle_device())
         dist.all_reduce(told)
     start, over = told.tolist()
     if over:
@@ -274,7 +272,9 @@ def _trainer(
         _train_worker,
         train_loop_config=dict(job),
         scaling_config=ScalingConfig(
-            num_workers=scale.workers, use_gpu="GPU" in resources, resources_per_worker=resources
+            num_workers=scale.workers,  # type: ignore[arg-type]  # V2 takes (fewest, most); the stub is V1's
+            use_gpu="GPU" in resources,
+            resources_per_worker=resources,
         ),
         run_config=RunConfig(
             name=name,
@@ -320,9 +320,7 @@ def _refuse_to_starve(workers: int, cpus: float, cluster: Mapping[str, float]) -
         )
 
 
-def _refuse_what_never_fits(
-    workers: int, resources: Mapping[str, float], nodes: Sequence[Mapping[str, float]]
-) -> None:
+def _refuse_what_never_fits(workers: int, resources: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> None:
     """Raises ValueError where neither the hosts that are there nor those the autoscaler can add hold the workers."""
     from ray._private.state import state
 

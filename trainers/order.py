@@ -7,6 +7,7 @@ figure 17) of a counter, in unsigned 64-bit arithmetic.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -50,7 +51,7 @@ def cut(rows: int, most: int) -> list[tuple[int, int]]:
     """Cut range(rows) into the fewest pieces of at most `most`, as even as can be: [(start, stop), ...]."""
     pieces = -(-rows // most)
     edges = [rows * piece // pieces for piece in range(pieces + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(itertools.pairwise(edges))
 
 
 class Pass(NamedTuple):
@@ -90,6 +91,4 @@ def passes(
             piece = index * world_size + rank
             surplus = piece >= len(pieces)
             low, high = pieces[0 if surplus else piece]
-            yield Pass(
-                step, piece, order[start + low : start + high], 0.0 if surplus else 1.0, index == rounds - 1
-            )
+            yield Pass(step, piece, order[start + low : start + high], 0.0 if surplus else 1.0, index == rounds - 1)

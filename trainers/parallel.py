@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,6 @@ def wrap(model: nn.Module, world: World, compile: bool = False) -> nn.Module:
         model.compile()
     if world.size == 1:
         return model
-    from torch.nn.parallel import DistributedDataParallel
-
     with warnings.catch_warnings():  # torch 2.15 renames broadcast_buffers; older ones know only this name
         warnings.simplefilter("ignore", FutureWarning)
         return DistributedDataParallel(
@@ -109,7 +108,7 @@ def wrap(model: nn.Module, world: World, compile: bool = False) -> nn.Module:
 @contextlib.contextmanager
 def accumulating(model: nn.Module, last: bool) -> Iterator[None]:
     """Gradients are exchanged in the last backward pass of a step only."""
-    if last or not hasattr(model, "no_sync"):
+    if last or not isinstance(model, DistributedDataParallel):
         yield
     else:
         with model.no_sync():
@@ -129,8 +128,8 @@ class BatchNormStatistics:
         self.layers = [m for m in layers if m.training] if world.size > 1 else []
         if not self.layers:
             return
-        self.momenta = [layer.momentum for layer in self.layers]
-        if None in self.momenta:
+        self.momenta = [layer.momentum for layer in self.layers if layer.momentum is not None]
+        if len(self.momenta) < len(self.layers):
             raise ValueError("BatchNorm with momentum=None (a cumulative average) is not supported; give a number")
         self.kept = self._read()
         self.tracked = int(self.layers[0].num_batches_tracked or 0)

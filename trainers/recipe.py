@@ -261,7 +261,7 @@ def resolve(name: str, **changes: Any) -> Recipe:
     except ValueError:
         raise
     except Exception as error:
-        raise ValueError(f"the recipe {name!r} cannot be made: {_place(error)}") from None
+        raise ValueError(f"the recipe {name!r} cannot be made: {blame(error)}") from None
     if not isinstance(recipe, Recipe):
         raise ValueError(f"the recipe {name!r} returned {type(recipe).__name__}; it must return a Recipe")
     return recipe.replace(**changes)
@@ -277,7 +277,8 @@ def recipe_names() -> list[str]:
     found = []
     for path in sorted((Path(__file__).parent / "recipes").glob("[!_]*.py")):
         tree = ast.parse(path.read_text())
-        found += [f"{path.stem}.{node.name}" for node in tree.body if _is_public_function(node)]
+        functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+        found += [f"{path.stem}.{name}" for name in functions if not name.startswith("_")]
     return found
 
 
@@ -295,14 +296,15 @@ def load(kind: Literal["models", "datasets", "recipes"], name: str) -> types.Mod
     if loaded is not None and loaded.__file__ == str(path):
         return loaded
     spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module  # dataclasses and pickles look a class's module up here
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[module_name]
-        raise ValueError(f"{path} cannot be imported: {_place(error)}") from None
+        raise ValueError(f"{path} cannot be imported: {blame(error)}") from None
     return module
 
 
@@ -316,7 +318,7 @@ def arguments(kind: Literal["models", "datasets"], name: str, function: str) -> 
     try:
         tree = ast.parse(path.read_text(), filename=str(path))
     except (SyntaxError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as Python: {_place(error)}") from None
+        raise ValueError(f"{path} cannot be read as Python: {blame(error)}") from None
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name == function:
             keywords = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
@@ -332,6 +334,15 @@ def nearest(word: str, allowed: typing.Iterable[str]) -> str:
     guess = f"; did you mean {' or '.join(close)}?" if close else ""
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     return f"{guess} (allowed: {', '.join(names[:MOST_NAMES]) or 'none'}{more})"
+
+
+def blame(error: Exception) -> str:
+    """What went wrong in a user's file, and in which line."""
+    if isinstance(error, SyntaxError):
+        return f"{error.msg} (line {error.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = [frame for frame in frames if "site-packages" not in frame.filename][-1]
+    return f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})"
 
 
 def _recipe_function(name: str) -> Callable[[], Any]:
@@ -367,19 +378,6 @@ def _literal(value: ast.expr) -> Any:
         return None
 
 
-def _place(error: Exception) -> str:
-    """What went wrong in a user's file, and in which line."""
-    if isinstance(error, SyntaxError):
-        return f"{error.msg} (line {error.lineno})"
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})"
-
-
-def _is_public_function(node: ast.stmt) -> bool:
-    return isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
-
-
-@functools.lru_cache
 def _fields(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 

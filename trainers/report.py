@@ -480,9 +480,7 @@ def _table(columns: Sequence[Column], records: Sequence[Record], width: int) -> 
     for column in kept:
         number = any(isinstance(record[column.name], int | float) for record in records)
         most = max(size["run"] - 2, 8) if column.name == "run" else None
-        table.add_column(
-            Text(column.header), justify="right" if number else "left", overflow="fold", max_width=most
-        )
+        table.add_column(Text(column.header), justify="right" if number else "left", overflow="fold", max_width=most)
     for row in zip(*(cells[column.name] for column in kept), strict=True):
         table.add_row(*map(Text, row))
     drawn = io.StringIO()

@@ -199,16 +199,14 @@ def _origins(runs: Sequence[PageRun]) -> str:
     for run in runs:
         groups.setdefault((run.machine, run.versions), []).append(run.label)
     return "".join(
-        f"<p><b>{escape(machine)}</b><br>{escape(versions)}<br>"
-        f"<span class=faint>{escape(', '.join(labels))}</span>"
+        f"<p><b>{escape(machine)}</b><br>{escape(versions)}<br><span class=faint>{escape(', '.join(labels))}</span>"
         for (machine, versions), labels in groups.items()
     )
 
 
 def _records(runs: Sequence[PageRun]) -> str:
     return "\n".join(
-        f"<details><summary>{escape(run.label)}</summary>"
-        f"<pre>{escape(json.dumps(run.info, indent=1))}</pre></details>"
+        f"<details><summary>{escape(run.label)}</summary><pre>{escape(json.dumps(run.info, indent=1))}</pre></details>"
         for run in runs
     )
 
@@ -254,9 +252,7 @@ class Axis:
         return [index * step for index in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
 
 
-def chart(
-    title: str, x_label: str, series: Sequence[Series], *, log_x: bool = False, log_y: bool = False
-) -> str:
+def chart(title: str, x_label: str, series: Sequence[Series], *, log_x: bool = False, log_y: bool = False) -> str:
     """An SVG of lines; a series of one point is a dot. Empty if there are no points."""
     points = [point for line in series for point in line.points]
     if not points:

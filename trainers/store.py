@@ -12,6 +12,9 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+CACHE = "cache"
+"""Name of the folder of prepared pictures, next to the runs."""
+
 
 class Store:
     """A folder. `Store("~/trainyard") / "my-run"` is a folder below it. Nothing is created before the first write."""
@@ -119,21 +122,23 @@ def explain(error: OSError) -> str:
     """What went wrong, in plain words: not "[Errno 28]"."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full"
-    if error.strerror is None:
-        return str(error)
-    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return error.strerror or str(error)
 
 
 def read_run(folder: Store) -> dict[str, Any] | None:
     """What run.json holds, or None where there is none. Raises ValueError where it is not that of a run."""
     try:
-        found = folder.read_json("run.json")
-    except (ValueError, OSError) as error:
-        why = explain(error) if isinstance(error, OSError) else error
-        raise ValueError(f"the run {folder.name} cannot be read: {why}; remove {folder.address}") from None
+        found: dict[str, Any] | None = folder.read_json("run.json")
+    except ValueError as error:
+        raise ValueError(f"{error}; mend it, or remove the run's folder") from None
     if found is not None and not (isinstance(found, dict) and {"status", "recipe", "scale"} <= found.keys()):
-        raise ValueError(f"{folder.address}/run.json is not that of a run; remove {folder.address}")
+        raise ValueError(f"{folder.address}/run.json is not that of a run; mend it, or remove the run's folder")
     return found
+
+
+def run_names(storage: Store) -> list[str]:
+    """The names of the runs, and folders of runs, in a storage."""
+    return [name for name in storage.names() if name != CACHE and not name.startswith(".")]
 
 
 def default_storage() -> str:

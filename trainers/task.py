@@ -64,9 +64,7 @@ class Classify:
         """Sum of cross-entropies, 0-d, in fp32 or better. `output`: logits (N, classes); `target`: int64 (N,)."""
         logits = output if output.dtype == torch.float64 else output.float()
         weights = None if self.class_weights is None else self.class_weights.to(logits.device, logits.dtype)
-        return functional.cross_entropy(
-            logits, target, weights, reduction="sum", label_smoothing=self.label_smoothing
-        )
+        return functional.cross_entropy(logits, target, weights, reduction="sum", label_smoothing=self.label_smoothing)
 
     def counts(self, output: Tensor, target: Tensor) -> Counts:
         """`confusion`: int64 (classes, classes), rows are true classes; `top5`: int64, 0-d."""

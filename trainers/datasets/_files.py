@@ -189,9 +189,7 @@ def _split_folders(root: str) -> dict[str, str]:
     for name in named:
         split = SPLITS[name.lower()]
         if split in folders:
-            raise ValueError(
-                f"{root} holds two folders for {split}, {folders[split]} and {name}; keep one of them"
-            )
+            raise ValueError(f"{root} holds two folders for {split}, {folders[split]} and {name}; keep one of them")
         folders[split] = name
     if "train" not in folders:
         raise ValueError(f"{root} holds no train split, only {', '.join(named)}; add train/<class>/*")
@@ -210,9 +208,7 @@ def _class_pictures(root: str, folder: str) -> dict[str, list[str]]:
     return {name: sorted(_below(root, f"{folder}/{name}" if folder else name)) for name in classes}
 
 
-def _check_classes(
-    root: str, folders: Mapping[str, str], pictures: Mapping[str, dict[str, list[str]]]
-) -> None:
+def _check_classes(root: str, folders: Mapping[str, str], pictures: Mapping[str, dict[str, list[str]]]) -> None:
     where = {split: os.path.join(root, folder).rstrip("/") for split, folder in folders.items()}
     for name, found in pictures["train"].items():
         if not found:

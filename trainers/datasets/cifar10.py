@@ -49,9 +49,7 @@ SAMPLES_PER_ITEM = 2000
 fetch = download  # `download` is an argument of source
 
 
-def source(
-    data: str | None, *, download: bool = False, val_share: float = 0.1, split_seed: int = 0
-) -> Source:
+def source(data: str | None, *, download: bool = False, val_share: float = 0.1, split_seed: int = 0) -> Source:
     if download and not _find(absolute(data, HOLDS)):
         fetch("CIFAR10", absolute(data, HOLDS))
     folder = existing_folder(data, HOLDS)
@@ -93,9 +91,7 @@ def _picture_folders(folder: str, val_share: float, split_seed: int) -> Source:
             f"{folder} holds none of CIFAR-10's forms (it holds {held}); give --data a folder that holds "
             f"{HOLDS}, or have it downloaded with --dataset-args download=true"
         )
-    found = picture_source(
-        folder, channels=3, val_share=val_share, test_share=0.0, split_seed=split_seed, args={}
-    )
+    found = picture_source(folder, channels=3, val_share=val_share, test_share=0.0, split_seed=split_seed, args={})
     if tuple(found.classes) != CLASSES:
         raise ValueError(
             f"the class folders in {folder} are {', '.join(found.classes[:12])}; CIFAR-10's are "
@@ -116,9 +112,7 @@ def _find(folder: str) -> dict[str, str]:
             if not missing:
                 return found
             if len(missing) < len(found):
-                raise ValueError(
-                    f"{place} lacks {', '.join(missing)}; copy them there, or fetch the set anew"
-                )
+                raise ValueError(f"{place} lacks {', '.join(missing)}; copy them there, or fetch the set anew")
     for archive in ("cifar-10-python.tar.gz", "cifar-10-binary.tar.gz"):
         path = os.path.join(folder, archive)
         if os.path.isfile(path):
@@ -135,7 +129,7 @@ def _labels(batches: dict[str, str]) -> dict[str, list[int]]:
 
 
 @lru_cache(maxsize=6)  # the whole set: 184 MB
-def _pixels(path: str, batch: str, mtime_ns: int) -> Pixels:
+def _pixels(path: str, batch: str, mtime_ns: int) -> Pixels:  # noqa: ARG001
     """All pictures of a batch, (n, 32, 32, 3). `mtime_ns` is there for the cache alone."""
     planes, _ = _parse(_raw(path, batch), path)
     return np.ascontiguousarray(planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
@@ -210,9 +204,5 @@ def _unpickle(raw: bytes, path: str) -> dict[str, Any]:
     except Exception as error:  # a damaged pickle raises nearly anything
         raise ValueError(f"{path} is damaged or no batch of CIFAR-10: {error}; fetch it anew") from None
     if not isinstance(batch, dict):
-        raise ValueError(
-            f"{path} does not hold a batch of CIFAR-10 but a {type(batch).__name__}; fetch it anew"
-        )
-    return {
-        key.decode("latin1") if isinstance(key, bytes) else str(key): value for key, value in batch.items()
-    }
+        raise ValueError(f"{path} does not hold a batch of CIFAR-10 but a {type(batch).__name__}; fetch it anew")
+    return {key.decode("latin1") if isinstance(key, bytes) else str(key): value for key, value in batch.items()}

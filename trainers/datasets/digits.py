@@ -20,9 +20,7 @@ SAMPLES_PER_ITEM = 256
 
 def source(data: str | None, *, split_seed: int = 0) -> Source:
     if data is not None:
-        raise ValueError(
-            f"the data set digits comes with scikit-learn and reads no folder; leave --data {data} out"
-        )
+        raise ValueError(f"the data set digits comes with scikit-learn and reads no folder; leave --data {data} out")
     _, labels = _digits()
     dealt = deal(labels.tolist(), val_share=0.2, seed=split_seed, what="digits")
     splits = {

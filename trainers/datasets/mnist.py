@@ -40,9 +40,7 @@ SAMPLES_PER_ITEM = 2000
 fetch = download  # `download` is an argument of source
 
 
-def source(
-    data: str | None, *, download: bool = False, val_share: float = 0.1, split_seed: int = 0
-) -> Source:
+def source(data: str | None, *, download: bool = False, val_share: float = 0.1, split_seed: int = 0) -> Source:
     if download and len(_find(absolute(data, HOLDS))) < 4:
         fetch("MNIST", absolute(data, HOLDS))
     folder = existing_folder(data, HOLDS)
@@ -90,9 +88,7 @@ def _labels(path: str) -> list[int]:
         labels = np.frombuffer(stream.read(), np.uint8)
     _check_length(path, len(labels), count)
     if count and labels.max() > 9:
-        raise ValueError(
-            f"{path} holds the label {labels.max()}; MNIST's labels are 0 to 9. Is it another data set?"
-        )
+        raise ValueError(f"{path} holds the label {labels.max()}; MNIST's labels are 0 to 9. Is it another data set?")
     return [int(label) for label in labels]
 
 
@@ -100,13 +96,11 @@ def _check_count(path: str, labels: int) -> None:
     with _opened(path) as stream:
         images = _header(stream, path, dimensions=3)
     if images != labels:
-        raise ValueError(
-            f"{path} holds {images} images, but there are {labels} labels; are they of the same set?"
-        )
+        raise ValueError(f"{path} holds {images} images, but there are {labels} labels; are they of the same set?")
 
 
 @lru_cache(maxsize=2)
-def _images(path: str, mtime_ns: int) -> Pixels:
+def _images(path: str, mtime_ns: int) -> Pixels:  # noqa: ARG001
     """All images of a file, (n, 28, 28, 1). `mtime_ns` is there for the cache alone."""
     with _opened(path) as stream:
         count = _header(stream, path, dimensions=3)

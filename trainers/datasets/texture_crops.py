@@ -29,9 +29,7 @@ def source(
     test_share: float = 0.0,
 ) -> Source:
     if crop_size < 1 or crops_per_photo < 1:
-        raise ValueError(
-            f"crop_size={crop_size} and crops_per_photo={crops_per_photo} must both be 1 or more"
-        )
+        raise ValueError(f"crop_size={crop_size} and crops_per_photo={crops_per_photo} must both be 1 or more")
     return picture_source(
         existing_folder(data, HOLDS),
         channels=1,
