@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from trainers.store import Store
+from trainers.store import Store, explain
 
 Line = dict[str, float]
 
@@ -98,11 +98,16 @@ class Checkpoints:
 
     def latest(self, warn: Callable[[str], None] = lambda text: None) -> dict[str, Any] | None:
         """The newest snapshot that verifies, or None; `warn` is told of each newer one that does not."""
-        for _, _, name in sorted(self._list(), reverse=True):
-            snapshot = self._read(name, warn)
+        problems: list[str] = []
+        snapshot = None
+        for _, _, name in sorted(self._list(problems.append), reverse=True):
+            snapshot = self._read(name, problems.append)
             if snapshot is not None:
-                return snapshot
-        return None
+                break
+        rest = "no other is there, and the run starts anew" if snapshot is None else "the one before it is used"
+        for text in problems:
+            warn(f"{text}; {rest}")
+        return snapshot
 
     def latest_step(self) -> int:
         """The step of the newest checkpoint, whether or not it verifies; 0 where there is none."""
@@ -116,40 +121,48 @@ class Checkpoints:
             snapshot = None if best_step is None else self._read(f"{best_step:08}", problems.append)
             if snapshot is not None:
                 return snapshot
-        raise ValueError(f"{self.store.address} holds no checkpoint of a finished epoch" + "".join(problems))
+        raise ValueError("; ".join([f"{self.store.address} holds no checkpoint of a finished epoch", *problems]))
 
     def _write(self, snapshot: Mapping[str, Any], step: int, best_step: int | None) -> None:
         buffer = io.BytesIO()
         torch.save(dict(snapshot), buffer)
         data = buffer.getvalue()
         folder, file = self.store / f"{step:08}", f"state-{self.attempt}.pt"
-        folder.write(file, data)
-        folder.write_json(
-            "manifest.json",
-            {
-                "step": step,
-                "attempt": self.attempt,
-                "best_step": best_step,
-                "file": file,
-                "bytes": len(data),
-                "sha256": hashlib.sha256(data).hexdigest(),
-            },
-        )
+        manifest = {
+            "step": step,
+            "attempt": self.attempt,
+            "best_step": best_step,
+            "file": file,
+            "bytes": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
+        try:
+            folder.write(file, data)
+            folder.write_json("manifest.json", manifest)
+        except OSError as error:
+            folder.delete(file)
+            raise OSError(
+                f"the checkpoint {folder.address} cannot be written: {explain(error)}; "
+                "the one before it is kept, and the same command goes on from there"
+            ) from None
         complete = [name for _, _, name in sorted(self._list())]
         keep = {*complete[-2:], f"{step:08}", *([] if best_step is None else [f"{best_step:08}"])}
         for name in self.store.names():
             if name not in keep:
                 self.store.delete(name)
 
-    def _list(self) -> Iterator[tuple[int, int, str]]:
-        """(attempt, step, folder name) of every checkpoint that has a manifest."""
+    def _list(self, warn: Callable[[str], None] = lambda text: None) -> Iterator[tuple[int, int, str]]:
+        """(attempt, step, folder name) of every checkpoint that has a manifest; `warn` is told of broken ones."""
         for name in self.store.names():
+            folder = self.store / name
             try:
-                manifest = (self.store / name).read_json("manifest.json")
-            except ValueError:
+                manifest = folder.read_json("manifest.json")
+                found = None if manifest is None else (manifest["attempt"], manifest["step"], name)
+            except (ValueError, TypeError, KeyError, NotADirectoryError):
+                warn(f"checkpoint {folder.address} has a broken manifest.json")
                 continue
-            if manifest is not None:
-                yield manifest["attempt"], manifest["step"], name
+            if found is not None:
+                yield found
 
     def _read(self, name: str, warn: Callable[[str], None]) -> dict[str, Any] | None:
         folder = self.store / name
@@ -157,13 +170,12 @@ class Checkpoints:
             manifest = folder.read_json("manifest.json")
             data = folder.read(manifest["file"])
         except (OSError, TypeError, KeyError) as error:
-            warn(f"checkpoint {folder.address} cannot be read ({error}); the one before it is used")
+            warn(f"checkpoint {folder.address} cannot be read ({error})")
             return None
         if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
-            warn(
-                f"checkpoint {folder.address} is damaged: {len(data):,} of {manifest['bytes']:,} bytes, "
-                "or changed; the one before it is used"
-            )
+            whole = len(data) == manifest["bytes"]
+            what = "it was changed" if whole else f"{len(data):,} of {manifest['bytes']:,} bytes are there"
+            warn(f"checkpoint {folder.address} is damaged: {what}")
             return None
         snapshot: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         return snapshot

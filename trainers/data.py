@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -29,6 +30,7 @@ from trainers import order
 from trainers.datasets import BadImage, Item, Source
 from trainers.order import Pass
 from trainers.recipe import Recipe, load
+from trainers.store import explain
 
 Array = npt.NDArray[Any]
 Advance = Callable[[int], None]
@@ -39,7 +41,9 @@ INLINE_BYTES = 256 * 2**20
 SAMPLED_ITEMS = 512
 """Items from which the streamed mode estimates mean and standard deviation."""
 SHOWN = 20
-"""Bad or repeated pictures that a message names."""
+"""Skipped or repeated pictures that a message names."""
+LISTED = 1000
+"""Bad pictures that the message names that ends a run."""
 
 
 class Batch(NamedTuple):
@@ -121,19 +125,35 @@ def choose_mode(mode: str, recipe: Recipe, source: Source, cache: Path, ray: boo
 
 
 def prepare(
-    recipe: Recipe, source: Source, cache: Path, *, ray: bool = False, advance: Advance = lambda n: None
+    recipe: Recipe,
+    source: Source,
+    cache: Path,
+    *,
+    ray: bool = False,
+    advance: Advance = lambda n: None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """Decode, shrink and store every picture, unless that was done before. Returns the folder of the shards.
 
     Parameters: `cache`, the folder of all prepared sets; `ray`, whether Ray runs and may be used; `advance`,
-    told the number of pictures done. Raises ValueError naming all pictures that cannot be decoded (none is
-    published then), OSError where the disk is full. Killed half-way it leaves nothing that counts, and two at
-    once do not collide: shards have names of their own and the first `meta.json` wins.
+    told the number of pictures done; `warn`, told where what was prepared is damaged, and done again. Raises
+    ValueError naming all pictures that cannot be decoded (none is published then), OSError where the disk is full.
+    Killed half-way it leaves nothing that counts, and two at once do not collide: shards have names of their own
+    and the first `meta.json` wins.
     """
     folder = cache / cache_key(recipe, source)
     if (folder / "meta.json").exists():
-        return folder
-    folder.mkdir(parents=True, exist_ok=True)
+        damage = _find_damage(folder)
+        if damage is None:
+            return folder
+        warn(f"the prepared pictures in {folder} are damaged ({damage}) and are prepared anew")
+        (folder / "meta.json").unlink()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"the cache {cache} cannot be written: {explain(error)}; set TRAINYARD_CACHE to another folder"
+        ) from None
     token = uuid.uuid4().hex[:8]
     chunks = _chunks(recipe, source)
     try:
@@ -150,6 +170,19 @@ def prepare(
             folder.rmdir()
         raise
     return folder
+
+
+def _find_damage(folder: Path) -> str | None:
+    """What is wrong with a prepared set, as far as can be told without reading it all."""
+    import pyarrow as pa
+
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        for name in itertools.chain(*meta["shards"].values()):
+            pa.ipc.open_file(pa.memory_map(str(folder / name)))  # reads the end of the file
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def _chunks(recipe: Recipe, source: Source) -> list[tuple[str, list[Item]]]:
@@ -242,8 +275,14 @@ def _write_shard(
     images, targets = images[:filled], targets[:filled]
     if filled:
         table = pa.table({"image": pa.FixedShapeTensorArray.from_numpy_ndarray(images), "target": targets})
-        with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table, max_chunksize=max(1, filled))
+        try:
+            with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+                writer.write_table(table, max_chunksize=max(1, filled))
+        except OSError as error:
+            raise OSError(
+                f"the prepared pictures cannot be written to {file.parent}: {explain(error)}; "
+                "make room there, or set TRAINYARD_CACHE to another disk"
+            ) from None
     flat = images.reshape(-1, channels)
     squares = sum((part.astype(np.float64) ** 2).sum(0) for part in np.array_split(flat, max(1, filled // 256)))
     return {
@@ -261,8 +300,8 @@ def _write_shard(
 
 
 def _tell_bad(bad: Sequence[Mapping[str, str]]) -> str:
-    lines = "\n".join(f"  {entry['name']}: {entry['why']}" for entry in bad[:SHOWN])
-    more = f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+    lines = "\n".join(f"  {entry['name']}: {entry['why']}" for entry in bad[:LISTED])
+    more = f"\n  and {len(bad) - LISTED:,} more" if len(bad) > LISTED else ""
     what = "1 picture" if len(bad) == 1 else f"{len(bad)} pictures"
     return f"{what} cannot be decoded:\n{lines}{more}\nmend or remove them, or give --on-bad-image skip"
 
@@ -271,8 +310,9 @@ def _summarise(recipe: Recipe, source: Source, done: Sequence[Mapping[str, Any]]
     """What `meta.json` holds."""
     train = [result for result in done if result["split"] == "train"]
     pixels = sum(result["rows"] for result in train) * recipe.storage_size[0] * recipe.storage_size[1]
-    if not pixels:
-        raise ValueError(f"no training picture of {recipe.dataset} can be decoded; {_tell_bad(bad)}")
+    for split in ("train", "val"):
+        if not any(result["rows"] for result in done if result["split"] == split):
+            raise ValueError(f"no picture of the {split} split of {recipe.dataset} can be decoded; {_tell_bad(bad)}")
     mean = np.sum([result["sum"] for result in train], axis=0) / pixels
     variance = np.sum([result["squares"] for result in train], axis=0) / pixels - mean**2
     fingerprint = hashlib.sha256()
@@ -319,8 +359,8 @@ def _find_repeated(done: Sequence[Mapping[str, Any]], classes: Sequence[str]) ->
 
 def _publish(folder: Path, token: str, meta: Mapping[str, Any]) -> None:
     part = folder / f".meta-{token}.part"
-    part.write_text(json.dumps(meta))
     try:
+        part.write_text(json.dumps(meta))
         os.link(part, folder / "meta.json")  # fails where another process was first; its shards serve as well
     except FileExistsError:
         for path in folder.glob(f"*-{token}-*.arrow"):
@@ -330,7 +370,7 @@ def _publish(folder: Path, token: str, meta: Mapping[str, Any]) -> None:
             if f"-{token}-" not in path.name:
                 path.unlink()  # of a process that was killed, or that will find meta.json and use ours
     finally:
-        part.unlink()
+        part.unlink(missing_ok=True)
 
 
 def describe(meta: Mapping[str, Any]) -> list[str]:
@@ -343,7 +383,9 @@ def describe(meta: Mapping[str, Any]) -> list[str]:
         lines.append(f"{split}: {sum(counts):,} pictures ({shown}{more})")
     if meta["skipped"]:
         names = ", ".join(entry["name"] for entry in meta["skipped"][:SHOWN])
-        lines.append(f"warning: {len(meta['skipped'])} pictures were skipped as they cannot be decoded: {names}")
+        more = f" and {len(meta['skipped']) - SHOWN} more" if len(meta["skipped"]) > SHOWN else ""
+        skipped = f"{len(meta['skipped'])} pictures were skipped as they cannot be decoded: {names}{more}"
+        lines.append(f"warning: {skipped}; run.json lists all")
     for kind, found in meta["repeated"].items():
         if found["count"]:
             example = found["examples"][0]

@@ -179,7 +179,7 @@ def _new_run_name(storage: Store, name: str) -> str:
 def _check_run_name(run: str) -> str:
     parts = run.split("/")
     if run == CACHE or not all(re.fullmatch(r"\w[^?*:\\]*", part) for part in parts):
-        raise ValueError(f"--run {run} cannot be the name of a run; give a word such as {parts[-1].strip('.') or 'a'}-1")
+        raise ValueError(f"--run {run} cannot be the name of a run; give letters, digits, '-', '_' and '.'")
     return run
 
 
@@ -198,7 +198,7 @@ def _agree(wanted: Recipe, earlier: Mapping[str, Any] | None, run: str) -> Recip
     try:
         old = Recipe.from_json(earlier["recipe"])
     except ValueError as error:
-        raise ValueError(f"the run {run} exists with a recipe that is no longer valid ({error}); give another --run") from None
+        raise ValueError(f"the run {run} exists with an invalid recipe: {error}; give another --run") from None
     if wanted.micro_batch_size is None:
         wanted = wanted.replace(micro_batch_size=old.micro_batch_size)
     if wanted.precision == "auto":
@@ -247,9 +247,10 @@ def _prepare(recipe: Recipe, scale: Scale, source: Source, storage: Store, progr
         meta, folder = data.stream_meta(recipe, source), None
     else:
         total = sum(len(item.targets) for items in source.splits.values() for item in items)
-        known = (cache / data.cache_key(recipe, source) / "meta.json").exists()
-        with progress.bar("preparing pictures", total) if not known else contextlib.nullcontext(None) as advance:
-            folder = data.prepare(recipe, source, cache, ray=scale.on_ray, advance=advance or (lambda n: None))
+        with progress.bar("preparing pictures", total) as advance:  # nothing moves where it was done before
+            folder = data.prepare(
+                recipe, source, cache, ray=scale.on_ray, advance=advance, warn=progress.warning
+            )
         meta = data.Cached(folder).meta
     for line in data.describe(meta):
         progress.message(line)
@@ -339,7 +340,11 @@ class _Listener:
         record.write()
 
     def __call__(self, event: dict[str, Any]) -> None:
-        getattr(self, f"_on_{event['kind']}")(event)
+        try:
+            getattr(self, f"_on_{event['kind']}")(event)
+        except OSError as error:
+            where = self.record.store.address
+            raise OSError(f"the run folder {where} cannot be written: {explain(error)}") from None
 
     def _on_machine(self, event: dict[str, Any]) -> None:
         self._machines[event["host"]] = event["machine"]
@@ -470,10 +475,10 @@ def _run(place: Any, job: Job, listener: _Listener, stop: threading.Event, callb
 
     try:
         place.train(job, listener, stop, callbacks)
-    except OSError as error:  # of the run folder
+    except OSError as error:
         if listener.done is not None:
             raise
-        listener(ending("failed", f"the run folder {job['folder']} cannot be written: {explain(error)}"))
+        listener(ending("failed", explain(error)))
     except BaseException as error:
         if listener.done is None:
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"

@@ -236,7 +236,7 @@ def _train_worker(job: Job) -> None:
     begin: Any = {"start": 0, "over": False, "why": None}
     if rank == 0:
         step = Checkpoints(Store(job["folder"])).latest_step()
-        begin = ray.get(desk.begin.remote(step))
+        begin.update(ray.get(desk.begin.remote(step)))
         if begin["why"]:
             ray.get(desk.put.remote([worker.ending("failed", begin["why"])]))
     told = torch.tensor([float(begin["start"]), float(begin["over"])])

@@ -16,7 +16,7 @@ from trainers.loop import Summary
 from trainers.parallel import World
 from trainers.recipe import Recipe, Scale
 from trainers.record import machine
-from trainers.store import Store
+from trainers.store import Store, explain
 
 Job = Mapping[str, Any]
 """recipe, scale, folder, storage, attempt, data {mode, folder, meta}, threads, cwd: JSON."""
@@ -52,8 +52,10 @@ def work(job: Job, rank: int, size: int, attempt: int, tell: Tell, stopping: Cal
             compile=scale.compile,
             profile=scale.profile,
         )
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         summary = Summary("failed", str(error))
+    except OSError as error:
+        summary = Summary("failed", explain(error))
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise

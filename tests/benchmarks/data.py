@@ -109,9 +109,10 @@ def data_loader(photos: Path, processes: int, rows: int) -> Times:
     from torch.utils.data import DataLoader
     from torchvision.datasets import ImageFolder
 
+    transform = transforms()  # imports more of torchvision
     begun = time.perf_counter()
     loader = DataLoader(
-        ImageFolder(str(photos / "train"), transforms()),
+        ImageFolder(str(photos / "train"), transform),
         batch_size=BATCH,
         shuffle=True,
         num_workers=processes,
@@ -143,7 +144,7 @@ def ray_data(photos: Path, keep: bool, cores: int, rows: int) -> Times:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.init(address="local", num_cpus=cores, log_to_driver=False, logging_level=logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    ray.data.range(1000, override_num_blocks=2 * cores).map(lambda row: row).materialize()  # starts its workers
+    ray.data.range(100, override_num_blocks=2 * cores).map(lambda row: row).materialize()  # starts workers
     begun = time.perf_counter()
 
     root = str(photos / "train")

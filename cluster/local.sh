@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# A Ray cluster of this machine alone, for trying out what a real one will do: token authentication on, nothing
+# listens beyond loopback. Further arguments go to `ray start`, such as --num-cpus=4.
+#
+#     bash cluster/local.sh
+#     RAY_AUTH_MODE=token ray job submit --working-dir . -- python -m trainers train digits.cnn --workers 2
+#
+# `ray stop` ends it.
+set -euo pipefail
+
+# Without a token `ray start` leaves authentication off.
+[ -s "$HOME/.ray/auth_token" ] || ray get-auth-token --generate >/dev/null
+chmod 600 "$HOME/.ray/auth_token"
+export RAY_AUTH_MODE=token
+ray start --head --node-ip-address=127.0.0.1 --disable-usage-stats "$@"

@@ -1,0 +1,94 @@
+"""Imports run one way, and what must be light is light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# A module may import those of the levels below its own.
+LEVELS = [
+    {"trainers.task", "trainers.store", "trainers.progress", "trainers.order", "trainers.recipe"},
+    {"trainers.parallel", "trainers.record", "trainers.report_page", "trainers.augment", "trainers.checkpoint"},
+    {"trainers.data", "trainers.report"},
+    {"trainers.loop"},
+    {"trainers.worker"},
+    {"trainers.on_ray"},
+    {"trainers.launch"},
+    {"trainers.inference"},
+    {"trainers"},
+    {"trainers.__main__"},
+]
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path) -> set[str]:
+    """The modules of ours that a file imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            is_module = {name for name in inner if (ROOT / (name.replace(".", "/") + ".py")).exists()}
+            found |= is_module or {node.module}
+    return {name for name in found if name.split(".")[0] in ("trainers", "tune_spaces", "cluster", "tests")}
+
+
+FILES = sorted((ROOT / "trainers").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_imports_run_one_way(path: Path) -> None:
+    name = module_name(path)
+    kind = name.split(".")[1] if name.count(".") == 2 or name == "trainers.datasets" else ""
+    if kind == "models":
+        allowed: set[str] = set()
+    elif kind == "datasets":
+        allowed = {"trainers.datasets", "trainers.datasets._files"}
+    elif kind == "recipes":
+        allowed = {"trainers.recipe", *(module_name(file) for file in path.parent.glob("*.py"))}
+    else:
+        level = next(number for number, names in enumerate(LEVELS) if name in names)
+        allowed = {below for names in LEVELS[:level] for below in names}
+        allowed |= {"trainers.datasets", "trainers.datasets._files"} if level >= 2 else set()
+        allowed |= {"trainers.store"} if level == 0 else set()
+    assert imports(path) <= allowed
+
+
+def test_only_one_module_knows_ray_train_and_only_one_the_process_group() -> None:
+    for path in FILES:
+        text = path.read_text()
+        if module_name(path) != "trainers.on_ray":
+            assert "import ray.train" not in text, path
+            assert "torch.distributed" not in text or module_name(path) == "trainers.parallel", path
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("trainers", "torch ray numpy pyarrow matplotlib"),
+        ("trainers.__main__", "torch ray numpy pyarrow matplotlib"),
+        ("trainers.report", "torch ray"),
+        ("trainers.loop", "torchvision ray matplotlib"),
+        ("trainers.inference", "torchvision ray matplotlib"),
+    ],
+)
+def test_what_must_be_light_is_light(module: str, unwanted: str) -> None:
+    code = f"import sys, {module}; print(*(name for name in {unwanted.split()!r} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "", done.stderr
+
+
+def test_no_function_is_longer_than_70_lines() -> None:
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                assert (node.end_lineno or 0) - node.lineno <= 70, f"{path}: {node.name}"
