@@ -113,6 +113,8 @@ def fit(
                 "cwd": os.getcwd(),
             }
             listener = _Listener(record, progress, begun, wanted.epochs)
+            if scale.on_ray:
+                listener.wait_for(f"waiting for {_spell_workers(scale)} to start")
             signals.training_starts()
             _run(place, job, listener, signals.stop, callbacks)
     result = RunResult(folder.address, record.run, listener.history)
@@ -337,7 +339,12 @@ class _Listener:
         self.setup: float | None = None
         self.done: dict[str, Any] | None = None
         self._machines: dict[str, Any] = {}
+        self._waiting = contextlib.ExitStack()
         record.write()
+
+    def wait_for(self, text: str) -> None:
+        """Say what is waited for, until the workers stand or the run has ended."""
+        self._waiting.enter_context(self.progress.waiting(text))
 
     def __call__(self, event: dict[str, Any]) -> None:
         try:
@@ -358,6 +365,7 @@ class _Listener:
 
     def _on_start(self, event: dict[str, Any]) -> None:
         """A (new) group of workers stands; the history is that of the checkpoint it goes on from."""
+        self._waiting.close()
         if self.setup is None:
             self.setup = time.perf_counter() - self.begun
         self.history = list(event["history"])
@@ -378,6 +386,7 @@ class _Listener:
         self.progress.epoch(event["line"], self.epochs, event["better"])
 
     def _on_done(self, event: dict[str, Any]) -> None:
+        self._waiting.close()
         self.done = event
         spent, before = event["seconds"], event["before"]
         parts = {name: spent.get(name, 0.0) for name in ("data_wait", "evaluate", "checkpoint")}
@@ -399,6 +408,12 @@ class _Listener:
             final=event["final"],
         )
         self.progress.message(event["message"])
+
+
+def _spell_workers(scale: Scale) -> str:
+    low, high = scale.worker_range
+    many = f"{low} to {high}" if low != high else str(high)
+    return f"{many} worker{'s' if high > 1 else ''}"
 
 
 class _Signals:

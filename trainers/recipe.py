@@ -37,6 +37,7 @@ AUGMENTATIONS: dict[str, str] = {
     "saturation": "strength d: factor in [1-d, 1+d]",
     "hue": "shift in [-d, d], d at most 0.5",
 }
+TASK_ARGS = {"classify": {"label_smoothing": 0.0}}
 MOST_NAMES = 50
 """Names that an error message lists."""
 SCHEDULE_ARGS = {"constant": {}, "step": {"every": 10, "factor": 0.1}, "cosine": {}, "polynomial": {"power": 0.9}}
@@ -165,6 +166,9 @@ class Recipe(_Value):
             _check_name(name, known, f"argument of schedule {self.schedule!r}")
             holds = _matches(value, type(known[name])) and value > 0
             _require(holds, f"schedule_args {name}", value, f"{_spell(type(known[name]))} above 0")
+        for name, value in self.task_args.items():
+            _check_name(name, TASK_ARGS[self.task], f"argument of task {self.task!r}")
+            _require(_matches(value, float), f"task_args {name}", value, "a number")
         _check_augment(self.augment)
         _check_arguments("datasets", self.dataset, "source", self.dataset_args, given=("data",))
         _check_arguments("models", self.model, "build", self.model_args, given=())
@@ -347,6 +351,8 @@ def blame(error: Exception) -> str:
 
 def _recipe_function(name: str) -> Callable[[], Any]:
     file, colon, function = name.rpartition(":")
+    if not colon and name.endswith(".py"):
+        raise ValueError(f"{name} is a file; name one of its functions, as in {name}:FUNCTION")
     if not colon and name not in recipe_names():
         raise ValueError(f"there is no recipe {name!r}{nearest(name, recipe_names())}")
     if not colon:
