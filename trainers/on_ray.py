@@ -223,29 +223,15 @@ def _train_worker(job: Job) -> None:
     """What Ray Train runs in every worker."""
     import ray
     import ray.train
-    import torch
-    import torch.distributed as dist
 
-    from trainers import parallel, worker
-    from trainers.checkpoint import Checkpoints
+    from trainers import worker
 
     worker.change_folder(job["cwd"])
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
     desk = ray.get_actor(job["desk"])
-    get: Any = ray.get  # its stub takes every result of an actor found by name for a list of nothing
-    begin = {"start": 0, "over": False, "why": None}
-    if rank == 0:
-        step = Checkpoints(Store(job["folder"])).latest_step()
-        begin = get(desk.begin.remote(step))
-        if begin["why"]:
-            get(desk.put.remote([worker.ending("failed", begin["why"])]))
-    told = torch.tensor([float(begin["start"]), float(begin["over"])])
-    if size > 1:
-        told = told.to(parallel.settle_device())
-        dist.all_reduce(told)
-    start, over = told.tolist()
-    if over:
+    start = _begin(job, desk, rank, size)
+    if start is None:
         return
     line = _Line(desk)
 
@@ -255,12 +241,32 @@ def _train_worker(job: Job) -> None:
         if rank == 0 or event["kind"] == "machine":
             line.tell(event)
 
-    end = worker.work(job, rank, size, job["attempt"] * 1000 + int(start), tell, lambda: line.stopping)
+    end = worker.work(job, rank, size, job["attempt"] * 1000 + start, tell, lambda: line.stopping)
     if rank == 0 or end["status"] in ("failed", "out_of_memory"):
         line.tell(end)
     line.close()
     if end["status"] in ("failed", "out_of_memory"):
         raise RuntimeError(end["message"])  # other ranks may wait for this one: Ray ends them all
+
+
+def _begin(job: Job, desk: Any, rank: int, size: int) -> int | None:
+    """The how many-eth start of the workers this is, agreed by all ranks; None where the run is over already."""
+    import ray
+    import torch
+
+    from trainers import parallel, worker
+    from trainers.checkpoint import Checkpoints
+
+    start = 0
+    if rank == 0:
+        step = Checkpoints(Store(job["folder"])).latest_step()
+        answer: dict[str, Any] = dict(ray.get(desk.begin.remote(step)))
+        if answer["why"]:
+            ray.get(desk.put.remote([worker.ending("failed", answer["why"])]))
+        start = 0 if answer["over"] else answer["start"]
+    world = parallel.World(rank, size, parallel.settle_device(), "fp32")
+    agreed = int(world.add_up(torch.tensor(start, device=world.device)))
+    return agreed or None
 
 
 def _trainer(

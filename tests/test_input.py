@@ -1,0 +1,594 @@
+"""Bad input: one clear message, the right exit code, no traceback, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainers import launch
+from trainers.__main__ import main
+from trainers.checkpoint import Checkpoints
+from trainers.store import Store
+
+ROOT = Path(__file__).parent.parent
+HERE = ["--workers", "0", "--cpus-per-worker", "1"]
+DIGITS = ["train", "digits.cnn", *HERE, "--epochs", "1"]
+PICTURES = [*DIGITS, "--dataset", "image_folder", "--image-size", "16", "--batch-size", "16"]
+BIG = ["--model-args", "num_filters=64"]  # a checkpoint of 3 MB
+CORES = len(os.sched_getaffinity(0))
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Ended]
+
+
+@pytest.fixture
+def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TRAINYARD_STORAGE", str(tmp_path / "storage"))
+    for name in ("TRAINYARD_CACHE", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "storage"
+
+
+@pytest.fixture
+def cli(storage: Path, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Runs a command line in this process."""
+    assert not storage.exists()
+
+    def run(*argv: str | Path) -> Ended:
+        try:
+            code = main([str(word) for word in argv])
+        except SystemExit as error:
+            code = int(str(error.code))
+        return Ended(code, *capsys.readouterr())
+
+    return run
+
+
+def assert_refused(ended: Ended, *words: str) -> None:
+    """Exit code 2, one message with the `words`, and nothing on stdout."""
+    assert (ended.code, ended.out) == (2, ""), ended
+    text = " ".join(ended.err.split())
+    assert text.count("error: ") <= 1
+    for word in words:
+        assert word in text
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def run_json(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    return found
+
+
+def draw(folder: Path, classes: str = "ab", each: int = 10) -> Path:
+    """JPEG files of 40x40 pixels in class folders."""
+    rng = np.random.default_rng(0)
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for index in range(each):
+            picture = rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)
+            Image.fromarray(picture).save(folder / name / f"{index:03}.jpg")
+    return folder
+
+
+# Names and values --------------------------------------------------------------------------------------------
+
+
+def test_wrong_names_are_told_at_once_with_the_nearest_ones() -> None:
+    """Neither torch nor Ray nor NumPy is imported for that."""
+    lines = {
+        "unknown recipe": (["train", "digit.cnn"], "did you mean digits.cnn"),
+        "unknown command": (["trian"], "did you mean train"),
+        "unknown field": (["train", "digits.cnn", "--batchsize", "3"], "--batch-size"),
+        "unknown model": (["train", "digits.cnn", "--model", "linear"], "did you mean linear_cnn"),
+        "unknown data set": (["train", "digits.cnn", "--dataset", "digit"], "did you mean digits"),
+        "model argument": (["train", "digits.cnn", "--model-args", "num_filter=1"], "did you mean num_filters"),
+        "data argument": (["train", "digits.cnn", "--dataset-args", "seed=1"], "did you mean split_seed"),
+        "task argument": (["train", "digits.cnn", "--task-args", "smoothing=1"], "did you mean label_smoothing"),
+        "augmentation": (["train", "digits.cnn", "--augment", "hflip=0.5"], "did you mean horizontal_flip"),
+        "schedule": (["train", "digits.cnn", "--schedule-args", "every=3"], "argument of schedule 'cosine'"),
+    }
+    code = (
+        "import contextlib, io, json, sys\n"
+        "from trainers.__main__ import main\n"
+        "ends = []\n"
+        "for argv in json.loads(sys.argv[1]):\n"
+        "    with contextlib.redirect_stderr(io.StringIO()) as told:\n"
+        "        try:\n"
+        "            end = main(argv)\n"
+        "        except SystemExit as error:\n"
+        "            end = error.code\n"
+        "    ends.append((end, told.getvalue()))\n"
+        "heavy = [name for name in ('torch', 'ray', 'numpy', 'pyarrow') if name in sys.modules]\n"
+        "print(json.dumps([ends, heavy]))\n"
+    )
+    begun = time.monotonic()
+    argv = json.dumps([argv for argv, _ in lines.values()])
+    done = subprocess.run([sys.executable, "-c", code, argv], cwd=ROOT, capture_output=True, text=True)
+    seconds = time.monotonic() - begun
+    ends, heavy = json.loads(done.stdout)
+    for (code_of_end, told), (what, (_, expected)) in zip(ends, lines.items(), strict=True):
+        assert code_of_end == 2, what
+        assert expected in told, what
+    assert heavy == []
+    assert seconds < 5
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--lr abc", "'abc' is not a number"),
+        ("--lr nan", "lr=nan is not allowed"),
+        ("--lr inf", "lr=inf is not allowed"),
+        ("--epochs 0", "epochs=0 is not allowed"),
+        ("--epochs 1.5", "'1.5' is not a whole number"),
+        ("--micro-batch-size x", "'x' is not a whole number, nor none"),
+        ("--image-size 0", "image_size=0x0 is not allowed"),
+        ("--image-size axb", "'axb' is not a size"),
+        ("--stored-size 4", "stored_size=4x4 is smaller than image_size=8x8"),
+        ("--workers -1", "'-1' is not a number of workers"),
+        ("--workers 3:1", "workers=3:1 is not allowed"),
+        ("--workers 0:2 --micro-batch-size 8", "workers=0:2 is not allowed"),
+        ("--compile maybe", "'maybe' is neither true nor false"),
+        ("--optimizer sgdd", "'sgdd'"),
+        ("--model-args num_filters", "'num_filters' is not of the form name=value"),
+        ("--model-args num_filters=2.5", "num_filters of 'linear_cnn' takes a whole number"),
+        ("--seed 99999999999999999999", "seed takes a number from 0 to 2**63 - 1"),
+        ("--task-args label_smoothing=much", "task_args label_smoothing=much is not allowed"),
+        ("--schedule step --schedule-args every=0", "every takes a whole number above 0"),
+        ("--augment hue=0.7", "d at most 0.5"),
+        ("--augment resized_crop=0.3,1 crop=true", "resized_crop excludes crop"),
+        ("--augment resized_crop=0.3,1 pad=2", "resized_crop excludes pad"),
+        ("--batch-size 64 --micro-batch-size 48", "does not divide batch_size=64; use 32 or 64"),
+        ("--batch-size 64 --workers 3", "cannot be dealt evenly to workers=3; use 63 or 66"),
+        ("--workers 1:3", "give a --micro-batch-size"),
+        (f"--workers {4 * CORES + 1} --micro-batch-size 8", f"give --workers {4 * CORES} or fewer"),
+        ("--data-mode stream", "give --workers 1 or more"),
+        ("--run ../up", "cannot be the name of a run"),
+        ("--run cache", "cannot be the name of a run"),
+        ("--init-from nothing", "init_from=nothing: there is no such run"),
+        ("--frozen head", "the model has no part called 'head'; its parts are 0, 1, 2"),
+        ("--data /tmp", "leave --data /tmp out"),
+        ("--model-args channels=3", "channels=3 does not fit the data, which has channels=1"),
+        ("--model-args num_filters=999999999", "the model linear_cnn cannot be built"),
+        ("--image-size 2", "linear_cnn needs images of at least 4x4, got 2x2"),
+        ("--model resnet --image-size 4", "resnet with stem=standard needs images of at least 32x32"),
+        ("--dataset-args split_seed=-1", "split_seed=-1 is out of range"),
+    ],
+)
+def test_wrong_values_are_refused(cli: Cli, storage: Path, flags: str, words: str) -> None:
+    begun = time.monotonic()
+    assert_refused(cli(*DIGITS, *flags.split()), words)
+    assert time.monotonic() - begun < 10
+    assert not storage.exists() or files(storage) == []
+
+
+def test_a_recipe_file_that_is_broken_is_named_with_the_line(cli: Cli, tmp_path: Path) -> None:
+    broken = {
+        "syntax.py": ("x = 1\ndef fast(:\n", "cannot be imported: invalid syntax (line 2)"),
+        "missing.py": ("import no_such_module\n", "No module named 'no_such_module' (missing.py, line 1)"),
+        "raises.py": ("1 / 0\n", "ZeroDivisionError: division by zero (raises.py, line 1)"),
+        "nothing.py": ("slow = 3\n", "has no function fast() that returns a Recipe"),
+        "number.py": ("def fast():\n    return 3\n", "returned int; it must return a Recipe"),
+        "inside.py": ("def fast():\n    return [][1]\n", "IndexError: list index out of range (inside.py, line 2)"),
+    }
+    for name, (text, words) in broken.items():
+        (tmp_path / name).write_text(text)
+        for _ in range(2):  # a module that failed is not kept
+            assert_refused(cli("train", f"./{name}:fast"), words)
+    assert_refused(cli("train", "./gone.py:fast"), f"there is no file {tmp_path}/gone.py")
+    assert_refused(cli("train", "./syntax.py"), "./syntax.py:FUNCTION")
+
+
+def test_a_model_file_that_is_broken_is_named_with_the_line(cli: Cli, tmp_path: Path, storage: Path) -> None:
+    head = "def build(*, image_size, channels, classes, width=2 * 8):\n"
+    broken = {
+        "syntax.py": ("def build(:\n", "cannot be read as Python: invalid syntax (line 1)"),
+        "nothing.py": ("def built(): pass\n", "has no function build()"),
+        "raises.py": ("import no_such_module\n" + head + "    pass\n", "(raises.py, line 1)"),
+        "inside.py": (head + "    return nowhere\n", "name 'nowhere' is not defined (inside.py, line 2)"),
+    }
+    for name, (text, words) in broken.items():
+        (tmp_path / name).write_text(text)
+        assert_refused(cli(*DIGITS, "--model", tmp_path / name), words)
+    assert files(storage) == []
+
+
+# Data --------------------------------------------------------------------------------------------------------
+
+
+def test_data_that_cannot_be_used_is_refused(cli: Cli, tmp_path: Path, storage: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    draw(tmp_path / "one", classes="a")
+    (tmp_path / "file.txt").write_text("hello")
+    assert_refused(cli(*PICTURES), "this data set needs --data PATH")
+    assert_refused(cli(*PICTURES, "--data", tmp_path / "no/where"), f"of its path, {tmp_path} does")
+    assert_refused(cli(*PICTURES, "--data", tmp_path / "empty"), "is empty; give --data a folder that holds")
+    assert_refused(cli(*PICTURES, "--data", tmp_path / "file.txt"), "is a file, not a folder")
+    assert_refused(cli(*PICTURES, "--data", tmp_path / "one"), "holds one class folder only, 'a'")
+    assert files(storage) == []
+
+
+def test_bad_pictures_are_all_named_or_skipped_and_recorded(cli: Cli, tmp_path: Path, storage: Path) -> None:
+    data = draw(tmp_path / "data", each=500)
+    cut = data / "a/007.jpg"
+    cut.write_bytes(cut.read_bytes()[:400])
+    (data / "b/100.jpg").write_text("no picture")
+    for index in range(200, 225):
+        (data / f"b/{index}.jpg").write_bytes(b"")
+    bad = {"a/007.jpg", "b/100.jpg", *(f"b/{index}.jpg" for index in range(200, 225))}
+
+    ended = cli(*PICTURES, "--data", data)
+    assert_refused(ended, "27 pictures cannot be decoded", "give --on-bad-image skip", "the file is empty")
+    assert {line.split(":")[0].strip() for line in ended.err.splitlines() if line.startswith("  ")} == bad
+    assert files(storage) == []
+
+    ended = cli(*PICTURES, "--data", data, "--on-bad-image", "skip", "--run", "skipped")
+    assert ended.code == 0
+    assert "27 pictures were skipped" in ended.err
+    dataset = run_json(storage / "skipped")["dataset"]
+    assert {entry["name"] for entry in dataset["skipped"]} == bad
+    assert sum(dataset["rows"].values()) == 1000 - 27
+
+
+def test_skipping_all_pictures_of_a_split_is_no_way_on(cli: Cli, tmp_path: Path, storage: Path) -> None:
+    draw(tmp_path / "data/train")
+    for picture in draw(tmp_path / "data/val", each=1).rglob("*.jpg"):
+        picture.write_text("no picture")
+    ended = cli(*PICTURES, "--data", tmp_path / "data", "--on-bad-image", "skip")
+    assert_refused(ended, "no picture of the val split", "2 pictures cannot be decoded")
+    assert files(storage) == []
+
+
+def test_a_damaged_cache_is_prepared_anew(cli: Cli, storage: Path) -> None:
+    assert cli("prepare", "digits.cnn", *HERE).code == 0
+
+    def damage(name: str, change: Callable[[Path], Any]) -> None:
+        change(next((storage / "cache").glob(f"*/{name}")))
+        ended = cli(*DIGITS, "--run", f"after-{name[:3]}-{change.__name__}")
+        assert ended.code == 0
+        assert "are damaged" in ended.err
+        assert "prepared anew" in ended.err
+        assert len(files(storage / "cache")) == 3
+
+    def cut(path: Path) -> None:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    def remove(path: Path) -> None:
+        path.unlink()
+
+    damage("meta.json", cut)
+    damage("train-*.arrow", cut)
+    damage("val-*.arrow", remove)
+    assert "are damaged" not in cli(*DIGITS).err
+
+
+SLOW = """
+import time
+from pathlib import Path
+import numpy as np
+from trainers.datasets import Item, Source
+
+def source(data, *, folder, seconds):
+    args = {"folder": folder, "seconds": seconds}
+    def items(split, count):
+        return [Item(path=None, name=f"{split}{i}", targets=[i % 2], args=args) for i in range(count)]
+    return Source(classes=["a", "b"], channels=1, splits={"train": items("train", 60), "val": items("val", 4)})
+
+def read(item):
+    folder = Path(item.args["folder"])
+    (folder / "reading").touch()
+    end = time.monotonic() + item.args["seconds"]
+    while time.monotonic() < end and not (folder / "go").exists():
+        time.sleep(0.02)
+    return [(np.full((8, 8, 1), len(item.name), np.uint8), item.targets[0])]
+"""
+
+
+def start_slow(folder: Path, run: str, seconds: float) -> subprocess.Popen[str]:
+    """Start a run in a process of its own, and wait until it is decoding pictures."""
+    (folder / "slow.py").write_text(SLOW)
+    flags = ["--dataset", str(folder / "slow.py"), "--dataset-args", f"folder={folder}", f"seconds={seconds}"]
+    command = [sys.executable, "-m", "trainers", *DIGITS, *flags, "--run", run]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 60
+    while not (folder / "reading").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return process
+
+
+def test_an_interrupt_while_preparing_leaves_nothing(storage: Path, tmp_path: Path) -> None:
+    process = start_slow(tmp_path, "stopped", seconds=1)
+    process.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err.strip().endswith("interrupted")
+    assert "Traceback" not in err
+    assert time.monotonic() - begun < 10  # of 32 s
+    assert files(storage) == []
+    assert not (storage / "stopped").exists()
+
+
+def test_two_runs_of_one_name_at_once(cli: Cli, storage: Path, tmp_path: Path) -> None:
+    process = start_slow(tmp_path, "same", seconds=60)
+    assert_refused(cli(*DIGITS, "--run", "same"), "is being trained already", f"process {process.pid} on")
+    (tmp_path / "go").touch()
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert run_json(storage / "same")["status"] == "finished"
+
+
+# Storage -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a small disk, with options such as "size=2m"; again with other options, it is changed."""
+    path = tmp_path / "disk"
+    path.mkdir()
+
+    def mount(options: str) -> Path:
+        remount = ["-o", "remount"] if path.is_mount() else []
+        command = ["mount", *remount, "-t", "tmpfs", "-o", options, "tmpfs", str(path)]
+        if shutil.which("mount") is None:
+            pytest.skip("there is no mount command")
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"mounting is not allowed here: {done.stderr.strip()}")
+        return path
+
+    yield mount
+    if path.is_mount():
+        subprocess.run(["umount", "-l", str(path)], check=True)  # shards may be mapped still
+
+
+def test_storage_that_cannot_be_written_is_refused(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert_refused(cli(*DIGITS, "--storage", tmp_path / "file/below"), "cannot be written: Not a directory")
+    assert_refused(cli(*DIGITS, "--storage", "foo://bar"), "'foo://bar' cannot be opened")
+    assert_refused(cli(*DIGITS, "--storage", tmp_path, "--run", "file"), "the run folder", "give another --run")
+    monkeypatch.setenv("TRAINYARD_CACHE", str(tmp_path / "file/cache"))
+    assert_refused(cli(*DIGITS), "the cache", "Not a directory; set TRAINYARD_CACHE")
+
+
+def test_a_disk_that_is_read_only_or_full_is_refused(cli: Cli, disk: Callable[[str], Path]) -> None:
+    assert_refused(cli(*DIGITS, "--storage", disk("size=1m,ro")), "cannot be written: Read-only file system")
+    path = disk("size=1m,rw")
+    (path / "full").write_bytes(bytes(2**20))
+    assert_refused(cli(*DIGITS, "--storage", path), "cannot be written: the disk is full")
+    assert files(path) == ["full"]
+
+
+def test_a_disk_that_fills_up_while_preparing(
+    cli: Cli, disk: Callable[[str], Path], storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = disk("size=1m")
+    monkeypatch.setenv("TRAINYARD_CACHE", str(path))
+    ended = cli(*DIGITS, "--image-size", "64", "--data-mode", "cache")
+    assert (ended.code, ended.out) == (1, "")
+    assert f"cannot be written to {path}" in ended.err
+    assert "the disk is full; make room there, or set TRAINYARD_CACHE" in ended.err
+    assert files(path) == files(storage) == []
+
+
+def test_a_disk_that_is_full_at_the_first_checkpoint(cli: Cli, disk: Callable[[str], Path]) -> None:
+    path = disk("size=2m")
+    ended = cli(*DIGITS, *BIG, "--storage", path, "--run", "full")
+    assert ended.code == 1
+    assert ended.err.count("the disk is full") == 1
+    assert run_json(path / "full")["status"] == "failed"
+    assert "the disk is full" in run_json(path / "full")["message"]
+    assert Checkpoints(Store(path / "full")).latest() is None
+    assert not [name for name in files(path) if name.endswith((".part", ".pt", ".lock"))]
+
+
+def test_a_disk_that_fills_up_later_keeps_the_checkpoint_before(cli: Cli, disk: Callable[[str], Path]) -> None:
+    path = disk("size=5m")
+    command = [*DIGITS[:-1], "3", *BIG, "--storage", path, "--run", "later"]
+    ended = cli(*command)
+    assert ended.code == 1
+    assert "the disk is full" in ended.err
+    assert run_json(path / "later")["status"] == "failed"
+    snapshot = Checkpoints(Store(path / "later")).latest()
+    assert snapshot is not None
+    assert json.loads(snapshot["progress"])["epoch"] == 1
+
+    disk("size=30m")
+    ended = cli(*command)
+    assert ended.code == 0
+    assert "going on from step 23, in epoch 2" in ended.err
+    assert run_json(path / "later")["epochs_run"] == 3
+
+
+# Runs that exist ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def two_epochs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A storage with the run "run", whose checkpoints are those of steps 23 and 46."""
+    folder = tmp_path_factory.mktemp("two_epochs")
+    assert main([*DIGITS[:-1], "2", "--storage", str(folder), "--run", "run"]) == 0
+    return folder
+
+
+@pytest.fixture
+def trained(cli: Cli, two_epochs: Path, storage: Path) -> Path:
+    """The run folder of a copy of it."""
+    shutil.copytree(two_epochs, storage)
+    return storage / "run"
+
+
+TWO = [*DIGITS[:-1], "2", "--run", "run"]
+
+
+def killed_at_the_end(folder: Path) -> Path:
+    """As if the run had been killed after its last checkpoint; returns that."""
+    run = run_json(folder) | {"status": "running"}
+    (folder / "run.json").write_text(json.dumps(run))
+    return folder / "checkpoints/00000046"
+
+
+def test_a_finished_run_is_not_repeated(cli: Cli, trained: Path) -> None:
+    before = (trained / "run.json").read_bytes()
+    ended = cli(*TWO)
+    assert (ended.code, ended.out.strip()) == (0, str(trained))
+    assert "has finished already; nothing is left to do" in ended.err
+    assert (trained / "run.json").read_bytes() == before
+
+
+def test_a_run_that_exists_with_another_recipe_names_the_fields_that_differ(cli: Cli, trained: Path) -> None:
+    before = files(trained)
+    ended = cli(*TWO, "--lr", "0.5", "--seed", "3")
+    assert_refused(ended, "lr was 0.05 and is now 0.5", "seed was 0 and is now 3", "Give another --run")
+    assert files(trained) == before
+
+
+def cut_state(folder: Path) -> None:
+    file = next(folder.glob("*.pt"))
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def change_a_byte(folder: Path) -> None:
+    file = next(folder.glob("*.pt"))
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def remove_state(folder: Path) -> None:
+    next(folder.glob("*.pt")).unlink()
+
+
+def cut_manifest(folder: Path) -> None:
+    file = folder / "manifest.json"
+    file.write_bytes(file.read_bytes()[:30])
+
+
+def empty_manifest(folder: Path) -> None:
+    (folder / "manifest.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (cut_state, "is damaged"),
+        (change_a_byte, "is damaged: it was changed"),
+        (remove_state, "cannot be read"),
+        (cut_manifest, "has a broken manifest.json"),
+        (empty_manifest, "has a broken manifest.json"),
+    ],
+)
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(
+    cli: Cli, trained: Path, damage: Callable[[Path], None], words: str
+) -> None:
+    damage(killed_at_the_end(trained))
+    ended = cli(*TWO)
+    assert ended.code == 0
+    assert f"00000046 {words}" in ended.err
+    assert "the one before it is used" in ended.err
+    assert "going on from step 23, in epoch 2" in ended.err
+    assert run_json(trained)["status"] == "finished"
+    assert len((trained / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_without_any_whole_checkpoint_the_run_starts_anew(cli: Cli, trained: Path) -> None:
+    killed_at_the_end(trained)
+    for folder in (trained / "checkpoints").iterdir():
+        cut_state(folder)
+    ended = cli(*TWO)
+    assert ended.code == 0
+    assert ended.err.count("the run starts anew") == 2
+    assert "epoch 1/2" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b'{"status": "fin', "is not valid JSON"),
+        (b"\xff\xfe\x00", "is not valid JSON"),
+        (b"[]", "is not that of a run"),
+        (b"{}", "is not that of a run"),
+    ],
+)
+def test_a_broken_run_json_is_told(cli: Cli, trained: Path, tmp_path: Path, text: bytes, words: str) -> None:
+    (trained / "run.json").write_bytes(text)
+    for command in (TWO, ["evaluate", "run"], ["predict", "run", tmp_path, "--out", tmp_path / "out"]):
+        assert_refused(cli(*command), f"{trained}/run.json", words)
+    assert (trained / "run.json").read_bytes() == text
+    if text != b"{}":  # a report shows what there is of a run that is going on
+        assert_refused(cli("report", "run"), f"{trained}/run.json")
+
+
+def test_a_recipe_in_run_json_that_is_no_longer_valid_is_told(cli: Cli, trained: Path) -> None:
+    run = run_json(trained)
+    run["recipe"]["lr"] = None
+    (trained / "run.json").write_text(json.dumps(run))
+    assert_refused(cli(*TWO), "the run run exists with an invalid recipe: lr=None", "give another --run")
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_run_that_does_not_exist_is_told_with_the_nearest_names(cli: Cli, tmp_path: Path) -> None:
+    draw(tmp_path / "pictures")
+    for command in (
+        ["evaluate", "rum"],
+        ["predict", "rum", tmp_path / "pictures", "--out", tmp_path / "out"],
+        ["report", "rum"],
+        ["report", "run", "--baseline", "rum"],
+        [*DIGITS, "--init-from", "rum"],
+    ):
+        ended = cli(*command)
+        assert_refused(ended, "rum", "no")
+        assert "run" in ended.err.split("rum")[-1], ended.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_asked_of_a_run_must_be_there(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    out = ["--out", tmp_path / "out"]
+    assert_refused(cli("evaluate", "run", "--split", "tset"), "the data has no split 'tset'; it has train, val")
+    assert_refused(cli("predict", "run", tmp_path / "gone", *out), f"there is no file or folder {tmp_path}/gone")
+    assert_refused(cli("predict", "run", tmp_path / "empty", *out), "no pictures in")
+    assert_refused(cli("report", "run", "--out", tmp_path / "no/where"), "cannot be written: No such file")
+    shutil.rmtree(trained / "checkpoints")
+    assert_refused(cli("evaluate", "run"), "holds no checkpoint of a finished epoch")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_loss_that_is_not_finite_fails_and_names_epoch_step_and_rate(cli: Cli, storage: Path) -> None:
+    ended = cli(*DIGITS, "--lr", "1e30", "--run", "nan")
+    assert ended.code == 1
+    assert "loss is nan in epoch 1, step 2, at learning rate" in ended.err
+    assert ended.out.strip() == str(storage / "nan")
+    assert run_json(storage / "nan")["status"] == "failed"
+    assert not (storage / "nan/checkpoints").exists()
+
+
+def test_two_runs_that_start_in_one_second_have_names_of_their_own(storage: Path) -> None:
+    first = launch._new_run_name(Store(storage), "digits.cnn")
+    (storage / first).mkdir(parents=True)
+    (storage / first / "run.json").write_text("{}")
+    assert launch._new_run_name(Store(storage), "digits.cnn") != first
