@@ -86,7 +86,7 @@ def watched_work(job: Job, rank: int = 0, size: int = 1) -> list[dict[str, Any]]
 
         def update(self) -> None:
             super().update()
-            losses.append(float(self.loss / self.divisor))
+            losses.append(float(self.loss) / float(self.divisor))
 
     def stopping() -> bool:
         return len(losses) >= job.get("stop_after", 10**9)

@@ -51,7 +51,7 @@ def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def cli(storage: Path, capsys: pytest.CaptureFixture[str]) -> Cli:
     """Runs a command line in this process."""
-    assert not storage.exists()
+    assert os.environ["TRAINYARD_STORAGE"] == str(storage)
 
     def run(*argv: str | Path) -> Ended:
         try:
@@ -403,7 +403,18 @@ def test_a_disk_that_is_full_at_the_first_checkpoint(cli: Cli, disk: Callable[[s
     assert run_json(path / "full")["status"] == "failed"
     assert "the disk is full" in run_json(path / "full")["message"]
     assert Checkpoints(Store(path / "full")).latest() is None
-    assert not [name for name in files(path) if name.endswith((".part", ".pt", ".lock"))]
+    assert not [name for name in files(path) if name.endswith((".part", ".pt", ".lock", ".room"))]
+
+
+def test_a_disk_that_is_full_before_the_first_step(
+    cli: Cli, disk: Callable[[str], Path], storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRAINYARD_CACHE", str(storage / "cache"))
+    path = disk("size=16k")
+    ended = cli(*DIGITS, "--storage", path, "--run", "full")
+    assert (ended.code, ended.out) == (1, "")
+    assert f"error: {path}/full/.room: the disk is full" in ended.err
+    assert files(path) == []
 
 
 def test_a_disk_that_fills_up_later_keeps_the_checkpoint_before(cli: Cli, disk: Callable[[str], Path]) -> None:
@@ -436,7 +447,7 @@ def two_epochs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def trained(cli: Cli, two_epochs: Path, storage: Path) -> Path:
+def trained(two_epochs: Path, storage: Path) -> Path:
     """The run folder of a copy of it."""
     shutil.copytree(two_epochs, storage)
     return storage / "run"

@@ -65,6 +65,7 @@ def test_the_random_numbers_are_splitmix64() -> None:
 
     for values in [(0,), (1, 2, 3), (2**40, 7, 0, 99)]:
         assert int(order.mix(*values)) == reference(*values)
+    assert order.torch_seed(5, 2**33, 1) == reference(5, 2**33, 3, 1) >> 1
 
 
 def test_uniforms_depend_on_the_sample_alone_and_are_uniform() -> None:

@@ -143,7 +143,7 @@ class Checkpoints:
             folder.delete(file)
             raise OSError(
                 f"the checkpoint {folder.address} cannot be written: {explain(error)}; "
-                "the one before it is kept, and the same command goes on from there"
+                "earlier ones are kept, and the same command goes on from there"
             ) from None
         complete = [name for _, _, name in sorted(self._list())]
         keep = {*complete[-2:], f"{step:08}", *([] if best_step is None else [f"{best_step:08}"])}

@@ -34,6 +34,8 @@ from trainers.store import CACHE, Store, default_storage, explain, read_run, run
 EXIT_CODES = {"finished": 0, "stopped_early": 0, "failed": 1, "out_of_memory": 3, "interrupted": 130}
 RECORDED = ["fingerprint", "rows", "classes", "channels", "mean", "std", "class_counts", "skipped", "repeated"]
 """What run.json tells of the data: enough to predict without it."""
+ROOM, ROOM_BYTES = ".room", 2**16
+"""A file that keeps room on the disk for the run's last word, that the disk is full."""
 Job = Mapping[str, Any]
 Listen = Callable[[dict[str, Any]], None]
 
@@ -250,9 +252,7 @@ def _prepare(recipe: Recipe, scale: Scale, source: Source, storage: Store, progr
     else:
         total = sum(len(item.targets) for items in source.splits.values() for item in items)
         with progress.bar("preparing pictures", total) as advance:  # nothing moves where it was done before
-            folder = data.prepare(
-                recipe, source, cache, ray=scale.on_ray, advance=advance, warn=progress.warning
-            )
+            folder = data.prepare(recipe, source, cache, ray=scale.on_ray, advance=advance, warn=progress.warning)
         meta = data.Cached(folder).meta
     for line in data.describe(meta):
         progress.message(line)
@@ -340,6 +340,7 @@ class _Listener:
         self.done: dict[str, Any] | None = None
         self._machines: dict[str, Any] = {}
         self._waiting = contextlib.ExitStack()
+        record.store.write(ROOM, os.urandom(ROOM_BYTES))
         record.write()
 
     def wait_for(self, text: str) -> None:
@@ -396,6 +397,7 @@ class _Listener:
         total = time.perf_counter() - self.begun + earlier
         best = event["best"] and {name: event["best"][name] for name in ("epoch", "metric", "value")}
         self.progress.close()
+        self.record.store.delete(ROOM)
         self.record.finish(
             event["status"],
             event["counts"].get("confusion"),

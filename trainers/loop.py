@@ -13,6 +13,7 @@ for every epoch that is left:
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -60,8 +61,8 @@ class Preprocess:
     def __init__(self, recipe: Recipe, meta: Mapping[str, Any], world: World) -> None:
         """Parameters: `meta` with the training split's `mean` and `std`, per channel, of values in [0, 1]."""
         self.recipe, self.world = recipe, world
-        mean, std = (torch.tensor(meta[name], dtype=world.dtype) for name in ("mean", "std"))
-        self.mean, self.std = mean.view(1, -1, 1, 1).to(world.device), std.view(1, -1, 1, 1).to(world.device)
+        mean, std = (torch.tensor(meta[name], dtype=torch.float64).view(1, -1, 1, 1) for name in ("mean", "std"))
+        self.scale, self.shift = (1 / std).to(world.device, world.dtype), (-mean / std).to(world.device, world.dtype)
 
     def __call__(
         self, pictures: npt.NDArray[np.uint8], ids: npt.NDArray[np.int64] | None = None, epoch: int | None = None
@@ -69,14 +70,14 @@ class Preprocess:
         """uint8 (N, H, W, C) -> normalised (N, C, *image_size). With `ids` (N,) and `epoch`: augmented."""
         recipe, world = self.recipe, self.world
         pixels = torch.from_numpy(pictures).to(world.device, non_blocking=True).permute(0, 3, 1, 2)
-        images = pixels.to(world.dtype).div_(255)
+        images = pixels.to(world.dtype).mul_(1 / 255)
         if ids is not None and epoch is not None and recipe.augment:
             images, _ = augment.augment(
                 images, recipe.augment, size=recipe.image_size, seed=recipe.seed, epoch=epoch, ids=ids
             )
         elif recipe.storage_size != recipe.image_size:
             images, _ = augment.center(images, recipe.image_size)
-        return images.sub_(self.mean).div_(self.std)
+        return torch.addcmul(self.shift, images, self.scale)
 
     def targets(self, batch: Batch) -> Tensor:
         """int64 (N,)"""
@@ -102,14 +103,19 @@ class Run:
     def __post_init__(self) -> None:
         self.preprocess = Preprocess(self.recipe, self.data.meta, self.world)
 
-    @property
+    @functools.cached_property
     def rows(self) -> int:
         return int(self.data.meta["rows"]["train"])
+
+    @functools.cached_property
+    def sizes(self) -> list[int]:
+        """Pictures of each optimizer step of an epoch."""
+        return [stop - start for start, stop in order.cut(self.rows, self.recipe.batch_size)]
 
     @property
     def steps(self) -> int:
         """Optimizer steps per epoch."""
-        return len(order.cut(self.rows, self.recipe.batch_size))
+        return len(self.sizes)
 
 
 def build_model(recipe: Recipe, meta: Mapping[str, Any]) -> nn.Module:
@@ -215,7 +221,7 @@ def evaluate(run: Run, split: str) -> tuple[float, Counts]:
             if not counts:
                 counts = {name: torch.zeros_like(count) for name, count in new.items()}
             if batch.of.weight:
-                sums += torch.stack([loss.double(), run.task.weight(targets)])
+                sums += _pair(loss, run.task.weight(targets))
                 for name, count in new.items():
                     counts[name] += count
     _swap_in(state.model, kept)
@@ -257,7 +263,6 @@ def _train_epoch(run: Run, tick: Callable[[], None]) -> Summary | None:
         world_size=world.size,
         first_step=state.step,
     )
-    sizes = [stop - start for start, stop in order.cut(run.rows, recipe.batch_size)]
     meter = _Meter(run)
     parallel.set_training(state.model)
     with BatchNormStatistics(state.model, world) as norms:
@@ -268,7 +273,7 @@ def _train_epoch(run: Run, tick: Callable[[], None]) -> Summary | None:
                 continue
             step.update()
             tick()
-            meter.step(step, sizes[batch.of.step])
+            meter.step(step, run.sizes[batch.of.step])
             if summary := _look_after(run, meter, step):
                 return summary
     meter.settle()
@@ -281,18 +286,21 @@ class _Step:
     def __init__(self, run: Run, norms: BatchNormStatistics) -> None:
         self.run, self.norms = run, norms
         self.parameters = [p for p in run.state.model.parameters() if p.requires_grad]
-        self.sums = torch.zeros(2, dtype=torch.float64, device=run.world.device)
+        self.loss: Tensor | float = 0.0
+        """Sum of the losses; after `update`, that of the whole batch."""
+        self.divisor: Tensor | float = 0.0
         self.statistics: dict[int, Tensor] = {}
-        self.loss = self.divisor = torch.zeros(())
         self.lr = 0.0
         self.wishes = _Wishes(run)
-        self.pieces = 0
+        self._fresh = True
 
     def accumulate(self, batch: Batch) -> None:
         """Forward and backward of one micro-batch: gradients of the *sum* of losses are added up."""
         run, of = self.run, batch.of
         images = run.preprocess(batch.images, of.ids, run.state.epoch)
         targets = run.preprocess.targets(batch)
+        if self._fresh:
+            self.loss, self.divisor, self._fresh = 0.0, 0.0, False
         seed = order.torch_seed(run.recipe.seed, run.state.total_steps, of.micro_batch)
         parallel.seed_generators(seed, run.world.device)
         with parallel.accumulating(run.model, of.last):
@@ -300,7 +308,8 @@ class _Step:
                 loss = run.task.loss(run.model(images), targets)
             (loss if of.weight else loss * 0.0).backward()
         if of.weight:
-            self.sums += torch.stack([loss.detach().double(), run.task.weight(targets)])
+            self.loss = self.loss + loss.detach()
+            self.divisor = self.divisor + run.task.weight(targets)
             if self.norms.size:
                 self.statistics[of.micro_batch] = self.norms.of_micro_batch()
 
@@ -309,10 +318,10 @@ class _Step:
         run, state = self.run, self.run.state
         if run.world.size > 1:
             self._exchange()
-        self.loss, self.divisor = self.sums.unbind()
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         # DDP has divided by the number of workers; the loss is the mean over the batch of all of them.
-        torch._foreach_mul_(gradients, (run.world.size / self.divisor).to(gradients[0].dtype))
+        factor = run.world.size / self.divisor
+        torch._foreach_mul_(gradients, factor.to(gradients[0].dtype) if isinstance(factor, Tensor) else factor)
         if run.recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, run.recipe.clip_norm)
         self.lr = learning_rate(run.recipe, state.total_steps, run.steps)
@@ -323,21 +332,19 @@ class _Step:
         _update_average(state, run.recipe.ema)
         state.step += 1
         state.total_steps += 1
-        self.sums = torch.zeros_like(self.sums)
-        self.statistics = {}
+        self.statistics, self._fresh = {}, True
 
     def _exchange(self) -> None:
         """The step's one small all-reduce: sums, rank 0's wishes, statistics of each micro-batch in its place."""
         recipe, state, world = self.run.recipe, self.run.state, self.run.world
         assert recipe.micro_batch_size is not None
-        start, stop = order.cut(self.run.rows, recipe.batch_size)[state.step]
-        pieces = len(order.cut(stop - start, recipe.micro_batch_size))
+        pieces = len(order.cut(self.run.sizes[state.step], recipe.micro_batch_size))
         table = torch.zeros(pieces, self.norms.size, dtype=torch.float64, device=world.device)
         for micro_batch, row in self.statistics.items():
             table[micro_batch] = row
         wishes = torch.tensor(self.wishes.own(), dtype=torch.float64).to(world.device)
-        together = world.add_up(torch.cat([self.sums, wishes, table.flatten()]))
-        self.sums = together[:2].clone()
+        together = world.add_up(torch.cat([_pair(self.loss, self.divisor, world.device), wishes, table.flatten()]))
+        self.loss, self.divisor = together[0], together[1]
         self.wishes.put(together[2:4])
         self.norms.apply(together[4:].view(pieces, self.norms.size))
 
@@ -383,8 +390,8 @@ class _Meter:
         self.run = run
         self.sums = dict.fromkeys(("loss", "divisor", "images", "seconds", "data_wait"), 0.0)
         self.sums |= run.state.sums
-        self.losses = torch.zeros(2, dtype=torch.float64, device=run.world.device)
-        self.recent: list[Tensor] = []
+        self.recent: list[tuple[Tensor | float, Tensor | float]] = []
+        """Loss and divisor of the steps since the last look, on the device."""
         self.lr = 0.0
         self._start = time.perf_counter()
         self._told = 0.0
@@ -400,34 +407,33 @@ class _Meter:
             yield batch
 
     def step(self, step: _Step, images: int) -> None:
-        self.losses += torch.stack([step.loss, step.divisor])
-        self.recent = [*self.recent[-FINITE_EVERY:], step.loss]
+        self.recent.append((step.loss, step.divisor))
         self.sums["images"] += images
         self.lr = step.lr
         now = time.perf_counter()
         if self.run.world.rank == 0 and now - self._told > PROGRESS_SECONDS:
             self._told = now
-            self._tell(float(step.loss / step.divisor))
+            self._tell(float(step.loss) / float(step.divisor))
 
     def settle(self) -> None:
-        """Bring `state.sums` up to date; waits for the device."""
-        loss, divisor = self.losses.tolist()
-        self.losses.zero_()
+        """Bring `state.sums` up to date."""
+        assert not self.recent
         now = time.perf_counter()
-        self.sums["loss"] += loss
-        self.sums["divisor"] += divisor
         self.sums["seconds"] += now - self._start
         self._start = now
         self.run.state.sums = {**self.sums, "lr": self.lr}
 
-    def trouble(self) -> str | None:
-        """What is wrong with the last losses, naming epoch, step and learning rate, or None."""
-        losses = torch.stack(self.recent).tolist()
-        if all(map(math.isfinite, losses)):
-            return None
-        first = next(index for index, loss in enumerate(losses) if not math.isfinite(loss))
-        step = self.run.state.step - len(losses) + first + 1
-        return _diverged("training loss", losses[first], self.run.state.epoch + 1, step, self.lr)
+    def look(self) -> str | None:
+        """Add up the losses since the last look; waits for the device. Returns what is wrong with them, or None."""
+        recent, self.recent = self.recent, []
+        for index, pair in enumerate(recent):
+            loss, divisor = map(float, pair)
+            if not math.isfinite(loss):
+                step = self.run.state.step - len(recent) + index + 1
+                return _diverged("training loss", loss, self.run.state.epoch + 1, step, self.lr)
+            self.sums["loss"] += loss
+            self.sums["divisor"] += divisor
+        return None
 
     def _tell(self, loss: float) -> None:
         run, state, sums = self.run, self.run.state, self.sums
@@ -456,8 +462,8 @@ def _look_after(run: Run, meter: _Meter, step: _Step) -> Summary | None:
     """Between two steps: is the loss finite, was the run asked to stop, is a checkpoint due?"""
     stop, save = step.wishes.read()
     end = run.state.step == run.steps
-    look = run.state.step % FINITE_EVERY == 0 or end or stop or save
-    if look and (trouble := meter.trouble()):
+    due = run.state.step % FINITE_EVERY == 0 or end or stop or save
+    if due and (trouble := meter.look()):
         return Summary("failed", trouble)
     if (stop or save) and not end:
         meter.settle()
@@ -545,6 +551,12 @@ def _optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Op
         return torch.optim.SGD(parameters, momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
     kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
     return kind(parameters, betas=(recipe.momentum, 0.999), **common)
+
+
+def _pair(loss: Tensor | float, divisor: Tensor | float, device: torch.device | None = None) -> Tensor:
+    """Both in one tensor, float64 (2,), that can be added up. A rank without a micro-batch has two numbers."""
+    where = loss.device if isinstance(loss, Tensor) else device
+    return torch.stack([torch.as_tensor(value, dtype=torch.float64, device=where) for value in (loss, divisor)])
 
 
 def _update_average(state: TrainState, decay: float | None) -> None:

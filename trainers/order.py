@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 U64 = npt.NDArray[np.uint64]
+_MASK = 2**64 - 1
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -43,8 +44,17 @@ def permutation(seed: int, epoch: int, rows: int) -> npt.NDArray[np.int64]:
 
 
 def torch_seed(seed: int, step: int, micro_batch: int) -> int:
-    """The seed of torch's default generator (dropout) before one forward pass: 0 <= result < 2**63."""
-    return int(mix(seed, step, 3, micro_batch)) >> 1
+    """The seed of torch's default generator (dropout) before one forward pass: 0 <= result < 2**63.
+
+    `mix` of (seed, step, 3, micro_batch), in Python's integers: 2 us, where NumPy's scalars take 50.
+    """
+    state = 0
+    for word in (seed, step, 3, micro_batch):
+        state = ((state ^ word) * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) & _MASK
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+        state ^= state >> 31
+    return state >> 1
 
 
 def cut(rows: int, most: int) -> list[tuple[int, int]]:

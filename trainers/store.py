@@ -55,8 +55,10 @@ class Store:
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(part, target)
-        except BaseException:
+        except BaseException as error:
             part.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                error.filename = error.filename or str(target)  # a full disk names no file
             raise
 
     def write_json(self, name: str, value: Any) -> None:
