@@ -82,6 +82,8 @@ def fit(
     wanted = wanted.replace(**changes or {})
     name = name or (recipe if isinstance(recipe, str) else f"{recipe.dataset}.{recipe.model}")
     scale, progress = scale or Scale(), progress or Progress()
+    if scale.data is not None:  # workers, and whoever evaluates the run later, start in other folders
+        scale = scale.replace(data=os.path.abspath(os.path.expanduser(scale.data)))
     storage = Store(scale.storage or default_storage())
     storage.check_writable()
     run = _check_run_name(run) if run else _new_run_name(storage, name)
