@@ -83,6 +83,8 @@ class Checkpoints:
         self.store, self.attempt = store / "checkpoints", attempt
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
+        self._complete: list[str] = []
+        """The two newest checkpoints, once this process has written one."""
 
     def save(self, state: TrainState) -> None:
         """Copy the state now and write it in a thread; waits for the checkpoint before. Raises OSError of either."""
@@ -145,8 +147,10 @@ class Checkpoints:
                 f"the checkpoint {folder.address} cannot be written: {explain(error)}; "
                 "earlier ones are kept, and the same command goes on from there"
             ) from None
-        complete = [name for _, _, name in sorted(self._list())]
-        keep = {*complete[-2:], f"{step:08}", *([] if best_step is None else [f"{best_step:08}"])}
+        if not self._complete:
+            self._complete = [name for _, _, name in sorted(self._list())]
+        self._complete = [*self._complete[-2:], folder.name][-2:]
+        keep = {*self._complete, *([] if best_step is None else [f"{best_step:08}"])}
         for name in self.store.names():
             if name not in keep:
                 self.store.delete(name)

@@ -36,6 +36,8 @@ Counts = dict[str, npt.NDArray[np.int64]]
 FINITE_EVERY = 20
 """Steps between looks at the loss: each look waits for the device."""
 PROGRESS_SECONDS = 0.2
+SAVE_SECONDS = 1.0
+"""An epoch that ends sooner after a checkpoint writes none, unless it is the best or the last."""
 
 
 class Summary(NamedTuple):
@@ -474,7 +476,7 @@ def _look_after(run: Run, meter: _Meter, step: _Step) -> Summary | None:
 
 
 def _finish_epoch(run: Run) -> Summary | None:
-    """Evaluate, write the history's line, save."""
+    """Evaluate, tell the history's line, save."""
     state, sums = run.state, run.state.sums
     start = time.perf_counter()
     loss, counts = evaluate(run, "val")
@@ -504,12 +506,13 @@ def _finish_epoch(run: Run) -> Summary | None:
     spent = {"train": sums["seconds"], "data_wait": sums["data_wait"], "evaluate": evaluate_seconds}
     for name, seconds in spent.items():
         state.seconds[name] = state.seconds.get(name, 0.0) + seconds
-    _save(run)
     run.reporter.tell({"kind": "epoch", "line": line, "better": better, "counts": counts})
     wish = torch.tensor(float(run.world.rank == 0 and run.reporter.stopping()), device=run.world.device)
-    if float(run.world.add_up(wish)) and state.epoch < run.recipe.epochs:
-        return Summary("interrupted", f"interrupted after epoch {state.epoch}")
-    return None
+    stop = bool(run.world.add_up(wish)) and state.epoch < run.recipe.epochs
+    # Epochs of milliseconds are not all worth a file; the best and the last are.
+    if better or stop or state.epoch == run.recipe.epochs or time.monotonic() - run.last_save > SAVE_SECONDS:
+        _save(run)
+    return Summary("interrupted", f"interrupted after epoch {state.epoch}") if stop else None
 
 
 def _stopped_early(run: Run) -> Summary | None:

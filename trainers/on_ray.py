@@ -92,7 +92,7 @@ class Cluster:
         desk_name = f"trainyard-desk-{uuid.uuid4().hex[:12]}"
         desk: Any = ray.remote(num_cpus=0)(Desk).options(name=desk_name).remote(self.scale.max_failures)
         traces = Store(job["storage"]) / ".ray"
-        job = {**job, "desk": desk_name}
+        job = {**job, "desk": desk_name, "report": bool(callbacks)}
         trainer = _trainer(job, self.scale, self._resources, traces.address, desk_name, callbacks)
         failed: list[BaseException] = []
         fitting = threading.Thread(target=_fit, args=(trainer, failed), daemon=True)
@@ -236,8 +236,8 @@ def _train_worker(job: Job) -> None:
     line = _Line(desk)
 
     def tell(event: Event) -> None:
-        if event["kind"] == "epoch":
-            ray.train.report(event["line"])  # on every rank, equally often
+        if event["kind"] == "epoch" and job["report"]:
+            ray.train.report(event["line"])  # on every rank, equally often; it waits for Ray's controller
         if rank == 0 or event["kind"] == "machine":
             line.tell(event)
 

@@ -132,6 +132,8 @@ class BatchNormStatistics:
         if len(self.momenta) < len(self.layers):
             raise ValueError("BatchNorm with momentum=None (a cumulative average) is not supported; give a number")
         self.kept = self._read()
+        repeats = torch.tensor([2 * layer.num_features for layer in self.layers])
+        self.factors = torch.tensor(self.momenta, dtype=torch.float64).repeat_interleave(repeats).to(self.kept.device)
         self.tracked = int(self.layers[0].num_batches_tracked or 0)
         for layer in self.layers:
             layer.momentum = 1.0
@@ -157,14 +159,8 @@ class BatchNormStatistics:
         """Take in the statistics of a step's micro-batches, float64 (micro_batches, size), in order."""
         if not self.layers:
             return
-        factors = torch.cat(
-            [
-                torch.full((2 * layer.num_features,), momentum, dtype=torch.float64)
-                for layer, momentum in zip(self.layers, self.momenta, strict=True)
-            ]
-        ).to(self.kept.device)
         for row in statistics:
-            self.kept = self.kept + factors * (row - self.kept)
+            self.kept = self.kept + self.factors * (row - self.kept)
         self.tracked += len(statistics)
         with torch.no_grad():
             start = 0
