@@ -27,7 +27,7 @@ FP32: dict[str, dict[str, Any]] = {
     "digits.cnn": {"batch_size": 120, "micro_batch_size": 40},
     "mnist.cnn": {},
     "textures.cnn": {},
-    "cifar.r18": {"lr": 2e-4, "epochs": 4},
+    "cifar.r18": {"lr": 2e-5, "epochs": 4},
     "resnet.r18": {"lr": 1e-6, "epochs": 5},
 }
 

@@ -64,7 +64,9 @@ class Preprocess:
         """Parameters: `meta` with the training split's `mean` and `std`, per channel, of values in [0, 1]."""
         self.recipe, self.world = recipe, world
         mean, std = (torch.tensor(meta[name], dtype=torch.float64).view(1, -1, 1, 1) for name in ("mean", "std"))
-        self.scale, self.shift = (1 / std).to(world.device, world.dtype), (-mean / std).to(world.device, world.dtype)
+        self.shift, self.scale, self.scale_of_bytes = (
+            tensor.to(world.device, world.dtype) for tensor in (-mean / std, 1 / std, 1 / std / 255)
+        )
 
     def __call__(
         self, pictures: npt.NDArray[np.uint8], ids: npt.NDArray[np.int64] | None = None, epoch: int | None = None
@@ -72,14 +74,15 @@ class Preprocess:
         """uint8 (N, H, W, C) -> normalised (N, C, *image_size). With `ids` (N,) and `epoch`: augmented."""
         recipe, world = self.recipe, self.world
         pixels = torch.from_numpy(pictures).to(world.device, non_blocking=True).permute(0, 3, 1, 2)
-        images = pixels.to(world.dtype).mul_(1 / 255)
+        images = pixels.to(world.dtype)
         if ids is not None and epoch is not None and recipe.augment:
             images, _ = augment.augment(
-                images, recipe.augment, size=recipe.image_size, seed=recipe.seed, epoch=epoch, ids=ids
+                images.mul_(1 / 255), recipe.augment, size=recipe.image_size, seed=recipe.seed, epoch=epoch, ids=ids
             )
-        elif recipe.storage_size != recipe.image_size:
+            return torch.addcmul(self.shift, images, self.scale)
+        if recipe.storage_size != recipe.image_size:
             images, _ = augment.center(images, recipe.image_size)
-        return torch.addcmul(self.shift, images, self.scale)
+        return torch.addcmul(self.shift, images, self.scale_of_bytes)
 
     def targets(self, batch: Batch) -> Tensor:
         """int64 (N,)"""
@@ -223,7 +226,8 @@ def evaluate(run: Run, split: str) -> tuple[float, Counts]:
             if not counts:
                 counts = {name: torch.zeros_like(count) for name, count in new.items()}
             if batch.of.weight:
-                sums += _pair(loss, run.task.weight(targets))
+                weight = run.task.weight(targets)
+                sums += _pair(loss, float(len(targets)) if weight is None else weight)
                 for name, count in new.items():
                     counts[name] += count
     _swap_in(state.model, kept)
@@ -266,7 +270,7 @@ def _train_epoch(run: Run, tick: Callable[[], None]) -> Summary | None:
         first_step=state.step,
     )
     meter = _Meter(run)
-    parallel.set_training(state.model)
+    parallel.set_training(state.model, recipe.frozen)
     with BatchNormStatistics(state.model, world) as norms:
         step = _Step(run, norms)
         for batch in meter.timed(run.data.batches("train", passes)):
@@ -291,13 +295,16 @@ class _Step:
         self.loss: Tensor | float = 0.0
         """Sum of the losses; after `update`, that of the whole batch."""
         self.divisor: Tensor | float = 0.0
+        """What it is divided by: a number where that is the number of pictures."""
         self.statistics: dict[int, Tensor] = {}
         self.lr = 0.0
         self.wishes = _Wishes(run)
+        self.weighted = False
         self._fresh = True
 
     def accumulate(self, batch: Batch) -> None:
-        """Forward and backward of one micro-batch: gradients of the *sum* of losses are added up."""
+        """Forward and backward of one micro-batch: gradients of the sum of losses, over the pictures of the step,
+        are added up."""
         run, of = self.run, batch.of
         images = run.preprocess(batch.images, of.ids, run.state.epoch)
         targets = run.preprocess.targets(batch)
@@ -308,10 +315,14 @@ class _Step:
         with parallel.accumulating(run.model, of.last):
             with run.world.autocast():
                 loss = run.task.loss(run.model(images), targets)
-            (loss if of.weight else loss * 0.0).backward()
+            # DDP takes the mean over the workers, where the sum is wanted. A surplus pass counts 0.
+            factor = of.weight * run.world.size / run.sizes[of.step]
+            loss.backward(torch.full((), factor, dtype=loss.dtype, device=loss.device))
+        weight = run.task.weight(targets)
+        self.weighted = weight is not None
         if of.weight:
             self.loss = self.loss + loss.detach()
-            self.divisor = self.divisor + run.task.weight(targets)
+            self.divisor = self.divisor + (float(len(targets)) if weight is None else weight)
             if self.norms.size:
                 self.statistics[of.micro_batch] = self.norms.of_micro_batch()
 
@@ -320,17 +331,17 @@ class _Step:
         run, state = self.run, self.run.state
         if run.world.size > 1:
             self._exchange()
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        # DDP has divided by the number of workers; the loss is the mean over the batch of all of them.
-        factor = run.world.size / self.divisor
-        torch._foreach_mul_(gradients, factor.to(gradients[0].dtype) if isinstance(factor, Tensor) else factor)
+        if isinstance(self.divisor, Tensor):
+            gradients = [p.grad for p in self.parameters if p.grad is not None]
+            torch._foreach_mul_(gradients, (run.sizes[state.step] / self.divisor).to(gradients[0].dtype))
         if run.recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, run.recipe.clip_norm)
         self.lr = learning_rate(run.recipe, state.total_steps, run.steps)
         for group in state.optimizer.param_groups:
             group["lr"] = self.lr
         state.optimizer.step()
-        state.optimizer.zero_grad(set_to_none=run.world.size == 1)  # DDP's gradients are views of its buckets
+        for parameter in self.parameters:
+            parameter.grad = None
         _update_average(state, run.recipe.ema)
         state.step += 1
         state.total_steps += 1
@@ -346,7 +357,8 @@ class _Step:
             table[micro_batch] = row
         wishes = torch.tensor(self.wishes.own(), dtype=torch.float64).to(world.device)
         together = world.add_up(torch.cat([_pair(self.loss, self.divisor, world.device), wishes, table.flatten()]))
-        self.loss, self.divisor = together[0], together[1]
+        self.loss = together[0]
+        self.divisor = together[1] if self.weighted else float(self.run.sizes[state.step])
         self.wishes.put(together[2:4])
         self.norms.apply(together[4:].view(pieces, self.norms.size))
 

@@ -80,12 +80,11 @@ def freeze(model: nn.Module, names: tuple[str, ...]) -> None:
             parameters[key].requires_grad_(False)
 
 
-def set_training(model: nn.Module) -> None:
+def set_training(model: nn.Module, frozen: tuple[str, ...]) -> None:
     """`model.train()`, but frozen parts stay in eval mode: their BatchNorm statistics do not move either."""
     model.train()
-    for module in model.modules():
-        own = list(module.parameters())
-        if own and not any(parameter.requires_grad for parameter in own):
+    for name, module in model.named_modules() if frozen else ():
+        if any(name == part or name.startswith(part + ".") for part in frozen):
             module.eval()
 
 

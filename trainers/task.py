@@ -25,8 +25,8 @@ class Task(Protocol):
     metric: str
     """The score that decides which epoch is best; larger is better."""
 
-    def weight(self, target: Tensor) -> Tensor | float:
-        """The divisor that belongs to `loss`: images, or the sum of their class weights. A number, or 0-d."""
+    def weight(self, target: Tensor) -> Tensor | None:
+        """The divisor that belongs to `loss`, 0-d, such as the sum of class weights. None: the number of images."""
         ...
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
@@ -54,10 +54,10 @@ class Classify:
             raise ValueError(f"label_smoothing={label_smoothing} is not allowed; give 0 up to, not including, 1")
         self.classes, self.class_weights, self.label_smoothing = classes, class_weights, label_smoothing
 
-    def weight(self, target: Tensor) -> Tensor | float:
-        """Images, as a number; or the sum of their class weights, float64, 0-d. `target`: int64 (N,)."""
+    def weight(self, target: Tensor) -> Tensor | None:
+        """The sum of the class weights, float64, 0-d; None without class weights. `target`: int64 (N,)."""
         if self.class_weights is None:
-            return float(len(target))
+            return None
         return self.class_weights.to(target.device, torch.float64)[target].sum()
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:

@@ -206,8 +206,7 @@ def compare_photos(given: Any, storage: Path) -> None:
         ("later epochs: ray.data kept / ours", later, "ray.data kept", "ours", ""),
     ]
     ratios = [
-        [name, _common.spread(_common.ratio(numbers, one, other), 3), bar]
-        for name, numbers, one, other, bar in wanted
+        [name, _common.spread(_common.ratio(numbers, one, other), 3), bar] for name, numbers, one, other, bar in wanted
     ]
     _common.show("", ["ratio", "median (smallest to largest)", "wanted"], ratios)
 
