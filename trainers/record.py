@@ -39,6 +39,13 @@ _TAGS = {  # fields of a line of metrics.jsonl that have another name in TensorB
 }
 
 
+# The columns of the HPARAMS table, in this order: what people vary.
+_HPARAMS = (
+    "lr batch_size micro_batch_size image_size epochs optimizer momentum weight_decay schedule warmup_epochs "
+    "clip_norm ema class_weights augment model model_args dataset dataset_args task_args precision seed"
+).split()
+
+
 class Record:
     """Writes one run folder. Not for use by several threads or processes at once."""
 
@@ -114,7 +121,8 @@ class Record:
         return self._board
 
     def _classes(self) -> list[str] | None:
-        return self.run.get("dataset", {}).get("classes")
+        classes: list[str] | None = self.run.get("dataset", {}).get("classes")
+        return classes
 
 
 class _Board:
@@ -128,7 +136,7 @@ class _Board:
         if self._store.local is None:
             self._scratch = tempfile.TemporaryDirectory(prefix="trainyard-")
         self._folder = Path(self._scratch.name) if self._scratch else self._store.local
-        self._writer = SummaryWriter(str(self._folder))  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(self._folder))
         self._opened = time.monotonic()
         self._next_picture = self._opened
         self._drawn: np.ndarray | None = None
@@ -138,7 +146,7 @@ class _Board:
         for name, value in line.items():
             tag = _TAGS.get(name, name)
             if "/" in tag and value is not None:
-                self._writer.add_scalar(tag, value, int(line["epoch"]))  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(tag, value, int(line["epoch"]))
 
     def wants_picture(self) -> bool:
         """Not before 10 s, nor 5 % of the time up to now, after the last one: drawing and storing cost."""
@@ -164,24 +172,24 @@ class _Board:
 
         metrics = dict(_hparam_metrics(run))
         for tag, value in metrics.items():
-            self._writer.add_scalar(tag, value, epoch)  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(tag, value, epoch)
         for summary in hparams(dict(_hparams(run)), metrics):
             self._add(summary)
 
     def save(self) -> None:
         """Make what was added readable by others."""
-        self._writer.flush()  # type: ignore[no-untyped-call]
+        self._writer.flush()
         if self._scratch:
             for path in sorted(Path(self._scratch.name).iterdir()):
                 self._store.write(path.name, path.read_bytes())
 
     def close(self) -> None:
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
         if self._scratch:
             self._scratch.cleanup()
 
     def _add(self, summary: Any, epoch: int | None = None) -> None:
-        self._writer._get_file_writer().add_summary(summary, epoch)  # type: ignore[no-untyped-call]
+        self._writer._get_file_writer().add_summary(summary, epoch)
 
 
 def _hparams(run: dict[str, Any]) -> Iterator[tuple[str, str | float]]:
@@ -198,19 +206,19 @@ def _hparams(run: dict[str, Any]) -> Iterator[tuple[str, str | float]]:
         elif value is not None:
             yield name, value
 
-    for name, value in run["recipe"].items():
-        yield from flat(name, value)
+    for name in _HPARAMS:
+        yield from flat(name, run["recipe"].get(name))
     yield from flat("workers", run.get("scale", {}).get("workers"))
 
 
 def _hparam_metrics(run: dict[str, Any]) -> Iterator[tuple[str, float]]:
     """What the HPARAMS table says of how a run went: `hparam/val_accuracy`, ..."""
     best, final = run.get("best") or {}, run.get("final") or {}
-    found = {name if "/" in name else f"val/{name}": value for name, value in final.items()}
-    found |= {best.get("metric"): best.get("value"), "images_per_second": run.get("images_per_second")}
+    found = {"best_epoch": best.get("epoch"), f"val_{best.get('metric')}": best.get("value")}
+    found |= {"val_loss": final.get("loss"), "images_per_second": run.get("images_per_second")}
     for name, value in found.items():
         if isinstance(value, int | float):
-            yield f"hparam/{name.replace('/', '_')}", value
+            yield f"hparam/{name}", value
 
 
 # Pictures
@@ -219,6 +227,7 @@ def _hparam_metrics(run: dict[str, Any]) -> Iterator[tuple[str, float]]:
 def _draw_curves(run: dict[str, Any], history: list[dict[str, float]]) -> Figure:
     """Small multiples over the epochs: loss and scores above; learning rate, speed and data wait below."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(12, 7), layout="constrained")
     figure.suptitle(_title(run), fontsize=15)
@@ -236,7 +245,7 @@ def _draw_curves(run: dict[str, Any], history: list[dict[str, float]]) -> Figure
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#dddddd")
         axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.tick_params(labelsize=11)
         return axes
 
@@ -289,7 +298,7 @@ def _draw_confusion(matrix: np.ndarray, classes: list[str] | None, name: str = "
     _draw_recall(beside.append_axes("right", size=1.3, pad=0.15, sharey=axes), np.diag(shares))
     if count > 15:
         bar = figure.colorbar(image, cax=beside.append_axes("right", size=0.15, pad=0.45))
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
         bar.set_label("share of the true class")
     total = float(matrix.sum())
     accuracy = float(np.trace(matrix)) / total if total else math.nan
@@ -347,7 +356,7 @@ def _title(run: dict[str, Any]) -> str:
         f"lr {recipe['lr']:g}" if "lr" in recipe else "",
         "" if run["status"] == "finished" else run["status"].replace("_", " "),
     ]
-    return run.get("name", "") + "\n" + ", ".join(filter(None, facts))
+    return f"{run.get('name', '')}\n{', '.join(filter(None, facts))}"
 
 
 def _short(count: float) -> str:

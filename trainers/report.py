@@ -113,7 +113,7 @@ def report(
     if format == "html":
         return _html(shown, records, found, notes, broken, storage=Store(storage).address)
     notes += [f"not readable: {name}: {why}" for name, why in broken]
-    return _table(shown, records, shutil.get_terminal_size((120, 24)).columns) + "\n".join([*notes, ""])
+    return _table(shown, records, shutil.get_terminal_size((200, 24)).columns) + "\n".join([*notes, ""])
 
 
 # Finding runs
@@ -394,20 +394,20 @@ def _score(value: float) -> str:
 COLUMNS = [
     Column("run", "run", lambda run, _: run.label, str, 0),
     Column("status", "status", lambda run, _: run.get("status"), str, 1),
-    Column("recipe", "recipe", lambda run, _: run.get("recipe_name"), str, 7),
-    Column("epochs_run", "epochs", lambda run, _: run.number("epochs_run"), str, 6),
+    Column("recipe", "recipe", lambda run, _: run.get("recipe_name"), str, 4),
+    Column("epochs_run", "epochs", lambda run, _: run.number("epochs_run"), str, 2),
     Column("epochs", "planned", lambda run, _: run.number("recipe", "epochs"), str, 10),
-    Column("batch_size", "batch", lambda run, _: run.number("recipe", "batch_size"), str, 4),
-    Column("lr", "lr", lambda run, _: run.number("recipe", "lr"), "{:g}".format, 4),
-    Column("image_size", "image size", lambda run, _: _text(run.get("recipe", "image_size")), str, 6),
-    Column("workers", "workers", lambda run, _: _workers(run), str, 5),
-    Column("machine", "machine", lambda run, _: _machine(run), str, 8),
+    Column("batch_size", "batch", lambda run, _: run.number("recipe", "batch_size"), str, 2),
+    Column("lr", "lr", lambda run, _: run.number("recipe", "lr"), "{:g}".format, 5),
+    Column("image_size", "image size", lambda run, _: _text(run.get("recipe", "image_size")), str, 3),
+    Column("workers", "workers", lambda run, _: _workers(run), str, 3),
+    Column("machine", "machine", lambda run, _: _machine(run), str, 4),
     Column("training_seconds", "training", lambda run, _: _training_seconds(run), _duration, 1),
-    Column("images_per_second", "images/s", lambda run, _: run.number("images_per_second"), _rate, 3),
-    Column("data_wait_share", "data wait", lambda run, _: _data_wait_share(run), "{:.1%}".format, 5),
-    Column("peak_memory_bytes", "peak memory", lambda run, _: _peak_memory(run)[0], _bytes, 4),
+    Column("images_per_second", "images/s", lambda run, _: run.number("images_per_second"), _rate, 2),
+    Column("data_wait_share", "data wait", lambda run, _: _data_wait_share(run), "{:.1%}".format, 3),
+    Column("peak_memory_bytes", "peak memory", lambda run, _: _peak_memory(run)[0], _bytes, 3),
     Column("peak_memory_of", "memory of", lambda run, _: _peak_memory(run)[1], str, 9),
-    Column("best_metric", "best metric", lambda run, _: _text(run.get("best", "metric")), str, 2),
+    Column("best_metric", "best metric", lambda run, _: _text(run.get("best", "metric")), str, 6),
     Column("best_value", "best", lambda run, _: run.number("best", "value"), _score, 1),
     Column("cost", "cost", _cost, "{:,.2f}".format, 1),
     Column("speed_up", "speed-up", _speed_up, "{:.2f}x".format, 1),
@@ -470,7 +470,8 @@ def _table(columns: Sequence[Column], records: Sequence[Record], width: int) -> 
     size = {column.name: 2 + max(map(len, [column.header, *cells[column.name]])) for column in columns}
     size["run"] = min(size["run"], max(30, width // 4))  # longer names are folded
     same = {name for name, texts in cells.items() if len(texts) > 1 and len(set(texts)) == 1}
-    kept = [column for column in columns if set(cells[column.name]) != {"-"}]
+    # The scores of the best epoch are in the other formats: here they would crowd out what is compared.
+    kept = [c for c in columns if set(cells[c.name]) != {"-"} and not c.name.startswith("final_")]
     gone: list[Column] = []
     for column in sorted(kept, key=lambda column: (column.name not in same or column.rank < 2, -column.rank)):
         if column.rank and sum(size[left.name] for left in kept) > width:

@@ -1,0 +1,60 @@
+"""A folder anywhere: writes are whole or not there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from trainers.store import Store
+
+
+@pytest.fixture(params=["path", "uri"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return Store(tmp_path if request.param == "path" else f"file://{tmp_path}")
+
+
+def test_files_and_folders(store: Store) -> None:
+    if store.local is None:
+        os.makedirs(store.address.removeprefix("file://") + "/run/deep")  # object stores need no folders
+    run = store / "run"
+    assert run.name == "run"
+    run.write("deep/a.bin", b"12")
+    run.write("deep/a.bin", b"345")
+    run.write_json("b.json", {"x": [1, None]})
+    assert run.read("deep/a.bin") == b"345"
+    assert run.read_json("b.json") == {"x": [1, None]}
+    assert run.read_json("missing.json") is None
+    assert run.names() == ["b.json", "deep"]
+    run.delete("deep")
+    run.delete("b.json")
+    run.delete("never.was")
+    assert run.names() == []
+    assert (store / "nowhere").names() == []
+    store.check_writable()
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path)
+    store.write("a", b"old")
+
+    def no_space(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(OSError, match="No space"):
+        store.write("a", b"new")
+    assert store.read("a") == b"old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_json_has_no_nan(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        Store(tmp_path).write_json("a.json", {"x": float("nan")})
+
+
+def test_addresses() -> None:
+    with pytest.raises(ValueError, match="cannot be opened"):
+        Store("ftp://somewhere/runs")
+    assert Store("~/runs").address == str(Path.home() / "runs")
