@@ -28,7 +28,8 @@ def test_in_a_log_each_epoch_is_a_line() -> None:
     shown.step(STEP)  # too soon for a line of its own
     shown.epoch(LINE, 30, better=True)
     assert file.getvalue() == (
-        "epoch 3/30  train loss 0.1000  val loss 0.2000  val accuracy 0.9712 *  4,312 images/s  data wait 1 %  1:42 left\n"
+        "epoch 3/30  train loss 0.1000  val loss 0.2000  val accuracy 0.9712 *  "
+        "4,312 images/s  data wait 1 %  1:42 left\n"
     )
 
 

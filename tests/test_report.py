@@ -110,7 +110,7 @@ def test_broken_and_running_folders_do_not_stop_it(storage: Path) -> None:
 
 
 def test_what_is_not_there(storage: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="onee.*one"):
+    with pytest.raises(ValueError, match=r"onee.*one"):
         report(["onee"], storage=str(storage))
     with pytest.raises(ValueError, match="pdf"):
         report([], storage=str(storage), format="pdf")

@@ -39,7 +39,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_part(tmp_path: Path, monk
     store = Store(tmp_path)
     store.write("a", b"old")
 
-    def no_space(descriptor: int) -> None:
+    def no_space(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", no_space)
