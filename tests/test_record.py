@@ -94,6 +94,8 @@ def test_a_resumed_run_has_each_epoch_once(tmp_path: Path) -> None:
     first.restore([])
     for epoch in (1, 2, 3):
         first.epoch(line(epoch))
+    assert first._board is not None
+    first._board.close()  # as the end of its process would
     second = record.Record(Store(tmp_path), run_json())
     second.restore([line(1), line(2)])  # the checkpoint knows of two epochs
     second.epoch(line(3, 0.9))

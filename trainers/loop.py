@@ -35,7 +35,7 @@ Status = Literal["finished", "stopped_early", "interrupted", "failed", "out_of_m
 Counts = dict[str, npt.NDArray[np.int64]]
 FINITE_EVERY = 20
 """Steps between looks at the loss: each look waits for the device."""
-PROGRESS_SECONDS = 0.2
+PROGRESS_SECONDS = 0.5
 SAVE_SECONDS = 1.0
 """An epoch that ends sooner after a checkpoint writes none, unless it is the best or the last."""
 

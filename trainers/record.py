@@ -46,6 +46,10 @@ _HPARAMS = (
 ).split()
 
 
+SAVE_SECONDS = 1.0
+"""TensorBoard's files are brought up to date so often: epochs of milliseconds would wait for the disk."""
+
+
 class Record:
     """Writes one run folder. Not for use by several threads or processes at once."""
 
@@ -58,6 +62,7 @@ class Record:
         self.history: list[dict[str, float]] = []
         self._board: _Board | None = None
         self._confusion: np.ndarray | None = None  # the newest
+        self._saved = 0.0
 
     def write(self) -> None:
         """Write run.json, atomically."""
@@ -92,7 +97,9 @@ class Record:
             self._confusion = confusion
             if board.wants_picture():
                 board.picture(confusion, self._classes(), int(line["epoch"]))
-        board.save()
+        if time.monotonic() - self._saved > SAVE_SECONDS:
+            board.save()
+            self._saved = time.monotonic()
 
     def finish(self, status: str, confusion: np.ndarray | None = None, **fields: Any) -> None:
         """End the run. `fields` go into run.json; `confusion` is the matrix of the final scores, if any."""
