@@ -26,7 +26,7 @@ from trainers.store import Store
 pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).parent.parent
-SLOW = ["--image-size", "40", "--epochs", "3", "--workers", "2", "--checkpoint-seconds", "0.2"]
+SLOW = ["--image-size", "64", "--epochs", "4", "--workers", "2", "--checkpoint-seconds", "0.2"]
 STEPS = 23
 SECONDS = 150
 
@@ -123,8 +123,7 @@ def test_two_workers_equal_none(cluster: dict[str, str], storage: Path) -> None:
     assert two["machine"]["nodes"] == none["machine"]["nodes"]
     names = {"run.json", "metrics.jsonl", "tensorboard", "checkpoints", "curves.png", "confusion.png"}
     assert {path.name for path in (storage / "two").iterdir()} == names
-    assert sorted(path.name for path in storage.iterdir()) == [".ray", "cache", "none", "two"]
-    assert not list((storage / ".ray").iterdir())
+    assert sorted(path.name for path in storage.iterdir()) == ["cache", "none", "two"]
 
 
 def test_a_worker_that_is_killed(cluster: dict[str, str], storage: Path, undisturbed: dict[str, torch.Tensor]) -> None:
@@ -168,7 +167,7 @@ def test_sigterm_saves_and_the_same_command_continues(
 
 def test_more_workers_than_the_cluster_has(cluster: dict[str, str], storage: Path) -> None:
     begun = time.monotonic()
-    process = start_training(cluster, storage, "crowd", "--workers", "9")
+    process = start_training(cluster, storage, "crowd", "--workers", "8")
     _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 2
     assert time.monotonic() - begun < 15
@@ -236,7 +235,7 @@ def test_ray_data_prepares_and_predicts_as_this_process_does(cluster: dict[str, 
     assert there.meta["mean"] == here["data"]["meta"]["mean"]
 
     (tmp_path / "here" / "run" / "run.json").write_text(
-        json.dumps({"recipe": here["recipe"], "dataset": here["data"]["meta"], "status": "finished"})
+        json.dumps({**here, "dataset": here["data"]["meta"], "status": "finished"})
     )
     for workers, out in (("0", "alone"), ("2", "together")):
         command = [sys.executable, "-m", "trainers", "predict", str(tmp_path / "here" / "run"), raw]
