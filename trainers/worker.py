@@ -40,7 +40,8 @@ def work(job: Job, rank: int, size: int, attempt: int, tell: Tell, stopping: Cal
         checkpoints = Checkpoints(Store(job["folder"]), attempt)
         state = _restore(recipe, data.meta, world, checkpoints, Store(job["storage"]), tell)
         before = dict(state.seconds)
-        tell({"kind": "start", "history": state.history, "step": state.total_steps, "epoch": state.epoch})
+        history = list(state.history)  # an event may leave this process after the next epoch
+        tell({"kind": "start", "history": history, "step": state.total_steps, "epoch": state.epoch})
         summary = loop.train(
             recipe,
             state,
