@@ -256,8 +256,9 @@ def _draw_curves(run: dict[str, Any], history: list[dict[str, float]]) -> Figure
         axes.tick_params(labelsize=11)
         return axes
 
-    main = best.get("metric") or "val/loss"
-    scores = [name for name in history[-1] if name.startswith("val/") and name != "val/loss"]
+    main = f"val/{best.get('metric', 'loss')}"
+    # Top-5 lies so close to 1 that the others would share a corner.
+    scores = [n for n in history[-1] if n.startswith("val/") and n not in ("val/loss", "val/top5_accuracy")]
     scores.sort(key=lambda name: name != main)
     losses = {"train/loss": "train", "val/loss": "validation"}
     upper = [panel(grid[0, :3], "loss", losses)]
