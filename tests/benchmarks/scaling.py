@@ -74,7 +74,9 @@ def by_hand(case: overhead.Case, processes: int) -> float:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command = [*torchrun, f"--nproc-per-node={processes}", str(script), *map(str, words)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(case.threads)}
-    subprocess.run(command, check=True, env=environment, capture_output=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"torchrun failed:\n{done.stderr}")
     return statistics.median(json.loads(Path(result).read_text())[1:])
 
 
