@@ -356,9 +356,9 @@ def test_mnist_is_not_downloaded_twice(tmp_path: Path) -> None:
     assert mnist.source(str(tmp_path), download=True) == mnist.source(str(tmp_path))
 
 
-@pytest.mark.skipif(not Path("/work/shared/data/mnist").is_dir(), reason="the real MNIST is not on this machine")
+@pytest.mark.skipif("TRAINYARD_MNIST" not in os.environ, reason="TRAINYARD_MNIST names no folder with the real MNIST")
 def test_mnist_as_published() -> None:
-    source = mnist.source("/work/shared/data/mnist")
+    source = mnist.source(os.environ["TRAINYARD_MNIST"])
     counts = Counter(target for _, target in samples(source, "train") + samples(source, "val"))
     assert [counts[digit] for digit in range(10)] == [
         5923,

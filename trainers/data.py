@@ -326,17 +326,8 @@ def _summarise(recipe: Recipe, source: Source, done: Sequence[Mapping[str, Any]]
     for result in done:
         for content, target in zip(result["hashes"], result["targets"], strict=True):
             fingerprint.update(f"{result['split']} {content} {target}\n".encode())
-    counts = {split: [0] * len(source.classes) for split in source.splits}
-    for result in done:
-        for target, count in Counter(result["targets"]).items():
-            counts[result["split"]][target] += count
     return {
-        "dataset": recipe.dataset,
-        "classes": list(source.classes),
-        "channels": source.channels,
-        "size": list(recipe.storage_size),
-        "rows": {split: sum(counts[split]) for split in source.splits},
-        "class_counts": counts,
+        **_count(recipe, source, ((result["split"], result["targets"]) for result in done)),
         "mean": (mean / 255).tolist(),
         "std": np.sqrt(np.maximum(variance, 1e-12) / 255**2).tolist(),
         "skipped": bad,
@@ -346,6 +337,22 @@ def _summarise(recipe: Recipe, source: Source, done: Sequence[Mapping[str, Any]]
             split: [result["file"] for result in done if result["split"] == split and result["rows"]]
             for split in source.splits
         },
+    }
+
+
+def _count(recipe: Recipe, source: Source, targets: Iterable[tuple[str, Sequence[int]]]) -> dict[str, Any]:
+    """What the data is, and how often each class occurs in the (split, targets) given."""
+    counts = {split: [0] * len(source.classes) for split in source.splits}
+    for split, some in targets:
+        for target, count in Counter(some).items():
+            counts[split][target] += count
+    return {
+        "dataset": recipe.dataset,
+        "classes": list(source.classes),
+        "channels": source.channels,
+        "size": list(recipe.storage_size),
+        "rows": {split: sum(counts[split]) for split in source.splits},
+        "class_counts": counts,
     }
 
 
@@ -531,17 +538,9 @@ def stream_meta(recipe: Recipe, source: Source) -> dict[str, Any]:
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
         read = list(threads.map(decoder.try_read, [items[index] for index in chosen]))
     sample = np.concatenate([image[None] for part in read if not isinstance(part, str) for image, _ in part])
-    counts = {split: [0] * len(source.classes) for split in source.splits}
-    for split, listed in source.splits.items():
-        for target, count in Counter(target for item in listed for target in item.targets).items():
-            counts[split][target] += count
+    targets = ((split, item.targets) for split, listed in source.splits.items() for item in listed)
     return {
-        "dataset": recipe.dataset,
-        "classes": list(source.classes),
-        "channels": source.channels,
-        "size": list(recipe.storage_size),
-        "rows": {split: sum(counts[split]) for split in source.splits},
-        "class_counts": counts,
+        **_count(recipe, source, targets),
         "mean": (sample.mean((0, 1, 2)) / 255).tolist(),
         "std": np.maximum(sample.std((0, 1, 2)) / 255, 1e-6).tolist(),
         "skipped": [],
