@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,15 @@ def test_a_model_told_to_take_other_channels_than_the_data_has_is_refused() -> N
     recipe = resolve("digits.cnn", model_args={"channels": 3})
     with pytest.raises(ValueError, match=r"channels=3 does not fit the data, which has channels=1"):
         loop.build_model(recipe, meta)
+
+
+def test_a_profile_is_a_trace_of_some_steps(storage: Path) -> None:
+    recipe = small_recipe("digits.cnn", batch_size=120, micro_batch_size=40, epochs=1, precision="fp32")
+    events = watched_work(job(recipe, None, storage, "profiled", profile=True))
+    files = [event for event in events if event["kind"] == "file"]
+    assert [event["name"] for event in files] == ["tensorboard/rank0.pt.trace.json"]
+    names = {event.get("name", "") for event in json.loads(files[0]["data"])["traceEvents"]}
+    assert any("conv" in name for name in names)
 
 
 def test_frozen_parts_do_not_move(storage: Path) -> None:

@@ -18,6 +18,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -615,7 +616,8 @@ class _profiler:
     def _hand_over(self, profile: Any) -> None:
         import tempfile
 
-        with tempfile.NamedTemporaryFile(suffix=".json") as file:
-            profile.export_chrome_trace(file.name)
-            data = file.read()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "trace.json"
+            profile.export_chrome_trace(str(path))
+            data = path.read_bytes()
         self.run.reporter.tell({"kind": "file", "name": "tensorboard/rank0.pt.trace.json", "data": data})
