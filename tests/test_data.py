@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import threading
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,32 @@ def test_pictures_that_occur_twice_are_told(tmp_path: Path) -> None:
     assert "occur in two splits" in told
     assert "occur in two classes" in told
     assert "train: 8 pictures (cat 4, dog 4)" in told
+
+
+def test_reading_ahead_changes_nothing_and_leaves_no_thread() -> None:
+    made: list[int] = []
+
+    def batches(count: int, error: bool = False) -> Iterator[data.Batch]:
+        for number in range(count):
+            made.append(number)
+            ids = np.array([number])
+            yield data.Batch(order.Pass(number, 0, ids, 1.0, True), np.zeros((1, 1, 1, 1), np.uint8), ids)
+        if error:
+            raise ValueError("a bad picture")
+
+    before = threading.active_count()
+    assert [batch.of.step for batch in data.ahead(batches(7))] == list(range(7))
+    reading = data.ahead(batches(7, error=True))
+    assert next(reading).of.step == 0
+    with pytest.raises(ValueError, match="a bad picture"):
+        list(reading)
+    made.clear()
+    left_early = data.ahead(batches(1000))
+    assert isinstance(left_early, Generator)
+    assert next(left_early).of.step == 0
+    left_early.close()
+    assert len(made) < 10
+    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize(("shape", "size"), [((40, 60), (20, 20)), ((60, 40), (16, 24)), ((10, 10), (20, 30))])

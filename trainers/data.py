@@ -10,12 +10,15 @@ height x width x channels) and `target`. `meta.json` is written last: without it
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
 import json
 import os
+import queue
 import shutil
+import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -496,6 +499,39 @@ def _gather(shards: list[Array], first_rows: Array, ids: Array) -> Array:
     for index, (number, row) in enumerate(zip(numbers.tolist(), ids.tolist(), strict=True)):
         images[index] = shards[number][row - first_rows[number]]
     return images
+
+
+def ahead(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:
+    """The same batches, up to `depth` of them made ready by a thread: for devices that compute while the host reads."""
+    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(depth)
+    left = threading.Event()
+
+    def put(item: Batch | BaseException | None) -> None:
+        while not left.is_set():
+            with contextlib.suppress(queue.Full):
+                return ready.put(item, timeout=0.1)
+        return None
+
+    def fill() -> None:
+        try:
+            for batch in batches:
+                put(batch)
+                if left.is_set():
+                    return
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=fill, daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        left.set()
+        thread.join()
 
 
 class Streamed:

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 
 from trainers import augment, order, parallel, task
 from trainers.checkpoint import Checkpoints, Line, TrainState
-from trainers.data import Batch, Data
+from trainers.data import Batch, Data, ahead
+from trainers.order import Pass
 from trainers.parallel import BatchNormStatistics, World
 from trainers.recipe import SCHEDULE_ARGS, Recipe, load
 
@@ -122,6 +123,11 @@ class Run:
     def steps(self) -> int:
         """Optimizer steps per epoch."""
         return len(self.sizes)
+
+    def batches(self, split: str, passes: Iterator[Pass]) -> Iterator[Batch]:
+        """A GPU computes while a thread reads ahead; on a CPU the thread would take the cores that compute."""
+        batches = self.data.batches(split, passes)
+        return batches if self.world.device.type == "cpu" else ahead(batches)
 
 
 def build_model(recipe: Recipe, meta: Mapping[str, Any]) -> nn.Module:
@@ -218,7 +224,7 @@ def evaluate(run: Run, split: str) -> tuple[float, Counts]:
     kept = _swap_in(state.model, state.ema)
     state.model.eval()
     with torch.inference_mode():
-        for batch in run.data.batches(split, passes):
+        for batch in run.batches(split, passes):
             images, targets = run.preprocess(batch.images), run.preprocess.targets(batch)
             with world.autocast():
                 output = state.model(images)
@@ -274,7 +280,7 @@ def _train_epoch(run: Run, tick: Callable[[], None]) -> Summary | None:
     parallel.set_training(state.model, recipe.frozen)
     with BatchNormStatistics(state.model, world) as norms:
         step = _Step(run, norms)
-        for batch in meter.timed(run.data.batches("train", passes)):
+        for batch in meter.timed(run.batches("train", passes)):
             step.accumulate(batch)
             if not batch.of.last:
                 continue

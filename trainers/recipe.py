@@ -219,7 +219,7 @@ class Scale(_Value):
     data_mode: Literal["auto", "cache", "stream"] = "auto"
     """cache: decode once to disk; stream: decode while training; auto: stream what the disk cannot hold."""
     checkpoint_seconds: float = 300.0
-    """Longest time between checkpoints within an epoch; one is written after every epoch anyway."""
+    """Longest time between checkpoints within an epoch; one is written at its end too (not more than one a second)."""
     max_failures: int = 3
     """Attempts without a new checkpoint after which the run gives up."""
     compile: bool = False
