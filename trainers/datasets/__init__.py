@@ -5,6 +5,9 @@ A data set module offers two functions, and imports nothing of ours but the type
     source(data, **args) -> Source           look at the files (fast: no decoding) and say what is where
     read(item) -> list of (image, target)    decode one item; called once for each, anywhere in the cluster
 
+An image is uint8 (height, width, channels). A target is the number of its class or, where the source says
+`masks`, a mask: uint8 (height, width) of the image's own size, with the class number of each pixel, or IGNORED.
+
 `data` is the folder the user named (None: the data set needs none). `args` are the recipe's `dataset_args`;
 unknown names are refused before `source` is called, by its signature. Both raise ValueError for input that
 a user can mend, naming the file, what was found and what to do.
@@ -18,6 +21,11 @@ from typing import Any
 
 import numpy as np
 
+IGNORED = 255
+"""A pixel of a mask that belongs to no class: neither loss nor scores look at it."""
+MASK = -1
+"""Stands in an item's `targets` for a mask, which `read` returns."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
@@ -28,7 +36,9 @@ class Item:
     name: str
     """What people are shown, unique within a data set, e.g. `cats/001.jpg`; sample i of many is `name#i`."""
     targets: Sequence[int]
-    """The class of each sample."""
+    """The class of each sample; MASK for each where the targets are masks."""
+    mask_path: str | None = None
+    """The raw file of the mask, where there is one: part of the cache's key as `path` is."""
     args: Mapping[str, Any] = field(default_factory=dict)
     """Whatever else `read` needs."""
 
@@ -42,10 +52,16 @@ class Source:
     """1 (grey) or 3 (RGB): what `read` returns for every image."""
     splits: Mapping[str, Sequence[Item]]
     """"train", "val", and "test" where there is one. The best epoch is chosen on "val", never on "test"."""
+    masks: bool = False
+    """Whether the targets are masks."""
+    colours: Sequence[tuple[int, int, int]] | None = None
+    """RGB of each class in pictures of masks. None: chosen for you."""
+    warnings: Sequence[str] = ()
+    """What a person should know of this choice of pictures."""
 
 
 class BadImage(ValueError):
-    """`read` could not decode a file. With `--on-bad-image skip` the item is left out and recorded."""
+    """`read` could not decode a file, or its mask does not fit. With `--on-bad-image skip` the item is left out and recorded."""
 
 
 def split_by_share(labels: Sequence[int], shares: Mapping[str, float], seed: int) -> dict[str, list[int]]:
