@@ -77,16 +77,17 @@ def watched_work(job: Job, rank: int = 0, size: int = 1) -> list[dict[str, Any]]
     seen: list[list[int]] = []
 
     class Watched(loop._Step):
-        def accumulate(self, batch: Any) -> None:
+        def accumulate(self, batches: list[Any]) -> None:
             while len(seen) <= self.run.state.epoch:
                 seen.append([])
-            if batch.of.weight:
-                seen[self.run.state.epoch] += batch.of.ids.tolist()
-            super().accumulate(batch)
+            for batch in batches:
+                if batch.of.weight:
+                    seen[self.run.state.epoch] += batch.of.ids.tolist()
+            super().accumulate(batches)
 
         def update(self) -> None:
             super().update()
-            losses.append(float(self.loss) / float(self.divisor))
+            losses.append(self.mean())
 
     def stopping() -> bool:
         return len(losses) >= job.get("stop_after", 10**9)

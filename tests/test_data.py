@@ -41,7 +41,7 @@ def read_all(cached: data.Cached, split: str) -> data.Batch:
 def test_what_is_read_is_what_was_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = folder_of_pictures(tmp_path / "raw")
     source = data.look(recipe(), str(raw))
-    decoder = data.Decoder(recipe())
+    decoder = data.Decoder(recipe(), source.channels, len(source.classes))
     expected = [sample for item in source.splits["train"] for sample in decoder.read(item)]
     one = data.Cached(data.prepare(recipe(), source, tmp_path / "one"))
     monkeypatch.setattr(data, "SHARD_BYTES", 3 * 16 * 16 * 3)

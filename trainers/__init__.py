@@ -16,12 +16,18 @@ from typing import TYPE_CHECKING, Any
 from trainers.recipe import Recipe, Scale, resolve
 
 if TYPE_CHECKING:
-    from trainers.inference import evaluate, predict
+    from trainers.inference import evaluate, export, predict
     from trainers.launch import RunResult, fit
 
-__all__ = ["Recipe", "RunResult", "Scale", "evaluate", "fit", "predict", "resolve"]
+__all__ = ["Recipe", "RunResult", "Scale", "evaluate", "export", "fit", "predict", "resolve"]
 
-_HOMES = {"fit": "launch", "RunResult": "launch", "evaluate": "inference", "predict": "inference"}
+_HOMES = {
+    "fit": "launch",
+    "RunResult": "launch",
+    "evaluate": "inference",
+    "export": "inference",
+    "predict": "inference",
+}
 
 
 def __getattr__(name: str) -> Any:

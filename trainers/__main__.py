@@ -1,4 +1,4 @@
-"""python -m trainers list | train | evaluate | predict | prepare | report
+"""python -m trainers list | train | evaluate | predict | export | prepare | report
 
 Exit codes: 0 done, 1 failed, 2 bad usage or input, 3 out of memory, 130 interrupted.
 Messages and progress go to stderr; what was asked for goes to stdout.
@@ -26,7 +26,8 @@ USAGE = """usage: python -m trainers COMMAND ...
   list                          the recipes
   train RECIPE [...]            train one or several recipes; --help shows every field
   evaluate RUN [...]            scores of a run's best checkpoint
-  predict RUN PATH... --out DIR the class of each picture, as a CSV
+  predict RUN PATH... --out DIR the class of each picture, as a CSV; masks and overlays
+  export RUN --out FILE         the model as a torch.export program
   prepare RECIPE [...]          decode the pictures, without training
   report [RUN...]               runs side by side
 
@@ -63,7 +64,8 @@ class _Options:
     """How the command behaves."""
 
     run: str | None = None
-    """Name of the run. None: <recipe>-<date>-<time>. A name that exists is continued."""
+    """Name of the run. None: <recipe>-<date>-<time>. A name that exists is continued. Of several recipes the runs
+    are called <recipe>-<run>."""
     show: bool = False
     """Print the recipe and the scale as they would be, and do not start."""
     json: bool = False
@@ -81,29 +83,57 @@ def _train(argv: list[str]) -> int:
             print("python -m trainers train RECIPE --help shows every field with that recipe's defaults")
             return 0
         raise ValueError(f"train needs the name of a recipe: {', '.join(recipe_names())}")
-    parsed = [_parse(name, flags) for name in names]  # all of them, before the first starts
-    code = 0
-    for name, (recipe, scale, options) in zip(names, parsed, strict=True):
-        if options.show:
+    stages = _stages(names, flags)
+    parsed = [_parse(name, flags) for name in stages]  # all of them, before the first starts
+    if parsed[0][2].show:
+        for recipe, scale, _ in parsed:
             print(json.dumps({"recipe": recipe.to_json(), "scale": scale.to_json()}, indent=1))
-            continue
-        run = options.run
-        if run is not None and len(names) > 1:
-            run = f"{run}-{name.split('/')[-1].replace('.py:', '-')}"
-        code = _train_one(name, recipe, scale, options, run)
-        if code:
-            break
-    return code
+        return 0
+    from trainers.launch import now, run_name
+
+    if len(names) == 1:  # stages that it needs are called after it
+        again = parsed[-1][2].run or run_name(names[0], now())
+        runs = [*(f"{again}-{re.split('[.:]', stage)[-1]}" for stage in stages[:-1]), again]
+    else:
+        again = parsed[-1][2].run or now()
+        runs = [run_name(stage, again) for stage in stages]
+    return _train_in_order(stages, parsed, runs, again)
 
 
-def _train_one(name: str, recipe: Recipe, scale: Scale, options: _Options, run: str | None) -> int:
+def _stages(names: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """The recipes to train, each with the one before it whose weights it starts from."""
+    stages: list[str] = []
+    for name in names:
+        before = _parse(name, flags)[0].init_from
+        if before is not None and before not in stages and (before in recipe_names() or ".py:" in before):
+            stages += _stages([before], flags)
+        stages.append(name)
+    return stages
+
+
+def _train_in_order(
+    names: Sequence[str], parsed: Sequence[tuple[Recipe, Scale, _Options]], runs: Sequence[str], again: str
+) -> int:
+    """One run each; a recipe whose `init_from` names one before it starts from that run's weights. `again`: what
+    --run continues them."""
     from trainers.launch import fit
+    from trainers.progress import Progress
 
-    if options.download:
-        _download(recipe, scale)
-    result = fit(recipe, scale=scale, run=run, name=name)
-    print(json.dumps(result.run, indent=1) if options.json else result.folder)
-    return result.exit_code
+    done: dict[str, Any] = {}
+    for name, run, (recipe, scale, options) in zip(names, runs, parsed, strict=True):
+        if options.download:
+            _download(recipe, scale)
+        if recipe.init_from in done:
+            recipe = recipe.replace(init_from=done[recipe.init_from].run["name"])
+        done[name] = result = fit(recipe, scale=scale, run=run, name=name)
+        print(json.dumps(result.run, indent=1) if options.json else result.folder)
+        if result.status == "interrupted":
+            Progress().message(f"to continue, repeat the command with --run {again}")
+        if result.exit_code:
+            break
+    if len(names) > 1:
+        Progress().stages(result.run for result in done.values())
+    return int(result.exit_code)
 
 
 def _download(recipe: Recipe, scale: Scale) -> None:
@@ -131,6 +161,13 @@ def _prepare(argv: list[str]) -> int:
 class _EvaluateOptions:
     split: str | None = None
     """Which pictures. None: test, where the data has such a split, else val."""
+    native: bool = False
+    """Score masks at their own size: what the model says is resized to it."""
+    sliding: bool = False
+    """Move a window of image_size over pictures of their own size: for pictures larger than memory. Scores as
+    --native does."""
+    overlap: float = 0.25
+    """Share of a window that the next one covers too."""
     data: str | None = None
     """Where the raw data lies. None: where it lay in training."""
     storage: str | None = None
@@ -143,25 +180,57 @@ def _evaluate(argv: list[str]) -> int:
     names, flags = _leading(argv)
     options = _cli(_EvaluateOptions, flags, "evaluate RUN")
     if len(names) != 1:
-        raise ValueError("usage: python -m trainers evaluate RUN [--split test] [--data PATH] [--json]")
+        raise ValueError("usage: python -m trainers evaluate RUN [--split test] [--native] [--data PATH] [--json]")
     from trainers.inference import evaluate
+    from trainers.progress import Progress
 
-    scores = evaluate(names[0], options.split, data=options.data, storage=options.storage)
+    with Progress().bar("evaluating", None) as advance:
+        scores = evaluate(
+            names[0],
+            options.split,
+            data=options.data,
+            storage=options.storage,
+            native=options.native,
+            sliding=options.sliding,
+            overlap=options.overlap,
+            advance=advance,
+        )
     if options.json:
         print(json.dumps(scores))
         return 0
-    for name, value in scores.items():
-        if name != "per_class":
-            print(f"{name:20} {value:.4f}" if isinstance(value, float) else f"{name:20} {value}")
+    _print_scores(scores)
     return 0
+
+
+def _print_scores(scores: Mapping[str, Any]) -> None:
+    """Scores, one a line, and those of each class as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    for name, value in scores.items():
+        if name not in ("per_class", "classes"):
+            print(f"{name:20} {value:.4f}" if isinstance(value, float) else f"{name:20} {value}")
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("class")
+    for name in scores["per_class"]:
+        table.add_column(name.replace("_", " "), justify="right")
+    for index, label in enumerate(scores["classes"]):
+        found = [values[index] for values in scores["per_class"].values()]
+        table.add_row(label, *("-" if value is None else f"{value:.4f}" for value in found))
+    print()
+    Console().print(table)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _PredictOptions:
     out: str
-    """Folder that predictions.csv is written to."""
+    """Folder that predictions.csv is written to; and masks/ and overlays/, where the model segments."""
     workers: int = 0
     """Processes of Ray Data; 0: this process."""
+    sliding: bool = False
+    """Move a window of image_size over pictures of their own size, in place of shrinking them."""
+    overlap: float = 0.25
+    """Share of a window that the next one covers too."""
     storage: str | None = None
     """Folder that run folders lie under. None: $TRAINYARD_STORAGE, else ~/trainyard."""
 
@@ -177,11 +246,37 @@ def _predict(argv: list[str]) -> int:
     progress = Progress()
     with progress.bar("predicting", None) as advance:
         path, bad = predict(
-            names[0], names[1:], options.out, workers=options.workers, storage=options.storage, advance=advance
+            names[0],
+            names[1:],
+            options.out,
+            workers=options.workers,
+            storage=options.storage,
+            sliding=options.sliding,
+            overlap=options.overlap,
+            advance=advance,
         )
     if bad:
         progress.warning(f"{len(bad)} pictures cannot be decoded and have no class: {', '.join(bad[:10])}")
     print(path)
+    return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _ExportOptions:
+    out: str
+    """File to write, such as model.pt2; FILE.json beside it tells the classes and how pictures are prepared."""
+    storage: str | None = None
+    """Folder that run folders lie under. None: $TRAINYARD_STORAGE, else ~/trainyard."""
+
+
+def _export(argv: list[str]) -> int:
+    names, flags = _leading(argv)
+    options = _cli(_ExportOptions, flags, "export RUN")
+    if len(names) != 1:
+        raise ValueError("usage: python -m trainers export RUN --out FILE")
+    from trainers.inference import export
+
+    print(export(names[0], options.out, storage=options.storage))
     return 0
 
 
@@ -255,6 +350,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "evaluate": _evaluate,
     "predict": _predict,
+    "export": _export,
     "prepare": _prepare,
     "report": _report,
 }

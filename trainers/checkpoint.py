@@ -40,8 +40,8 @@ class TrainState:
     """Optimizer steps completed within the running epoch."""
     total_steps: int = 0
     """Optimizer steps completed over the run: a checkpoint's name."""
-    sums: dict[str, float] = field(default_factory=dict)
-    """Loss, divisor, images, seconds... of the running epoch."""
+    sums: dict[str, Any] = field(default_factory=dict)
+    """Losses and divisors (lists, one number for each term), images, seconds... of the running epoch."""
     history: list[Line] = field(default_factory=list)
     """The lines of metrics.jsonl."""
     best: dict[str, Any] | None = None

@@ -5,7 +5,8 @@
     Streamed    decodes while training, by Ray Data, for sets that the local disk cannot hold
 
 A cache folder holds `meta.json` and shards: Arrow IPC files, uncompressed, with the columns `image` (uint8,
-height x width x channels) and `target`. `meta.json` is written last: without it a folder counts as empty.
+height x width x channels) and `target` (int64, or a mask: uint8, height x width). `meta.json` is written last:
+without it a folder counts as empty.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import queue
 import shutil
 import threading
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainers import order
-from trainers.datasets import BadImage, Item, Source
+from trainers.datasets import IGNORED, MASK, BadImage, Item, Source
 from trainers.order import Pass
 from trainers.recipe import Recipe, load
 from trainers.store import explain
@@ -56,7 +56,7 @@ class Batch(NamedTuple):
     images: Array
     """uint8 (N, height, width, channels)."""
     targets: Array
-    """int64 (N,)."""
+    """int64 (N,), or masks: uint8 (N, height, width)."""
 
 
 class Data(Protocol):
@@ -76,7 +76,10 @@ def look(recipe: Recipe, data: str | None) -> Source:
     """List the raw files. Raises ValueError for a missing path, an empty folder, a single class..."""
     source: Source = load("datasets", recipe.dataset).source(data, **recipe.dataset_args)
     if len(source.classes) < 2:
-        raise ValueError(f"a classifier needs two classes or more; {data or recipe.dataset} has {source.classes}")
+        raise ValueError(f"there must be two classes or more; {data or recipe.dataset} has {source.classes}")
+    if source.masks != recipe.task.startswith("segment"):
+        what, task = ("masks", "segment") if source.masks else ("classes of whole pictures, no masks", "classify")
+        raise ValueError(f"task={recipe.task} does not fit the data set {recipe.dataset}, which has {what}; use {task}")
     for split in ("train", "val"):
         if not sum(len(item.targets) for item in source.splits.get(split, ())):
             raise ValueError(f"{data or recipe.dataset} has no pictures for the {split} split; add some")
@@ -91,21 +94,32 @@ def cache_key(recipe: Recipe, source: Source) -> str:
     seen: dict[str, str] = {}
     for split, items in source.splits.items():
         for item in items:
-            if item.path is not None and item.path not in seen:
-                stat = os.stat(item.path)
-                seen[item.path] = f"{item.path} {stat.st_size} {stat.st_mtime_ns}"
-            stamp = seen.get(item.path or "", "")
+            stamps = []
+            for path in _files(item):
+                if path not in seen:
+                    stat = os.stat(path)
+                    seen[path] = f"{path} {stat.st_size} {stat.st_mtime_ns}"
+                stamps.append(seen[path])
+            stamp = " ".join(stamps)
             digest.update(f"{split} {item.name} {stamp} {list(item.targets)} {item.args}\n".encode())
     name = Path(recipe.dataset).stem
     height, width = recipe.storage_size
     return f"{name}-{height}x{width}-{digest.hexdigest()[:16]}"
 
 
+def _files(item: Item) -> list[str]:
+    return [path for path in (item.path, item.mask_path) if path is not None]
+
+
 def bytes_needed(recipe: Recipe, source: Source) -> int:
     """Size of the shards, in bytes."""
-    height, width = recipe.storage_size
     rows = sum(len(item.targets) for items in source.splits.values() for item in items)
-    return rows * height * width * source.channels
+    return rows * _row_bytes(recipe, source)
+
+
+def _row_bytes(recipe: Recipe, source: Source) -> int:
+    height, width = recipe.storage_size
+    return height * width * (source.channels + source.masks)
 
 
 def choose_mode(mode: str, recipe: Recipe, source: Source, cache: Path, ray: bool) -> str:
@@ -190,8 +204,7 @@ def _find_damage(folder: Path) -> str | None:
 
 def _chunks(recipe: Recipe, source: Source) -> list[tuple[str, list[Item]]]:
     """(split, items) for each shard: about SHARD_BYTES of prepared pictures."""
-    height, width = recipe.storage_size
-    row_bytes = height * width * source.channels
+    row_bytes = _row_bytes(recipe, source)
     chunks: list[tuple[str, list[Item]]] = []
     for split, items in source.splits.items():
         size = SHARD_BYTES + 1
@@ -213,17 +226,19 @@ def _run_chunks(
     ray: bool,
     advance: Advance,
 ) -> Iterator[dict[str, Any]]:
-    paths = {item.path for _, items in chunks for item in items if item.path is not None}
+    paths = {path for _, items in chunks for item in items for path in _files(item)}
     if not ray or sum(os.path.getsize(path) for path in paths) <= INLINE_BYTES:
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
             for number, (split, items) in enumerate(chunks):
                 file = folder / f"{split}-{token}-{number:05}.arrow"
-                yield _write_shard(recipe, source.channels, split, items, file, advance, threads)
+                decoder = Decoder(recipe, source.channels, len(source.classes))
+                yield _write_shard(decoder, split, items, file, advance, threads)
         return
     tasks = [
         {
             "recipe": json.dumps(recipe.to_json()),
             "channels": source.channels,
+            "classes": len(source.classes),
             "split": split,
             "items": json.dumps([dataclasses.asdict(item) for item in items]),
             "file": str(folder / f"{split}-{token}-{number:05}.arrow"),
@@ -240,37 +255,26 @@ def _run_chunks(
 
 def _shard_task(row: dict[str, Any]) -> dict[str, str]:
     """One shard, as a task of Ray Data."""
-    recipe = Recipe.from_json(json.loads(row["recipe"]))
+    decoder = Decoder(Recipe.from_json(json.loads(row["recipe"])), row["channels"], row["classes"])
     items = [Item(**item) for item in json.loads(row["items"])]
     with ThreadPoolExecutor(1) as threads:
         try:
-            result = _write_shard(
-                recipe, row["channels"], row["split"], items, Path(row["file"]), lambda n: None, threads
-            )
+            result = _write_shard(decoder, row["split"], items, Path(row["file"]), lambda n: None, threads)
         except OSError as error:  # told as data: Ray would wrap an exception in pages of its own
             result = {"error": [error.errno, error.strerror, error.filename]}
     return {"result": json.dumps(result)}
 
 
 def _write_shard(
-    recipe: Recipe,
-    channels: int,
-    split: str,
-    items: Sequence[Item],
-    file: Path,
-    advance: Advance,
-    threads: ThreadPoolExecutor,
+    decoder: Decoder, split: str, items: Sequence[Item], file: Path, advance: Advance, threads: ThreadPoolExecutor
 ) -> dict[str, Any]:
     """Decode `items` to one Arrow file. Returns plain data: what the file holds, and what could not be read."""
-    import pyarrow as pa
-
-    height, width = recipe.storage_size
     rows = sum(len(item.targets) for item in items)
-    images = np.empty((rows, height, width, channels), np.uint8)
-    targets = np.empty(rows, np.int64)
+    images = np.empty((rows, *decoder.size, decoder.channels), np.uint8)
+    masks = items[0].targets[0] == MASK
+    targets = np.empty((rows, *decoder.size), np.uint8) if masks else np.empty(rows, np.int64)
     names: list[str] = []
     bad: list[dict[str, str]] = []
-    decoder = Decoder(recipe)
     filled = decoded = 0
     for item, read in zip(items, threads.map(decoder.try_read, items), strict=True):
         advance(len(item.targets))
@@ -284,16 +288,8 @@ def _write_shard(
             filled += 1
     images, targets = images[:filled], targets[:filled]
     if filled:
-        table = pa.table({"image": pa.FixedShapeTensorArray.from_numpy_ndarray(images), "target": targets})
-        try:
-            with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-                writer.write_table(table, max_chunksize=max(1, filled))
-        except OSError as error:
-            raise OSError(
-                f"the prepared pictures cannot be written to {file.parent}: {explain(error)}; "
-                "make room there, or set TRAINYARD_CACHE to another disk"
-            ) from None
-    flat = images.reshape(-1, channels)
+        _write_arrow(file, images, targets)
+    flat = images.reshape(-1, decoder.channels)
     squares = sum((part.astype(np.float64) ** 2).sum(0) for part in np.array_split(flat, max(1, filled // 256)))
     return {
         "split": split,
@@ -302,18 +298,51 @@ def _write_shard(
         "decoded": decoded,
         "bad": bad,
         "names": names,
-        "targets": targets.tolist(),
-        "hashes": [hashlib.blake2b(image.tobytes(), digest_size=12).hexdigest() for image in images],
+        "targets": [_digest(targets[row]) for row in range(filled)] if masks else targets.tolist(),
+        "hashes": [_digest(image) for image in images],
+        **_count(targets, decoder.classes),
         "sum": flat.sum(0, dtype=np.float64).tolist(),
-        "squares": np.broadcast_to(squares, (channels,)).tolist(),
+        "squares": np.broadcast_to(squares, (decoder.channels,)).tolist(),
     }
+
+
+def _write_arrow(file: Path, images: Array, targets: Array) -> None:
+    import pyarrow as pa
+
+    column = targets if targets.ndim == 1 else pa.FixedShapeTensorArray.from_numpy_ndarray(targets)
+    table = pa.table({"image": pa.FixedShapeTensorArray.from_numpy_ndarray(images), "target": column})
+    try:
+        with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=len(images))
+    except OSError as error:
+        raise OSError(
+            f"the prepared pictures cannot be written to {file.parent}: {explain(error)}; "
+            "make room there, or set TRAINYARD_CACHE to another disk"
+        ) from None
+
+
+def _digest(pixels: Array) -> str:
+    return hashlib.blake2b(pixels.tobytes(), digest_size=12).hexdigest()
+
+
+def _count(targets: Array, classes: int) -> dict[str, list[int]]:
+    """How often each class occurs: `counts` of pictures, or of pixels with, in `areas`, the labelled pixels of the
+    pictures in which the class occurs."""
+    if targets.ndim == 1:
+        return {"counts": np.bincount(targets, minlength=classes).tolist()}
+    counts, areas = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
+    for mask in targets:
+        found = np.bincount(mask.reshape(-1), minlength=256)[:classes]
+        counts += found
+        areas += np.where(found > 0, found.sum(), 0)
+    return {"counts": counts.tolist(), "areas": areas.tolist()}
 
 
 def _tell_bad(bad: Sequence[Mapping[str, str]]) -> str:
     lines = "\n".join(f"  {entry['name']}: {entry['why']}" for entry in bad[:LISTED])
     more = f"\n  and {len(bad) - LISTED:,} more" if len(bad) > LISTED else ""
     what = "1 picture" if len(bad) == 1 else f"{len(bad)} pictures"
-    return f"{what} cannot be decoded:\n{lines}{more}\nmend or remove them, or give --on-bad-image skip"
+    return f"{what} cannot be used:\n{lines}{more}\nmend or remove them, or give --on-bad-image skip"
 
 
 def _summarise(recipe: Recipe, source: Source, done: Sequence[Mapping[str, Any]], bad: list[Any]) -> dict[str, Any]:
@@ -322,55 +351,72 @@ def _summarise(recipe: Recipe, source: Source, done: Sequence[Mapping[str, Any]]
     pixels = sum(result["rows"] for result in train) * recipe.storage_size[0] * recipe.storage_size[1]
     for split in ("train", "val"):
         if not any(result["rows"] for result in done if result["split"] == split):
-            raise ValueError(f"no picture of the {split} split of {recipe.dataset} can be decoded; {_tell_bad(bad)}")
+            raise ValueError(f"no picture of the {split} split of {recipe.dataset} can be used; {_tell_bad(bad)}")
     mean = np.sum([result["sum"] for result in train], axis=0) / pixels
     variance = np.sum([result["squares"] for result in train], axis=0) / pixels - mean**2
     fingerprint = hashlib.sha256()
     for result in done:
         for content, target in zip(result["hashes"], result["targets"], strict=True):
             fingerprint.update(f"{result['split']} {content} {target}\n".encode())
-    return {
-        **_count(recipe, source, ((result["split"], result["targets"]) for result in done)),
+    meta = {
+        **_facts(recipe, source, done),
         "mean": (mean / 255).tolist(),
         "std": np.sqrt(np.maximum(variance, 1e-12) / 255**2).tolist(),
         "skipped": bad,
-        "repeated": _find_repeated(done, source.classes),
+        "repeated": _find_repeated(done, source),
         "fingerprint": fingerprint.hexdigest(),
         "shards": {
             split: [result["file"] for result in done if result["split"] == split and result["rows"]]
             for split in source.splits
         },
     }
+    if source.masks:
+        meta["names"] = {
+            split: [name for result in done if result["split"] == split for name in result["names"]]
+            for split in source.splits
+        }
+    return meta
 
 
-def _count(recipe: Recipe, source: Source, targets: Iterable[tuple[str, Sequence[int]]]) -> dict[str, Any]:
-    """What the data is, and how often each class occurs in the (split, targets) given."""
-    counts = {split: [0] * len(source.classes) for split in source.splits}
-    for split, some in targets:
-        for target, count in Counter(some).items():
-            counts[split][target] += count
-    return {
+def _facts(recipe: Recipe, source: Source, done: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the data is, and how often each class occurs in the parts that were read."""
+    parts = {split: [result for result in done if result["split"] == split] for split in source.splits}
+    zeros = [0] * len(source.classes)
+    counts = {split: np.sum([zeros, *(r["counts"] for r in some)], axis=0).tolist() for split, some in parts.items()}
+    facts: dict[str, Any] = {
         "dataset": recipe.dataset,
         "classes": list(source.classes),
         "channels": source.channels,
+        "masks": source.masks,
+        "colours": None if source.colours is None else [list(colour) for colour in source.colours],
         "size": list(recipe.storage_size),
-        "rows": {split: sum(counts[split]) for split in source.splits},
+        "rows": {split: sum(result["rows"] for result in some) for split, some in parts.items()},
         "class_counts": counts,
     }
+    if source.masks:
+        facts["class_areas"] = np.sum([zeros, *(result["areas"] for result in parts["train"])], axis=0).tolist()
+        for split, found in counts.items():
+            if facts["rows"][split] and not sum(found):
+                raise ValueError(
+                    f"the masks of the {split} split of {recipe.dataset} hold nothing but ignored pixels ({IGNORED}): "
+                    "there is nothing to learn or to score; annotate some, or leave the split out"
+                )
+    return facts
 
 
-def _find_repeated(done: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dict[str, Any]:
+def _find_repeated(done: Sequence[Mapping[str, Any]], source: Source) -> dict[str, Any]:
     """Pictures with equal pixels in two splits or in two classes: how many, and some of their names."""
-    first: dict[str, tuple[str, str, int]] = {}
-    found: dict[str, list[str]] = {"splits": [], "classes": []}
+    first: dict[str, tuple[str, str, Any]] = {}
+    found: dict[str, list[str]] = {"splits": []} if source.masks else {"splits": [], "classes": []}
     for result in done:
         split = result["split"]
         for content, name, target in zip(result["hashes"], result["names"], result["targets"], strict=True):
             seen_split, seen_name, seen_target = first.setdefault(content, (split, name, target))
             if seen_split != split:
                 found["splits"].append(f"{seen_split}: {seen_name} = {split}: {name}")
-            if seen_target != target:
-                found["classes"].append(f"{classes[seen_target]}: {seen_name} = {classes[target]}: {name}")
+            if seen_target != target and not source.masks:
+                pair = [f"{source.classes[seen_target]}: {seen_name}", f"{source.classes[target]}: {name}"]
+                found["classes"].append(" = ".join(pair))
     return {kind: {"count": len(pairs), "examples": pairs[:SHOWN]} for kind, pairs in found.items()}
 
 
@@ -395,13 +441,15 @@ def describe(meta: Mapping[str, Any]) -> list[str]:
     classes = meta["classes"]
     lines = []
     for split, counts in meta["class_counts"].items():
-        shown = ", ".join(f"{name} {count:,}" for name, count in list(zip(classes, counts, strict=True))[:12])
+        unit = "{:.1%}" if meta["masks"] else "{:,}"
+        of = [count / max(1, sum(counts)) for count in counts] if meta["masks"] else counts
+        shown = ", ".join(f"{name} {unit.format(count)}" for name, count in list(zip(classes, of, strict=True))[:12])
         more = f", and {len(classes) - 12} more classes" if len(classes) > 12 else ""
-        lines.append(f"{split}: {sum(counts):,} pictures ({shown}{more})")
+        lines.append(f"{split}: {meta['rows'][split]:,} pictures ({shown}{more})")
     if meta["skipped"]:
         names = ", ".join(entry["name"] for entry in meta["skipped"][:SHOWN])
         more = f" and {len(meta['skipped']) - SHOWN} more" if len(meta["skipped"]) > SHOWN else ""
-        skipped = f"{len(meta['skipped'])} pictures were skipped as they cannot be decoded: {names}{more}"
+        skipped = f"{len(meta['skipped'])} pictures were skipped as they cannot be used: {names}{more}"
         lines.append(f"warning: {skipped}; run.json lists all")
     for kind, found in meta["repeated"].items():
         if found["count"]:
@@ -416,16 +464,46 @@ def describe(meta: Mapping[str, Any]) -> list[str]:
 class Decoder:
     """Items of a recipe's data set, as pictures of the recipe's stored size."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, channels: int, classes: int) -> None:
         self.read_item = load("datasets", recipe.dataset).read
         self.size, self.resize = recipe.storage_size, recipe.resize
+        self.channels, self.classes = channels, classes
 
-    def read(self, item: Item) -> list[tuple[Array, int]]:
-        """(uint8 (height, width, channels), target) for each sample. Raises BadImage."""
+    def read(self, item: Item) -> list[tuple[Array, Any]]:
+        """(uint8 (height, width, channels), class number or uint8 (height, width)) for each sample. Raises BadImage."""
         hinted = dataclasses.replace(item, args={**item.args, "min_size": self.size})
-        return [(shrink(image, self.size, self.resize), int(target)) for image, target in self.read_item(hinted)]
+        return [
+            (shrink(image, self.size, self.resize), self._shrink(self._check(item, image, target)))
+            for image, target in self.read_item(hinted)
+        ]
 
-    def try_read(self, item: Item) -> list[tuple[Array, int]] | str:
+    def read_raw(self, item: Item) -> list[tuple[Array, Any]]:
+        """As `read`, but at the picture's own size."""
+        return [(image, self._check(item, image, target)) for image, target in self.read_item(item)]
+
+    def _shrink(self, target: Any) -> Any:
+        return (
+            target
+            if isinstance(target, int)
+            else shrink(target[:, :, None], self.size, self.resize, mask=True)[:, :, 0]
+        )
+
+    def _check(self, item: Item, image: Array, target: Any) -> Any:
+        if item.targets[0] != MASK:
+            return int(target)
+        if target.shape != image.shape[:2] or target.dtype != np.uint8:
+            shape, dtype = "x".join(map(str, target.shape)), target.dtype
+            wanted = f"{image.shape[0]}x{image.shape[1]} of uint8"
+            raise BadImage(f"{item.name}: the mask is {shape} of {dtype}; it must be {wanted}, as the picture is")
+        wrong = np.flatnonzero(np.bincount(target.reshape(-1), minlength=256)[self.classes : IGNORED])
+        if len(wrong):
+            ids = ", ".join(str(number + self.classes) for number in wrong[:8])
+            raise BadImage(
+                f"{item.name}: the mask holds {ids}; allowed are 0 to {self.classes - 1}, and {IGNORED} for no class"
+            )
+        return target
+
+    def try_read(self, item: Item) -> list[tuple[Array, Any]] | str:
         """`read`, or the reason why it cannot be done."""
         try:
             return self.read(item)
@@ -433,8 +511,11 @@ class Decoder:
             return str(error)
 
 
-def shrink(image: Array, size: tuple[int, int], how: str) -> Array:
-    """Bring a picture to `size`, with antialiasing: uint8 (H, W, C) -> uint8 (*size, C). `how`: see Recipe.resize."""
+def shrink(image: Array, size: tuple[int, int], how: str, *, mask: bool = False) -> Array:
+    """Bring a picture to `size`, with antialiasing: uint8 (H, W, C) -> uint8 (*size, C). `how`: see Recipe.resize.
+
+    A mask, (H, W, 1), keeps its class numbers: each pixel is the nearest one, and padding is IGNORED.
+    """
     from PIL import Image
 
     (height, width), (target_height, target_width) = image.shape[:2], size
@@ -450,11 +531,12 @@ def shrink(image: Array, size: tuple[int, int], how: str) -> Array:
     elif how == "pad":
         scale = max(width / target_width, height / target_height)
         inner = (max(1, round(width / scale)), max(1, round(height / scale)))
-    resized = np.asarray(picture.resize(inner, Image.Resampling.BILINEAR, box=box))
+    between = Image.Resampling.NEAREST if mask else Image.Resampling.BILINEAR
+    resized = np.asarray(picture.resize(inner, between, box=box))
     resized = resized.reshape(inner[1], inner[0], image.shape[2])
     if how != "pad":
         return resized
-    canvas = np.zeros((*size, image.shape[2]), np.uint8)
+    canvas = np.full((*size, image.shape[2]), IGNORED if mask else 0, np.uint8)
     top, left = (target_height - inner[1]) // 2, (target_width - inner[0]) // 2
     canvas[top : top + inner[1], left : left + inner[0]] = resized
     return canvas
@@ -469,32 +551,35 @@ class Cached:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.meta: Mapping[str, Any] = json.loads((self.folder / "meta.json").read_text())
-        self._open: dict[str, tuple[list[Array], Array, Array]] = {}
+        self._open: dict[str, tuple[list[Array], list[Array], Array]] = {}
 
     def batches(self, split: str, passes: Iterable[Pass]) -> Iterator[Batch]:
-        shards, first_rows, targets = self._split(split)
+        images, targets, first_rows = self._split(split)
         for of in passes:
-            yield Batch(of, _gather(shards, first_rows, of.ids), targets[of.ids])
+            yield Batch(of, _gather(images, first_rows, of.ids), _gather(targets, first_rows, of.ids))
 
-    def _split(self, split: str) -> tuple[list[Array], Array, Array]:
-        """(images of each shard, the number of each shard's first row, targets of all)."""
+    def _split(self, split: str) -> tuple[list[Array], list[Array], Array]:
+        """(images of each shard, targets of each shard, the number of each shard's first row)."""
         import pyarrow as pa
 
         if split not in self._open:
-            images, targets = [], [np.empty(0, np.int64)]
+            images, targets = [], []
             for name in self.meta["shards"][split]:
                 table = pa.ipc.open_file(pa.memory_map(str(self.folder / name))).read_all()
                 images.append(table["image"].chunk(0).to_numpy_ndarray())
-                targets.append(table["target"].to_numpy())
+                target = table["target"].chunk(0)
+                targets.append(target.to_numpy_ndarray() if self.meta["masks"] else target.to_numpy())
             first_rows = np.cumsum([0] + [len(part) for part in images[:-1]])
-            self._open[split] = (images, first_rows, np.concatenate(targets))
+            if not self.meta["masks"]:  # few bytes: one array of them is gathered faster
+                targets = [np.concatenate(targets)]
+            self._open[split] = (images, targets, first_rows)
         return self._open[split]
 
 
 def _gather(shards: list[Array], first_rows: Array, ids: Array) -> Array:
     if len(shards) == 1:
         return np.take(shards[0], ids, axis=0)
-    images = np.empty((len(ids), *shards[0].shape[1:]), np.uint8)
+    images = np.empty((len(ids), *shards[0].shape[1:]), shards[0].dtype)
     numbers = np.searchsorted(first_rows, ids, side="right") - 1
     for index, (number, row) in enumerate(zip(numbers.tolist(), ids.tolist(), strict=True)):
         images[index] = shards[number][row - first_rows[number]]
@@ -544,16 +629,17 @@ class Streamed:
     def batches(self, split: str, passes: Iterable[Pass]) -> Iterator[Batch]:
         items, owner, within = self._split(split)
         recipe, listed = json.dumps(self.recipe.to_json()), list(passes)
+        facts = {"recipe": recipe, "channels": self.source.channels, "classes": len(self.source.classes)}
         tasks = []
         for of in listed:
             wanted, which = np.unique(owner[of.ids], return_inverse=True)
             places = np.stack([which, within[of.ids]], 1).tolist()
             plain = f"[{','.join(items[index] for index in wanted)}]"
-            tasks.append({"recipe": recipe, "items": plain, "places": json.dumps(places)})
+            tasks.append({**facts, "items": plain, "places": json.dumps(places)})
         for of, row in zip(listed, ray_map(tasks, _decode_task), strict=True):
             if row["error"]:
                 raise ValueError(f"{row['error']}; streaming leaves no picture out: mend it, or use --data-mode cache")
-            yield Batch(of, row["images"], row["targets"].astype(np.int64))
+            yield Batch(of, row["images"], row["targets"])
 
     def _split(self, split: str) -> tuple[list[str], Array, Array]:
         """(items as JSON, the item of each row, the number of each row within its item)."""
@@ -567,16 +653,22 @@ class Streamed:
 
 
 def stream_meta(recipe: Recipe, source: Source) -> dict[str, Any]:
-    """What `prepare` would find, from the listing and a sample of the training pictures."""
-    items = source.splits["train"]
-    chosen = order.permutation(0, 0, len(items))[:SAMPLED_ITEMS]
-    decoder = Decoder(recipe)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-        read = list(threads.map(decoder.try_read, [items[index] for index in chosen]))
-    sample = np.concatenate([image[None] for part in read if not isinstance(part, str) for image, _ in part])
-    targets = ((split, item.targets) for split, listed in source.splits.items() for item in listed)
+    """What `prepare` would find, from the listing and a sample of the training pictures (of all splits: masks)."""
+    decoder = Decoder(recipe, source.channels, len(source.classes))
+    done = []
+    for split, items in source.splits.items():
+        rows = sum(len(item.targets) for item in items)
+        if source.masks or split == "train":
+            chosen = order.permutation(0, 0, len(items))[:SAMPLED_ITEMS]
+            with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+                read = list(threads.map(decoder.try_read, [items[index] for index in chosen]))
+            pairs = [pair for part in read if not isinstance(part, str) for pair in part]
+        if split == "train":
+            sample = np.stack([image for image, _ in pairs])
+        targets = np.stack([t for _, t in pairs]) if source.masks else np.array([t for i in items for t in i.targets])
+        done.append({"split": split, "rows": rows, **_count(targets, len(source.classes))})
     return {
-        **_count(recipe, source, targets),
+        **_facts(recipe, source, done),
         "mean": (sample.mean((0, 1, 2)) / 255).tolist(),
         "std": np.maximum(sample.std((0, 1, 2)) / 255, 1e-6).tolist(),
         "skipped": [],
@@ -587,14 +679,14 @@ def stream_meta(recipe: Recipe, source: Source) -> dict[str, Any]:
 
 def _decode_task(row: dict[str, Any]) -> dict[str, Any]:
     """One pass of one rank, as a task of Ray Data."""
-    decoder = Decoder(Recipe.from_json(json.loads(row["recipe"])))
+    decoder = Decoder(Recipe.from_json(json.loads(row["recipe"])), row["channels"], row["classes"])
     read = [decoder.try_read(Item(**plain)) for plain in json.loads(row["items"])]
     for found in read:
         if isinstance(found, str):  # told as data: Ray would wrap an exception in pages of its own
             return {"images": np.zeros((1, 1, 1, 1), np.uint8), "targets": np.zeros(1, np.int64), "error": found}
     samples = [read[item][index] for item, index in json.loads(row["places"])]
     images, targets = zip(*samples, strict=True)
-    return {"images": np.stack(images), "targets": np.asarray(targets, np.int64), "error": ""}
+    return {"images": np.stack(images), "targets": np.asarray(targets), "error": ""}
 
 
 def ray_map(

@@ -1,4 +1,4 @@
-"""What is done with a finished run: evaluate it, and predict with it. One process; predict also on Ray."""
+"""What is done with a finished run: evaluate it, predict with it, export it. One process; predict also on Ray."""
 
 from __future__ import annotations
 
@@ -8,22 +8,29 @@ import functools
 import io
 import json
 import os
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from trainers import data as datas
-from trainers import loop, parallel
+from trainers import loop, parallel, pictures
 from trainers.checkpoint import Checkpoints, TrainState
-from trainers.datasets import BadImage
+from trainers.datasets import BadImage, Source
 from trainers.datasets._files import SUFFIXES, decode
 from trainers.launch import cache_folder
 from trainers.parallel import World
 from trainers.recipe import Recipe, Scale, nearest
+from trainers.sliding import slide
 from trainers.store import Store, default_storage, read_run, run_names
+from trainers.task import Segment
 
 PREDICT_BATCH = 64
 Advance = Callable[[int], None]
@@ -39,34 +46,68 @@ def open_run(run: str, storage: str | None = None) -> tuple[Store, dict[str, Any
 
 
 def evaluate(
-    run: str, split: str | None = None, *, data: str | None = None, storage: str | None = None
+    run: str,
+    split: str | None = None,
+    *,
+    data: str | None = None,
+    storage: str | None = None,
+    native: bool = False,
+    sliding: bool = False,
+    overlap: float = 0.25,
+    advance: Advance = lambda n: None,
 ) -> dict[str, Any]:
     """Score the best checkpoint of a run.
 
     Parameters: `split`, by default "test" where the data has one, else "val"; `data`, where the raw data lies, by
-    default where it lay in training. Returns `split`, `rows`, `loss` and every score by bare name. Raises ValueError.
+    default where it lay in training; `native`, whether masks are scored at their own size, to which the logits are
+    resized; `sliding`, whether pictures too keep their own size and a window of image_size, sharing `overlap` with
+    its neighbours, is moved over them; `advance`, told the number of pictures done at native size. Returns `split`,
+    `rows`, `classes`, every score by bare name, `per_class`, and `ms_per_image`, of the model alone: reading and
+    pre-processing are left out; `loss` too, but not at native size. Raises ValueError.
     """
     folder, found = open_run(run, storage)
     recipe, scale = Recipe.from_json(found["recipe"]), Scale.from_json(found["scale"])
+    _check_overlap(overlap)
     source = datas.look(recipe, data or scale.data)
     split = split or ("test" if "test" in source.splits else "val")
     if split not in source.splits:
         raise ValueError(f"the data has no split {split!r}; it has {', '.join(source.splits)}")
+    if (native or sliding) and not source.masks:
+        raise ValueError(
+            f"the run {run} classifies whole pictures: --native and --sliding are for masks; leave them out"
+        )
+    if native or sliding:
+        predictor = _Predictor(folder, sliding, overlap)
+        return {"split": split, **_evaluate_native(predictor, source, split, advance)}
     home = cache_folder(Store(storage or scale.storage or default_storage()))
     cached = datas.Cached(datas.prepare(recipe, source, home))
     state, world = _restore(recipe, cached.meta, folder)
-    run_ = loop.Run(
-        recipe=recipe,
-        state=state,
-        data=cached,
-        world=world,
-        task=loop.make_task(recipe, cached.meta),
-        model=state.model,
-        reporter=loop.Reporter(),
-        checkpoints=None,
-    )
-    loss, counts = loop.evaluate(run_, split)
-    return {"split": split, "rows": int(cached.meta["rows"][split]), "loss": loss, **run_.task.scores(counts)}
+    run_ = loop.open_run(recipe, state, cached, world)
+    loss, counts, ms_per_image = loop.evaluate(run_, split)
+    told = {"split": split, "rows": int(cached.meta["rows"][split]), "classes": cached.meta["classes"], "loss": loss}
+    return {**told, "ms_per_image": ms_per_image, **run_.task.scores(counts)}
+
+
+def _evaluate_native(predictor: _Predictor, source: Source, split: str, advance: Advance) -> dict[str, Any]:
+    """Scores of masks at their own size, one picture after another."""
+    task_ = predictor.task
+    assert isinstance(task_, Segment)
+    decoder = datas.Decoder(predictor.recipe, source.channels, len(source.classes))
+    totals: dict[str, Any] = {}
+    tables: dict[str, list[Any]] = {}
+    for picture, mask in _ahead(decoder.read_raw(item) for item in source.splits[split]):
+        labels = predictor.segment(picture)
+        target = torch.from_numpy(mask)[None].to(predictor.world.device).long()
+        counts = task_.count(torch.from_numpy(labels)[None].to(target.device), target)
+        for name, count in counts.total.items():
+            totals[name] = totals.get(name, 0) + count.cpu().numpy()
+        for name, count in counts.per_image.items():
+            tables.setdefault(name, []).append(count.cpu().numpy())
+        advance(1)
+    scores = task_.scores({**totals, **{name: np.concatenate(parts) for name, parts in tables.items()}})
+    rows = len(next(iter(tables.values())))
+    told = {"rows": rows, "classes": list(source.classes), "ms_per_image": 1000 * predictor.seconds / rows}
+    return {**told, **scores}
 
 
 def predict(
@@ -76,88 +117,205 @@ def predict(
     *,
     workers: int = 0,
     storage: str | None = None,
+    sliding: bool = False,
+    overlap: float = 0.25,
     advance: Advance = lambda n: None,
 ) -> tuple[Path, list[str]]:
-    """Classify pictures with the best checkpoint of a run: `out`/predictions.csv with path, class, probability.
+    """What the best checkpoint of a run makes of pictures. `out`/predictions.csv holds path, class, probability or,
+    where the run segments, path, mask and the share of each class in the picture; then there are also, at the
+    picture's own size, `out`/masks/*.png (class numbers), colours/*.png and overlays/*.png.
 
     Parameters: `paths`, files and folders (searched through); `workers`, 0 for this process, else so many actors
-    of Ray Data; `advance`, told the number of pictures done. Returns the CSV's path and the pictures that could
-    not be decoded, whose class is left empty. Raises ValueError where there is nothing to predict.
+    of Ray Data; `sliding`, `overlap`: see `evaluate`; `advance`, told the number of pictures done. Returns the
+    CSV's path and the pictures that could not be decoded, whose class is left empty. Raises ValueError where there
+    is nothing to predict.
     """
-    folder, _ = open_run(run, storage)
+    folder, found = open_run(run, storage)
+    _check_overlap(overlap)
+    if sliding and not found["dataset"].get("masks"):
+        raise ValueError(f"the run {run} classifies whole pictures: --sliding is for masks; leave it out")
     files = list(_pictures(paths))
     if not files:
         raise ValueError(f"no pictures in {', '.join(paths)}; endings looked for: {', '.join(SUFFIXES)}")
-    target = Path(out).expanduser()
+    target = Path(out).expanduser().absolute()
     target.mkdir(parents=True, exist_ok=True)
-    batches = [files[start : start + PREDICT_BATCH] for start in range(0, len(files), PREDICT_BATCH)]
+    named = list(zip(files, _names_below(files), strict=True))
+    batches = [named[start : start + PREDICT_BATCH] for start in range(0, len(named), PREDICT_BATCH)]
+    predictor = functools.partial(_predictor, folder.address, sliding, overlap)
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["path", "class", "probability"])
+    shares = [f"share of {name}" for name in found["dataset"]["classes"]]
+    writer.writerow(["path", "mask", *shares] if found["dataset"].get("masks") else ["path", "class", "probability"])
     bad = []
-    for rows in _on_ray(folder, batches, workers) if workers else map(_Predictor(folder), batches):
+    job = {"folder": folder.address, "out": str(target), "sliding": sliding, "overlap": overlap}
+    here = (predictor()(batch, target) for batch in batches)
+    for rows in _on_ray(job, batches, workers) if workers else here:
         writer.writerows(rows)
-        bad += [path for path, label, _ in rows if not label]
+        bad += [row[0] for row in rows if not row[1]]
         advance(len(rows))
     Store(target).write("predictions.csv", table.getvalue().encode())
     return target / "predictions.csv", bad
 
 
+def export(run: str, out: str, *, storage: str | None = None) -> Path:
+    """Write the best checkpoint of a run as a torch.export program, for any batch size, and beside it `out`.json with
+    the classes and how pictures are prepared. Returns `out`.
+
+    The program is loaded again and its output compared with the model's before the file is kept. Raises ValueError
+    where a model cannot be exported, or where the two differ.
+    """
+    folder, found = open_run(run, storage)
+    recipe, meta = Recipe.from_json(found["recipe"]), found["dataset"]
+    state, world = _restore(recipe, meta, folder, torch.device("cpu"))
+    model = state.model.eval()
+    images = torch.rand(3, meta["channels"], *recipe.image_size, dtype=world.dtype)
+    batch = torch.export.Dim("batch", min=1)
+    target = Path(out).expanduser().absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part.pt2")
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # torch's own, about itself
+            program = torch.export.export(model, (images[:2],), dynamic_shapes=({0: batch},))
+            torch.export.save(program, part)
+            again = torch.export.load(part).module()
+            for some in (images, images[:1]):
+                torch.testing.assert_close(again(some), model(some), rtol=1e-4, atol=1e-4)
+        facts = {
+            "run": found["name"],
+            "task": recipe.task,
+            "classes": meta["classes"],
+            "colours": meta.get("colours"),
+            "input": f"{str(world.dtype).removeprefix('torch.')} (batch, channels, height, width)",
+            "values": "(pixel / 255 - mean) / std",
+            "channels": meta["channels"],
+            "image_size": list(recipe.image_size),
+            "resize": recipe.resize,
+            "mean": meta["mean"],
+            "std": meta["std"],
+            "versions": found["versions"],
+        }
+        Store(target.parent).write_json(f"{target.name}.json", facts)
+        part.replace(target)
+    except AssertionError as error:
+        raise ValueError(f"the exported program of {run} differs from the model: {error}") from None
+    except torch._dynamo.exc.TorchDynamoException as error:
+        raise ValueError(f"the model {recipe.model} cannot be exported: {str(error).splitlines()[0]}") from None
+    finally:
+        part.unlink(missing_ok=True)
+    return target
+
+
+Named = tuple[str, str]
+"""A picture's path, and the name, without an ending, that files made of it get."""
+
+
 class _Predictor:
     """A model at hand for batch after batch of files."""
 
-    def __init__(self, folder: Store) -> None:
+    def __init__(self, folder: Store, sliding: bool, overlap: float) -> None:
         found = folder.read_json("run.json")
         self.recipe, self.meta = Recipe.from_json(found["recipe"]), found["dataset"]
-        self.state, world = _restore(self.recipe, self.meta, folder)
-        self.preprocess = loop.Preprocess(self.recipe, self.meta, world)
+        self.state, self.world = _restore(self.recipe, self.meta, folder)
+        self.preprocess = loop.Preprocess(self.recipe, self.meta, self.world)
+        self.task = loop.make_task(self.recipe, self.meta)
+        self.sliding, self.overlap = sliding, overlap
+        self.seconds = 0.0
+        """Time that the model took so far, without reading and pre-processing."""
         self.state.model.eval()
 
-    def __call__(self, paths: Sequence[str]) -> list[tuple[str, str, str]]:
-        """(path, class, probability) for each; class "" where the file cannot be decoded."""
-        pictures: dict[str, Any] = {}
-        for path in paths:
+    def __call__(self, files: Sequence[Named], out: Path) -> list[list[str]]:
+        """A row of predictions.csv for each file; its second word is "" where the file cannot be decoded."""
+        return self._segment_files(files, out) if self.meta.get("masks") else self._classify_files(files)
+
+    def segment(self, picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Class numbers, uint8 (H, W), of a picture, uint8 (H, W, C), at its own size."""
+        size = picture.shape[0], picture.shape[1]
+        inner = size if self.sliding else _whole_size(size, self.recipe)
+        pixels = torch.from_numpy(datas.shrink(picture, inner, "stretch")).permute(2, 0, 1).to(self.world.device)
+        image = self.preprocess.normalise(pixels[None].to(self.world.dtype))[0]
+        window = self.recipe.image_size if self.sliding else inner
+        labels = []
+        with torch.inference_mode(), self.world.autocast():
+            for _, logits in slide(self._timed, image, window, self.overlap):
+                wanted = (logits.shape[-2], logits.shape[-1]) if self.sliding else size
+                labels.append(self.task.labels(logits[None], wanted)[0].cpu())
+        return torch.cat(labels).to(torch.uint8).numpy()
+
+    def _timed(self, images: Tensor) -> Tensor:
+        start = self.world.clock()
+        output: Tensor = self.state.model(images)
+        self.seconds += self.world.clock() - start
+        return output
+
+    def _segment_files(self, files: Sequence[Named], out: Path) -> list[list[str]]:
+        classes = self.meta["classes"]
+        colours = self.meta.get("colours") or pictures.palette(len(classes))
+        rows = []
+        for path, name in files:
+            try:
+                picture = decode(path, self.meta["channels"])
+            except (BadImage, OSError):
+                rows.append([path, "", *([""] * len(classes))])
+                continue
+            labels = self.segment(picture)
+            shares = np.bincount(labels.reshape(-1), minlength=len(classes)) / labels.size
+            images = {
+                "masks": labels,
+                "colours": pictures.colour(labels, colours),
+                "overlays": pictures.overlay(picture, labels, colours),
+            }
+            for kind, image in images.items():
+                Store(out).write(f"{kind}/{name}.png", pictures.save_png(image))
+            rows.append([path, f"masks/{name}.png", *(f"{share:.4f}" for share in shares)])
+        return rows
+
+    def _classify_files(self, files: Sequence[Named]) -> list[list[str]]:
+        found: dict[str, Any] = {}
+        for path, _ in files:
             with contextlib.suppress(BadImage, OSError):
                 picture = decode(path, self.meta["channels"], self.recipe.storage_size)
-                pictures[path] = datas.shrink(picture, self.recipe.storage_size, self.recipe.resize)
-        if not pictures:
-            return [(path, "", "") for path in paths]
-        with torch.inference_mode(), self.preprocess.world.autocast():
-            output = self.state.model(self.preprocess(np.stack(list(pictures.values()))))
+                found[path] = datas.shrink(picture, self.recipe.storage_size, self.recipe.resize)
+        if not found:
+            return [[path, "", ""] for path, _ in files]
+        with torch.inference_mode(), self.world.autocast():
+            output = self.state.model(self.preprocess.images(np.stack(list(found.values()))))
         probability, label = output.float().softmax(1).max(1)
         named = {
-            path: (self.meta["classes"][index], f"{p:.4f}")
-            for path, index, p in zip(pictures, label.tolist(), probability.tolist(), strict=True)
+            path: [self.meta["classes"][index], f"{p:.4f}"]
+            for path, index, p in zip(found, label.tolist(), probability.tolist(), strict=True)
         }
-        return [(path, *named.get(path, ("", ""))) for path in paths]
+        return [[path, *named.get(path, ["", ""])] for path, _ in files]
 
 
 @functools.lru_cache(1)
-def _predictor(address: str) -> _Predictor:
-    return _Predictor(Store(address))
+def _predictor(address: str, sliding: bool, overlap: float) -> _Predictor:
+    return _Predictor(Store(address), sliding, overlap)
 
 
-def _predict_task(row: dict[str, str]) -> dict[str, str]:
+def _predict_task(row: dict[str, Any]) -> dict[str, str]:
     """One batch, as a task of Ray Data; a worker process keeps its model for the next."""
-    return {"rows": json.dumps(_predictor(row["folder"])(json.loads(row["paths"])))}
+    predictor = _predictor(row["folder"], row["sliding"], row["overlap"])
+    return {"rows": json.dumps(predictor([tuple(named) for named in json.loads(row["files"])], Path(row["out"])))}
 
 
-def _on_ray(folder: Store, batches: Sequence[Sequence[str]], workers: int) -> Iterator[list[tuple[str, str, str]]]:
+def _on_ray(job: Mapping[str, Any], batches: Sequence[Sequence[Named]], workers: int) -> Iterator[list[list[str]]]:
     from trainers.on_ray import Cluster
 
     with Cluster(Scale(workers=workers)) as cluster:
         cluster.wait()
         tasks = [
-            {"folder": folder.address, "paths": json.dumps([os.path.abspath(path) for path in batch])}
-            for batch in batches
+            {**job, "files": json.dumps([(os.path.abspath(path), name) for path, name in batch])} for batch in batches
         ]
         for row in datas.ray_map(tasks, _predict_task, most=workers):
-            yield [tuple(entry) for entry in json.loads(row["rows"])]
+            yield json.loads(row["rows"])
 
 
-def _restore(recipe: Recipe, meta: Mapping[str, Any], folder: Store) -> tuple[TrainState, World]:
-    """The best checkpoint's model, on this process' device."""
-    world = World(0, 1, parallel.settle_device(), recipe.precision)  # type: ignore[arg-type]
+def _restore(
+    recipe: Recipe, meta: Mapping[str, Any], folder: Store, device: torch.device | None = None
+) -> tuple[TrainState, World]:
+    """The best checkpoint's model, on this process' device or on another."""
+    world = World(0, 1, device or parallel.settle_device(), recipe.precision)  # type: ignore[arg-type]
     snapshot = Checkpoints(folder).best()
     state = loop.create_state(recipe, meta, world, fresh=False)
     state.restore(snapshot)
@@ -165,6 +323,39 @@ def _restore(recipe: Recipe, meta: Mapping[str, Any], folder: Store) -> tuple[Tr
         state.model.load_state_dict(state.ema)
         state.ema = None
     return state, world
+
+
+def _whole_size(own: tuple[int, int], recipe: Recipe) -> tuple[int, int]:
+    """The size to which a whole picture is brought, so that things are as large in it as they were in training."""
+    if recipe.resize == "stretch":
+        return recipe.storage_size
+    ratios = [wanted / given for wanted, given in zip(recipe.storage_size, own, strict=True)]
+    scale = max(ratios) if recipe.resize == "crop" else min(ratios)
+    return max(1, round(own[0] * scale)), max(1, round(own[1] * scale))
+
+
+def _check_overlap(overlap: float) -> None:
+    if not 0 <= overlap < 1:
+        raise ValueError(f"overlap={overlap} is not allowed; give 0 up to, not including, 1")
+
+
+def _ahead(samples: Iterator[list[tuple[Any, Any]]]) -> Iterator[tuple[Any, Any]]:
+    """The samples of each item; the next item is read while one is worked on."""
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(next, samples, None)
+        while (found := following.result()) is not None:
+            following = thread.submit(next, samples, None)
+            yield from found
+
+
+def _names_below(files: Sequence[str]) -> list[str]:
+    """For each file its path below the folder that all share, without the ending; where two files differ in the
+    ending alone, with it."""
+    shared = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in files])
+    whole = [os.path.relpath(os.path.abspath(path), shared) for path in files]
+    stems = [os.path.splitext(path)[0] for path in whole]
+    twice = {stem for stem, count in Counter(stems).items() if count > 1}
+    return [path if stem in twice else stem for path, stem in zip(whole, stems, strict=True)]
 
 
 def _pictures(paths: Sequence[str]) -> Iterator[str]:

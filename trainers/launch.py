@@ -32,7 +32,9 @@ from trainers.record import Record, commit, versions
 from trainers.store import CACHE, Store, default_storage, explain, read_run, run_names
 
 EXIT_CODES = {"finished": 0, "stopped_early": 0, "failed": 1, "out_of_memory": 3, "interrupted": 130}
-RECORDED = ["fingerprint", "rows", "classes", "channels", "mean", "std", "class_counts", "skipped", "repeated"]
+RECORDED = (
+    "fingerprint rows classes channels masks colours mean std class_counts class_areas skipped repeated"
+).split()
 """What run.json tells of the data: enough to predict without it."""
 ROOM, ROOM_BYTES = ".room", 2**16
 """A file that keeps room on the disk for the run's last word, that the disk is full."""
@@ -99,6 +101,8 @@ def fit(
             _check_init_from(wanted, storage)
         with _place(scale) as place:
             source = _data().look(wanted, scale.data)
+            for warning in source.warnings:
+                progress.warning(warning)
             with progress.waiting("starting Ray") if scale.on_ray else contextlib.nullcontext():
                 place.wait()
             wanted = _settle_precision(wanted, place.gpus)
@@ -122,8 +126,6 @@ def fit(
             signals.training_starts()
             _run(place, job, listener, signals.stop, callbacks)
     result = RunResult(folder.address, record.run, listener.history)
-    if result.status == "interrupted":
-        progress.message(f"to continue, repeat the command with --run {run}")
     progress.summary(record.run | {"folder": folder.address})
     return result
 
@@ -176,8 +178,18 @@ def _lock(folder: Store) -> Iterator[None]:
                     folder.local.rmdir()
 
 
+def run_name(recipe: str, rest: str) -> str:
+    """What a run of a recipe is called; of a recipe in a file of the user's own too."""
+    return f"{recipe.replace('.py:', '-').split('/')[-1]}-{rest}"
+
+
+def now() -> str:
+    """Date and time, as they stand in the names of runs."""
+    return f"{datetime.now():%Y%m%d-%H%M%S}"
+
+
 def _new_run_name(storage: Store, name: str) -> str:
-    stem = f"{name.replace('.py:', '-').split('/')[-1]}-{datetime.now():%Y%m%d-%H%M%S}"
+    stem = run_name(name, now())
     others = (f"{stem}-{number}" for number in itertools.count(2))
     return next(run for run in (stem, *itertools.islice(others, 99)) if not (storage / run).names())
 
@@ -193,8 +205,11 @@ def _check_init_from(recipe: Recipe, storage: Store) -> None:
     """That the run whose weights the model starts from is there; its checkpoint is read by the workers."""
     run = recipe.init_from
     if run is not None and read_run(Store(run) if "/" in run else storage / run) is None:
-        near = recipes.nearest(run, run_names(storage))
-        raise ValueError(f"init_from={run}: there is no such run in {storage.address}{near}")
+        before = f", train {run} first in the same command" if run in recipes.recipe_names() else ""
+        raise ValueError(
+            f"init_from={run}: there is no such run in {storage.address}{recipes.nearest(run, run_names(storage))}; "
+            f"give --init-from RUN{before}, or start from nothing with --init-from none"
+        )
 
 
 def _agree(wanted: Recipe, earlier: Mapping[str, Any] | None, run: str) -> Recipe:
@@ -280,7 +295,8 @@ def _check_model(recipe: Recipe, source: Source) -> None:
     from trainers import loop, parallel
 
     counts = Counter(target for item in source.splits["train"] for target in item.targets)
-    frequencies = [counts[label] for label in range(len(source.classes))]
+    unknown = 1 if source.masks else 0  # how often a class occurs in masks is not known before they are read
+    frequencies = [counts[label] or unknown for label in range(len(source.classes))]
     meta = {"channels": source.channels, "classes": source.classes, "class_counts": {"train": frequencies}}
     try:
         with torch.device("meta"):
@@ -311,7 +327,7 @@ def _new_run(
         "scale": scale.to_json(),
         "dataset": {
             "name": recipe.dataset,
-            **{name: meta[name] for name in RECORDED},
+            **{name: meta[name] for name in RECORDED if name in meta},
         },
         "machine": {"nodes": []},
         "versions": versions(),
@@ -385,7 +401,7 @@ class _Listener:
 
     def _on_epoch(self, event: dict[str, Any]) -> None:
         self.history.append(event["line"])
-        self.record.epoch(event["line"], event["counts"].get("confusion"))
+        self.record.epoch(event["line"], event["counts"].get("confusion"), pictures=event["pictures"])
         self.progress.epoch(event["line"], self.epochs, event["better"])
 
     def _on_done(self, event: dict[str, Any]) -> None:
@@ -403,6 +419,7 @@ class _Listener:
         self.record.finish(
             event["status"],
             event["counts"].get("confusion"),
+            pictures=event["pictures"],
             message=event["message"],
             seconds={"total": total, "setup": self.setup, "compute": trained - parts["data_wait"], **parts},
             images_per_second=event["images"] / trained if trained else None,

@@ -2,11 +2,12 @@
 
 for every epoch that is left:
     for every step:
+        micro-batches of this rank to the device, augmented and normalised
+        what the losses are divided by (pixels, class weights, images), added up over the ranks
         for every micro-batch of this rank:
-            pictures to the device, augmented and normalised
-            default generator seeded; forward; sum of losses; backward
-        one small all-reduce: loss, divisor, BatchNorm statistics, rank 0's wishes (stop, save)
-        gradient / divisor; clip; learning rate; optimizer; moving average
+            default generator seeded; forward; sum of losses; backward of the sum / divisor
+        one small all-reduce: losses, BatchNorm statistics, rank 0's wishes (stop, save)
+        clip; learning rate; optimizer; moving average
     evaluate: counts added up over the ranks, then turned into scores
     a line of history; a checkpoint; patience
 """
@@ -14,9 +15,10 @@ for every epoch that is left:
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -42,6 +44,12 @@ SAVE_SECONDS = 1.0
 """An epoch that ends sooner after a checkpoint writes none, unless it is the best or the last."""
 
 
+PICTURE_SECONDS = 10.0
+"""Least time between two looks at the shown pictures."""
+PICTURE_SIDE = 512
+"""Longest side, in pixels, of a picture that is shown."""
+
+
 class Summary(NamedTuple):
     """How training ended."""
 
@@ -49,12 +57,22 @@ class Summary(NamedTuple):
     message: str
 
 
+class Evaluation(NamedTuple):
+    """What an evaluation found, the same on every rank but for the time."""
+
+    loss: float
+    counts: Counts
+    """Totals, and tables with a row for each image."""
+    ms_per_image: float
+    """Of the model's forward passes on this rank; reading, pre-processing, loss and scores are left out."""
+
+
 @dataclass(kw_only=True)
 class Reporter:
     """What the loop tells, and asks, the world outside. Ranks other than 0 tell nothing."""
 
     tell: Callable[[dict[str, Any]], None] = lambda event: None
-    """Events of kind "step" (progress), "epoch" (a line of history, counts) and "file" (a profiler trace)."""
+    """Events of kind "step" (progress), "epoch" (a line of history, counts, pictures) and "file" (a profiler trace)."""
     stopping: Callable[[], bool] = lambda: False
     """Whether the run was asked to stop; asked once a step, of rank 0."""
 
@@ -70,25 +88,45 @@ class Preprocess:
             tensor.to(world.device, world.dtype) for tensor in (-mean / std, 1 / std, 1 / std / 255)
         )
 
-    def __call__(
-        self, pictures: npt.NDArray[np.uint8], ids: npt.NDArray[np.int64] | None = None, epoch: int | None = None
-    ) -> Tensor:
-        """uint8 (N, H, W, C) -> normalised (N, C, *image_size). With `ids` (N,) and `epoch`: augmented."""
-        recipe, world = self.recipe, self.world
-        pixels = torch.from_numpy(pictures).to(world.device, non_blocking=True).permute(0, 3, 1, 2)
-        images = pixels.to(world.dtype)
-        if ids is not None and epoch is not None and recipe.augment:
-            images, _ = augment.augment(
-                images.mul_(1 / 255), recipe.augment, size=recipe.image_size, seed=recipe.seed, epoch=epoch, ids=ids
+    def __call__(self, batch: Batch, epoch: int | None = None) -> tuple[Tensor, Tensor]:
+        """Images, normalised (N, C, *image_size), and targets: int64 (N,), or masks (N, *image_size).
+
+        With an `epoch`: augmented as its random numbers say; else the middle of the stored pictures.
+        """
+        recipe = self.recipe
+        targets = self._to_device(batch.targets)
+        masks = targets if targets.ndim == 3 else None
+        if epoch is None or not recipe.augment:
+            images = self.images(batch.images)
+            if masks is not None and recipe.storage_size != recipe.image_size:
+                masks = augment.center(masks[:, None], recipe.image_size)[0][:, 0]
+        else:
+            pixels = self._to_device(batch.images).permute(0, 3, 1, 2).to(self.world.dtype).mul_(1 / 255)
+            images, masks = augment.augment(
+                pixels,
+                recipe.augment,
+                size=recipe.image_size,
+                seed=recipe.seed,
+                epoch=epoch,
+                ids=batch.of.ids,
+                masks=masks,
             )
-            return torch.addcmul(self.shift, images, self.scale)
-        if recipe.storage_size != recipe.image_size:
-            images, _ = augment.center(images, recipe.image_size)
+            images = torch.addcmul(self.shift, images, self.scale)
+        return images, (targets if masks is None else masks).long()
+
+    def images(self, pictures: npt.NDArray[np.uint8]) -> Tensor:
+        """uint8 (N, *storage_size, C) -> normalised (N, C, *image_size)."""
+        images = self._to_device(pictures).permute(0, 3, 1, 2).to(self.world.dtype)
+        if images.shape[-2:] != self.recipe.image_size:
+            images, _ = augment.center(images, self.recipe.image_size)
+        return self.normalise(images)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) with values from 0 to 255, of any size, to zero mean and unit variance."""
         return torch.addcmul(self.shift, images, self.scale_of_bytes)
 
-    def targets(self, batch: Batch) -> Tensor:
-        """int64 (N,)"""
-        return torch.from_numpy(batch.targets).to(self.world.device, non_blocking=True)
+    def _to_device(self, array: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self.world.device, non_blocking=True)
 
 
 @dataclass(kw_only=True)
@@ -106,6 +144,7 @@ class Run:
     checkpoints: Checkpoints | None
     checkpoint_seconds: float = math.inf
     last_save: float = field(default_factory=time.monotonic)
+    last_pictures: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.preprocess = Preprocess(self.recipe, self.data.meta, self.world)
@@ -132,7 +171,8 @@ class Run:
 
 def build_model(recipe: Recipe, meta: Mapping[str, Any]) -> nn.Module:
     """The recipe's model with the weights of its seed, on the CPU. Raises ValueError where data and model differ."""
-    facts = {"image_size": recipe.image_size, "channels": meta["channels"], "classes": len(meta["classes"])}
+    outputs = task.outputs(recipe.task, len(meta["classes"]))
+    facts = {"image_size": recipe.image_size, "channels": meta["channels"], "classes": outputs}
     for name, value in facts.items():
         if recipe.model_args.get(name, value) != value:
             raise ValueError(
@@ -151,7 +191,7 @@ def without_weights(recipe: Recipe) -> Recipe:
 
 def make_task(recipe: Recipe, meta: Mapping[str, Any]) -> task.Task:
     """The recipe's loss and scores for this data set."""
-    weights = task.weigh_classes(recipe.class_weights, meta["class_counts"]["train"])
+    weights = task.weigh_classes(recipe.class_weights, meta["class_counts"]["train"], meta.get("class_areas"))
     return task.make(recipe.task, recipe.task_args, len(meta["classes"]), weights)
 
 
@@ -205,7 +245,22 @@ def train(
     return summary or Summary("finished", f"finished {recipe.epochs} epochs")
 
 
-def evaluate(run: Run, split: str) -> tuple[float, Counts]:
+def open_run(recipe: Recipe, state: TrainState, data: Data, world: World) -> Run:
+    """What `evaluate` and `show` need of a run that is not being trained."""
+    task_ = make_task(recipe, data.meta)
+    return Run(
+        recipe=recipe,
+        state=state,
+        data=data,
+        world=world,
+        task=task_,
+        model=state.model,
+        reporter=Reporter(),
+        checkpoints=None,
+    )
+
+
+def evaluate(run: Run, split: str) -> Evaluation:
     """Mean loss and counts over a split, the same on every rank; each picture counts once.
 
     Uses the moving average of the weights where the recipe keeps one.
@@ -219,29 +274,94 @@ def evaluate(run: Run, split: str) -> tuple[float, Counts]:
         rank=world.rank,
         world_size=world.size,
     )
-    sums = torch.zeros(2, dtype=torch.float64, device=world.device)
+    sums: Tensor | None = None
     counts: dict[str, Tensor] = {}
+    seconds, images_seen = 0.0, 0
     kept = _swap_in(state.model, state.ema)
     state.model.eval()
     with torch.inference_mode():
         for batch in run.batches(split, passes):
-            images, targets = run.preprocess(batch.images), run.preprocess.targets(batch)
+            images, targets = run.preprocess(batch)
             with world.autocast():
+                start = world.clock()
                 output = state.model(images)
+                seconds += world.clock() - start
                 loss = run.task.loss(output, targets)
+            images_seen += len(images)
+            sums = torch.zeros(2, len(loss), dtype=torch.float64, device=world.device) if sums is None else sums
             new = run.task.counts(output, targets)
             if not counts:
-                counts = {name: torch.zeros_like(count) for name, count in new.items()}
+                counts = {name: torch.zeros_like(count) for name, count in new.total.items()}
+                counts |= {name: count.new_zeros(rows, *count.shape[1:]) for name, count in new.per_image.items()}
             if batch.of.weight:
-                weight = run.task.weight(targets)
-                sums += _pair(loss, float(len(targets)) if weight is None else weight)
-                for name, count in new.items():
+                sums += torch.stack([loss.double(), _divisors(run.task, targets)])
+                for name, count in new.total.items():
                     counts[name] += count
+                for name, count in new.per_image.items():
+                    counts[name][torch.from_numpy(batch.of.ids)] = count
     _swap_in(state.model, kept)
+    assert sums is not None
     for tensor in (sums, *counts.values()):
         world.add_up(tensor)
-    total, divisor = sums.tolist()
-    return total / divisor, {name: count.cpu().numpy() for name, count in counts.items()}
+    loss_sum = _mean_loss(*sums.tolist())
+    found = {name: count.cpu().numpy() for name, count in counts.items()}
+    return Evaluation(loss_sum, found, 1000 * seconds / images_seen)
+
+
+def show(run: Run, split: str, rows: Sequence[int]) -> list[dict[str, Any]]:
+    """Pictures with what the model makes of them, for people: name, image, target and labels, uint8 arrays of at
+    most PICTURE_SIDE pixels a side. Not a matter of all ranks: `state.model` is called on this one alone."""
+    recipe, state = run.recipe, run.state
+    kept = _swap_in(state.model, state.ema)
+    state.model.eval()
+    shown = []
+    for row in rows:
+        batch = next(run.data.batches(split, [Pass(0, 0, np.array([row]), 1.0, True)]))
+        images, targets = run.preprocess(batch)
+        with torch.inference_mode(), run.world.autocast():
+            labels = run.task.labels(state.model(images), recipe.image_size)
+        pixels, _ = augment.center(torch.from_numpy(batch.images).permute(0, 3, 1, 2), recipe.image_size)
+        every = -(-max(recipe.image_size) // PICTURE_SIDE)
+        names = run.data.meta.get("names", {}).get(split)
+        shown.append(
+            {
+                "row": row,
+                "name": names[row] if names else f"{split} {row}",
+                "image": pixels[0, :, ::every, ::every].permute(1, 2, 0).numpy(),
+                "target": targets[0].to("cpu", torch.uint8)[::every, ::every].numpy(),
+                "labels": labels[0].to("cpu", torch.uint8)[::every, ::every].numpy(),
+            }
+        )
+    _swap_in(state.model, kept)
+    return shown
+
+
+def show_best_and_worst(
+    recipe: Recipe, state: TrainState, data: Data, world: World, split: str, most: int = 2
+) -> list[dict[str, Any]]:
+    """The pictures that were shown all along and, by the counts of the best epoch, the best and the worst of all.
+
+    `state.model` holds the weights of the best epoch.
+    """
+    run = open_run(recipe, state, data, world)
+    scores = run.task.ranking(state.counts)
+    if scores is None:
+        return []
+    ranked = [int(row) for row in np.argsort(-scores, kind="stable") if np.isfinite(scores[row])]
+    fixed = _fixed_rows(run, split)
+    best = [row for row in ranked[:most] if row not in fixed]
+    worst = [row for row in ranked[-most:] if row not in (*fixed, *best)]
+    kinds = [*((row, "") for row in fixed), *((row, "best") for row in best), *((row, "worst") for row in worst)]
+    pictures = show(run, split, [row for row, _ in kinds])
+    return [
+        {**picture, "kind": kind, "score": float(scores[picture["row"]])}
+        for picture, (_, kind) in zip(pictures, kinds, strict=True)
+    ]
+
+
+def _fixed_rows(run: Run, split: str) -> list[int]:
+    """The rows that are shown every time: the same for every run on this data."""
+    return [int(row) for row in order.permutation(0, 0, int(run.data.meta["rows"][split]))[: run.task.shown]]
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
@@ -280,17 +400,25 @@ def _train_epoch(run: Run, tick: Callable[[], None]) -> Summary | None:
     parallel.set_training(state.model, recipe.frozen)
     with BatchNormStatistics(state.model, world) as norms:
         step = _Step(run, norms)
-        for batch in meter.timed(run.batches("train", passes)):
-            step.accumulate(batch)
-            if not batch.of.last:
-                continue
+        for batches in _by_step(meter.timed(run.batches("train", passes))):
+            step.accumulate(batches)
             step.update()
             tick()
-            meter.step(step, run.sizes[batch.of.step])
+            meter.step(step, run.sizes[batches[0].of.step])
             if summary := _look_after(run, meter, step):
                 return summary
     meter.settle()
     return None
+
+
+def _by_step(batches: Iterator[Batch]) -> Iterator[list[Batch]]:
+    """The micro-batches of each step of this rank."""
+    some = []
+    for batch in batches:
+        some.append(batch)
+        if batch.of.last:
+            yield some
+            some = []
 
 
 class _Step:
@@ -299,48 +427,45 @@ class _Step:
     def __init__(self, run: Run, norms: BatchNormStatistics) -> None:
         self.run, self.norms = run, norms
         self.parameters = [p for p in run.state.model.parameters() if p.requires_grad]
-        self.loss: Tensor | float = 0.0
-        """Sum of the losses; after `update`, that of the whole batch."""
-        self.divisor: Tensor | float = 0.0
-        """What it is divided by: a number where that is the number of pictures."""
+        self.loss: Tensor | None = None
+        """Sums of the losses (terms,); after `update`, those of the whole batch."""
+        self.divisors: Tensor | list[float] = []
+        """What they are divided by: numbers where that is the number of pictures."""
         self.statistics: dict[int, Tensor] = {}
         self.lr = 0.0
         self.wishes = _Wishes(run)
-        self.weighted = False
-        self._fresh = True
 
-    def accumulate(self, batch: Batch) -> None:
-        """Forward and backward of one micro-batch: gradients of the sum of losses, over the pictures of the step,
-        are added up."""
-        run, of = self.run, batch.of
-        images = run.preprocess(batch.images, of.ids, run.state.epoch)
-        targets = run.preprocess.targets(batch)
-        if self._fresh:
-            self.loss, self.divisor, self._fresh = 0.0, 0.0, False
-        seed = order.torch_seed(run.recipe.seed, run.state.total_steps, of.micro_batch)
-        parallel.seed_generators(seed, run.world.device)
-        with parallel.accumulating(run.model, of.last):
-            with run.world.autocast():
-                loss = run.task.loss(run.model(images), targets)
-            # DDP takes the mean over the workers, where the sum is wanted. A surplus pass counts 0.
-            factor = of.weight * run.world.size / run.sizes[of.step]
-            loss.backward(torch.full((), factor, dtype=loss.dtype, device=loss.device))
-        weight = run.task.weight(targets)
-        self.weighted = weight is not None
-        if of.weight:
-            self.loss = self.loss + loss.detach()
-            self.divisor = self.divisor + (float(len(targets)) if weight is None else weight)
-            if self.norms.size:
-                self.statistics[of.micro_batch] = self.norms.of_micro_batch()
+    def accumulate(self, batches: list[Batch]) -> None:
+        """Forward and backward of this rank's micro-batches: gradients of the mean loss of the batch are added up."""
+        run = self.run
+        prepared = ((batch.of, *run.preprocess(batch, run.state.epoch)) for batch in batches)
+        first = next(prepared)
+        if run.task.weight(first[2]) is None:
+            self.divisors = [float(run.sizes[first[0].step])]
+            ready: Iterable[tuple[Pass, Tensor, Tensor]] = itertools.chain([first], prepared)
+        else:  # the divisors are those of the whole batch: all its targets are needed before the first backward
+            ready = [first, *prepared]
+            own = [_divisors(run.task, targets) * of.weight for of, _, targets in ready]
+            self.divisors = run.world.add_up(torch.stack(own).sum(0))
+        factors = _inverse(self.divisors, run.world.size)  # DDP takes the mean over the workers, not the sum
+        self.loss = None
+        for of, images, targets in ready:
+            seed = order.torch_seed(run.recipe.seed, run.state.total_steps, of.micro_batch)
+            parallel.seed_generators(seed, run.world.device)
+            with parallel.accumulating(run.model, of.last):
+                with run.world.autocast():
+                    loss = run.task.loss(run.model(images), targets)
+                loss.backward((factors * of.weight).to(loss.device, loss.dtype))  # a surplus pass counts 0
+            if of.weight:
+                self.loss = loss.detach() if self.loss is None else self.loss + loss.detach()
+                if self.norms.size:
+                    self.statistics[of.micro_batch] = self.norms.of_micro_batch()
 
     def update(self) -> None:
         """Bring the ranks together, then take the step."""
         run, state = self.run, self.run.state
         if run.world.size > 1:
             self._exchange()
-        if isinstance(self.divisor, Tensor):
-            gradients = [p.grad for p in self.parameters if p.grad is not None]
-            torch._foreach_mul_(gradients, (run.sizes[state.step] / self.divisor).to(gradients[0].dtype))
         if run.recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, run.recipe.clip_norm)
         self.lr = learning_rate(run.recipe, state.total_steps, run.steps)
@@ -352,7 +477,11 @@ class _Step:
         _update_average(state, run.recipe.ema)
         state.step += 1
         state.total_steps += 1
-        self.statistics, self._fresh = {}, True
+        self.statistics = {}
+
+    def mean(self) -> float:
+        """The loss of the step; waits for the device."""
+        return _mean_loss(_numbers(self.loss), _numbers(self.divisors))
 
     def _exchange(self) -> None:
         """The step's one small all-reduce: sums, rank 0's wishes, statistics of each micro-batch in its place."""
@@ -363,11 +492,13 @@ class _Step:
         for micro_batch, row in self.statistics.items():
             table[micro_batch] = row
         wishes = torch.tensor(self.wishes.own(), dtype=torch.float64).to(world.device)
-        together = world.add_up(torch.cat([_pair(self.loss, self.divisor, world.device), wishes, table.flatten()]))
-        self.loss = together[0]
-        self.divisor = together[1] if self.weighted else float(self.run.sizes[state.step])
-        self.wishes.put(together[2:4])
-        self.norms.apply(together[4:].view(pieces, self.norms.size))
+        terms = len(self.divisors)
+        if self.loss is None:  # this rank made surplus passes only
+            self.loss = torch.zeros(terms, device=world.device)
+        together = world.add_up(torch.cat([self.loss.double(), wishes, table.flatten()]))
+        self.loss = together[:terms]
+        self.wishes.put(together[terms : terms + 2])
+        self.norms.apply(together[terms + 2 :].view(pieces, self.norms.size))
 
 
 class _Wishes:
@@ -409,10 +540,11 @@ class _Meter:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.sums = dict.fromkeys(("loss", "divisor", "images", "seconds", "data_wait"), 0.0)
+        self.sums: dict[str, Any] = dict.fromkeys(("images", "seconds", "data_wait"), 0.0)
+        self.sums |= {"loss": [], "divisor": []}  # a number for each term of the loss
         self.sums |= run.state.sums
-        self.recent: list[tuple[Tensor | float, Tensor | float]] = []
-        """Loss and divisor of the steps since the last look, on the device."""
+        self.recent: list[tuple[Tensor | None, Tensor | list[float]]] = []
+        """Losses and divisors of the steps since the last look, on the device."""
         self.lr = 0.0
         self._start = time.perf_counter()
         self._told = 0.0
@@ -428,13 +560,13 @@ class _Meter:
             yield batch
 
     def step(self, step: _Step, images: int) -> None:
-        self.recent.append((step.loss, step.divisor))
+        self.recent.append((step.loss, step.divisors))
         self.sums["images"] += images
         self.lr = step.lr
         now = time.perf_counter()
         if self.run.world.rank == 0 and now - self._told > PROGRESS_SECONDS:
             self._told = now
-            self._tell(float(step.loss) / float(step.divisor))
+            self._tell(step.mean())
 
     def settle(self) -> None:
         """Bring `state.sums` up to date."""
@@ -448,12 +580,13 @@ class _Meter:
         """Add up the losses since the last look; waits for the device. Returns what is wrong with them, or None."""
         recent, self.recent = self.recent, []
         for index, pair in enumerate(recent):
-            loss, divisor = map(float, pair)
-            if not math.isfinite(loss):
+            losses, divisors = map(_numbers, pair)
+            if not all(map(math.isfinite, losses)):
                 step = self.run.state.step - len(recent) + index + 1
-                return _diverged("training loss", loss, self.run.state.epoch + 1, step, self.lr)
-            self.sums["loss"] += loss
-            self.sums["divisor"] += divisor
+                return _diverged("training loss", sum(losses), self.run.state.epoch + 1, step, self.lr)
+            for name, values in (("loss", losses), ("divisor", divisors)):
+                before = self.sums[name] or [0.0] * len(values)
+                self.sums[name] = [old + new for old, new in zip(before, values, strict=True)]
         return None
 
     def _tell(self, loss: float) -> None:
@@ -498,7 +631,7 @@ def _finish_epoch(run: Run) -> Summary | None:
     """Evaluate, tell the history's line, save."""
     state, sums = run.state, run.state.sums
     start = time.perf_counter()
-    loss, counts = evaluate(run, "val")
+    loss, counts, ms_per_image = evaluate(run, "val")
     evaluate_seconds = time.perf_counter() - start
     if not math.isfinite(loss):
         return Summary("failed", _diverged("validation loss", loss, state.epoch + 1, state.step, sums["lr"]))
@@ -510,7 +643,8 @@ def _finish_epoch(run: Run) -> Summary | None:
         "images_per_second": sums["images"] / sums["seconds"],
         "data_wait_share": sums["data_wait"] / sums["seconds"],
         "lr": sums["lr"],
-        "train/loss": sums["loss"] / sums["divisor"],
+        "evaluate_ms_per_image": ms_per_image,
+        "train/loss": _mean_loss(sums["loss"], sums["divisor"]),
         "val/loss": loss,
         **scores,
         **{f"memory/{k}_bytes": v for k, v in parallel.peak_memory(run.world.device).items() if v is not None},
@@ -525,13 +659,23 @@ def _finish_epoch(run: Run) -> Summary | None:
     spent = {"train": sums["seconds"], "data_wait": sums["data_wait"], "evaluate": evaluate_seconds}
     for name, seconds in spent.items():
         state.seconds[name] = state.seconds.get(name, 0.0) + seconds
-    run.reporter.tell({"kind": "epoch", "line": line, "better": better, "counts": counts})
+    pictures = _show_now_and_then(run)
+    run.reporter.tell({"kind": "epoch", "line": line, "better": better, "counts": counts, "pictures": pictures})
     wish = torch.tensor(float(run.world.rank == 0 and run.reporter.stopping()), device=run.world.device)
     stop = bool(run.world.add_up(wish)) and state.epoch < run.recipe.epochs
     # Epochs of milliseconds are not all worth a file; the best and the last are.
     if better or stop or state.epoch == run.recipe.epochs or time.monotonic() - run.last_save > SAVE_SECONDS:
         _save(run)
     return Summary("interrupted", f"interrupted after epoch {state.epoch}") if stop else None
+
+
+def _show_now_and_then(run: Run) -> list[dict[str, Any]] | None:
+    """The same pictures every time, on rank 0, and not so often that training waits for them."""
+    due = time.monotonic() - run.last_pictures > PICTURE_SECONDS
+    if not (due and run.task.shown and run.world.rank == 0):
+        return None
+    run.last_pictures = time.monotonic()
+    return show(run, "val", _fixed_rows(run, "val"))
 
 
 def _stopped_early(run: Run) -> Summary | None:
@@ -575,10 +719,26 @@ def _optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Op
     return kind(parameters, betas=(recipe.momentum, 0.999), **common)
 
 
-def _pair(loss: Tensor | float, divisor: Tensor | float, device: torch.device | None = None) -> Tensor:
-    """Both in one tensor, float64 (2,), that can be added up. A rank without a micro-batch has two numbers."""
-    where = loss.device if isinstance(loss, Tensor) else device
-    return torch.stack([torch.as_tensor(value, dtype=torch.float64, device=where) for value in (loss, divisor)])
+def _divisors(task_: task.Task, targets: Tensor) -> Tensor:
+    """What the losses of a micro-batch are divided by, float64 (terms,)."""
+    weight = task_.weight(targets)
+    return torch.tensor([float(len(targets))], dtype=torch.float64, device=targets.device) if weight is None else weight
+
+
+def _inverse(divisors: Tensor | list[float], times: int) -> Tensor:
+    """times / divisor; 0 where there is nothing to divide: a batch of ignored pixels moves nothing."""
+    if not isinstance(divisors, Tensor):
+        return torch.tensor([times / divisor for divisor in divisors], dtype=torch.float64)
+    return torch.where(divisors > 0, times / divisors.clamp(min=1e-300), 0.0)
+
+
+def _numbers(values: Tensor | list[float] | None) -> list[float]:
+    return values.tolist() if isinstance(values, Tensor) else values or []
+
+
+def _mean_loss(sums: Sequence[float], divisors: Sequence[float]) -> float:
+    """Each sum over its own divisor, added up."""
+    return sum(total / divisor if divisor else 0.0 for total, divisor in zip(sums, divisors, strict=True))
 
 
 def _update_average(state: TrainState, decay: float | None) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO, Any
 
 from rich.console import Console
@@ -136,6 +136,19 @@ class Progress:
             table.add_row(name, escape(value))
         self.console.print(table)
 
+    def stages(self, runs: Iterable[Mapping[str, Any]]) -> None:
+        """A table of runs that followed one another: what each took and brought."""
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for column in ("stage", "status", "training", "in all", "best"):
+            table.add_column(column, justify="left" if column in ("stage", "status", "best") else "right")
+        for run in runs:
+            seconds, best = run.get("seconds") or {}, run.get("best")
+            trained = seconds.get("compute", 0.0) + seconds.get("data_wait", 0.0)
+            score = f"{best['metric']} {best['value']:.4f}" if best else ""
+            times = [_duration(trained), _duration(seconds.get("total", 0.0))]
+            table.add_row(run["name"], run["status"].replace("_", " "), *times, score)
+        self.console.print(table)
+
     def close(self) -> None:
         """Take the live bar away."""
         if self._training is not None:
@@ -147,7 +160,7 @@ class Progress:
         self.console.print(escape(text))
 
 
-_SHOWN = ("val/accuracy", "val/miou", "val/dice")
+_SHOWN = ("val/accuracy", "val/miou", "val/iou", "val/boundary_f1")
 
 
 def _facts(run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

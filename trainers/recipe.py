@@ -37,7 +37,13 @@ AUGMENTATIONS: dict[str, str] = {
     "saturation": "strength d: factor in [1-d, 1+d]",
     "hue": "shift in [-d, d], d at most 0.5",
 }
-TASK_ARGS = {"classify": {"label_smoothing": 0.0}}
+_SEGMENT_ARGS = {"loss": ("cross_entropy", "dice", "sum"), "stride": 1, "boundary_tolerance": 0.0075}
+TASK_ARGS: dict[str, dict[str, Any]] = {
+    "classify": {"label_smoothing": 0.0},
+    "segment": _SEGMENT_ARGS,
+    "segment_binary": _SEGMENT_ARGS,
+}
+"""Arguments of each task, with their defaults or, as a tuple, with all values that are allowed."""
 MOST_NAMES = 50
 """Names that an error message lists."""
 SCHEDULE_ARGS = {"constant": {}, "step": {"every": 10, "factor": 0.1}, "cosine": {}, "polynomial": {"power": 0.9}}
@@ -92,10 +98,10 @@ class Recipe(_Value):
     """Name of a module in trainers/models, or FILE.py of your own."""
     model_args: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the model's build()."""
-    task: Literal["classify"] = "classify"
-    """What is learned: which loss and which scores."""
+    task: Literal["classify", "segment", "segment_binary"] = "classify"
+    """What is learned: a class for each picture, for each pixel, or whether a pixel belongs to the second of two."""
     task_args: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments of the task, such as label_smoothing=0.1."""
+    """classify: label_smoothing; segment, segment_binary: loss (cross_entropy, dice, sum), stride, boundary_tolerance."""
     image_size: tuple[int, int]
     """Height x width that the model sees."""
     stored_size: tuple[int, int] | None = None
@@ -132,14 +138,14 @@ class Recipe(_Value):
     """Decay per step of an exponential moving average of the weights, which is then what is evaluated."""
     patience: int | None = None
     """End the run after so many epochs without a better score."""
-    class_weights: Literal["none", "inverse", "median"] = "none"
-    """Loss weights from the class frequencies of the training split."""
+    class_weights: Literal["none", "inverse", "median", "erfnet"] = "none"
+    """Loss weights from the class frequencies of the training split; erfnet: 1 / ln(1.02 + share of the pixels)."""
     augment: Mapping[str, Any] = field(default_factory=dict)
     """Random changes of training pictures, such as horizontal_flip=0.5 translate=0.1."""
     precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
     """Arithmetic of the model; auto: bf16 autocast on GPUs that have it, else fp32. fp64 is for tests."""
     init_from: str | None = None
-    """A finished run whose best weights the model starts from."""
+    """A run whose best weights the model starts from; or a recipe's name, where `train` trains that one before."""
     frozen: tuple[str, ...] = ()
     """Names (or first parts of names) of modules that are not trained, their BatchNorm statistics included."""
     seed: int = 0
@@ -168,7 +174,13 @@ class Recipe(_Value):
             _require(holds, f"schedule_args {name}", value, f"{_spell(type(known[name]))} above 0")
         for name, value in self.task_args.items():
             _check_name(name, TASK_ARGS[self.task], f"argument of task {self.task!r}")
-            _require(_matches(value, float), f"task_args {name}", value, "a number")
+            known = TASK_ARGS[self.task][name]
+            if isinstance(known, tuple):
+                _require(value in known, f"task_args {name}", value, f"one of {', '.join(known)}")
+            else:
+                holds = _matches(value, type(known)) and value >= (1 if isinstance(known, int) else 0)
+                least = "1 or more" if isinstance(known, int) else "0 or more"
+                _require(holds, f"task_args {name}", value, f"{_spell(type(known))}, {least}")
         _check_augment(self.augment)
         _check_arguments("datasets", self.dataset, "source", self.dataset_args, given=("data",))
         _check_arguments("models", self.model, "build", self.model_args, given=())

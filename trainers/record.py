@@ -1,11 +1,12 @@
-"""The run folder: `run.json`, `metrics.jsonl`, `tensorboard/`, `curves.png`, `confusion.png`. No Ray.
+"""The run folder: `run.json`, `metrics.jsonl`, `tensorboard/` and `curves.png`, `confusion.png`, `predictions.png`.
 
-`Record` is the one writer of a run folder (checkpoints apart). `versions()`, `commit()` and `machine()` say
+No Ray. `Record` is the one writer of a run folder (checkpoints apart). `versions()`, `commit()` and `machine()` say
 where a number comes from. torch, TensorBoard and matplotlib are imported where used: this module is light.
 """
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import importlib.metadata
 import json
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from trainers.pictures import Row
+
 # Okabe and Ito's colours, told apart by the colour-blind too.
 _BLUE, _ORANGE, _GREEN, _PINK, _GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#595959"
 _PACKAGES = ("trainyard", "torch", "torchvision", "ray", "pyarrow", "numpy")
@@ -37,6 +40,9 @@ _TAGS = {  # fields of a line of metrics.jsonl that have another name in TensorB
     "data_wait_share": "speed/data_wait_share",
     "lr": "optim/lr",
 }
+# The scores that are drawn, after the main one, as far as there is room.
+_CURVES = "val/miou val/iou val/accuracy val/boundary_f1 val/dice val/balanced_accuracy val/f1".split()
+_MANY = 32  # more classes than this have no numbers in a confusion matrix
 
 
 # The columns of the HPARAMS table, in this order: what people vary.
@@ -62,6 +68,7 @@ class Record:
         self.history: list[dict[str, float]] = []
         self._board: _Board | None = None
         self._confusion: np.ndarray | None = None  # the newest
+        self._examples: tuple[Sequence[Row], int, np.ndarray | None] | None = None  # likewise; their epoch and matrix
         self._saved = 0.0
 
     def write(self) -> None:
@@ -82,8 +89,14 @@ class Record:
                 board.scalars(line)
             board.save()
 
-    def epoch(self, line: dict[str, float], confusion: np.ndarray | None = None) -> None:
-        """Add an epoch's line, and its confusion matrix: rows are true classes, columns predicted ones."""
+    def epoch(
+        self, line: dict[str, float], confusion: np.ndarray | None = None, pictures: Sequence[Row] | None = None
+    ) -> None:
+        """Add an epoch's line; its confusion matrix: rows are true classes, columns predicted ones; examples of masks.
+
+        Matrix and examples are drawn into TensorBoard, and the examples into predictions.png, now and then.
+        """
+        epoch = int(line["epoch"])
         self.history.append(dict(line))
         if self.store.local is None:
             self._write_history()
@@ -95,14 +108,28 @@ class Record:
         board.scalars(line)
         if confusion is not None:
             self._confusion = confusion
-            if board.wants_picture():
-                board.picture(confusion, self._classes(), int(line["epoch"]))
+        if pictures:
+            self._examples = pictures, epoch, confusion
+        if (confusion is not None or pictures) and board.wants_picture():
+            with board.drawing():
+                if confusion is not None:
+                    board.confusion(confusion, self._confusion_figure, epoch)
+                if pictures:
+                    png = _png(self._examples_figure(pictures, epoch, confusion), dpi=90)
+                    self.store.write("predictions.png", png)
+                    board.picture("predictions", png, epoch)
         if time.monotonic() - self._saved > SAVE_SECONDS:
             board.save()
             self._saved = time.monotonic()
 
-    def finish(self, status: str, confusion: np.ndarray | None = None, **fields: Any) -> None:
-        """End the run. `fields` go into run.json; `confusion` is the matrix of the final scores, if any."""
+    def finish(
+        self,
+        status: str,
+        confusion: np.ndarray | None = None,
+        pictures: Sequence[Row] | None = None,
+        **fields: Any,
+    ) -> None:
+        """End the run. `fields` go into run.json; `confusion` and `pictures` are those of the final scores, if any."""
         self.run.update(fields, status=status, finished=_now())
         self.write()  # first: whatever happens to the pictures
         if not self.history:
@@ -112,8 +139,13 @@ class Record:
         self.store.write("curves.png", _png(_draw_curves(self.run, self.history)))
         board = self._open_board()
         if matrix is not None:
-            self.store.write("confusion.png", _png(_draw_confusion(matrix, self._classes(), self.run["name"])))
-            board.picture(matrix, self._classes(), last)
+            self.store.write("confusion.png", _png(self._confusion_figure(matrix, self.run["name"])))
+            board.confusion(matrix, self._confusion_figure, last)
+        best = (self.run.get("best") or {}).get("epoch") or last
+        if examples := (pictures, best, matrix) if pictures else self._examples:
+            figure = self._examples_figure(*examples)
+            self.store.write("predictions.png", _png(figure))
+            board.picture("predictions", _png(figure, dpi=90), last)
         board.hparams(self.run, last)
         board.save()
         board.close()
@@ -127,9 +159,20 @@ class Record:
             self._board = _Board(self.store)
         return self._board
 
-    def _classes(self) -> list[str] | None:
-        classes: list[str] | None = self.run.get("dataset", {}).get("classes")
-        return classes
+    def _confusion_figure(self, matrix: np.ndarray, name: str = "") -> Figure:
+        dataset = self.run.get("dataset", {})
+        return _draw_confusion(matrix, dataset.get("classes"), name, masks=bool(dataset.get("masks")))
+
+    def _examples_figure(self, rows: Sequence[Row], epoch: int, matrix: np.ndarray | None) -> Figure:
+        from trainers.pictures import draw_predictions, palette
+
+        dataset = self.run.get("dataset", {})
+        # Without names, by number; 255 is no class.
+        largest = max(int(mask[mask < 255].max(initial=0)) for row in rows for mask in (row["target"], row["labels"]))
+        classes = [str(name) for name in dataset.get("classes") or range(largest + 1)]
+        scores = None if matrix is None else _iou(matrix).tolist()
+        title = f"{self.run['name']}\nvalidation pictures, epoch {epoch}"
+        return draw_predictions(rows, classes, dataset.get("colours") or palette(len(classes)), title, scores)
 
 
 class _Board:
@@ -146,7 +189,8 @@ class _Board:
         self._writer = SummaryWriter(str(self._folder))
         self._opened = time.monotonic()
         self._next_picture = self._opened
-        self._drawn: np.ndarray | None = None
+        self._drawn: np.ndarray | None = None  # the matrix, and the other pictures by tag
+        self._pictures: dict[str, bytes] = {}
 
     def scalars(self, line: Mapping[str, float]) -> None:
         """The curves: x is the epoch, not the step, so runs of any batch size lie above each other."""
@@ -156,22 +200,33 @@ class _Board:
                 self._writer.add_scalar(tag, value, int(line["epoch"]))
 
     def wants_picture(self) -> bool:
-        """Not before 10 s, nor 5 % of the time up to now, after the last one: drawing and storing cost."""
+        """Not before 10 s, 20 times what the last one took, nor 5 % of the time up to now, after it: drawing costs."""
         return time.monotonic() >= self._next_picture
 
-    def picture(self, matrix: np.ndarray, classes: list[str] | None, epoch: int) -> None:
-        """The confusion matrix as an image, if it is not the one drawn last."""
+    @contextlib.contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Around the pictures of one epoch, which share the wait for the next ones."""
+        begun = time.monotonic()
+        yield
+        now = time.monotonic()
+        self._next_picture = now + max(10.0, 20 * (now - begun), 0.05 * (now - self._opened))
+
+    def confusion(self, matrix: np.ndarray, draw: Callable[[np.ndarray], Figure], epoch: int) -> None:
+        """The confusion matrix, drawn by `draw`, if it is not the one drawn last."""
+        if self._drawn is None or not (self._drawn == matrix).all():
+            self._drawn = matrix.copy()
+            self.picture("confusion", _png(draw(matrix), dpi=90), epoch)
+
+    def picture(self, tag: str, png: bytes, epoch: int) -> None:
+        """A PNG file in the Images tab, if it is not the one shown there last."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        if self._drawn is not None and (self._drawn == matrix).all():
+        if self._pictures.get(tag) == png:
             return
-        self._drawn = matrix.copy()
-        png = _png(_draw_confusion(matrix, classes), dpi=90)
+        self._pictures[tag] = png
         width, height = struct.unpack(">II", png[16:24])
         image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
-        self._add(Summary(value=[Summary.Value(tag="confusion", image=image)]), epoch)
-        now = time.monotonic()
-        self._next_picture = now + max(10.0, 0.05 * (now - self._opened))
+        self._add(Summary(value=[Summary.Value(tag=tag, image=image)]), epoch)
 
     def hparams(self, run: dict[str, Any], epoch: int) -> None:
         """A row of the HPARAMS table. `add_hparams` would make a run of its own of it."""
@@ -259,7 +314,8 @@ def _draw_curves(run: dict[str, Any], history: list[dict[str, float]]) -> Figure
     main = f"val/{best.get('metric', 'loss')}"
     # Top-5 lies so close to 1 that the others would share a corner.
     scores = [n for n in history[-1] if n.startswith("val/") and n not in ("val/loss", "val/top5_accuracy")]
-    scores.sort(key=lambda name: name != main)
+    order = [main, *_CURVES, *scores]
+    scores.sort(key=order.index)
     losses = {"train/loss": "train", "val/loss": "validation"}
     upper = [panel(grid[0, :3], "loss", losses)]
     if scores:
@@ -281,8 +337,11 @@ def _mark_best(panels: list[Axes], best: dict[str, Any], main: str) -> None:
         axes.legend(frameon=False, fontsize=11)
 
 
-def _draw_confusion(matrix: np.ndarray, classes: list[str] | None, name: str = "") -> Figure:
-    """Rows are true classes, coloured by their share; counts where they fit; a class's recall beside it."""
+def _draw_confusion(matrix: np.ndarray, classes: list[str] | None, name: str = "", masks: bool = False) -> Figure:
+    """Rows are true classes, coloured by their share; numbers where they fit; a class's recall, IoU beside it.
+
+    The numbers are counts of up to 15 classes of pictures, else percent of the true class: pixels are too many.
+    """
     import numpy as np
     from matplotlib.figure import Figure
     from mpl_toolkits.axes_grid1 import make_axes_locatable
@@ -290,55 +349,99 @@ def _draw_confusion(matrix: np.ndarray, classes: list[str] | None, name: str = "
     count = len(matrix)
     rows = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, rows, out=np.full(matrix.shape, np.nan), where=rows > 0)
-    side = min(max(0.6 * count, 3.0), 9.0)
-    figure = Figure(figsize=(side + 2, side))
-    axes = figure.add_subplot()
+    side = min(max(0.5 * count, 2.6), 8.0)  # of the matrix, in inches
+    beside = 1.45 + (1.55 if masks else 0) + (0.6 if count > _MANY else 0)
+    figure = Figure(figsize=(side + beside, side))
+    axes = figure.add_axes((0, 0, 1, 1))  # what is around it is added by _png
     axes.set_facecolor("#dddddd")  # classes of which there is none
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     _label_classes(axes, [str(name) for name in classes or range(count)])
-    if count <= 15:
-        for (row, column), share in np.ndenumerate(shares):
-            if matrix[row, column]:
-                color = "white" if share > 0.55 else "black"
-                text = _short(float(matrix[row, column]))
-                axes.text(column, row, text, ha="center", va="center", color=color, fontsize=10)
-    beside = make_axes_locatable(axes)
-    _draw_recall(beside.append_axes("right", size=1.3, pad=0.15, sharey=axes), np.diag(shares))
-    if count > 15:
-        bar = figure.colorbar(image, cax=beside.append_axes("right", size=0.15, pad=0.45))
+    numbers, unit = _cell_texts(matrix, shares, masks)
+    for (row, column), text in numbers.items():
+        color = "white" if shares[row, column] > 0.55 else "black"
+        axes.text(
+            column,
+            row,
+            text,
+            ha="center",
+            va="center",
+            color=color,
+            fontsize=10 if count <= 15 else 8 if count <= 24 else 7,
+        )
+    divider = make_axes_locatable(axes)
+    _draw_bars(divider.append_axes("right", size=1.3, pad=0.15, sharey=axes), np.diag(shares), "recall, %", _BLUE)
+    if masks:
+        _draw_bars(divider.append_axes("right", size=1.3, pad=0.25, sharey=axes), _iou(matrix), "IoU, %", _GREEN)
+    if count > _MANY:
+        bar = figure.colorbar(image, cax=divider.append_axes("right", size=0.15, pad=0.45))
         bar.outline.set_visible(False)
         bar.set_label("share of the true class")
-    total = float(matrix.sum())
-    accuracy = float(np.trace(matrix)) / total if total else math.nan
-    title = f"{name}\naccuracy {100 * accuracy:.2f} % of {_short(total)}"
-    axes.set_title(title.strip(), loc="left", fontsize=13, pad=10)
+    title = "\n".join(filter(None, (name, _summary(matrix, masks), unit)))
+    axes.set_title(title, loc="left", fontsize=13, pad=26, parse_math=False)
     return figure
+
+
+def _cell_texts(matrix: np.ndarray, shares: np.ndarray, masks: bool) -> tuple[dict[tuple[int, int], str], str]:
+    """What the cells of a confusion matrix say, and what that is."""
+    count = len(matrix)
+    if count > _MANY:
+        return {}, ""
+    places = [(row, column) for row in range(count) for column in range(count) if matrix[row, column]]
+    if count <= 15 and not masks:
+        return {place: _short(float(matrix[place])) for place in places}, ""
+    digits, least = (1, 0.05) if count <= 15 else (0, 1.0)
+    percents = {place: 100 * float(shares[place]) for place in places}
+    told = {place: f"{percent:.{digits}f}" for place, percent in percents.items() if percent >= least}
+    return told, "numbers: % of the true class"
+
+
+def _summary(matrix: np.ndarray, masks: bool) -> str:
+    import numpy as np
+
+    total = float(matrix.sum())
+    accuracy = 100 * float(np.trace(matrix)) / total if total else math.nan
+    if not masks:
+        return f"accuracy {accuracy:.2f} % of {_short(total)}"
+    known = _iou(matrix)[~np.isnan(_iou(matrix))]
+    mean = 100 * float(known.mean()) if len(known) else math.nan
+    return f"mIoU {mean:.2f} %, pixel accuracy {accuracy:.2f} % of {_short(total)} pixels"
+
+
+def _iou(matrix: np.ndarray) -> np.ndarray:
+    """Intersection over union of each class, 0 to 1; nan where the class is neither there nor predicted."""
+    import numpy as np
+
+    both = np.diag(matrix)
+    either = matrix.sum(axis=0) + matrix.sum(axis=1) - both
+    iou: np.ndarray = np.divide(both, either, out=np.full(len(matrix), np.nan), where=either > 0)
+    return iou
 
 
 def _label_classes(axes: Axes, names: list[str]) -> None:
     every = math.ceil(len(names) / 50)
     ticks = range(0, len(names), every)
     labels = [names[tick] if len(names[tick]) <= 18 else names[tick][:17] + "…" for tick in ticks]
-    size = 11 if len(names) <= 15 else 9
+    size = 11 if len(names) <= 15 else 10 if len(names) <= _MANY else 8
     long = max(map(len, labels)) > (5 if len(names) <= 15 else 2)
-    axes.set_xticks(ticks, labels, fontsize=size, rotation=90 if long else 0)
-    axes.set_yticks(ticks, labels, fontsize=size)
+    axes.set_xticks(ticks, labels, fontsize=size, rotation=90 if long else 0, parse_math=False)
+    axes.set_yticks(ticks, labels, fontsize=size, parse_math=False)
     axes.tick_params(length=0 if every == 1 else 3)
     axes.set_xlabel("predicted", fontsize=12)
     axes.set_ylabel("true", fontsize=12)
     axes.spines[:].set_visible(False)
 
 
-def _draw_recall(axes: Axes, recalls: np.ndarray) -> None:
-    percents = [0.0 if math.isnan(recall) else 100 * recall for recall in recalls]
-    axes.barh(range(len(percents)), percents, color=_BLUE, height=0.7)
-    axes.set_title("recall, %", loc="left", fontsize=11)
+def _draw_bars(axes: Axes, shares: np.ndarray, title: str, color: str) -> None:
+    """A bar a class, beside its row of the matrix."""
+    percents = [0.0 if math.isnan(share) else 100 * share for share in shares]
+    axes.barh(range(len(percents)), percents, color=color, height=0.7)
+    axes.set_title(title, loc="left", fontsize=11)
     axes.set_xlim(0, 100)
     axes.set_xticks([0, 50, 100], ["0", "50", "100"], fontsize=9)
     axes.tick_params(left=False, labelleft=False)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    for row, percent in enumerate(percents if len(percents) <= 32 else []):
-        text = "none" if math.isnan(recalls[row]) else f"{percent:.0f}"
+    for row, percent in enumerate(percents if len(percents) <= _MANY else []):
+        text = "none" if math.isnan(shares[row]) else f"{percent:.0f}"
         if percent > 30:
             axes.text(percent - 4, row, text, ha="right", va="center", color="white", fontsize=9)
         else:

@@ -61,14 +61,31 @@ def work(job: Job, rank: int, size: int, attempt: int, tell: Tell, stopping: Cal
         if not _is_out_of_memory(error):
             raise
         summary = Summary("out_of_memory", _advise(recipe, error))
-    return _ending(summary, state, recipe, job["data"]["meta"], world, before)
+    event = _ending(summary, state, recipe, job["data"]["meta"], world, before)
+    if rank == 0 and state is not None and state.best and summary.status not in ("failed", "out_of_memory"):
+        event["pictures"] = _show(recipe, state, data, world, checkpoints)
+    return event
+
+
+def _show(
+    recipe: Recipe, state: TrainState, data: Data, world: World, checkpoints: Checkpoints
+) -> list[dict[str, Any]]:
+    """The shown pictures as the best weights see them; none where these cannot be read."""
+    try:
+        snapshot = checkpoints.best()
+    except ValueError:
+        return []
+    state.model.load_state_dict(snapshot["ema"] or snapshot["model"])
+    state.ema = None
+    return loop.show_best_and_worst(recipe, state, data, world, "val")
 
 
 def ending(status: str, message: str) -> dict[str, Any]:
     """The event that ends a run of which nothing more is known."""
     memory = {"host": None, "device": None}
     empty: dict[str, Any] = {"seconds": {}, "before": {}, "images": 0, "epoch": 0, "best": None, "final": {}}
-    return {"kind": "done", "status": status, "message": message, "counts": {}, "peak_memory_bytes": memory, **empty}
+    told = {"kind": "done", "status": status, "message": message, "counts": {}, "pictures": []}
+    return {**told, "peak_memory_bytes": memory, **empty}
 
 
 def _open_data(job: Job, recipe: Recipe, scale: Scale) -> Data:
@@ -120,7 +137,8 @@ def _ending(
     if state is None:
         return event
     best = state.history[state.best["epoch"] - 1] if state.best else {}
-    losses = {name: best[key] for name, key in (("loss", "val/loss"), ("train_loss", "train/loss")) if key in best}
+    keys = {"loss": "val/loss", "train_loss": "train/loss", "ms_per_image": "evaluate_ms_per_image"}
+    losses = {name: best[key] for name, key in keys.items() if key in best}
     scores = loop.make_task(recipe, meta).scores(state.counts) if state.counts else {}
     return event | {
         "counts": state.counts,

@@ -9,7 +9,7 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -161,7 +161,7 @@ def picture_source(
     """
     if channels not in (1, 3):
         raise ValueError(f"channels={channels} is not offered; use 3 (colour) or 1 (grey)")
-    folders = _split_folders(root) or {"train": ""}
+    folders = split_folders(root) or {"train": ""}
     pictures = {split: _class_pictures(root, folder) for split, folder in folders.items()}
     _check_classes(root, folders, pictures)
     classes = list(pictures["train"])
@@ -179,11 +179,14 @@ def picture_source(
     return Source(classes=classes, channels=channels, splits=splits)
 
 
-def _split_folders(root: str) -> dict[str, str]:
-    """Split -> the folder that holds it; empty where `root` holds the class folders themselves."""
-    named = [name for name in _look(root)[0] if name.lower() in SPLITS]
+def split_folders(root: str, holds: str = "<class>/*") -> dict[str, str]:
+    """Split -> the folder that holds it; empty where `root` holds the class folders themselves.
+
+    `holds` says in errors what lies in the folder of a split.
+    """
+    named = [name for name in look(root)[0] if name.lower() in SPLITS]
     # a class may be called "train" (the vehicle): then it stands alone and holds pictures, not folders
-    if len(named) < 2 and not any(_look(os.path.join(root, name))[0] for name in named):
+    if len(named) < 2 and not any(look(os.path.join(root, name))[0] for name in named):
         return {}
     folders: dict[str, str] = {}
     for name in named:
@@ -192,20 +195,20 @@ def _split_folders(root: str) -> dict[str, str]:
             raise ValueError(f"{root} holds two folders for {split}, {folders[split]} and {name}; keep one of them")
         folders[split] = name
     if "train" not in folders:
-        raise ValueError(f"{root} holds no train split, only {', '.join(named)}; add train/<class>/*")
+        raise ValueError(f"{root} holds no train split, only {', '.join(named)}; add train/{holds}")
     return folders
 
 
 def _class_pictures(root: str, folder: str) -> dict[str, list[str]]:
     """Class -> its pictures, as paths below `root`; both sorted."""
     where = os.path.join(root, folder) if folder else root
-    classes, loose = _look(where)
+    classes, loose = look(where)
     if not classes:
         raise ValueError(
             f"{where} holds {len(loose)} pictures and no class folders; put the pictures of each class in a "
             "folder named after it, <class>/*"
         )
-    return {name: sorted(_below(root, f"{folder}/{name}" if folder else name)) for name in classes}
+    return {name: sorted(pictures_below(root, f"{folder}/{name}" if folder else name)) for name in classes}
 
 
 def _check_classes(root: str, folders: Mapping[str, str], pictures: Mapping[str, dict[str, list[str]]]) -> None:
@@ -229,13 +232,14 @@ def _check_classes(root: str, folders: Mapping[str, str], pictures: Mapping[str,
         if unknown:
             raise ValueError(
                 f"{where[split]} holds classes that train lacks: {', '.join(unknown)}; "
-                f"train has {_shortened(classes)}. Rename or remove them, or add them to train"
+                f"train has {shortened(classes)}. Rename or remove them, or add them to train"
             )
         if not any(by_class.values()):
             raise ValueError(f"{where[split]} holds no pictures; add some or remove the folder")
 
 
-def _shortened(names: Sequence[str], most: int = 10) -> str:
+def shortened(names: Sequence[str], most: int = 10) -> str:
+    """The first `most` names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
@@ -255,19 +259,19 @@ def _items(
     return items
 
 
-def _below(root: str, folder: str, above: tuple[str, ...] = ()) -> list[str]:
+def pictures_below(root: str, folder: str, above: tuple[str, ...] = ()) -> list[str]:
     """The pictures in `folder` and in all folders below it, as paths below `root`."""
     where = os.path.realpath(os.path.join(root, folder))
     if where in above:
         raise ValueError(f"{os.path.join(root, folder)} is a link to a folder above it; remove the link")
-    folders, pictures = _look(where)
+    folders, pictures = look(where)
     found = [f"{folder}/{name}" for name in pictures]
     for name in folders:
-        found += _below(root, f"{folder}/{name}", (*above, where))
+        found += pictures_below(root, f"{folder}/{name}", (*above, where))
     return found
 
 
-def _look(folder: str) -> tuple[list[str], list[str]]:
+def look(folder: str) -> tuple[list[str], list[str]]:
     """The names of the folders and of the pictures directly in `folder`, sorted, without hidden ones."""
     folders, pictures = [], []
     try:
@@ -295,23 +299,41 @@ def decode(path: str, channels: int, min_size: Sequence[int] | None = None) -> P
     picture's own size). Transparent pictures are laid on white: most are drawings and scans meant for a white
     page, and under black their dark lines would vanish. Raises BadImage.
     """
+    with opened(path) as picture:
+        size = None
+        if min_size is not None and picture.format in ("JPEG", "MPO"):
+            height, width = min_size
+            size = (2 * width, 2 * height) if _orientation(picture) < 5 else (2 * height, 2 * width)
+        picture.draft("L" if channels == 1 else "RGB", size)  # of JPEGs alone; other formats ignore it
+        picture.load()
+        return _to_uint8(_upright(picture), channels)
+
+
+def geometry(path: str) -> tuple[int, int, int]:
+    """From a picture's header: its height and width when upright, and its EXIF orientation. Raises BadImage."""
+    with opened(path) as picture:
+        orientation = _orientation(picture)
+        width, height = picture.size if orientation < 5 else picture.size[::-1]
+        return height, width, orientation
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[Image.Image]:
+    """The first picture of a file, not loaded yet. Whatever goes wrong with it, here or inside, is a BadImage."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         # as a stream: given a path, Pillow 13 maps plain TIFFs into memory and scrambles those to be turned
         with open(path, "rb") as stream, Image.open(stream) as picture:
-            size = None
-            if min_size is not None and picture.format in ("JPEG", "MPO"):
-                height, width = min_size
-                size = (2 * width, 2 * height) if _orientation(picture) < 5 else (2 * height, 2 * width)
-            picture.draft("L" if channels == 1 else "RGB", size)  # of JPEGs alone; other formats ignore it
-            picture.load()
-            return _to_uint8(_upright(picture), channels)
+            yield picture
+            return
+    except BadImage:
+        raise
     except UnidentifiedImageError:
         cause = "it is no picture that Pillow knows" if os.path.getsize(path) else "the file is empty"
     except Exception as error:  # a damaged file makes Pillow raise nearly anything
         cause = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    raise BadImage(f"{path} cannot be decoded: {cause}; replace or remove it")
+    raise BadImage(f"{path} cannot be decoded: {cause}; replace or remove it") from None
 
 
 def _orientation(picture: Image.Image) -> int:

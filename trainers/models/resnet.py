@@ -17,12 +17,9 @@ starts at 1, not 0.
 
 from __future__ import annotations
 
-import os
-import pickle
-from typing import Any
-
-import torch
 from torch import nn
+
+from trainers.models._imagenet import resnet_weights
 
 DEPTHS = (18, 34, 50, 101)
 SMALLEST = {"standard": 32, "3x3": 8}
@@ -67,7 +64,7 @@ def build(
 
     model: nn.Module = models.get_model(f"resnet{depth}", num_classes=1000 if weights else classes)
     if weights:
-        model.load_state_dict(_imagenet(depth))
+        model.load_state_dict(resnet_weights(depth))
         if classes != 1000:
             model.fc = nn.Linear(model.get_parameter("fc.weight").shape[1], classes)
     if stem == "3x3":
@@ -83,21 +80,3 @@ def _convolution(channels: int, *, kernel_size: int, stride: int) -> nn.Conv2d:
     layer = nn.Conv2d(channels, 64, kernel_size, stride=stride, padding=kernel_size // 2, bias=False)
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     return layer
-
-
-def _imagenet(depth: int) -> dict[str, torch.Tensor]:
-    from torchvision import models
-
-    offered: Any = models.get_model_weights(f"resnet{depth}")
-    chosen = offered.DEFAULT
-    path = os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(chosen.url))
-    try:
-        state: dict[str, torch.Tensor] = chosen.get_state_dict(
-            progress=False, check_hash=True, weights_only=True, map_location="cpu"
-        )
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(
-            f"weights=imagenet: {chosen.url} could not be read ({error}). "
-            f"Leave weights out of --model-args for random weights, or put that file at {path}"
-        ) from error
-    return state

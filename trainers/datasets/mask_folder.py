@@ -1,0 +1,415 @@
+"""Your own pictures and masks: the class of each pixel, from ids, a palette, colours or black and white.
+
+    data/images/**, masks/**                        or      data/train/images/**, train/masks/**
+    or   data/images/train/**, masks/train/**               data/val/images/**, val/masks/**
+         data/images/val/**, masks/val/**                   data/test/images/**, test/masks/**
+
+The mask of `a/x.jpg` is `a/x.png` or `a/x_mask.png`, of the picture's size. "val" may be called valid or
+validation, case does not matter, "test" may be absent. Without splits, `val_share` and `test_share` are dealt
+off at random, seeded; with train but no val, `val_share` of train becomes val. Licence: that of the pictures.
+
+Masks hold one of these, in png, bmp, gif, tif, pgm or ppm (a JPEG would make up classes along every border):
+
+    ids        grey values of 8 or 16 bits, or the indices of a palette, whose colours are then shown. 255 is no
+               class: such pixels are IGNORED.
+    colours    in RGB or a palette; data/classes.csv says whose they are
+    black and white, with `threshold`: 1 where the grey value is above it, or, with threshold=mean, above the
+               mean of that very mask. 255 is then white, and JPEG is allowed.
+
+classes.csv has a header and the columns name and either id, or r,g,b, or all four; the same name may stand in
+several lines, and what is named ignore, ignored or void is IGNORED:
+
+    name,r,g,b
+    road,128,64,128
+    ignore,0,0,0
+
+Without it, `classes` is the number of classes, or their names, for ids 0, 1, 2... Without that too, up to 2,000
+masks are read once at every start to see which ids they hold, and the classes are named class0, class1...
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from trainers.datasets import IGNORED, BadImage, Item, Source
+from trainers.datasets._files import Pixels, existing_folder, look, shortened, split_folders
+from trainers.datasets._masks import (
+    LISTED,
+    MOST_ID,
+    Colour,
+    Mask,
+    Pair,
+    RawMask,
+    above,
+    by_colour,
+    by_id,
+    deal_pairs,
+    find_pairs,
+    is_grey,
+    load,
+    mask_items,
+    need_folders,
+    read_pair,
+)
+
+HOLDS = "images/* and masks/*, or train/images/* and train/masks/* and the same below val and test"
+CLASSES_FILE = "classes.csv"
+IGNORED_NAMES = ("ignore", "ignored", "void")
+MOST_MASKS = 2000
+"""Masks that are read to find out what they hold."""
+MOST_IDS = 100
+"""Different ids beyond which masks look like photographs."""
+MOST_COLOURS = 50
+LOOKED_AT = 20
+"""Masks whose colours are listed, where classes.csv is missing."""
+
+
+class _Scheme(NamedTuple):
+    """What the masks of a data set hold."""
+
+    classes: Sequence[str]
+    args: Mapping[str, Any]
+    """For `read`: "threshold", or "ids" [[id, class], ...] and "colours" [[r, g, b, class], ...].
+
+    "palette" [[id, r, g, b], ...] must be that of every mask with a palette; "greys": ids are grey values."""
+    colours: Sequence[Colour] | None = None
+    warnings: Sequence[str] = ()
+
+
+def source(
+    data: str | None,
+    *,
+    channels: int = 3,
+    val_share: float = 0.2,
+    test_share: float = 0.0,
+    split_seed: int = 0,
+    threshold: float | str | None = None,
+    classes: int | Sequence[str] | None = None,
+) -> Source:
+    root = existing_folder(data, HOLDS)
+    if channels not in (1, 3):
+        raise ValueError(f"channels={channels} is not offered; use 3 (colour) or 1 (grey)")
+    found = _find(root)
+    scheme = _scheme(root, [mask for pairs in found.values() for _, mask in pairs], threshold, classes)
+    if "val" not in found:
+        test_share = test_share if list(found) == ["train"] else 0.0
+        pool = found.pop("train")
+        shares = {"val_share": val_share, "test_share": test_share}
+        found = deal_pairs(root, pool, **shares, split_seed=split_seed) | found
+    args = {"channels": channels, **scheme.args}
+    return Source(
+        classes=scheme.classes,
+        channels=channels,
+        splits={split: mask_items(root, pairs, args) for split, pairs in found.items()},
+        masks=True,
+        colours=scheme.colours,
+        warnings=scheme.warnings,
+    )
+
+
+def read(item: Item) -> list[tuple[Pixels, Mask]]:
+    args = item.args
+    if "threshold" in args:
+        return read_pair(item, args["channels"], lambda raw: above(raw, args["threshold"]), lossy=True)
+    ids = dict(args.get("ids", ()))
+    colours = {(red, green, blue): number for red, green, blue, number in args.get("colours", ())}
+
+    def classes_of(raw: RawMask) -> Mask:
+        if colours and (raw.palette is not None or raw.values.ndim == 3):
+            return by_colour(raw, colours, f"those of {CLASSES_FILE}")
+        if args.get("greys") and raw.one_bit:
+            raw = raw._replace(values=raw.values * np.uint8(255))
+        _check_palette(raw, args.get("palette", ()))
+        return by_id(raw, ids, shortened([str(identity) for identity in sorted(ids)], LISTED))
+
+    return read_pair(item, args["channels"], classes_of)
+
+
+def _check_palette(raw: RawMask, palette: Iterable[Sequence[int]]) -> None:
+    """Raises BadImage where an index has another colour than in the first mask: then it is no class number."""
+    if raw.palette is None:
+        return
+    for index, *colour in palette:
+        if index < len(raw.palette) and raw.palette[index].tolist() != colour and (raw.values == index).any():
+            raise BadImage(
+                f"{raw.path}: the index {index} of its palette is the colour "
+                f"{_spell(raw.palette[index].tolist())}, in the first mask {_spell(colour)}; so indices are no class "
+                f"numbers here: list the colours in {CLASSES_FILE} (name,r,g,b)"
+            )
+
+
+# ---- pictures and masks ----
+
+
+def _find(root: str) -> dict[str, list[Pair]]:
+    """Split -> its pairs; "train" alone where there are no splits."""
+    images, masks = _named(root, "images"), _named(root, "masks")
+    if images or masks:
+        need_folders(root, [images or "images", masks or "masks"], HOLDS)
+        assert images is not None
+        assert masks is not None
+        of_images, of_masks = (split_folders(os.path.join(root, name), "*") for name in (images, masks))
+        if of_images.keys() != of_masks.keys():
+            raise ValueError(
+                f"{root}/{images} has the splits {', '.join(of_images) or 'none'}, and {root}/{masks} "
+                f"{', '.join(of_masks) or 'none'}; give both the same folders"
+            )
+        folders = {split: (f"{images}/{of_images[split]}", f"{masks}/{of_masks[split]}") for split in of_images}
+        folders = folders or {"train": (images, masks)}
+    else:
+        splits = split_folders(root, "images/* and train/masks/*")
+        if not splits:
+            need_folders(root, ["images", "masks"], HOLDS)
+        folders = {}
+        for split, folder in splits.items():
+            pair = [f"{folder}/{_named(os.path.join(root, folder), name) or name}" for name in ("images", "masks")]
+            need_folders(root, pair, HOLDS)
+            folders[split] = (pair[0], pair[1])
+    order = [split for split in ("train", "val", "test") if split in folders]
+    return {split: find_pairs(root, *folders[split], mask_endings=["", "_mask"]) for split in order}
+
+
+def _named(folder: str, name: str) -> str | None:
+    """The folder called `name`, whatever its case."""
+    return next((found for found in look(folder)[0] if found.lower() == name), None)
+
+
+# ---- classes ----
+
+
+def _scheme(
+    root: str, masks: Sequence[str], threshold: float | str | None, classes: int | Sequence[str] | None
+) -> _Scheme:
+    table = os.path.join(root, CLASSES_FILE)
+    has_table = os.path.isfile(table)
+    given = [name for name, value in (("threshold", threshold), ("classes", classes)) if value is not None]
+    if has_table and given:
+        raise ValueError(f"{' and '.join(given)} and {table} both say what the classes are; leave one of them out")
+    names = None if classes is None else _names(classes)
+    if threshold is not None:
+        return _of_threshold(threshold, names)
+    first = _first(root, masks)
+    if has_table:
+        return _of_table(table, first)
+    if first.values.ndim == 3 and not is_grey(first):
+        raise ValueError(_ask_for_colours(root, masks))
+    if names is None:
+        return _of_masks(root, masks, first)
+    return _of_ids(dict(enumerate(names)), first)
+
+
+def _first(root: str, masks: Sequence[str]) -> RawMask:
+    """The first mask that can be read; the others are told of when they are all read."""
+    bad = None
+    for mask in masks:
+        try:
+            return load(f"{root}/{mask}")
+        except BadImage as error:
+            bad = bad or error
+    raise ValueError(f"none of {len(masks)} masks can be read: {bad}. For black and white masks give threshold=127")
+
+
+def _names(classes: Any) -> list[str]:
+    if isinstance(classes, int) and not isinstance(classes, bool):
+        names = [f"class{number}" for number in range(classes)]
+    elif isinstance(classes, list | tuple):
+        names = [str(name) for name in classes]
+    else:
+        names = [str(classes)]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice or not 2 <= len(names) <= IGNORED or "" in names:
+        raise ValueError(
+            f"classes={classes} is not allowed; give the number of classes, 2 to {IGNORED}, or their names, two or "
+            f"more and none of them twice, as in classes=background,cat,dog"
+        )
+    return names
+
+
+def _of_threshold(threshold: Any, names: list[str] | None) -> _Scheme:
+    number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+    if threshold != "mean" and not (number and math.isfinite(threshold) and 0 <= threshold < MOST_ID):
+        raise ValueError(f"threshold={threshold} is not allowed; give a grey value, such as 127, or mean")
+    if names is not None and len(names) != 2:
+        raise ValueError(f"a threshold makes two classes; classes names {len(names)}: {shortened(names)}")
+    return _Scheme(names or ["background", "foreground"], {"threshold": threshold})
+
+
+def _of_ids(names: Mapping[int, str], first: RawMask, warnings: Sequence[str] = ()) -> _Scheme:
+    """Classes for ids, in the order of `names`; their colours from the palette of the first mask, if it has one."""
+    args: dict[str, Any] = {"ids": [[identity, number] for number, identity in enumerate(names)]}
+    if IGNORED not in names:
+        args["ids"].append([IGNORED, IGNORED])
+    colours: list[Colour] | None = None
+    if first.palette is not None:
+        palette = first.palette.tolist()
+        args["palette"] = [[index, *palette[index]] for index in names if index < len(palette)]
+        colours = [(red, green, blue) for _, red, green, blue in args["palette"]]
+        coloured = any(len(set(colour)) > 1 for colour in colours)
+        colours = colours if coloured and len(set(colours)) == len(names) else None
+    return _Scheme(list(names.values()), args, colours, warnings)
+
+
+def _of_masks(root: str, masks: Sequence[str], first: RawMask) -> _Scheme:
+    """Classes for the ids that the masks hold, found by reading them all."""
+    if len(masks) > MOST_MASKS:
+        raise ValueError(
+            f"{root} holds {len(masks)} masks, too many to look through at every start ({MOST_MASKS:,}); say what "
+            f"the classes are: --dataset-args classes=NUMBER or classes=NAME,NAME,..., or in {root}/{CLASSES_FILE} "
+            "(name,id)"
+        )
+    with ThreadPoolExecutor(min(16, len(os.sched_getaffinity(0)))) as threads:
+        each = list(threads.map(_ids, (f"{root}/{mask}" for mask in masks)))
+    if None in each:
+        raise ValueError(_ask_for_colours(root, masks))
+    found = {identity for held in each for identity in held or ()}
+    ids = sorted(found - {IGNORED})
+    if ids and IGNORED in found and len(ids) == 1:
+        raise ValueError(
+            f"the masks in {root} hold {ids[0]} and {IGNORED} only, and {IGNORED} is no class; for black and white "
+            "masks give --dataset-args threshold=127"
+        )
+    if len(ids) < 2:
+        raise ValueError(
+            f"the masks in {root} hold {f'the id {ids[0]}' if ids else 'no class'} only; training needs two classes or "
+            f"more. Where other masks will hold more, give --dataset-args classes=NUMBER"
+        )
+    if len(ids) > MOST_IDS:
+        raise ValueError(
+            f"the masks in {root} hold {len(ids)} different ids ({shortened([str(each) for each in ids])}), as "
+            "photographs do; for masks in shades of grey give --dataset-args threshold=127, for that many classes "
+            "classes=NUMBER"
+        )
+    told = (
+        f"the classes are named by the {len(ids)} ids that {len(masks)} masks hold; name them by classes=NAME,NAME,... "
+        f"or in {CLASSES_FILE} (name,id), which saves reading the masks at every start"
+    )
+    return _of_ids({identity: f"class{identity}" for identity in ids}, first, [told])
+
+
+def _ids(path: str) -> set[int] | None:
+    """The ids in a mask, none where it cannot be read, which is told of later; None where it is in colour."""
+    from PIL import Image
+
+    try:
+        raw = load(path)
+    except BadImage:
+        return set()
+    values = raw.values
+    if values.ndim == 3:
+        if not is_grey(raw):
+            return None
+        values = values[:, :, 0]
+    if values.dtype != np.uint8:
+        return set(np.unique(values).tolist())
+    return set(np.flatnonzero(Image.fromarray(values).histogram()).tolist())
+
+
+def _ask_for_colours(root: str, masks: Sequence[str]) -> str:
+    """The colours of some masks, ready to be named."""
+    found: set[int] = set()
+    looked = masks[:: -(-len(masks) // LOOKED_AT)]
+    for mask in looked:
+        try:
+            values = load(f"{root}/{mask}").values.astype(np.uint32)
+        except BadImage:
+            continue
+        if values.ndim == 3:
+            found |= set(np.unique(values[:, :, 0] << 16 | values[:, :, 1] << 8 | values[:, :, 2]).tolist())
+    colours = [(code >> 16, code >> 8 & 255, code & 255) for code in sorted(found)]
+    if len(colours) > MOST_COLOURS:
+        return (
+            f"the masks in {root} are in colour, and {len(looked)} of them hold {len(colours)} different ones, such "
+            f"as {'; '.join(_spell(colour) for colour in colours[:5])}: are these photographs, or masks that were "
+            f"shrunk or saved as JPEG once? Masks have a colour for each class, which {CLASSES_FILE} names (name,r,g,b)"
+        )
+    lines = "\n".join(f"class{number},{_spell(colour)}" for number, colour in enumerate(colours))
+    return (
+        f"the masks in {root} are in colour; name the classes in {root}/{CLASSES_FILE}. {len(looked)} of "
+        f"{len(masks)} masks hold these colours:\n\nname,r,g,b\n{lines}\n\nCopy these lines there and give the "
+        "classes their names; name a colour that is no class ignore, and add what other masks hold"
+    )
+
+
+def _spell(colour: Sequence[int]) -> str:
+    return ",".join(map(str, colour))
+
+
+# ---- classes.csv ----
+
+
+def _of_table(path: str, first: RawMask) -> _Scheme:
+    rows, has_ids, has_colours = _rows(path)
+    coloured = first.values.ndim == 3 and not is_grey(first)
+    greys = not has_ids and all(len(set(colour)) == 1 for _, _, colour in rows)
+    if not coloured and first.palette is None and not has_ids and not greys:
+        raise ValueError(f"{first.path} is a grey mask, which holds ids, and {path} has no column id; add it")
+    if coloured and not has_colours:
+        raise ValueError(f"{first.path} is a mask in colour, and {path} has no columns r,g,b; add them")
+    if has_ids:
+        rows = sorted(rows, key=lambda row: row[1])
+    names = list(dict.fromkeys(name for name, _, _ in rows if name.lower() not in IGNORED_NAMES))
+    if not 2 <= len(names) <= IGNORED:
+        raise ValueError(
+            f"{path} names {len(names)} classes apart from {', '.join(IGNORED_NAMES)}: {shortened(names) or 'none'}; "
+            f"training needs 2 to {IGNORED}"
+        )
+    numbers = {name: names.index(name) if name in names else IGNORED for name, _, _ in rows}
+    args: dict[str, Any] = {"classes": names}  # a name that is changed makes other items
+    if has_ids or greys:
+        args["greys"] = not has_ids
+        args["ids"] = [[identity if has_ids else colour[0], numbers[name]] for name, identity, colour in rows]
+        if has_ids and all(identity != IGNORED for _, identity, _ in rows):
+            args["ids"].append([IGNORED, IGNORED])
+    colours: list[Colour] | None = None
+    if has_colours:
+        args["colours"] = [[*colour, numbers[name]] for name, _, colour in rows]
+        first_of = {name: colour for name, _, colour in reversed(rows)}
+        colours = [first_of[name] for name in names]
+    return _Scheme(names, args, colours)
+
+
+def _rows(path: str) -> tuple[list[tuple[str, int, Colour]], bool, bool]:
+    """(name, id, colour) of each line, and whether there are ids and colours; where not, they are 0."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as stream:
+            header = stream.readline()
+            stream.seek(0)
+            lines = list(csv.reader(stream, delimiter=";" if ";" in header and "," not in header else ","))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read: {error}; save it as text in UTF-8") from None
+    columns = [column.strip().lower() for column in lines[0]] if lines else []
+    has_ids, has_colours = "id" in columns, all(column in columns for column in "rgb")
+    if "name" not in columns or not (has_ids or has_colours):
+        raise ValueError(
+            f"{path} starts with {header.strip()!r}; it must start with the names of its columns: name,r,g,b or "
+            "name,id or name,id,r,g,b"
+        )
+    rows: list[tuple[str, int, Colour]] = []
+    for number, line in enumerate(lines[1:], 2):
+        if not any(cell.strip() for cell in line):
+            continue
+        cells = dict(zip(columns, (cell.strip() for cell in line), strict=False))
+        try:
+            identity = int(cells["id"]) if has_ids else 0
+            red, green, blue = (int(cells[column]) if has_colours else 0 for column in "rgb")
+        except (KeyError, ValueError):
+            raise ValueError(f"{path}, line {number}: {','.join(line)!r} is not {','.join(columns)}") from None
+        if not cells["name"] or not 0 <= identity <= MOST_ID or not {red, green, blue} <= set(range(256)):
+            raise ValueError(
+                f"{path}, line {number}: {','.join(line)!r} needs a name, an id from 0 to {MOST_ID} and a colour of "
+                "numbers from 0 to 255"
+            )
+        rows.append((cells["name"], identity, (red, green, blue)))
+    for what, has, place in (("id", has_ids, 1), ("colour", has_colours, 2)):
+        values = [row[place] for row in rows]
+        twice = next((value for value in values if has and values.count(value) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{path} gives the {what} {twice} to more than one line; each may have one class only")
+    return rows, has_ids, has_colours

@@ -1,0 +1,31 @@
+"""Weights of ResNets trained on ImageNet, from torchvision; for the models that start from them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from typing import Any
+
+import torch
+
+
+def resnet_weights(depth: int) -> dict[str, torch.Tensor]:
+    """The state of torchvision's ResNet of this depth, its DEFAULT weights, downloaded once.
+
+    Raises ValueError where the file can neither be downloaded nor read.
+    """
+    from torchvision import models
+
+    offered: Any = models.get_model_weights(f"resnet{depth}")
+    chosen = offered.DEFAULT
+    path = os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(chosen.url))
+    try:
+        state: dict[str, torch.Tensor] = chosen.get_state_dict(
+            progress=False, check_hash=True, weights_only=True, map_location="cpu"
+        )
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"weights=imagenet: {chosen.url} could not be read ({error}). "
+            f"Leave weights out of --model-args for random weights, or put that file at {path}"
+        ) from error
+    return state

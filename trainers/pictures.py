@@ -1,0 +1,309 @@
+"""Pictures of masks: coloured, laid over the picture, wrong pixels, rows of examples, PNG files. No torch, no Ray.
+
+A picture is uint8 (height, width, 1 or 3); a mask uint8 (height, width) with the class number of each pixel or
+IGNORED. Pillow and matplotlib are imported where used.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from matplotlib.backends.backend_agg import RendererAgg
+    from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
+
+IGNORED = 255
+"""As in `trainers.datasets`. Shown black, as a class that has no colour would be."""
+WRONG = (230, 0, 38)
+"""The colour of a wrong pixel."""
+
+Image = npt.NDArray[np.uint8]
+Colour = tuple[int, int, int]
+Row = Mapping[str, Any]
+"""One example: name (str), image (picture), target and labels (masks: truth and prediction), score (its IoU, or
+None) and kind ("best", "worst" or "")."""
+
+
+# Okabe and Ito's colours, without black and the red that is too near to WRONG.
+_FIRST = [(0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (240, 228, 66)]
+# What linear RGB looks like to all, to deuteranopes and to protanopes (Machado, Oliveira and Fernandes 2009).
+_EYES = np.array(
+    [
+        [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    ]
+)
+_EYE_WEIGHTS = np.array([1.0, 1.5, 1.5])  # else there is no telling many classes apart for anyone
+
+
+@functools.cache
+def _palette(classes: int) -> tuple[Colour, ...]:
+    steps = np.linspace(0, 255, 9).round()
+    grid = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
+    seen = _lab(grid)
+    middling = (seen[0, :, 0] > 20) & (seen[0, :, 0] < 93)
+    grid, seen = grid[middling], seen[:, middling]
+    nearest = np.full(len(grid), np.inf)
+    found: list[Colour] = []
+
+    def keep_away(colour: Colour) -> None:
+        distances = np.linalg.norm(seen - _lab(np.array([colour])), axis=-1)
+        np.minimum(nearest, (_EYE_WEIGHTS[:, None] * distances).min(axis=0), out=nearest)
+
+    for colour in ((0, 0, 0), (255, 255, 255), WRONG):
+        keep_away(colour)
+    while len(found) < classes:
+        red, green, blue = map(int, grid[nearest.argmax()])
+        found.append(_FIRST[len(found)] if len(found) < len(_FIRST) else (red, green, blue))
+        keep_away(found[-1])
+    return tuple(found)
+
+
+def _lab(rgb: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """CIELAB (eyes, N, 3) of sRGB (N, 3), 0 to 255: there, distance is about how different colours look."""
+    value = rgb / 255
+    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(np.einsum("eij,nj->eni", _EYES, linear), 0, 1)
+    to_xyz = np.array(
+        [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072175], [0.0193339, 0.119192, 0.9503041]]
+    )
+    xyz = linear @ to_xyz.T / to_xyz.sum(axis=1)
+    root = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
+    x, y, z = np.moveaxis(root, -1, 0)
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
+def palette(classes: int) -> list[Colour]:
+    """Colours that people tell apart, most of the colour-blind too; all differ up to 255, the most a mask can hold.
+
+    Each colour is the one farthest from those before it, and from black, white and WRONG: so the first n colours
+    do not depend on how many follow.
+    """
+    return list(_palette(classes))
+
+
+def colour(mask: Image, colours: Sequence[Sequence[int]]) -> Image:
+    """The mask in its classes' colours: uint8 (height, width, 3). IGNORED is black."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: min(len(colours), IGNORED)] = np.asarray(colours, np.uint8).reshape(-1, 3)[:IGNORED]
+    return table[mask]
+
+
+def overlay(picture: Image, mask: Image, colours: Sequence[Sequence[int]], strength: float = 0.5) -> Image:
+    """The picture tinted with its classes' colours; the pixels along a class's border in its very colour.
+
+    Parameters: `strength`, the share of the colour, 0 to 1. Returns uint8 (height, width, 3).
+    """
+    tint = colour(mask, colours)
+    mixed = (1 - strength) * _rgb(picture) + strength * tint
+    return np.where(_borders(mask)[..., None], tint, np.rint(mixed).astype(np.uint8))
+
+
+def errors(picture: Image, truth: Image, prediction: Image) -> Image:
+    """The picture in pale grey, its wrong pixels in WRONG, what the truth ignores in black: (height, width, 3)."""
+    grey = _rgb(picture) @ np.array([0.299, 0.587, 0.114])
+    pale = np.rint(90 + 0.6 * grey).astype(np.uint8)
+    result = np.repeat(pale[..., None], 3, axis=2)
+    result[truth != prediction] = WRONG
+    result[truth == IGNORED] = 0
+    return result
+
+
+def save_png(array: Image, palette: Sequence[Sequence[int]] | None = None) -> bytes:
+    """A PNG file: of a picture, or of a mask, whose pixels are then its class numbers.
+
+    Parameters: `palette`, the colours of the classes, with which viewers show the mask; without it, grey.
+    """
+    from PIL import Image as Pillow
+
+    pillow = Pillow.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
+    if palette is not None:
+        assert array.ndim == 2, array.shape
+        pillow.putpalette(colour(np.arange(256, dtype=np.uint8)[None], palette).tobytes())
+    stream = io.BytesIO()
+    pillow.save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def _rgb(picture: Image) -> Image:
+    return np.broadcast_to(picture, (*picture.shape[:2], 3))
+
+
+def _borders(mask: Image) -> npt.NDArray[np.bool_]:
+    """Which pixels have a neighbour, above, below, left or right, of another class."""
+    found = np.zeros(mask.shape, bool)
+    down, right = mask[1:] != mask[:-1], mask[:, 1:] != mask[:, :-1]
+    found[1:] |= down
+    found[:-1] |= down
+    found[:, 1:] |= right
+    found[:, :-1] |= right
+    return found
+
+
+# The figure of examples. Lengths are in inches, from the top.
+
+_SIDE = 3.0  # the longer side of a picture
+_MARGIN, _GAP, _BETWEEN = 0.15, 0.08, 0.16
+_LINE = 0.28  # a line of text
+_COLUMNS = ("picture", "truth", "prediction", "errors")
+_MANY = 40  # of more classes than this the legend has those that occur
+_BEST, _WORST = "#00704F", "#B3001E"
+
+
+def draw_predictions(
+    rows: Sequence[Row],
+    classes: Sequence[str],
+    colours: Sequence[Sequence[int]],
+    title: str,
+    scores: Sequence[float | None] | None = None,
+) -> Figure:
+    """Examples: picture, truth, prediction and errors side by side; below them what the colours mean.
+
+    Parameters: `rows`, at least one; `title`, one line or more; `scores`, the IoU of each class over all pictures,
+    0 to 1, for the legend.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    sizes = [_size(row["image"].shape[0], row["image"].shape[1]) for row in rows]
+    column = max(1.9, *(width for width, _ in sizes))
+    width = 4 * column + 3 * _GAP + 2 * _MARGIN
+    figure = Figure(figsize=(width, 1))
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    legend = _add_legend(figure, renderer, *_meanings(rows, classes, colours, scores), titled=scores is not None)
+    below = legend.get_window_extent(renderer).height / figure.dpi + _MARGIN + 0.1
+    lines = title.splitlines()
+    head = _MARGIN + _LINE * (len(lines) + 1) + 0.1
+    height = head + sum(tall + _LINE for _, tall in sizes) + _BETWEEN * len(rows) + below
+    figure.set_figheight(height)
+    legend.set_bbox_to_anchor((_MARGIN / width, _MARGIN / height), figure.transFigure)
+
+    def write(x: float, top: float, text: str, room: float, **style: Any) -> None:
+        text = _shorten(text, renderer, room * figure.dpi, **style)
+        style = {"ha": "left", "va": "center", "parse_math": False, **style}
+        figure.text(x / width, 1 - (top + _LINE / 2) / height, text, **style)
+
+    for number, text in enumerate(lines):
+        write(_MARGIN, _MARGIN + number * _LINE, text, width - 2 * _MARGIN, fontsize=12 if number else 15)
+    for number, text in enumerate(_COLUMNS):
+        middle = _MARGIN + number * (column + _GAP) + column / 2
+        write(middle, head - _LINE - 0.02, text, column, fontsize=12, ha="center")
+    top = head
+    for row, (wide, tall) in zip(rows, sizes, strict=True):
+        told = "" if row["score"] is None or math.isnan(row["score"]) else f"IoU {100 * row['score']:.1f} %"
+        told = f"{row['kind']}:  {told}" if row["kind"] and told else row["kind"] or told
+        shade = {"best": _BEST, "worst": _WORST}.get(row["kind"], "black")
+        weight = "bold" if row["kind"] else "normal"
+        write(_MARGIN, top, row["name"], width - 2 * _MARGIN - 1.9, fontsize=11)
+        write(width - _MARGIN, top, told, 1.9, fontsize=11, ha="right", color=shade, fontweight=weight)
+        top += _LINE
+        for number, shown in enumerate(_views(row, colours)):
+            left = _MARGIN + number * (column + _GAP) + (column - wide) / 2
+            _show(figure, shown, (left / width, 1 - (top + tall) / height, wide / width, tall / height))
+        top += tall + _BETWEEN
+    return figure
+
+
+def _size(height: int, width: int) -> tuple[float, float]:
+    """Width and height in the figure."""
+    scale = _SIDE / max(height, width)
+    return max(0.15, scale * width), max(0.15, scale * height)
+
+
+def _views(row: Row, colours: Sequence[Sequence[int]]) -> list[Image]:
+    picture, truth, prediction = row["image"], row["target"], row["labels"]
+    wrong = errors(picture, truth, prediction)
+    return [_rgb(picture), colour(truth, colours), colour(prediction, colours), wrong]
+
+
+def _show(figure: Figure, shown: Image, box: tuple[float, float, float, float]) -> None:
+    from PIL import Image as Pillow
+
+    if max(shown.shape) > 900:  # drawing takes as long as there are pixels
+        pillow = Pillow.fromarray(np.ascontiguousarray(shown))
+        pillow.thumbnail((900, 900), Pillow.Resampling.BOX)
+        shown = np.asarray(pillow)
+    axes = figure.add_axes(box)
+    axes.imshow(shown, interpolation="nearest" if max(shown.shape) < 300 else "antialiased", aspect="auto")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(color="#999999", linewidth=0.5)
+
+
+def _meanings(
+    rows: Sequence[Row],
+    classes: Sequence[str],
+    colours: Sequence[Sequence[int]],
+    scores: Sequence[float | None] | None,
+) -> tuple[list[str], list[Sequence[int]]]:
+    """What the legend says, and the colours it says it of."""
+    occurring = {int(number) for row in rows for name in ("target", "labels") for number in np.unique(row[name])}
+    texts: list[str] = []
+    shades: list[Sequence[int]] = []
+    for number, name in enumerate(classes):
+        if len(classes) > _MANY and number not in occurring:
+            continue
+        score = scores[number] if scores is not None else None
+        told = "" if score is None or math.isnan(score) else f"  {100 * score:.0f} %"
+        texts.append((name if len(name) <= 24 else name[:23] + "…") + told)
+        shades.append(colours[number])
+    ignored = [("ignored", (0, 0, 0))] if IGNORED in occurring else []
+    for name, shade in [*ignored, ("wrong", WRONG)]:
+        texts.append(name)
+        shades.append(shade)
+    return texts, shades
+
+
+def _add_legend(
+    figure: Figure, renderer: RendererAgg, texts: list[str], shades: list[Sequence[int]], titled: bool
+) -> Legend:
+    """The legend at the foot, in as many columns as fit."""
+    from matplotlib.patches import Patch
+
+    def patch(red: int, green: int, blue: int) -> Patch:
+        return Patch(facecolor=(red / 255, green / 255, blue / 255), edgecolor="#555555", linewidth=0.6)
+
+    patches = [patch(*shade) for shade in shades]
+    style: dict[str, Any] = {"loc": "lower left", "frameon": False, "borderaxespad": 0, "borderpad": 0}
+    style |= {"fontsize": 11, "handlelength": 1.2, "columnspacing": 1.4, "alignment": "left"}
+    style |= {"title_fontsize": 11, "title": "IoU of each class over all pictures" if titled else None}
+
+    def add(columns: int) -> Legend:
+        legend = figure.legend(patches, ["x"] * len(patches), ncols=columns, **style)
+        for text, said in zip(legend.get_texts(), texts, strict=True):
+            text.set(text=said, parse_math=False)  # not before: a label that begins with "_" would be left out
+        return legend
+
+    room = figure.bbox.width - 2 * _MARGIN * figure.dpi
+    for columns in range(min(8, len(patches)), 0, -1):
+        legend = add(columns)
+        if columns == 1 or legend.get_window_extent(renderer).width <= room:
+            break
+        legend.remove()
+    return legend
+
+
+def _shorten(text: str, renderer: RendererAgg, room: float, **style: Any) -> str:
+    """The text, without its middle where it would need more than `room` pixels."""
+    from matplotlib.font_manager import FontProperties
+
+    font = FontProperties(size=style["fontsize"], weight=style.get("fontweight", "normal"))
+
+    def fits(said: str) -> bool:
+        width, _, _ = renderer.get_text_width_height_descent(said, font, ismath=False)
+        return float(width) <= room
+
+    kept = len(text)
+    said = text
+    while not fits(said) and kept > 2:
+        kept -= 1 + kept // 40
+        said = f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
+    return said

@@ -1,0 +1,61 @@
+"""U-Net on aerial photographs and on street scenes."""
+
+from trainers.recipe import Recipe
+
+
+def drone() -> Recipe:
+    """U-Net on the Semantic Drone Dataset, 24 classes.
+
+    Source: Ronneberger et al., U-Net, MICCAI 2015; data: Graz University of Technology, 2019.
+    Parameters: 31,039,128
+    Expected: not measured here
+    Command: python -m trainers train unet.drone --data PATH
+    """
+    return Recipe(
+        dataset="semantic_drone",
+        model="unet",
+        task="segment",
+        image_size=(256, 256),
+        resize="stretch",
+        epochs=100,
+        batch_size=4,
+        optimizer="adam",
+        lr=0.01,
+        patience=5,
+        augment={"horizontal_flip": 0.5, "vertical_flip": 0.5, "resized_crop": [0.5, 1.0]},
+    )
+
+
+def drone_binary() -> Recipe:
+    """U-Net with one logit a pixel on the Semantic Drone Dataset, its masks made binary by their mean.
+
+    Source: Ronneberger et al., U-Net, MICCAI 2015; data: Graz University of Technology, 2019.
+    Parameters: 31,037,633
+    Expected: not measured here
+    Command: python -m trainers train unet.drone_binary --data PATH
+    """
+    return drone().replace(task="segment_binary", dataset_args={"binary": "mean"})
+
+
+def camvid() -> Recipe:
+    """U-Net on CamVid, 11 classes.
+
+    Source: Ronneberger et al., U-Net, MICCAI 2015; data: Brostow et al., 2009.
+    Parameters: 31,038,283
+    Expected: not measured here
+    Command: python -m trainers train unet.camvid --data PATH
+    """
+    return Recipe(
+        dataset="camvid",
+        model="unet",
+        task="segment",
+        image_size=(360, 480),
+        resize="stretch",
+        epochs=60,
+        batch_size=8,
+        optimizer="adam",
+        lr=1e-3,
+        schedule="cosine",
+        warmup_epochs=1,
+        augment={"horizontal_flip": 0.5, "translate": 0.05, "brightness": 0.2, "contrast": 0.2},
+    )
