@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,24 @@ def small_recipe(name: str, **changes: Any) -> Recipe:
         },
         "cifar": {"image_size": (16, 16), "lr": 0.002, "batch_size": 32, "micro_batch_size": 16},
         "mnist": {"image_size": (12, 12)},
+        "erfnet": {"image_size": (32, 48), "init_from": None},
+        "deeplab": {"image_size": (32, 33)},
+        "unet": {"image_size": (33, 24), "model_args": {"base_channels": 4, "depth": 2}},
+        "streets": {"image_size": (32, 48), "init_from": None, "dataset_args": {"train": 13, "val": 5, "test": 3}},
     }.get(name.split(".")[0], {})
+    if resolve(name).task != "classify":
+        small |= {"batch_size": 4, "micro_batch_size": 2, "lr": resolve(name).lr / 10, "patience": None}
     return resolve(name, **{**small, **changes})
 
 
 def small_data(name: str, folder: Path) -> str | None:
     """A raw data set for the recipe, in its published layout; None where it needs no files."""
     dataset = resolve(name).dataset
-    if dataset == "digits":
+    if dataset not in DRAWN:
         return None
     if not folder.exists():
         folder.mkdir(parents=True)
-        {"mnist": _mnist, "cifar10": _cifar, "image_folder": _pictures, "texture_crops": _pictures}[dataset](folder)
+        DRAWN[dataset](folder)
     return str(folder)
 
 
@@ -97,3 +104,65 @@ def _cifar(folder: Path) -> None:
         for row in [*range(10), *range(10)]:
             records += bytes([row]) + _drawn(rng, row, 32, 32).transpose(2, 0, 1).tobytes()
         (home / f"{part}.bin").write_bytes(records)
+
+
+def scene(rng: np.random.Generator, classes: int, height: int = 48, width: int = 64) -> tuple[Any, Any]:
+    """A noisy picture of coloured boxes and its mask; from none to most of the pixels are 255, ignored."""
+    mask = np.full((height, width), rng.integers(classes), np.uint8)
+    for _ in range(6):
+        top, left = rng.integers(height), rng.integers(width)
+        mask[top : top + height // 2, left : left + width // 2] = rng.integers(classes)
+    picture = mask[:, :, None] * np.array([7, 11, 5]) % 200 + rng.normal(30, 10, (height, width, 3))
+    mask[: int(rng.choice([0, 0.1, 0.9]) * height)] = 255
+    return np.clip(picture, 0, 255).astype(np.uint8), mask
+
+
+def write_pairs(pairs: Mapping[tuple[Path, Path], tuple[Any, Any]]) -> None:
+    """(picture, mask) -> their files."""
+    for files, images in pairs.items():
+        for file, image in zip(files, images, strict=True):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(file, quality=95)
+
+
+def _camvid(folder: Path) -> None:
+    rng = np.random.default_rng(1)
+    for split, count in (("train", 13), ("val", 5), ("test", 3)):
+        for index in range(count):
+            picture, mask = scene(rng, 11)
+            files = folder / split / f"{index}.png", folder / f"{split}annot" / f"{index}.png"
+            write_pairs({files: (picture, np.where(mask == 255, 11, mask).astype(np.uint8))})
+
+
+def _cityscapes(folder: Path) -> None:
+    rng = np.random.default_rng(2)
+    ids = np.array([7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33], np.uint8)
+    for split, count in (("train", 13), ("val", 5)):
+        for index in range(count):
+            picture, mask = scene(rng, 19, 32, 64)
+            city, stem = f"{split}/ulm", f"ulm_{index:06}_000019"
+            files = (
+                folder / "leftImg8bit" / city / f"{stem}_leftImg8bit.png",
+                folder / "gtFine" / city / f"{stem}_gtFine_labelIds.png",
+            )
+            write_pairs({files: (picture, np.where(mask == 255, 0, ids[mask % 19]).astype(np.uint8))})
+
+
+def _drone(folder: Path) -> None:
+    rng = np.random.default_rng(3)
+    for index in range(20):
+        picture, mask = scene(rng, 24)
+        files = folder / "original_images" / f"{index:03}.jpg", folder / "label_images_semantic" / f"{index:03}.png"
+        write_pairs({files: (picture, np.where(mask == 255, 0, mask).astype(np.uint8))})
+
+
+DRAWN: dict[str, Callable[[Path], None]] = {
+    "mnist": _mnist,
+    "cifar10": _cifar,
+    "image_folder": _pictures,
+    "texture_crops": _pictures,
+    "camvid": _camvid,
+    "cityscapes": _cityscapes,
+    "semantic_drone": _drone,
+}
+"""Data sets that read files -> what draws some in their layout."""

@@ -599,7 +599,7 @@ def test_a_loss_that_is_not_finite_fails_and_names_epoch_step_and_rate(cli: Cli,
 
 
 def test_two_runs_that_start_in_one_second_have_names_of_their_own(storage: Path) -> None:
-    first = launch._new_run_name(Store(storage), "digits.cnn")
+    first = launch.new_run_name(Store(storage), "digits.cnn")
     (storage / first).mkdir(parents=True)
     (storage / first / "run.json").write_text("{}")
-    assert launch._new_run_name(Store(storage), "digits.cnn") != first
+    assert launch.new_run_name(Store(storage), "digits.cnn") != first

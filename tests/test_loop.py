@@ -70,7 +70,8 @@ def lines(events: Events) -> list[dict[str, float]]:
 
 
 def assert_same_curves(one: Events, other: Events, tolerance: float = 1e-8) -> None:
-    for name in ("train/loss", "val/loss", "val/accuracy"):
+    scores = [name for name in lines(one)[0] if name.startswith("val/")]
+    for name in ("train/loss", *scores):
         expected, found = ([line[name] for line in lines(events)] for events in (one, other))
         np.testing.assert_allclose(found, expected, rtol=tolerance, err_msg=name)
 
@@ -113,6 +114,9 @@ def test_every_picture_is_evaluated_once(everywhere: dict[str, Events], name: st
     for size in (1, 2, 3):
         first = next(event for event in everywhere[f"{name}/{size}"] if event["kind"] == "epoch")
         assert first["counts"]["confusion"].sum(1).tolist() == meta["class_counts"]["val"]
+        for count, expected in first["counts"].items():
+            other = next(event for event in everywhere[f"{name}/1"] if event["kind"] == "epoch")["counts"][count]
+            np.testing.assert_array_equal(expected, other, err_msg=count)
 
 
 def test_a_plain_loop_gives_the_same_weights(storage: Path) -> None:

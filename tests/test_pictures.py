@@ -216,6 +216,12 @@ def test_names_and_scores_of_all_kinds() -> None:
     assert clashes(figure, dpi=90) == []
 
 
+def test_examples_without_score_and_kind() -> None:
+    row = {name: value for name, value in example(40, 60, 3, 2).items() if name not in ("score", "kind")}
+    figure = pictures.draw_predictions([row], ["a", "b"], [BLUE, YELLOW], "one")
+    assert [text.get_text() for text in figure.texts] == ["one", *pictures._COLUMNS, row["name"], ""]
+
+
 def test_of_very_many_classes_the_legend_has_those_that_occur() -> None:
     names = [f"class {number}" for number in range(150)]
     figure = pictures.draw_predictions([example(64, 64, 3, 7)], names, pictures.palette(150), "one")

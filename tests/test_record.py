@@ -175,6 +175,24 @@ def test_examples_are_drawn_now_and_then_and_at_the_end(tmp_path: Path, monkeypa
     assert told(drawn)[-1][3] == pytest.approx([5 / 7, 7 / 10, 4 / 7])
 
 
+def test_examples_that_come_too_soon_are_drawn_later(tmp_path: Path) -> None:
+    writer = record.Record(Store(tmp_path), masked())
+    writer.restore([])
+    writer.epoch(line(1), CONFUSION)
+    writer.epoch(line(2), CONFUSION + 2, [example(8, 12, 3, 3)])
+    assert not (tmp_path / "predictions.png").exists()
+    for epoch in (3, 4):
+        writer._open_board()._next_picture = 0.0
+        writer.epoch(line(epoch), CONFUSION + epoch)
+        assert (tmp_path / "predictions.png").exists()
+    board = writer._open_board()
+    board.save()
+    board.close()
+    found = images(tmp_path)
+    assert [step for step, _ in found["predictions"]] == [2]
+    assert [step for step, _ in found["confusion"]] == [1, 3, 4]
+
+
 def test_without_final_examples_the_newest_are_kept_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = mock.Mock(wraps=pictures.draw_predictions)
     monkeypatch.setattr(pictures, "draw_predictions", drawn)

@@ -89,13 +89,15 @@ def _train(argv: list[str]) -> int:
         for recipe, scale, _ in parsed:
             print(json.dumps({"recipe": recipe.to_json(), "scale": scale.to_json()}, indent=1))
         return 0
-    from trainers.launch import now, run_name
+    from trainers.launch import new_run_name, now, run_name
+    from trainers.store import Store, default_storage
 
+    _, scale, options = parsed[-1]
     if len(names) == 1:  # stages that it needs are called after it
-        again = parsed[-1][2].run or run_name(names[0], now())
+        again = options.run or new_run_name(Store(scale.storage or default_storage()), names[0])
         runs = [*(f"{again}-{re.split('[.:]', stage)[-1]}" for stage in stages[:-1]), again]
     else:
-        again = parsed[-1][2].run or now()
+        again = options.run or now()
         runs = [run_name(stage, again) for stage in stages]
     return _train_in_order(stages, parsed, runs, again)
 

@@ -19,10 +19,8 @@ from torch.nn import functional
 
 IGNORED = 255
 """A pixel of a mask that belongs to no class, as in `trainers.datasets`."""
-_AT_ONCE = 2**18
+_AT_ONCE = 2**19
 """Pixels looked at together: what a processor's cache holds."""
-_BITS = 8
-"""Classes looked at together: bits of a byte."""
 
 
 def match(labels: Tensor, target: Tensor, classes: int, tolerance: float) -> Tensor:
@@ -56,13 +54,17 @@ def match(labels: Tensor, target: Tensor, classes: int, tolerance: float) -> Ten
 def f1(counts: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float64]:
     """F1 of each class, (classes,), from counts of `match`, (N, classes, 4): the mean over the images whose truth has
     a boundary of the class; NaN where no image has. No match counts as 0."""
-    predicted, predicted_near, true, true_near = np.moveaxis(counts.astype(np.float64), -1, 0)
-    some = (predicted_near > 0) & (true_near > 0)
-    precision, recall = (np.divide(a, b, out=np.zeros(a.shape), where=some) for a, b in ((predicted_near, predicted), (true_near, true)))
-    score = np.divide(2 * precision * recall, precision + recall, out=np.zeros(some.shape), where=some)
+    predicted, predicted_near, true, true_near = np.moveaxis(counts, -1, 0)
+    precision, recall = _ratio(predicted_near, predicted), _ratio(true_near, true)
     there = true > 0
-    count = there.sum(0)
-    return np.divide((score * there).sum(0), count, out=np.full(len(count), np.nan), where=count > 0)
+    scores = _ratio(2 * precision * recall, precision + recall) * there
+    return np.where(there.any(0), _ratio(scores.sum(0), there.sum(0)), np.nan)
+
+
+def _ratio(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    result = np.zeros(part.shape)
+    np.divide(part, whole, out=result, where=whole > 0)
+    return result
 
 
 def _edges(mask: Tensor) -> Tensor:
@@ -97,7 +99,7 @@ def _cut(edges: Tensor, image: slice, row: slice, reach: list[int]) -> Tensor:
 
 def _tally(edges: Tensor, classes: int) -> Tensor:
     """How often each class occurs in each image, (n, classes)."""
-    number = torch.arange(len(edges), device=edges.device)[:, None, None] * (IGNORED + 1) + edges
+    number = torch.arange(len(edges), dtype=torch.int32, device=edges.device)[:, None, None] * (IGNORED + 1) + edges
     return torch.bincount(number.flatten(), minlength=len(edges) * (IGNORED + 1)).view(len(edges), -1)[:, :classes]
 
 
@@ -111,7 +113,7 @@ def _near(own: Tensor, other: Tensor, classes: int, reach: list[int]) -> Tensor:
     margin = (len(reach) - 1) * width + reach[0]
     near = torch.zeros(own.numel(), dtype=torch.bool, device=own.device)
     mine, theirs = own.flatten(), other.flatten()
-    for group in range((classes + _BITS - 1) // _BITS):
+    for group in range((classes + 7) // 8):
         spans = [_field(theirs, group)]  # spans[k][i]: the classes that occur in theirs[i : i + 2**k]
         while 2 ** len(spans) <= 2 * reach[0] + 1:
             last, step = spans[-1], 2 ** (len(spans) - 1)
@@ -126,5 +128,5 @@ def _near(own: Tensor, other: Tensor, classes: int, reach: list[int]) -> Tensor:
 
 
 def _field(edges: Tensor, group: int) -> Tensor:
-    """The bit of each class of a group, 0 for the classes of others."""
-    return torch.where(edges // _BITS == group, torch.ones_like(edges) << (edges % _BITS), 0)
+    """The bit of each class from 8 * group on, 0 for the classes of other groups."""
+    return (torch.ones_like(edges) << (edges & 7)) * (edges >> 3 == group)

@@ -97,7 +97,7 @@ def _evaluate_native(predictor: _Predictor, source: Source, split: str, advance:
     tables: dict[str, list[Any]] = {}
     for picture, mask in _ahead(decoder.read_raw(item) for item in source.splits[split]):
         labels = predictor.segment(picture)
-        target = torch.from_numpy(mask)[None].to(predictor.world.device).long()
+        target = torch.tensor(mask)[None].to(predictor.world.device).long()
         counts = task_.count(torch.from_numpy(labels)[None].to(target.device), target)
         for name, count in counts.total.items():
             totals[name] = totals.get(name, 0) + count.cpu().numpy()
@@ -232,7 +232,7 @@ class _Predictor:
         """Class numbers, uint8 (H, W), of a picture, uint8 (H, W, C), at its own size."""
         size = picture.shape[0], picture.shape[1]
         inner = size if self.sliding else _whole_size(size, self.recipe)
-        pixels = torch.from_numpy(datas.shrink(picture, inner, "stretch")).permute(2, 0, 1).to(self.world.device)
+        pixels = torch.tensor(datas.shrink(picture, inner, "stretch")).permute(2, 0, 1).to(self.world.device)
         image = self.preprocess.normalise(pixels[None].to(self.world.dtype))[0]
         window = self.recipe.image_size if self.sliding else inner
         labels = []

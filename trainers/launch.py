@@ -88,7 +88,7 @@ def fit(
         scale = scale.replace(data=os.path.abspath(os.path.expanduser(scale.data)))
     storage = Store(scale.storage or default_storage())
     storage.check_writable()
-    run = _check_run_name(run) if run else _new_run_name(storage, name)
+    run = _check_run_name(run) if run else new_run_name(storage, name)
     folder = storage / run
     with _lock(folder), _Signals() as signals:
         earlier = read_run(folder)
@@ -188,7 +188,8 @@ def now() -> str:
     return f"{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _new_run_name(storage: Store, name: str) -> str:
+def new_run_name(storage: Store, name: str) -> str:
+    """A name for a run of a recipe that no other run in `storage` has."""
     stem = run_name(name, now())
     others = (f"{stem}-{number}" for number in itertools.count(2))
     return next(run for run in (stem, *itertools.islice(others, 99)) if not (storage / run).names())

@@ -28,8 +28,8 @@ WRONG = (230, 0, 38)
 Image = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
 Row = Mapping[str, Any]
-"""One example: name (str), image (picture), target and labels (masks: truth and prediction), score (its IoU, or
-None) and kind ("best", "worst" or "")."""
+"""One example: name (str), image (picture), target and labels (masks: truth and prediction); where known, score
+(its IoU, or None) and kind ("best", "worst" or "")."""
 
 
 # Okabe and Ito's colours, without black and the red that is too near to WRONG.
@@ -199,10 +199,11 @@ def draw_predictions(
         write(middle, head - _LINE - 0.02, text, column, fontsize=12, ha="center")
     top = head
     for row, (wide, tall) in zip(rows, sizes, strict=True):
-        told = "" if row["score"] is None or math.isnan(row["score"]) else f"IoU {100 * row['score']:.1f} %"
-        told = f"{row['kind']}:  {told}" if row["kind"] and told else row["kind"] or told
-        shade = {"best": _BEST, "worst": _WORST}.get(row["kind"], "black")
-        weight = "bold" if row["kind"] else "normal"
+        score, kind = row.get("score"), row.get("kind") or ""
+        told = "" if score is None or math.isnan(score) else f"IoU {100 * score:.1f} %"
+        told = f"{kind}:  {told}" if kind and told else kind or told
+        shade = {"best": _BEST, "worst": _WORST}.get(kind, "black")
+        weight = "bold" if kind else "normal"
         write(_MARGIN, top, row["name"], width - 2 * _MARGIN - 1.9, fontsize=11)
         write(width - _MARGIN, top, told, 1.9, fontsize=11, ha="right", color=shade, fontweight=weight)
         top += _LINE

@@ -69,6 +69,7 @@ class Record:
         self._board: _Board | None = None
         self._confusion: np.ndarray | None = None  # the newest
         self._examples: tuple[Sequence[Row], int, np.ndarray | None] | None = None  # likewise; their epoch and matrix
+        self._undrawn = False  # the examples
         self._saved = 0.0
 
     def write(self) -> None:
@@ -109,15 +110,16 @@ class Record:
         if confusion is not None:
             self._confusion = confusion
         if pictures:
-            self._examples = pictures, epoch, confusion
-        if (confusion is not None or pictures) and board.wants_picture():
+            self._examples, self._undrawn = (pictures, epoch, confusion), True
+        if (confusion is not None or self._undrawn) and board.wants_picture():
             with board.drawing():
                 if confusion is not None:
                     board.confusion(confusion, self._confusion_figure, epoch)
-                if pictures:
-                    png = _png(self._examples_figure(pictures, epoch, confusion), dpi=90)
+                if self._undrawn and self._examples:  # those of an earlier epoch too: they may never come when wanted
+                    png = _png(self._examples_figure(*self._examples), dpi=90)
                     self.store.write("predictions.png", png)
-                    board.picture("predictions", png, epoch)
+                    board.picture("predictions", png, self._examples[1])
+                    self._undrawn = False
         if time.monotonic() - self._saved > SAVE_SECONDS:
             board.save()
             self._saved = time.monotonic()

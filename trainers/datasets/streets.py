@@ -173,7 +173,7 @@ class Scene:
         own = np.exp(-z / light.sight)[:, :, None]
         colours = np.array(light.haze, np.float32) + own * (colours - np.array(light.haze, np.float32))
         colours = np.where((numbers == 0)[:, :, None], self._sky(), colours) * np.array(light.tint, np.float32)
-        image = develop(self.rng, colours, blur=max(0.0, dice(-0.3, 0.7)), grain=dice(0.01, 0.06))
+        image = develop(self.rng, colours, blur=max(0.0, dice(-0.3, 0.4)), grain=dice(0.01, 0.04))
         return image, self.canvas.mask(numbers)
 
     def _places(self, numbers: I32, surfaces: F32) -> tuple[F32, F32, F32]:
@@ -205,7 +205,7 @@ class Scene:
 def _light(dice: Dice) -> Light:
     """A bright day, an overcast one, or dusk."""
     kind = dice()
-    bright = dice(0.45, 1.0)
+    bright = dice(0.6, 1.0)
     low, high = dice(0.65, 0.95), dice(0.9, 1.1)
     left, right = (low, high) if dice.chance(0.5) else (high, low)
     shadow, lit, clouds, sight = dice(0.45, 0.75), 0.0, dice(0, 0.9), dice(60, 400)
@@ -218,7 +218,7 @@ def _light(dice: Dice) -> Light:
         shadow, sight = dice(0.8, 0.95), dice(30, 150)
     else:
         sky = (dice.hue((0.98, 1.12), (0.2, 0.6), (0.4, 0.9)), dice.hue((0.6, 0.85), (0.1, 0.5), (0.2, 0.7)))
-        bright, lit = dice(0.4, 0.7), dice(0.0, 0.4)
+        bright, lit = dice(0.5, 0.75), dice(0.0, 0.4)
     tint = (bright * dice(0.85, 1.15), bright * dice(0.9, 1.1), bright * dice(0.85, 1.15))
     return Light(tint, sky[0], sight, left, right, dice(0.75, 1.05), shadow, lit, sky, clouds)
 
@@ -245,7 +245,7 @@ def _draw(rng: np.random.RandomState, height: int, width: int) -> tuple[Pixels, 
     dice = scene.dice
     scene.canvas.piece(SKY, Material((0.5, 0.5, 0.5)), (FRONT, 0.0, 0.0))  # coloured by itself
     left, right = (dice(1.8, 3), dice(2.5, 7))[:: dice.side()]
-    walk = dice(1.8, 5), dice(1.8, 5)
+    walk = dice(2.2, 5), dice(2.2, 5)
     near = dice(9, 35)
     crossing = (near, near + dice(6, 10)) if dice.chance(0.35) else None
     street = Street((-left, right), (-left - walk[0], right + walk[1]), crossing)
@@ -267,7 +267,7 @@ def _backdrop(scene: Scene) -> None:
     dice, z = scene.dice, FARTHEST
     scale, reach = scene.scale(z), 1.3 * scene.canvas.width
     ground = scene.focal * (scene.eye / scene.far - scene.rise * scene.far) + 4
-    tall, trees = dice(0.5, 1.6), dice(0, 0.6)
+    tall, trees = dice(0.5, 1.6), dice(-0.2, 0.3)
     x = -reach
     while x < reach:
         width = dice(8, 40) * scale
@@ -317,16 +317,16 @@ def _ground(scene: Scene, street: Street) -> None:
 
 def _surfaces(dice: Dice) -> tuple[Material, Material]:
     """Of a road and a pavement: either may be the brighter one."""
-    road = dice.grey(0.2, 0.75, 0.04)
+    road = dice.grey(0.15, 0.6, 0.03)
     kind = dice()
     if kind < 0.6:
-        slab = dice.near(scaled(road, dice(0.75, 1.35)), 0.04)
+        slab = dice.near(scaled(road, dice(1.0, 1.6)), 0.04)
     elif kind < 0.8:
         slab = dice.grey(0.2, 0.8, 0.04)
     else:
         slab = dice.hue((0.0, 0.14), (0.08, 0.4), (0.3, 0.75))
     tiles = None
-    if dice.chance(0.8):
+    if dice.chance(0.9):
         period = (dice(0.4, 1.5), dice(0.4, 1.5))
         joint = dice(0.75, 0.92)
         tiles = Tiles(period, (joint, joint), slab, uneven=dice(0, 0.25))
@@ -384,7 +384,7 @@ def _walls(scene: Scene, light: float) -> Material:
     """Of any colour: bricks, plaster, glass that mirrors the sky, concrete like the road's."""
     dice = scene.dice
     kind = dice()
-    if kind < 0.2:
+    if kind < 0.1:
         colour = dice.near(scene.light.sky[dice.below(2)], 0.1)
     elif kind < 0.4:
         colour = dice.hue((0.0, 0.12), (0.2, 0.6), (0.3, 0.8))
@@ -405,7 +405,7 @@ def _buildings(scene: Scene, street: Street, side: int) -> list[Thing]:
     """A row of houses along one side of the street, with gaps."""
     dice, things = scene.dice, []
     edge = street.pavement[0 if side < 0 else 1]
-    storeys, gaps, far = dice(1.2, 5), dice(0, 0.5), min(scene.far, 90.0)
+    storeys, gaps, far = dice(1.2, 5), dice(0, 0.3), min(scene.far, 90.0)
     z = dice(1.0, 2.0) if dice.chance(0.8) else dice(5, 20)
     while z < far:
         end = min(z + dice(6, 20), far + 1)
@@ -472,32 +472,29 @@ def _band(
 
 
 def _leaves(dice: Dice) -> Material:
-    kind = dice()
-    if kind < 0.65:
-        colour = dice.hue((0.17, 0.42), (0.1, 0.65), (0.15, 0.7))
-    elif kind < 0.9:
-        colour = dice.hue((-0.03, 0.17), (0.2, 0.7), (0.25, 0.8))
+    if dice.chance(0.8):
+        colour = dice.hue((0.18, 0.42), (0.2, 0.7), (0.2, 0.65))
     else:
-        colour = dice.colour()
-    return Material(colour, dice(0.12, 0.3), dice(0.3, 0.6), 0.15)
+        colour = dice.hue((-0.03, 0.17), (0.3, 0.7), (0.3, 0.75))
+    return Material(colour, dice(0.15, 0.3), dice(0.3, 0.6), 0.1)
 
 
 def _furniture(scene: Scene, street: Street, side: int) -> list[Thing]:
     """Trees, lamps and signs that stand along the kerb."""
     dice, things = scene.dice, []
     edge, wall = street.road[0 if side < 0 else 1], street.pavement[0 if side < 0 else 1]
-    trees, poles, inset = dice(0, 0.65), dice(0.25, 0.6), dice(0.4, 1.1)
+    trees, poles, inset = dice(0, 0.5), dice(0.25, 0.6), dice(0.4, 1.1)
     z = dice(3.5, 9)
-    while z < min(scene.far, 50.0):
+    while z < min(scene.far, 30.0):
         open_ground = street.crossing is None or not street.crossing[0] - 1 < z < street.crossing[1] + 1
         kind = dice()
         if open_ground and kind < trees:
             things.append(_tree(scene, edge + side * inset, z))
-        elif open_ground and kind < trees + poles and z < 24:
+        elif open_ground and kind < trees + poles and z < 15:
             things.append(_pole(scene, edge + side * inset, z, side))
-        elif open_ground and dice.chance(0.3):
+        elif open_ground and dice.chance(0.15):
             things.append(_bush(scene, wall - side * 0.5, z))
-        z += dice(2.5, 9)
+        z += dice(4, 11)
     return things
 
 
@@ -525,7 +522,7 @@ def _tree(scene: Scene, x: float, z: float) -> Thing:
                 scene.face(number, (x - wide, y[0], z), (x + wide, y[0], z), (x, y[1], z))
         else:
             for blob in range(7):
-                across, up = dice(-0.75, 0.75) * radius, dice(-0.6, 0.8) * radius
+                across, up = dice(-0.5, 0.5) * radius, dice(-0.45, 0.6) * radius
                 place = scene.at((x + across, trunk + radius + up, z))
                 scene.canvas.ellipse(
                     shades[blob % 3], *place, radius * dice(0.4, 0.75) * scale, radius * dice(0.4, 0.7) * scale
@@ -560,8 +557,8 @@ def _pole(scene: Scene, x: float, z: float, side: int) -> Thing:
 
     def draw() -> None:
         dice = scene.dice
-        half = max(dice(0.07, 0.13), 1.25 * SHARPER / scene.scale(z))
-        colour = dice.grey(0.1, 0.85) if dice.chance(0.7) else dice.colour()
+        half = max(dice(0.07, 0.13), 1.5 * SHARPER / scene.scale(z))
+        colour = dice.grey(0.05, 0.25) if dice.chance(0.7) else dice.grey(0.7, 0.95)
         metal = scene.flat(POLE, Material(colour, 0.03), z)
         kind = dice()
         height = dice(4.5, 8) if kind < 0.45 else dice(2.3, 3.2)
@@ -592,7 +589,9 @@ def _pole(scene: Scene, x: float, z: float, side: int) -> Thing:
 
 def _sign(scene: Scene, x: float, height: float, z: float) -> None:
     dice = scene.dice
-    rim, middle = dice.colour(), dice.colour()
+    red, white = dice.hue((0.97, 1.02), (0.7, 0.95), (0.6, 0.9)), dice.grey(0.8, 1.0)
+    blue, yellow = dice.hue((0.57, 0.63), (0.7, 0.95), (0.4, 0.8)), dice.hue((0.12, 0.15), (0.7, 0.95), (0.8, 1.0))
+    rim, middle = ((red, white), (white, red), (white, blue), (blue, white), (white, yellow))[dice.below(5)]
     radius, kind = dice(0.35, 0.5), dice.below(3)
     for colour, size in ((rim, radius), (middle, radius * 0.7)):
         number = scene.flat(POLE, Material(colour, 0.02), z)
@@ -632,7 +631,7 @@ def _traffic(scene: Scene, street: Street) -> list[Thing]:
     """Cars ahead, coming towards the camera, parked along the kerbs, and crossing."""
     dice, things = scene.dice, []
     left, right = street.road
-    far = min(scene.far, 32.0)
+    far = min(scene.far, 24.0)
     lanes = [(dice(-0.4, 0.4), False, dice(0, 0.9))]
     if right > 4.2 or left < -4.2:
         other = (right + 1.3) / 2 + 0.4 if right > -left else (left - 1.3) / 2 - 0.4
@@ -644,7 +643,7 @@ def _traffic(scene: Scene, street: Street) -> list[Thing]:
     for x, facing, often in lanes:
         z = dice(4.5, 12) + (2.5 if abs(x) < 1.5 else 0)
         while z < far:
-            kind = ("hatchback", "saloon", "van", "lorry")[min(3, dice.below(5) if dice.chance(0.7) else dice.below(2))]
+            kind = "van" if dice.chance(0.12) else ("hatchback", "saloon")[dice.below(2)]
             if dice.chance(often) and (street.crossing is None or not street.crossing[0] - 5 < z < street.crossing[1]):
                 things.append(_car(scene, kind, x, z, facing))
             z += PROFILES[kind][0] + dice(1, 14)
@@ -762,12 +761,12 @@ def _people(scene: Scene, street: Street) -> list[Thing]:
     """On the pavements and, now and then, on the road."""
     dice, things = scene.dice, []
     for _ in range(1 + dice.below(5)):
-        z = dice(4, 12.5)
+        z = dice(3.5, 8)
         if dice.chance(0.2):
             x = dice(*street.road)
         else:
             side = dice.below(2)
-            x = dice(*sorted((street.road[side], street.pavement[side])))
+            x = dice(street.road[side] + (side - 0.5) * 3, street.pavement[side])
         for _ in range(2 if dice.chance(0.25) else 1):
             things.append(_person(scene, x, z))
             x += dice(0.6, 0.8)
@@ -791,7 +790,8 @@ def _person(scene: Scene, x: float, z: float) -> Thing:
                 (x - long * 1.5, hip, z),
             )
         scene.shadow((x - wide, 0, z - 0.2), (x + wide, 0, z - 0.2), (x + wide, 0, z + 0.3), (x - wide, 0, z + 0.3))
-        coat = scene.flat(PERSON, Material(dice.colour(), fine, 0.08), z)
+        cloth = dice.hue((0, 1), (0.5, 0.95), (0.3, 0.95)) if dice.chance(0.6) else dice.colour()
+        coat = scene.flat(PERSON, Material(cloth, fine), z)
         low = hip * (dice(0.5, 0.95) if dice.chance(0.4) else 0.95)
         scene.face(
             coat,
