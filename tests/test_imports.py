@@ -12,8 +12,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # A module may import those of the levels below its own.
 LEVELS = [
-    {"trainers.pictures", "trainers.task", "trainers.store", "trainers.progress", "trainers.order", "trainers.recipe"},
-    {"trainers.parallel", "trainers.record", "trainers.report_page", "trainers.augment", "trainers.checkpoint"},
+    {"trainers.boundary", "trainers.order", "trainers.pictures", "trainers.progress", "trainers.recipe"},
+    {"trainers.sliding", "trainers.store", "trainers.task", "trainers.report_page"},
+    {"trainers.parallel", "trainers.record", "trainers.augment", "trainers.checkpoint"},
     {"trainers.data", "trainers.report"},
     {"trainers.loop"},
     {"trainers.worker"},

@@ -92,7 +92,9 @@ def test_unknown_arguments_and_values_are_refused() -> None:
 # Segmentation ------------------------------------------------------------------------------------------------
 
 
-def pixels(classes: int, channels: int | None = None, *, size: tuple[int, int] = (9, 7), images: int = 6):  # type: ignore[no-untyped-def]
+def pixels(
+    classes: int, channels: int | None = None, *, size: tuple[int, int] = (9, 7), images: int = 6
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits, float64, and targets of a few images; the last image is ignored as a whole."""
     generator = torch.Generator().manual_seed(classes)
     target = torch.randint(0, classes, (images, *size), generator=generator)
@@ -295,7 +297,8 @@ def test_sum_has_both_losses_and_any_micro_batches_give_the_same(name: str, chan
         parts = list(zip(logits.split(cuts), target.split(cuts), strict=True))
         sums = torch.stack([both.loss(a, b) for a, b in parts]).sum(0)
         torch.testing.assert_close(sums, whole, rtol=1e-12, atol=0)
-        torch.testing.assert_close(torch.stack([both.weight(b) for _, b in parts]).sum(0), divisors)  # type: ignore[arg-type]
+        weights_of_parts = torch.stack([both.weight(b) for _, b in parts])  # type: ignore[misc]
+        torch.testing.assert_close(weights_of_parts.sum(0), divisors)
 
 
 @pytest.mark.parametrize("name", ["segment", "segment_binary"])

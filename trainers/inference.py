@@ -169,41 +169,47 @@ def export(run: str, out: str, *, storage: str | None = None) -> Path:
     state, world = _restore(recipe, meta, folder, torch.device("cpu"))
     model = state.model.eval()
     images = torch.rand(3, meta["channels"], *recipe.image_size, dtype=world.dtype)
-    batch = torch.export.Dim("batch", min=1)
-    target = Path(out).expanduser().absolute()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part.pt2")
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # torch's own, about itself
-            program = torch.export.export(model, (images[:2],), dynamic_shapes=({0: batch},))
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch's own, about itself
+        try:
+            shapes = ({0: torch.export.Dim("batch", min=1)},)
+            program = torch.export.export(model, (images[:2],), dynamic_shapes=shapes)
+        except Exception as error:  # whatever a model of the user's own makes torch raise
+            raise ValueError(f"the model {recipe.model} cannot be exported: {str(error).splitlines()[0]}") from None
+        target = Path(out).expanduser().absolute()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f".{target.name}.part.pt2")
+        try:
             torch.export.save(program, part)
             again = torch.export.load(part).module()
             for some in (images, images[:1]):
                 torch.testing.assert_close(again(some), model(some), rtol=1e-4, atol=1e-4)
-        facts = {
-            "run": found["name"],
-            "task": recipe.task,
-            "classes": meta["classes"],
-            "colours": meta.get("colours"),
-            "input": f"{str(world.dtype).removeprefix('torch.')} (batch, channels, height, width)",
-            "values": "(pixel / 255 - mean) / std",
-            "channels": meta["channels"],
-            "image_size": list(recipe.image_size),
-            "resize": recipe.resize,
-            "mean": meta["mean"],
-            "std": meta["std"],
-            "versions": found["versions"],
-        }
-        Store(target.parent).write_json(f"{target.name}.json", facts)
-        part.replace(target)
-    except AssertionError as error:
-        raise ValueError(f"the exported program of {run} differs from the model: {error}") from None
-    except torch._dynamo.exc.TorchDynamoException as error:
-        raise ValueError(f"the model {recipe.model} cannot be exported: {str(error).splitlines()[0]}") from None
-    finally:
-        part.unlink(missing_ok=True)
+            Store(target.parent).write_json(f"{target.name}.json", _input_of(recipe, found, world))
+            part.replace(target)
+        except AssertionError as error:
+            raise ValueError(f"the exported program of {run} differs from the model: {error}") from None
+        finally:
+            part.unlink(missing_ok=True)
     return target
+
+
+def _input_of(recipe: Recipe, run: Mapping[str, Any], world: World) -> dict[str, Any]:
+    """What one must know to use an exported program."""
+    meta = run["dataset"]
+    return {
+        "run": run["name"],
+        "task": recipe.task,
+        "classes": meta["classes"],
+        "colours": meta.get("colours"),
+        "input": f"{str(world.dtype).removeprefix('torch.')} (batch, channels, height, width)",
+        "values": "(pixel / 255 - mean) / std",
+        "channels": meta["channels"],
+        "image_size": list(recipe.image_size),
+        "resize": recipe.resize,
+        "mean": meta["mean"],
+        "std": meta["std"],
+        "versions": run["versions"],
+    }
 
 
 Named = tuple[str, str]

@@ -134,12 +134,21 @@ class Tiles(NamedTuple):
 
 
 class Material(NamedTuple):
+    """A colour, and how strongly what kinds of grain lighten and darken it."""
+
     colour: Colour
-    fine: float = 0.02
-    """Strength of grain of a pixel, of some pixels (leaves) and of many pixels (stains)."""
-    middle: float = 0.0
-    coarse: float = 0.0
     tiles: Tiles | None = None
+    speckle: float = 0.0
+    leaves: float = 0.0
+    courses: float = 0.0
+    """Across, as those of bricks."""
+    folds: float = 0.0
+    """Upright, as those of cloth."""
+    stains: float = 0.0
+
+
+GRAINS = ((2, 2), (5, 5), (3, 18), (14, 3), (24, 24))
+"""Height and width of the lumps of each kind, in the order of Material, in drawn pixels."""
 
 
 class Canvas:
@@ -157,13 +166,11 @@ class Canvas:
 
     def piece(self, label: int, material: Material, surface: tuple[float, ...] = (0.0, 0.0, 0.0)) -> int:
         """The number of a new piece, which lies before all others. `surface`: three numbers, the caller's own."""
-        tiles = material.tiles
-        grain = (material.fine, material.middle, material.coarse)
-        pattern: tuple[float, ...] = (0.0,) * 11
+        tiles, pattern = material.tiles, (0.0,) * 11
         if tiles is not None:
             pattern = (*tiles.colour, *tiles.period, *tiles.share, *tiles.shift, tiles.uneven, tiles.lit)
         self._classes.append(label)
-        self._rows.append((*material.colour, *grain, *pattern))
+        self._rows.append((*material.colour, *pattern, *material[2:]))
         self._surfaces.append(surface)
         return len(self._classes) - 1
 
@@ -191,58 +198,61 @@ class Canvas:
         return self.classes()[np.sort(four, axis=2)[:, :, SHARPER**2 // 2]]
 
     def colours(self, rng: np.random.RandomState, numbers: I32, u: F32, v: F32, detail: F32) -> F32:
-        """(height, width, 3), drawn size. `u`, `v`: where on its surface a pixel lies; `detail`: pixels per unit."""
-        rows = np.array(self._rows, np.float32)
-        colours = rows[:, :3][numbers]
-        with_tiles = np.flatnonzero((rows[:, 9] > 0)[numbers])
-        if len(with_tiles):
-            flat = numbers.ravel()[with_tiles]
-            tiled = _tiled(rows[flat], flat, u.ravel()[with_tiles], v.ravel()[with_tiles], detail.ravel()[with_tiles])
-            colours.reshape(-1, 3)[with_tiles] = tiled
-        grain = rows[:, 3:6][numbers]
-        light = 1 + grain[:, :, 0] * noise(rng, *numbers.shape, 1)
-        light += grain[:, :, 1] * noise(rng, *numbers.shape, 4)
-        light += grain[:, :, 2] * noise(rng, *numbers.shape, 24)
-        colours *= light[:, :, None]
+        """(3, height, width), drawn size. `u`, `v`: where on its surface a pixel lies; `detail`: pixels per unit."""
+        columns = np.array(self._rows, np.float32).T.copy()
+        colours = columns[:3, numbers]
+        tiled = np.flatnonzero((columns[6] > 0)[numbers])
+        if len(tiled):
+            flat = numbers.ravel()[tiled]
+            spots = (u.ravel()[tiled], v.ravel()[tiled], detail.ravel()[tiled])
+            colours.reshape(3, -1)[:, tiled] = _tiled(columns[:, flat], flat, *spots)
+        light = np.ones((self.height, self.width), np.float32)
+        for strength, (high, wide) in zip(columns[14:], GRAINS, strict=True):
+            light += strength[numbers] * noise(rng, self.height, self.width, high, wide)
+        colours *= light
         return colours
 
 
-def _tiled(rows: F32, numbers: I32, u: F32, v: F32, detail: F32) -> F32:
-    """The colours (pixels, 3) of surfaces with tiles. Where tiles are too small to be seen, their mean."""
-    across, down = u / rows[:, 9] + rows[:, 13], v / rows[:, 10] + rows[:, 14]
+def _tiled(columns: F32, numbers: I32, u: F32, v: F32, detail: F32) -> F32:
+    """The colours (3, pixels) of surfaces with tiles. Where tiles are too small to be seen, their mean."""
+    first, second, (period_u, period_v, share_u, share_v, shift_u, shift_v, uneven, lit) = (
+        columns[:3],
+        columns[3:6],
+        columns[6:14],
+    )
+    across, down = u / period_u + shift_u, v / period_v + shift_v
     column, row = np.floor(across), np.floor(down)
-    inside = ((across - column < rows[:, 11]) & (down - row < rows[:, 12])).astype(np.float32)
-    clear = np.clip(detail * np.minimum(rows[:, 9], rows[:, 10]) / 4 - 0.5, 0, 1)
-    cover = (clear * inside + (1 - clear) * rows[:, 11] * rows[:, 12])[:, None]
+    inside = ((across - column < share_u) & (down - row < share_v)).astype(np.float32)
+    clear = np.clip(detail * np.minimum(period_u, period_v) / 4 - 0.5, 0, 1)
+    cover = clear * inside + (1 - clear) * share_u * share_v
     mixed = (column.astype(np.int32) * 73856093) ^ (row.astype(np.int32) * 19349663) ^ (numbers * 83492791)
     chance = ((mixed >> 7) & 0xFFFF).astype(np.float32) / 65536
-    second = rows[:, 6:9] * (1 + rows[:, 15] * (chance - 0.5) * clear)[:, None]
-    lit = (chance < rows[:, 16])[:, None]
-    second = np.where(lit, np.array([1.0, 0.85, 0.55], np.float32) * (0.6 + 0.4 * chance[:, None]), second)
-    mixture: F32 = rows[:, :3] + cover * (second - rows[:, :3])
+    second = second * (1 + uneven * (chance - 0.5) * clear)
+    lamplight = np.array([[1.0], [0.85], [0.55]], np.float32) * (0.6 + 0.4 * chance)
+    second = np.where(chance < lit, lamplight, second)
+    mixture: F32 = first + cover * (second - first)
     return mixture
 
 
-def noise(rng: np.random.RandomState, height: int, width: int, size: int) -> F32:
-    """(height, width) from -1 to 1; lumps of about `size` pixels."""
+def noise(rng: np.random.RandomState, height: int, width: int, high: int, wide: int) -> F32:
+    """(height, width) from -1 to 1; lumps of about `high` x `wide` pixels."""
     from PIL import Image
 
-    if size == 1:
-        return (2 * rng.random_sample((height, width)) - 1).astype(np.float32)
-    grid = (2 * rng.random_sample((height // size + 2, width // size + 2)) - 1).astype(np.float32)
-    return np.asarray(Image.fromarray(grid).resize((width, height), Image.Resampling.BILINEAR))
+    grid = (2 * rng.random_sample((height // high + 2, width // wide + 2)) - 1).astype(np.float32)
+    smooth: F32 = np.asarray(Image.fromarray(grid).resize((width, height), Image.Resampling.BILINEAR))
+    return smooth
 
 
 def develop(rng: np.random.RandomState, colours: F32, *, blur: float, grain: float) -> Pixels:
-    """The picture that a camera makes of what was drawn: uint8 (height, width, 3), SHARPER times smaller.
+    """The picture that a camera makes of what was drawn, (3, height, width): uint8, SHARPER times smaller.
 
     `blur` in pixels of the picture; `grain`, the strength of the sensor's noise.
     """
     from PIL import Image, ImageFilter
 
-    drawn = Image.fromarray((np.clip(colours, 0, 1) * 255).astype(np.uint8))
+    drawn = Image.fromarray((np.clip(colours, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0).copy())
     if blur > 0:
         drawn = drawn.filter(ImageFilter.BoxBlur(SHARPER * blur))
     small = np.asarray(drawn.reduce(SHARPER), np.float32)
-    small = small + 255 * grain * (rng.random_sample(small.shape) * 2 - 1)
-    return np.clip(np.rint(small), 0, 255).astype(np.uint8)
+    noisy = small + (255 * grain) * (rng.random_sample(small.shape) * 2 - 1)
+    return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)

@@ -21,7 +21,6 @@ import numpy as np
 from trainers.datasets import IGNORED, Item, Source
 from trainers.datasets._drawn import (
     F32,
-    I32,
     SHARPER,
     Canvas,
     Colour,
@@ -165,26 +164,20 @@ class Scene:
 
     def picture(self) -> tuple[Pixels, Pixels]:
         numbers, light, dice = self.canvas.numbers(), self.light, self.dice
-        surfaces = self.canvas.surfaces()
-        z, u, v = self._places(numbers, surfaces)
-        colours = self.canvas.colours(self.rng, numbers, u, v, np.float32(self.focal) / z)
-        shade = np.where(surfaces[:, 0][numbers] == GROUND, np.asarray(self._shadows, np.float32) / 255, 1)
-        colours *= shade[:, :, None]
-        own = np.exp(-z / light.sight)[:, :, None]
-        colours = np.array(light.haze, np.float32) + own * (colours - np.array(light.haze, np.float32))
-        colours = np.where((numbers == 0)[:, :, None], self._sky(), colours) * np.array(light.tint, np.float32)
+        kind, constant, slope = self.canvas.surfaces().T
+        across, down = self._rays()
+        on_ground, along = (kind == GROUND)[numbers], (kind == SIDE)[numbers]
+        inverse = np.where(on_ground, down / self.eye, constant[numbers] + slope[numbers] * across)
+        z = 1 / np.clip(inverse, 1 / FARTHEST, 1.0)
+        u = np.where(along, z, (across - self.bend * z) * z)
+        v = np.where(on_ground, z, self.eye - (down + self.rise * z) * z)
+        colours = self.canvas.colours(self.rng, numbers, u, v, self.focal / z)
+        colours *= np.where(on_ground, np.asarray(self._shadows, np.float32) / 255, 1)
+        own, haze, tint = np.exp(-z / light.sight), _planes(light.haze), _planes(light.tint)
+        colours = haze + own * (colours - haze)
+        colours = np.where(numbers == 0, self._sky(down), colours) * tint
         image = develop(self.rng, colours, blur=max(0.0, dice(-0.3, 0.4)), grain=dice(0.01, 0.04))
         return image, self.canvas.mask(numbers)
-
-    def _places(self, numbers: I32, surfaces: F32) -> tuple[F32, F32, F32]:
-        """How far away every pixel is, in metres, and the u and v of its surface."""
-        across, down = self._rays()
-        kind, constant, slope = (surfaces[:, column][numbers] for column in range(3))
-        inverse = np.where(kind == GROUND, down / self.eye, constant + slope * across)
-        z = 1 / np.clip(inverse, 1 / FARTHEST, 1.0)
-        x = across * z - self.bend * z * z
-        y = self.eye - down * z - self.rise * z * z
-        return z, np.where(kind == SIDE, z, x), np.where(kind == GROUND, z, y)
 
     def _rays(self) -> tuple[F32, F32]:
         """For every pixel, metres to the right and down at a metre's distance."""
@@ -192,14 +185,21 @@ class Scene:
         y = (np.arange(self.canvas.height, dtype=np.float32) + 0.5 - self.centre[1])[:, None] / self.focal
         return x * self.cos + y * self.sin, y * self.cos - x * self.sin
 
-    def _sky(self) -> F32:
-        low, high = (np.array(colour, np.float32) for colour in self.light.sky)
-        _, down = self._rays()
-        clouds = noise(self.rng, *down.shape, 40) + 0.5 * noise(self.rng, *down.shape, 14)
-        clouds = np.clip(clouds * 2, 0, 1)[:, :, None] * self.light.clouds
-        height = np.clip(-down * 2.2, 0, 1)[:, :, None]
-        sky: F32 = low + height * (high - low)
-        return sky + clouds * (np.array([0.95, 0.95, 0.95], np.float32) * max(self.light.sky[0]) - sky)
+    def _sky(self, down: F32) -> F32:
+        """(3, height, width)"""
+        low, high = (_planes(colour) for colour in self.light.sky)
+        rows, columns = down.shape
+        clouds = noise(self.rng, rows, columns, 28, 50) + 0.5 * noise(self.rng, rows, columns, 10, 20)
+        clouds = np.clip(clouds * 2, 0, 1) * self.light.clouds
+        sky = low + np.clip(-down * 2.2, 0, 1) * (high - low)
+        white = 0.95 * max(self.light.sky[0])
+        result: F32 = sky + clouds * (white - sky)
+        return result
+
+
+def _planes(colour: Colour) -> F32:
+    """(3, 1, 1)"""
+    return np.array(colour, np.float32).reshape(3, 1, 1)
 
 
 def _light(dice: Dice) -> Light:
@@ -292,7 +292,7 @@ def _ground(scene: Scene, street: Street) -> None:
     corners = ((-reach, horizon), (reach, horizon), (reach, reach), (-reach, reach))
     canvas.polygon(scene.ground(PAVEMENT, pavement), [scene.turned(*corner) for corner in corners])
     _strip(scene, scene.ground(ROAD, road), *street.road)
-    kerb = Material(dice.near(scaled(pavement.colour, dice(0.8, 1.35)), 0.05), 0.04)
+    kerb = Material(dice.near(scaled(pavement.colour, dice(0.9, 1.35)), 0.05))
     for x, side in zip(street.road, (-1, 1), strict=True):
         _strip(scene, scene.ground(PAVEMENT, kerb), *sorted((x, x + side * dice(0.15, 0.35))))
     if street.crossing is not None:
@@ -331,9 +331,7 @@ def _surfaces(dice: Dice) -> tuple[Material, Material]:
         joint = dice(0.75, 0.92)
         tiles = Tiles(period, (joint, joint), slab, uneven=dice(0, 0.25))
         slab = scaled(slab, dice(0.6, 0.9))
-    return Material(road, dice(0.03, 0.12), dice(0, 0.05), dice(0, 0.12)), Material(
-        slab, dice(0.02, 0.08), 0, 0.08, tiles
-    )
+    return Material(road, None, dice(0.15, 0.3), stains=dice(0, 0.12)), Material(slab, tiles, stains=0.08)
 
 
 def _strip(scene: Scene, number: int, left: float, right: float) -> None:
@@ -357,7 +355,7 @@ def _markings(scene: Scene, street: Street) -> None:
     if dice.chance(0.15):
         return
     paint = dice.grey(0.7, 0.95) if dice.chance(0.85) else dice.hue((0.1, 0.15), (0.5, 0.8), (0.7, 0.95))
-    number = scene.ground(ROAD, Material(paint, 0.06, 0.06))
+    number = scene.ground(ROAD, Material(paint, None, 0.1))
     half, dash, gap = dice(0.06, 0.14), dice(1.5, 4), dice(0, 5)
     lanes = max(1, round((right - left) / 3.2))
     lines = [left + (right - left) * lane / lanes for lane in range(1, lanes)]
@@ -397,8 +395,7 @@ def _walls(scene: Scene, light: float) -> Material:
     period = (dice(1.6, 3.6), dice(2.6, 3.6))
     share = (dice(0.35, 0.75), dice(0.4, 0.7))
     tiles = Tiles(period, share, scaled(glass, light), (dice(), dice(0.3, 0.7)), dice(0.1, 0.7), scene.light.lit)
-    fine, coarse = dice(0.01, 0.07), dice(0, 0.1)
-    return Material(scaled(colour, light), fine, 0.0, coarse, tiles if dice.chance(0.93) else None)
+    return Material(scaled(colour, light), tiles, courses=dice(0.1, 0.25), stains=dice(0, 0.1))
 
 
 def _buildings(scene: Scene, street: Street, side: int) -> list[Thing]:
@@ -434,9 +431,7 @@ def _building(scene: Scene, side: int, x: float, z: tuple[float, float], height:
         near, far, back = z[0], z[1], x + side * dice(7, 14)
         if dice.chance(0.45):
             ridge, middle = height + dice(1.5, 4), (x + back) / 2
-            roof = scene.wall(
-                BUILDING, Material(scaled(dice.near(dice.colour()), along.coarse + 0.8), 0.05, 0.05), x, z
-            )
+            roof = scene.wall(BUILDING, Material(scaled(dice.colour(), dice(0.7, 1.0)), courses=0.2), x, z)
             scene.face(roof, (x, height, near), (x, height, far), (middle, ridge, far), (middle, ridge, near))
             gable = scene.flat(BUILDING, end._replace(tiles=None), near)
             scene.face(gable, (x, height, near), (back, height, near), (middle, ridge, near))
@@ -464,7 +459,7 @@ def _band(
     scene: Scene, colour: Colour, x: float, z: tuple[float, float], y: tuple[float, float], tiles: Tiles | None = None
 ) -> None:
     """A strip along the front of a house: its cornice, or its shops."""
-    number = scene.wall(BUILDING, Material(colour, 0.03, 0.0, 0.05, tiles), x, z)
+    number = scene.wall(BUILDING, Material(colour, tiles, courses=0.1), x, z)
     scene.face(number, (x, y[0], z[0]), (x, y[0], z[1]), (x, y[1], z[1]), (x, y[1], z[0]))
 
 
@@ -476,7 +471,7 @@ def _leaves(dice: Dice) -> Material:
         colour = dice.hue((0.18, 0.42), (0.2, 0.7), (0.2, 0.65))
     else:
         colour = dice.hue((-0.03, 0.17), (0.3, 0.7), (0.3, 0.75))
-    return Material(colour, dice(0.15, 0.3), dice(0.3, 0.6), 0.1)
+    return Material(colour, None, 0.15, dice(0.4, 0.7))
 
 
 def _furniture(scene: Scene, street: Street, side: int) -> list[Thing]:
@@ -503,7 +498,7 @@ def _tree(scene: Scene, x: float, z: float) -> Thing:
         dice, scale = scene.dice, scene.scale(z)
         trunk, radius, half = dice(1.6, 3.2), dice(1.0, 2.4), dice(0.12, 0.25)
         bark = dice.hue((0.0, 0.15), (0.1, 0.5), (0.15, 0.5)) if dice.chance(0.8) else dice.grey(0.3, 0.9)
-        number = scene.flat(TREE, Material(bark, 0.15, 0.15), z)
+        number = scene.flat(TREE, Material(bark, None, 0.1, 0.3), z)
         half = max(half, 2.5 / scale)
         scene.face(
             number,
@@ -558,11 +553,13 @@ def _pole(scene: Scene, x: float, z: float, side: int) -> Thing:
     def draw() -> None:
         dice = scene.dice
         half = max(dice(0.07, 0.13), 1.5 * SHARPER / scene.scale(z))
-        colour = dice.grey(0.05, 0.25) if dice.chance(0.7) else dice.grey(0.7, 0.95)
-        metal = scene.flat(POLE, Material(colour, 0.03), z)
+        colour = dice.grey(0.1, 0.3) if dice.chance(0.7) else dice.grey(0.5, 0.8)
+        metal, sunny = (scene.flat(POLE, Material(scaled(colour, tone)), z) for tone in (0.6, 1.6))
         kind = dice()
         height = dice(4.5, 8) if kind < 0.45 else dice(2.3, 3.2)
         scene.face(metal, (x - half, 0, z), (x + half, 0, z), (x + half * 0.9, height, z), (x - half * 0.9, height, z))
+        sun = -half if scene.light.left > scene.light.right else half
+        scene.face(sunny, (x, 0, z), (x + sun, 0, z), (x + sun * 0.9, height, z), (x, height, z))
         if kind < 0.45:
             tip, deep = x - side * dice(0.8, 2), max(0.15, half)
             scene.face(
@@ -570,17 +567,17 @@ def _pole(scene: Scene, x: float, z: float, side: int) -> Thing:
             )
             lamp = dice.grey(0.2, 0.6) if scene.light.lit == 0 else (1.6, 1.4, 0.9)
             low, high = height - deep, height + deep
-            number = scene.flat(POLE, Material(lamp, 0.02), z)
+            number = scene.flat(POLE, Material(lamp), z)
             scene.face(number, (tip - 0.4, low, z), (tip + 0.4, low, z), (tip + 0.3, high, z), (tip - 0.3, high, z))
         elif kind < 0.8:
             _sign(scene, x, height, z)
         else:
             low, half = height - 1.0, max(0.2, 1.6 * half)
-            box = scene.flat(POLE, Material(dice.grey(0.05, 0.3), 0.02), z)
+            box = scene.flat(POLE, Material(dice.grey(0.05, 0.3)), z)
             scene.face(box, (x - half, low, z), (x + half, low, z), (x + half, height, z), (x - half, height, z))
             on = dice.below(3)
             for lamp, colour in enumerate(((1.0, 0.2, 0.15), (1.0, 0.75, 0.1), (0.2, 1.0, 0.5))):
-                number = scene.flat(POLE, Material(scaled(colour, 1.3 if lamp == on else 0.35), 0.02), z)
+                number = scene.flat(POLE, Material(scaled(colour, 1.3 if lamp == on else 0.35)), z)
                 radius = 0.12 * scene.scale(z)
                 scene.canvas.ellipse(number, *scene.at((x, height - 0.2 - 0.3 * lamp, z)), radius, radius)
 
@@ -594,7 +591,7 @@ def _sign(scene: Scene, x: float, height: float, z: float) -> None:
     rim, middle = ((red, white), (white, red), (white, blue), (blue, white), (white, yellow))[dice.below(5)]
     radius, kind = dice(0.35, 0.5), dice.below(3)
     for colour, size in ((rim, radius), (middle, radius * 0.7)):
-        number = scene.flat(POLE, Material(colour, 0.02), z)
+        number = scene.flat(POLE, Material(colour), z)
         if kind == 0:
             around = size * scene.scale(z)
             scene.canvas.ellipse(number, *scene.at((x, height, z)), around, around)
@@ -657,19 +654,13 @@ class Paint(NamedTuple):
     body: Material
     glass: Material
     tyre: Material
-    front: bool
 
 
 def _paint(scene: Scene) -> Paint:
     dice = scene.dice
     colour = dice.grey(0.08, 0.9) if dice.chance(0.5) else dice.colour()
     glass = scaled(scene.light.sky[1], dice(0.15, 0.8)) if dice.chance(0.6) else dice.grey(0.05, 0.3)
-    return Paint(
-        Material(colour, 0.02, 0, 0.06),
-        Material(glass, 0.03, 0, 0.2),
-        Material(dice.grey(0.03, 0.15), 0.03),
-        dice.chance(0.5),
-    )
+    return Paint(Material(colour, stains=0.06), Material(glass, stains=0.2), Material(dice.grey(0.03, 0.15)))
 
 
 def _car(scene: Scene, kind: str, x: float, z: float, facing: bool) -> Thing:
@@ -729,11 +720,11 @@ def _lamps(scene: Scene, middle: Point, half: float, facing: bool) -> None:
     """Head or tail lamps, and the number plate between them."""
     dice, (x, y, z) = scene.dice, middle
     lamp = dice.grey(0.8, 1.2) if facing else dice.hue((0.97, 1.02), (0.7, 0.95), (0.5, 1.2))
-    number = scene.flat(CAR, Material(lamp, 0.02), z)
+    number = scene.flat(CAR, Material(lamp), z)
     for left, right in ((-half * 0.95, -half * 0.6), (half * 0.6, half * 0.95)):
         corners = ((x + left, y - 0.15, z), (x + right, y - 0.15, z), (x + right, y, z), (x + left, y, z))
         scene.face(number, *corners)
-    plate = scene.flat(CAR, Material(dice.grey(0.7, 0.95), 0.05), z)
+    plate = scene.flat(CAR, Material(dice.grey(0.7, 0.95)), z)
     low = y - 0.3
     scene.face(plate, (x - 0.28, low, z), (x + 0.28, low, z), (x + 0.28, low + 0.12, z), (x - 0.28, low + 0.12, z))
 
@@ -777,9 +768,9 @@ def _person(scene: Scene, x: float, z: float) -> Thing:
     def draw() -> None:
         dice = scene.dice
         tall = dice(1.5, 1.95) if dice.chance(0.85) else dice(1.1, 1.5)
-        wide, pace, fine = tall * dice(0.14, 0.18), tall * dice(0.02, 0.14), 0.04
+        wide, pace = tall * dice(0.14, 0.18), tall * dice(0.02, 0.14)
         hip, neck = tall * 0.5, tall * 0.84
-        legs = scene.flat(PERSON, Material(scaled(dice.colour(), 0.8), fine), z)
+        legs = scene.flat(PERSON, Material(scaled(dice.colour(), 0.8), folds=0.3), z)
         shoe, long = tall * 0.055, tall * 0.075
         for foot in (-pace, pace):
             scene.face(
@@ -791,7 +782,7 @@ def _person(scene: Scene, x: float, z: float) -> Thing:
             )
         scene.shadow((x - wide, 0, z - 0.2), (x + wide, 0, z - 0.2), (x + wide, 0, z + 0.3), (x - wide, 0, z + 0.3))
         cloth = dice.hue((0, 1), (0.5, 0.95), (0.3, 0.95)) if dice.chance(0.6) else dice.colour()
-        coat = scene.flat(PERSON, Material(cloth, fine), z)
+        coat = scene.flat(PERSON, Material(cloth, folds=dice(0.25, 0.5)), z)
         low = hip * (dice(0.5, 0.95) if dice.chance(0.4) else 0.95)
         scene.face(
             coat,
@@ -804,9 +795,9 @@ def _person(scene: Scene, x: float, z: float) -> Thing:
         )
         skin = dice.hue((0.03, 0.09), (0.25, 0.6), (0.25, 0.95))
         head, scale = tall * 0.075, scene.scale(z)
-        number = scene.flat(PERSON, Material(skin, fine), z)
+        number = scene.flat(PERSON, Material(skin), z)
         scene.canvas.ellipse(number, *scene.at((x, neck + head, z)), head * scale, head * 1.15 * scale)
-        hair = scene.flat(PERSON, Material(dice.colour() if dice.chance(0.3) else dice.grey(0.05, 0.4), fine), z)
+        hair = scene.flat(PERSON, Material(dice.colour() if dice.chance(0.3) else dice.grey(0.05, 0.4)), z)
         scene.canvas.ellipse(hair, *scene.at((x, neck + head * 1.7, z)), head * scale, head * 0.6 * scale)
 
     return z, draw
@@ -815,6 +806,6 @@ def _person(scene: Scene, x: float, z: float) -> Thing:
 def _bonnet(scene: Scene) -> None:
     """The car that carries the camera, at the bottom of the picture."""
     dice, canvas = scene.dice, scene.canvas
-    number = scene.flat(IGNORED, Material(dice.colour(), 0.03, 0, 0.15), 1.0)
+    number = scene.flat(IGNORED, Material(dice.colour(), stains=0.15), 1.0)
     deep, half = canvas.height * dice(0.05, 0.14), canvas.width * dice(0.4, 0.75)
     canvas.ellipse(number, canvas.width * dice(0.4, 0.6), canvas.height + deep, half, 2 * deep)
