@@ -603,3 +603,131 @@ def test_two_runs_that_start_in_one_second_have_names_of_their_own(storage: Path
     (storage / first).mkdir(parents=True)
     (storage / first / "run.json").write_text("{}")
     assert launch.new_run_name(Store(storage), "digits.cnn") != first
+
+
+# Masks -------------------------------------------------------------------------------------------------------
+
+OWN = ["train", "unet.camvid", *HERE, "--dataset", "mask_folder", "--epochs", "1", "--image-size", "32x40"]
+OWN += ["--batch-size", "4", "--model-args", "base_channels=4", "depth=2", "--run", "own"]
+PALETTE = [(0, 0, 0), (200, 30, 30), (30, 200, 30)]
+TABLE = "name,r,g,b\nground,0,0,0\nred,200,30,30\ngreen,30,200,30\n"
+
+
+def own_folder(folder: Path, form: str = "ids") -> Path:
+    """8 + 4 pictures of 40x50 with masks of the classes 0, 1, 2 and, but for RGB, ignored pixels."""
+    rng = np.random.default_rng(3)
+    for split, count in (("train", 8), ("val", 4)):
+        for kind in ("images", "masks"):
+            (folder / split / kind).mkdir(parents=True)
+        for index in range(count):
+            mask = rng.integers(0, 3, (40, 50)).astype(np.uint8)
+            Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(folder / split / f"images/{index}.png")
+            save_mask(folder / split / f"masks/{index}.png", mask, form)
+    if form == "rgb":
+        (folder / "classes.csv").write_text(TABLE)
+    return folder
+
+
+def save_mask(file: Path, mask: np.ndarray, form: str) -> None:
+    if form == "rgb":
+        Image.fromarray(np.array(PALETTE, np.uint8)[mask]).save(file)
+        return
+    mask[:3] = 255
+    picture = Image.fromarray(mask)
+    if form == "palette":
+        picture = Image.frombytes("P", mask.shape[::-1], mask.tobytes())
+        picture.putpalette([value for colour in PALETTE for value in colour] + [9] * 3 * 253)
+    picture.save(file)
+
+
+@pytest.mark.parametrize("form", ["ids", "palette", "rgb"])
+def test_a_folder_of_ones_own_with_masks_works_in_one_command(
+    cli: Cli, storage: Path, tmp_path: Path, form: str
+) -> None:
+    ended = cli(*OWN, "--data", own_folder(tmp_path / "mine", form))
+    assert ended.code == 0, ended.err
+    run = run_json(storage / "own")
+    assert run["dataset"]["rows"] == {"train": 8, "val": 4}
+    assert run["dataset"]["classes"] == (["ground", "red", "green"] if form == "rgb" else ["class0", "class1", "class2"])
+    if form != "ids":
+        assert run["dataset"]["colours"] == [list(colour) for colour in PALETTE]
+    assert {"predictions.png", "confusion.png", "curves.png"} <= set(files(storage / "own"))
+    assert 0 <= run["final"]["miou"] <= 1
+
+
+def unknown_id(folder: Path) -> None:
+    (folder / "classes.csv").write_text("name,id\nground,0\nred,1\ngreen,2\n")
+    mask = np.zeros((40, 50), np.uint8)
+    mask[7, 9] = 77
+    Image.fromarray(mask).save(folder / "train/masks/3.png")
+
+
+def unknown_colour(folder: Path) -> None:
+    mask = np.zeros((40, 50, 3), np.uint8)
+    mask[7, 9] = (1, 2, 3)
+    Image.fromarray(mask).save(folder / "train/masks/3.png")
+
+
+def other_size(folder: Path) -> None:
+    Image.fromarray(np.zeros((20, 25), np.uint8)).save(folder / "train/masks/3.png")
+
+
+def nothing_but_ignored(folder: Path) -> None:
+    (folder / "classes.csv").write_text("name,id\nground,0\nred,1\ngreen,2\n")
+    for file in (folder / "val/masks").iterdir():
+        Image.fromarray(np.full((40, 50), 255, np.uint8)).save(file)
+
+
+@pytest.mark.parametrize(
+    ("form", "harm", "words"),
+    [
+        ("ids", unknown_id, ["train/masks/3.png", "77"]),
+        ("rgb", unknown_colour, ["train/masks/3.png", "1,2,3"]),
+        ("ids", other_size, ["train/masks/3.png", "50x40", "25x20"]),
+        ("ids", lambda folder: (folder / "train/masks/3.png").unlink(), ["train/images/3.png"]),
+        ("ids", lambda folder: (folder / "val/images/2.png").unlink(), ["val/masks/2.png"]),
+        ("ids", nothing_but_ignored, ["val", "nothing but ignored pixels (255)"]),
+        ("rgb", lambda folder: (folder / "classes.csv").unlink(), ["classes.csv", "200,30,30"]),
+        ("ids", lambda folder: (folder / "val/masks/2.png").write_bytes(b"no png"), ["val/masks/2.png"]),
+    ],
+)
+def test_masks_that_do_not_fit_are_named_with_file_and_value(
+    cli: Cli, storage: Path, tmp_path: Path, form: str, harm: Callable[[Path], Any], words: list[str]
+) -> None:
+    folder = own_folder(tmp_path / "mine", form)
+    harm(folder)
+    assert_refused(cli(*OWN, "--data", folder), *words)
+    assert not (storage / "own").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--task", "classify"], "task=classify does not fit the data set mask_folder, which has masks; use segment"),
+        (["--task", "segment_binary"], "2 classes"),
+        (["--task-args", "loss=focal"], "task_args loss=focal is not allowed; task_args loss takes one of cross_entropy"),
+        (["--task-args", "stride=0"], "task_args stride=0 is not allowed"),
+        (["--task-args", "smoothing=1"], "argument of task 'segment' called 'smoothing'"),
+        (["--class-weights", "median", "--task-args", "loss=dice"], "dice"),
+        (["--init-from", "rum"], "init_from=rum: there is no such run"),
+    ],
+)
+def test_what_does_not_go_with_masks_is_told(cli: Cli, storage: Path, tmp_path: Path, flags: list[str], words: str) -> None:
+    ended = cli(*OWN, "--data", own_folder(tmp_path / "mine"), *flags)
+    assert_refused(ended, words)
+    assert not (storage / "own").exists()
+
+
+def test_a_model_that_does_not_go_with_the_masks_is_told_before_they_are_read(cli: Cli, tmp_path: Path) -> None:
+    folder = own_folder(tmp_path / "mine")
+    few = [word for word in OWN if word not in ("--model-args", "base_channels=4", "depth=2")]
+    for flags, words in (
+        (["--model", "linear_cnn"], "the model linear_cnn does not go with pictures of 32x40 and task=segment"),
+        (["--model", "erfnet", "--model-args", "stage=encoder"], "stride=8"),
+        (["--model", "erfnet", "--task-args", "stride=8"], "stride=1"),
+    ):
+        assert_refused(cli(*few, "--data", folder, *flags), words)
+
+
+def test_masks_are_told_from_classes_of_whole_pictures(cli: Cli) -> None:
+    assert_refused(cli(*DIGITS, "--task", "segment"), "which has classes of whole pictures, no masks; use classify")

@@ -89,7 +89,7 @@ def look(recipe: Recipe, data: str | None) -> Source:
 def cache_key(recipe: Recipe, source: Source) -> str:
     """Changes with anything that the shards depend on: arguments, size, and each file's path, size and time."""
     digest = hashlib.sha256()
-    wanted = [recipe.dataset, recipe.dataset_args, recipe.storage_size, recipe.resize, recipe.on_bad_image]
+    wanted: list[Any] = [recipe.dataset, recipe.dataset_args, recipe.storage_size, recipe.resize, recipe.on_bad_image]
     wanted += [source.classes, source.colours]
     digest.update(json.dumps(wanted, sort_keys=True, default=list).encode())
     seen: dict[str, str] = {}

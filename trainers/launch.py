@@ -307,7 +307,21 @@ def _check_model(recipe: Recipe, source: Source) -> None:
     except Exception as error:
         raise ValueError(f"the model {recipe.model} cannot be built: {recipes.blame(error)}") from None
     parallel.freeze(model, recipe.frozen)
-    loop.make_task(recipe, meta)
+    task = loop.make_task(recipe, meta)
+    shape = (2, *recipe.image_size)
+    try:  # a step without numbers: do sizes fit?
+        with torch.device("meta"):
+            output = model(torch.empty(2, source.channels, *recipe.image_size))
+            task.loss(output, torch.empty(shape if source.masks else shape[:1], dtype=torch.int64))
+    except ValueError:
+        raise
+    except Exception as error:
+        if "meta" in str(error).lower():  # a model that looks at values: this cannot tell
+            return
+        size = f"{recipe.image_size[0]}x{recipe.image_size[1]}"
+        raise ValueError(
+            f"the model {recipe.model} does not go with pictures of {size} and task={recipe.task}: {recipes.blame(error)}"
+        ) from None
 
 
 def _new_run(
