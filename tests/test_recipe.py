@@ -16,7 +16,7 @@ from trainers.recipe import Recipe, Scale, describe, resolve
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_recipe_survives_json(name: str) -> None:
-    recipe = resolve(name, seed=3, frozen=("conv1",), stored_size=(300, 300))
+    recipe = resolve(name, seed=3, frozen=("conv1",), stored_size=(600, 1200))
     assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
 
 

@@ -32,6 +32,8 @@ USAGE = """usage: python -m trainers COMMAND ...
   report [RUN...]               runs side by side
 
 COMMAND --help tells more."""
+WIDE = 140
+"""Columns of a table that does not go to a terminal."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -214,10 +216,13 @@ def _print_scores(scores: Mapping[str, Any]) -> None:
             print(f"{name:20} {value:.4f}" if isinstance(value, float) else f"{name:20} {value}")
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("class")
-    for name in scores["per_class"]:
-        table.add_column(name.replace("_", " "), justify="right")
+    lists: dict[str, list[Any]] = {}
+    for name, values in scores["per_class"].items():
+        if values not in lists.values():  # accuracy and recall of a class are one number, and so are Dice and F1
+            lists[name] = values
+            table.add_column(name.replace("_", " "), justify="right")
     for index, label in enumerate(scores["classes"]):
-        found = [values[index] for values in scores["per_class"].values()]
+        found = [values[index] for values in lists.values()]
         table.add_row(label, *("-" if value is None else f"{value:.4f}" for value in found))
     print()
     Console().print(table)
@@ -332,7 +337,10 @@ def _list(argv: list[str]) -> int:
     for name in recipe_names():
         recipe, text = resolve(name), describe(name)
         table.add_row(name, recipe.dataset, recipe.model, _said(text, "Parameters"), _said(text, "Expected"))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDE
+    console.print(table)
     return 0
 
 

@@ -29,14 +29,18 @@ Rounds = dict[str, list[float]]
 """Competitor -> its number in each round."""
 
 
-def flags(doc: str | None, repeats: int, threads: int | None = None) -> argparse.Namespace:
-    """The command line: quick, repeats, threads, only."""
+def flags(
+    doc: str | None, repeats: int, threads: int | None = None, numbers: Mapping[str, tuple[int, str]] | None = None
+) -> argparse.Namespace:
+    """The command line: quick, repeats, threads, only, and the benchmark's own `numbers`, name -> (default, help)."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a smoke run; its numbers mean nothing")
     parser.add_argument("--repeats", type=int, default=repeats, help=f"rounds (default {repeats})")
     threads = threads or len(os.sched_getaffinity(0))
     parser.add_argument("--threads", type=int, default=threads, help=f"of each process (default {threads})")
     parser.add_argument("--only", default="", help="only the parts whose name holds this word")
+    for name, (default, told) in (numbers or {}).items():
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{told} (default {default})")
     given = parser.parse_args()
     if given.quick:
         given.repeats = 1

@@ -9,7 +9,7 @@ def r18() -> Recipe:
     Source: He et al., Deep Residual Learning for Image Recognition, CVPR 2016, section 4.2 (training: crops of
     the picture padded by 4, flips); the ResNet-18 with a 3x3 stem is the usual form for 32x32 pictures.
     Parameters: 11,173,962
-    Expected: test accuracy 0.95 (figure of the field, not measured here)
+    Expected: test accuracy 0.95 (not measured here)
     Command: python -m trainers train cifar.r18 --data PATH
     """
     return Recipe(

@@ -8,7 +8,7 @@ def camvid() -> Recipe:
 
     Source: Chen et al., Encoder-Decoder with Atrous Separable Convolution, ECCV 2018; settings of MathWorks, "Semantic
     Segmentation Using Deep Learning"; median-frequency weights: Eigen and Fergus, ICCV 2015, section 6.3.2.
-    Parameters: 16,605,355
+    Parameters: 16,605,355 (11 classes)
     Expected: not measured here
     Command: python -m trainers train deeplab.camvid --data PATH
     """

@@ -7,7 +7,7 @@ def unet() -> Recipe:
     """U-Net of 16 channels on generated street scenes of 96x128, 8 classes.
 
     Source: Ronneberger et al., U-Net, MICCAI 2015; the pictures are drawn by datasets/streets.py.
-    Parameters: 1,942,696
+    Parameters: 1,942,696 (8 classes)
     Expected: val miou 0.85
     Command: python -m trainers train streets.unet
     """
@@ -32,7 +32,7 @@ def erfnet_encoder() -> Recipe:
     """ERFNet's encoder on generated street scenes.
 
     Source: Romera et al., ERFNet, IEEE T-ITS 2018; the pictures are drawn by datasets/streets.py.
-    Parameters: 1,875,076
+    Parameters: 1,875,076 (8 classes)
     Expected: val miou 0.5
     Command: python -m trainers train streets.erfnet_encoder
     """
@@ -49,7 +49,7 @@ def erfnet() -> Recipe:
     """ERFNet on generated street scenes, both stages: the encoder is trained first.
 
     Source: Romera et al., ERFNet, IEEE T-ITS 2018; the pictures are drawn by datasets/streets.py.
-    Parameters: 2,063,476
+    Parameters: 2,063,476 (8 classes)
     Expected: val miou 0.7
     Command: python -m trainers train streets.erfnet
     """
