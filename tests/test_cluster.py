@@ -66,14 +66,18 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("storage")
 
 
-def start_training(cluster: dict[str, str], storage: Path, run: str, *flags: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "trainers", "train", "digits.cnn", "--run", run, "--storage", str(storage), *flags]
+def start_training(
+    cluster: dict[str, str], storage: Path, run: str, *flags: str, recipe: str = "digits.cnn"
+) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "trainers", "train", recipe, "--run", run, "--storage", str(storage), *flags]
     return subprocess.Popen(command, env=cluster, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def train(cluster: dict[str, str], storage: Path, run: str, *flags: str) -> dict[str, Any]:
+def train(
+    cluster: dict[str, str], storage: Path, run: str, *flags: str, recipe: str = "digits.cnn"
+) -> dict[str, Any]:
     """Train to the end; returns run.json."""
-    process = start_training(cluster, storage, run, *flags)
+    process = start_training(cluster, storage, run, *flags, recipe=recipe)
     out, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, err
     assert out.splitlines()[-1] == str(storage / run)
@@ -205,6 +209,35 @@ def test_streaming_gives_the_same_losses(cluster: dict[str, str], storage: Path)
     run = train(cluster, storage, "streamed", "--workers", "1", "--data-mode", "stream", *flags)
     assert losses(storage, "streamed") == pytest.approx(losses(storage, "none"), rel=1e-8)
     assert run["dataset"]["rows"] == {"train": 1438, "val": 359}
+
+
+def test_masks_give_the_same_losses_and_scores_on_workers_and_streamed(
+    cluster: dict[str, str], storage: Path, tmp_path: Path
+) -> None:
+    raw = str(small_data("unet.camvid", tmp_path / "raw"))
+    flags = ["--data", raw, "--precision", "fp64", "--batch-size", "4", "--micro-batch-size", "2", "--epochs", "2"]
+    flags += ["--image-size", "33x24", "--model-args", "base_channels=4", "depth=2", "--lr", "1e-4"]
+    ways = {"alone": ["0"], "together": ["2"], "in passing": ["1", "--data-mode", "stream"]}
+    for run, how in ways.items():
+        train(cluster, storage, run, *flags, "--workers", *how, recipe="unet.camvid")
+    one = [json.loads(line) for line in (storage / "alone/metrics.jsonl").read_text().splitlines()]
+    assert len(one) == 2
+    for run in ("together", "in passing"):
+        other = [json.loads(line) for line in (storage / run / "metrics.jsonl").read_text().splitlines()]
+        for mine, theirs in zip(one, other, strict=True):
+            for name in mine:
+                if name.startswith("val/") or name == "train/loss":
+                    assert theirs[name] == pytest.approx(mine[name], rel=1e-8), (run, name)
+    pictures = str(tmp_path / "raw/test")
+    for workers in ("0", "2"):
+        command = [sys.executable, "-m", "trainers", "predict", str(storage / "alone"), pictures, "--workers", workers]
+        command += ["--out", str(tmp_path / workers)]
+        done = subprocess.run(command, env=cluster, text=True, capture_output=True, timeout=SECONDS)
+        assert done.returncode == 0, done.stderr
+    found = sorted(path.relative_to(tmp_path / "0") for path in (tmp_path / "0").rglob("*") if path.is_file())
+    assert len(found) == 1 + 3 * 3
+    for path in found:
+        assert (tmp_path / "0" / path).read_bytes() == (tmp_path / "2" / path).read_bytes(), path
 
 
 def test_streaming_needs_a_cpu_of_its_own(cluster: dict[str, str], storage: Path) -> None:

@@ -176,7 +176,7 @@ class Scene:
         own, haze, tint = np.exp(-z / light.sight), _planes(light.haze), _planes(light.tint)
         colours = haze + own * (colours - haze)
         colours = np.where(numbers == 0, self._sky(down), colours) * tint
-        image = develop(self.rng, colours, blur=max(0.0, dice(-0.3, 0.4)), grain=dice(0.01, 0.04))
+        image = develop(self.rng, colours, blur=max(0.0, dice(-0.3, 0.4)), grain=dice(0.005, 0.03))
         return image, self.canvas.mask(numbers)
 
     def _rays(self) -> tuple[F32, F32]:
@@ -267,7 +267,7 @@ def _backdrop(scene: Scene) -> None:
     dice, z = scene.dice, FARTHEST
     scale, reach = scene.scale(z), 1.3 * scene.canvas.width
     ground = scene.focal * (scene.eye / scene.far - scene.rise * scene.far) + 4
-    tall, trees = dice(0.5, 1.6), dice(-0.2, 0.3)
+    tall, trees = dice(0.5, 1.6), dice(-0.4, 0.3)
     x = -reach
     while x < reach:
         width = dice(8, 40) * scale
@@ -405,7 +405,7 @@ def _buildings(scene: Scene, street: Street, side: int) -> list[Thing]:
     storeys, gaps, far = dice(1.2, 5), dice(0, 0.3), min(scene.far, 90.0)
     z = dice(1.0, 2.0) if dice.chance(0.8) else dice(5, 20)
     while z < far:
-        end = min(z + dice(6, 20), far + 1)
+        end = min(z + dice(9, 24), far + 1)
         if street.crossing is not None and z < street.crossing[1] + 1 and end > street.crossing[0] - 1:
             end = street.crossing[0] - 1
         if end - z >= 2:
@@ -480,16 +480,16 @@ def _furniture(scene: Scene, street: Street, side: int) -> list[Thing]:
     edge, wall = street.road[0 if side < 0 else 1], street.pavement[0 if side < 0 else 1]
     trees, poles, inset = dice(0, 0.5), dice(0.25, 0.6), dice(0.4, 1.1)
     z = dice(3.5, 9)
-    while z < min(scene.far, 30.0):
+    while z < min(scene.far, 18.0):
         open_ground = street.crossing is None or not street.crossing[0] - 1 < z < street.crossing[1] + 1
         kind = dice()
         if open_ground and kind < trees:
             things.append(_tree(scene, edge + side * inset, z))
-        elif open_ground and kind < trees + poles and z < 15:
+        elif open_ground and kind < trees + poles and z < 11:
             things.append(_pole(scene, edge + side * inset, z, side))
-        elif open_ground and dice.chance(0.15):
+        elif open_ground and dice.chance(0.08):
             things.append(_bush(scene, wall - side * 0.5, z))
-        z += dice(4, 11)
+        z += dice(3.5, 9)
     return things
 
 
@@ -499,7 +499,7 @@ def _tree(scene: Scene, x: float, z: float) -> Thing:
         trunk, radius, half = dice(1.6, 3.2), dice(1.0, 2.4), dice(0.12, 0.25)
         bark = dice.hue((0.0, 0.15), (0.1, 0.5), (0.15, 0.5)) if dice.chance(0.8) else dice.grey(0.3, 0.9)
         number = scene.flat(TREE, Material(bark, None, 0.1, 0.3), z)
-        half = max(half, 2.5 / scale)
+        half = max(half, 2.0 * SHARPER / scale)
         scene.face(
             number,
             (x - half, 0, z),
@@ -516,11 +516,11 @@ def _tree(scene: Scene, x: float, z: float) -> Thing:
                 wide = half * (1 - low * 0.8)
                 scene.face(number, (x - wide, y[0], z), (x + wide, y[0], z), (x, y[1], z))
         else:
-            for blob in range(7):
-                across, up = dice(-0.5, 0.5) * radius, dice(-0.45, 0.6) * radius
+            for blob in range(5):
+                across, up = dice(-0.35, 0.35) * radius, dice(-0.4, 0.4) * radius
                 place = scene.at((x + across, trunk + radius + up, z))
                 scene.canvas.ellipse(
-                    shades[blob % 3], *place, radius * dice(0.4, 0.75) * scale, radius * dice(0.4, 0.7) * scale
+                    shades[blob % 3], *place, radius * dice(0.6, 0.9) * scale, radius * dice(0.6, 0.9) * scale
                 )
         scene.shadow(*_disc((x + scene.dice(-1, 1), 0, z), radius))
 
@@ -552,7 +552,7 @@ def _pole(scene: Scene, x: float, z: float, side: int) -> Thing:
 
     def draw() -> None:
         dice = scene.dice
-        half = max(dice(0.07, 0.13), 1.5 * SHARPER / scene.scale(z))
+        half = max(dice(0.07, 0.13), 2.0 * SHARPER / scene.scale(z))
         colour = dice.grey(0.1, 0.3) if dice.chance(0.7) else dice.grey(0.5, 0.8)
         metal, sunny = (scene.flat(POLE, Material(scaled(colour, tone)), z) for tone in (0.6, 1.6))
         kind = dice()
@@ -589,7 +589,7 @@ def _sign(scene: Scene, x: float, height: float, z: float) -> None:
     red, white = dice.hue((0.97, 1.02), (0.7, 0.95), (0.6, 0.9)), dice.grey(0.8, 1.0)
     blue, yellow = dice.hue((0.57, 0.63), (0.7, 0.95), (0.4, 0.8)), dice.hue((0.12, 0.15), (0.7, 0.95), (0.8, 1.0))
     rim, middle = ((red, white), (white, red), (white, blue), (blue, white), (white, yellow))[dice.below(5)]
-    radius, kind = dice(0.35, 0.5), dice.below(3)
+    radius, kind = dice(0.4, 0.6), dice.below(3)
     for colour, size in ((rim, radius), (middle, radius * 0.7)):
         number = scene.flat(POLE, Material(colour), z)
         if kind == 0:
@@ -628,7 +628,7 @@ def _traffic(scene: Scene, street: Street) -> list[Thing]:
     """Cars ahead, coming towards the camera, parked along the kerbs, and crossing."""
     dice, things = scene.dice, []
     left, right = street.road
-    far = min(scene.far, 24.0)
+    far = min(scene.far, 16.0)
     lanes = [(dice(-0.4, 0.4), False, dice(0, 0.9))]
     if right > 4.2 or left < -4.2:
         other = (right + 1.3) / 2 + 0.4 if right > -left else (left - 1.3) / 2 - 0.4
@@ -751,8 +751,8 @@ def _crossing_car(scene: Scene, x: float, z: float) -> Thing:
 def _people(scene: Scene, street: Street) -> list[Thing]:
     """On the pavements and, now and then, on the road."""
     dice, things = scene.dice, []
-    for _ in range(1 + dice.below(5)):
-        z = dice(3.5, 8)
+    for _ in range(dice.below(4)):
+        z = dice(2.8, 6)
         if dice.chance(0.2):
             x = dice(*street.road)
         else:

@@ -6,6 +6,9 @@ from trainers.recipe import Recipe
 def drone() -> Recipe:
     """U-Net on the Semantic Drone Dataset, 24 classes.
 
+    lr=0.01 is the setting to be compared with. On a third of CamVid at 96x128 (16 channels, batch 4, 25 epochs) it did
+    not diverge, but swung from epoch to epoch and ended at val miou 0.352, where --lr 0.001 came to 0.415.
+
     Source: Ronneberger et al., U-Net, MICCAI 2015; data: Graz University of Technology, 2019.
     Parameters: 31,039,128 (24 classes)
     Expected: not measured here
