@@ -48,6 +48,7 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def own(**changes: Any) -> Any:
     small = {"image_size": (24, 24), "dataset_args": {"classes": 3}, "precision": "fp64", "augment": {"translate": 0.3}}
+    small |= {"task_args": {"loss": "cross_entropy"}, "class_weights": "none"}
     return small_recipe("unet.camvid", dataset="mask_folder", **{**small, **changes})
 
 
@@ -135,7 +136,7 @@ def test_the_loss_falls(storage: Path, name: str) -> None:
 
 
 def test_the_shown_pictures_are_the_fixed_ones_and_the_best_and_worst(storage: Path) -> None:
-    recipe = small_recipe("streets.unet", precision="fp32", dataset_args={"val": 12})
+    recipe = small_recipe("streets.unet", precision="fp32", dataset_args={"train": 13, "val": 12, "test": 3})
     work = job(recipe, None, storage, "shown")
     end = watched_work(work)[-1]
     pictures = end["pictures"]
@@ -201,7 +202,7 @@ def test_one_command_trains_both_stages_and_hands_the_weights_over(
 
 
 def test_a_run_killed_in_its_second_stage_ends_with_the_same_weights(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "trainers", "train", "streets.erfnet", *STREETS, "--epochs", "6"]
+    command = [sys.executable, "-m", "trainers", "train", "streets.erfnet", *STREETS, "--epochs", "4"]
     command += ["--checkpoint-seconds", "0.05"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 

@@ -246,8 +246,8 @@ def _draw(rng: np.random.RandomState, height: int, width: int) -> tuple[Pixels, 
     scene.canvas.piece(SKY, Material((0.5, 0.5, 0.5)), (FRONT, 0.0, 0.0))  # coloured by itself
     left, right = (dice(1.8, 3), dice(2.5, 7))[:: dice.side()]
     walk = dice(2.2, 5), dice(2.2, 5)
-    near = dice(9, 35)
-    crossing = (near, near + dice(6, 10)) if dice.chance(0.35) else None
+    near = dice(8, 16)
+    crossing = (near, near + dice(6, 10)) if dice.chance(0.2) else None
     street = Street((-left, right), (-left - walk[0], right + walk[1]), crossing)
     _backdrop(scene)
     _ground(scene, street)
@@ -292,9 +292,9 @@ def _ground(scene: Scene, street: Street) -> None:
     corners = ((-reach, horizon), (reach, horizon), (reach, reach), (-reach, reach))
     canvas.polygon(scene.ground(PAVEMENT, pavement), [scene.turned(*corner) for corner in corners])
     _strip(scene, scene.ground(ROAD, road), *street.road)
-    kerb = Material(dice.near(scaled(pavement.colour, dice(0.9, 1.35)), 0.05))
+    kerb = Material(dice.grey(0.75, 1.0))
     for x, side in zip(street.road, (-1, 1), strict=True):
-        _strip(scene, scene.ground(PAVEMENT, kerb), *sorted((x, x + side * dice(0.15, 0.35))))
+        _strip(scene, scene.ground(PAVEMENT, kerb), *sorted((x, x + side * dice(0.25, 0.4))))
     if street.crossing is not None:
         _across(scene, scene.ground(ROAD, road), (-60, 60), street.crossing)
     for _ in range(dice.below(3)):  # where the surface was mended
@@ -392,8 +392,8 @@ def _walls(scene: Scene, light: float) -> Material:
         glass = dice.near(scaled(scene.light.sky[dice.below(2)], dice(0.2, 0.9)), 0.08)
     else:
         glass = dice.grey(0.05, 0.35)
-    period = (dice(1.6, 3.6), dice(2.6, 3.6))
-    share = (dice(0.35, 0.75), dice(0.4, 0.7))
+    period = (dice(2.0, 4.0), dice(2.6, 3.6))
+    share = (dice(0.3, 0.55), dice(0.35, 0.6))
     tiles = Tiles(period, share, scaled(glass, light), (dice(), dice(0.3, 0.7)), dice(0.1, 0.7), scene.light.lit)
     return Material(scaled(colour, light), tiles, courses=dice(0.1, 0.25), stains=dice(0, 0.1))
 
@@ -479,13 +479,14 @@ def _furniture(scene: Scene, street: Street, side: int) -> list[Thing]:
     dice, things = scene.dice, []
     edge, wall = street.road[0 if side < 0 else 1], street.pavement[0 if side < 0 else 1]
     trees, poles, inset = dice(0, 0.5), dice(0.25, 0.6), dice(0.4, 1.1)
-    z = dice(3.5, 9)
-    while z < min(scene.far, 18.0):
+    seen = 2 * scene.focal / scene.canvas.width * (abs(edge) + inset)  # as far ahead as this it comes into view
+    z = dice(0.7, 1.4) * seen
+    while z < min(scene.far, 20.0):
         open_ground = street.crossing is None or not street.crossing[0] - 1 < z < street.crossing[1] + 1
         kind = dice()
         if open_ground and kind < trees:
             things.append(_tree(scene, edge + side * inset, z))
-        elif open_ground and kind < trees + poles and z < 11:
+        elif open_ground and kind < trees + poles and z < 14:
             things.append(_pole(scene, edge + side * inset, z, side))
         elif open_ground and dice.chance(0.08):
             things.append(_bush(scene, wall - side * 0.5, z))
@@ -552,9 +553,9 @@ def _pole(scene: Scene, x: float, z: float, side: int) -> Thing:
 
     def draw() -> None:
         dice = scene.dice
-        half = max(dice(0.07, 0.13), 2.0 * SHARPER / scene.scale(z))
+        half = max(dice(0.07, 0.13), 2.4 * SHARPER / scene.scale(z))
         colour = dice.grey(0.1, 0.3) if dice.chance(0.7) else dice.grey(0.5, 0.8)
-        metal, sunny = (scene.flat(POLE, Material(scaled(colour, tone)), z) for tone in (0.6, 1.6))
+        metal, sunny = (scene.flat(POLE, Material(scaled(colour, tone)), z) for tone in (0.45, 1.9))
         kind = dice()
         height = dice(4.5, 8) if kind < 0.45 else dice(2.3, 3.2)
         scene.face(metal, (x - half, 0, z), (x + half, 0, z), (x + half * 0.9, height, z), (x - half * 0.9, height, z))
@@ -628,12 +629,12 @@ def _traffic(scene: Scene, street: Street) -> list[Thing]:
     """Cars ahead, coming towards the camera, parked along the kerbs, and crossing."""
     dice, things = scene.dice, []
     left, right = street.road
-    far = min(scene.far, 16.0)
-    lanes = [(dice(-0.4, 0.4), False, dice(0, 0.9))]
+    far = min(scene.far, 14.0)
+    lanes = [(dice(-0.4, 0.4), False, dice(0.2, 0.9))]
     if right > 4.2 or left < -4.2:
         other = (right + 1.3) / 2 + 0.4 if right > -left else (left - 1.3) / 2 - 0.4
         lanes.append((other, True, dice(0, 0.9)))
-    parked = dice(0, 1) if dice.chance(0.6) else 0.0
+    parked = dice(0, 1) if dice.chance(0.75) else 0.0
     for side, edge in ((-1, left), (1, right)):
         if abs(edge) > 3.2 or dice.chance(0.5):
             lanes.append((edge - side * (1.0 if abs(edge) > 3.2 else -0.8), dice.chance(0.5), parked))
@@ -751,14 +752,11 @@ def _crossing_car(scene: Scene, x: float, z: float) -> Thing:
 def _people(scene: Scene, street: Street) -> list[Thing]:
     """On the pavements and, now and then, on the road."""
     dice, things = scene.dice, []
-    for _ in range(dice.below(4)):
-        z = dice(2.8, 6)
-        if dice.chance(0.2):
-            x = dice(*street.road)
-        else:
-            side = dice.below(2)
-            x = dice(street.road[side] + (side - 0.5) * 3, street.pavement[side])
-        for _ in range(2 if dice.chance(0.25) else 1):
+    for _ in range(1 + dice.below(3)):
+        z = dice(3, 7)
+        x = dice(-0.45, 0.45) * scene.canvas.width / scene.focal * z - scene.bend * z * z
+        x = min(max(x, street.pavement[0] + 0.4), street.pavement[1] - 0.4)
+        for _ in range(2 if dice.chance(0.2) else 1):
             things.append(_person(scene, x, z))
             x += dice(0.6, 0.8)
     return things
