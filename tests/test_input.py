@@ -240,7 +240,7 @@ def test_bad_pictures_are_all_named_or_skipped_and_recorded(cli: Cli, tmp_path: 
     bad = {"a/007.jpg", "b/100.jpg", *(f"b/{index}.jpg" for index in range(200, 225))}
 
     ended = cli(*PICTURES, "--data", data)
-    assert_refused(ended, "27 pictures cannot be decoded", "give --on-bad-image skip", "the file is empty")
+    assert_refused(ended, "27 pictures cannot be used", "give --on-bad-image skip", "the file is empty")
     assert {line.split(":")[0].strip() for line in ended.err.splitlines() if line.startswith("  ")} == bad
     assert files(storage) == []
 
@@ -257,7 +257,7 @@ def test_skipping_all_pictures_of_a_split_is_no_way_on(cli: Cli, tmp_path: Path,
     for picture in draw(tmp_path / "data/val", each=1).rglob("*.jpg"):
         picture.write_text("no picture")
     ended = cli(*PICTURES, "--data", tmp_path / "data", "--on-bad-image", "skip")
-    assert_refused(ended, "no picture of the val split", "2 pictures cannot be decoded")
+    assert_refused(ended, "no picture of the val split", "2 pictures cannot be used")
     assert files(storage) == []
 
 

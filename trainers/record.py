@@ -38,6 +38,7 @@ _PACKAGES = ("trainyard", "torch", "torchvision", "ray", "pyarrow", "numpy")
 _TAGS = {  # fields of a line of metrics.jsonl that have another name in TensorBoard
     "images_per_second": "speed/images_per_second",
     "data_wait_share": "speed/data_wait_share",
+    "evaluate_ms_per_image": "speed/evaluate_ms_per_image",
     "lr": "optim/lr",
 }
 # The scores that are drawn, after the main one, as far as there is room.

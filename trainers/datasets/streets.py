@@ -176,7 +176,7 @@ class Scene:
         own, haze, tint = np.exp(-z / light.sight), _planes(light.haze), _planes(light.tint)
         colours = haze + own * (colours - haze)
         colours = np.where(numbers == 0, self._sky(down), colours) * tint
-        image = develop(self.rng, colours, blur=max(0.0, dice(-0.3, 0.4)), grain=dice(0.005, 0.03))
+        image = develop(self.rng, colours, blur=max(0.0, dice(-0.3, 0.3)), grain=dice(0.005, 0.03))
         return image, self.canvas.mask(numbers)
 
     def _rays(self) -> tuple[F32, F32]:
@@ -553,7 +553,7 @@ def _pole(scene: Scene, x: float, z: float, side: int) -> Thing:
 
     def draw() -> None:
         dice = scene.dice
-        half = max(dice(0.07, 0.13), 2.4 * SHARPER / scene.scale(z))
+        half = max(dice(0.07, 0.13), 2.6 * SHARPER / scene.scale(z))
         colour = dice.grey(0.1, 0.3) if dice.chance(0.7) else dice.grey(0.5, 0.8)
         metal, sunny = (scene.flat(POLE, Material(scaled(colour, tone)), z) for tone in (0.45, 1.9))
         kind = dice()
@@ -629,7 +629,7 @@ def _traffic(scene: Scene, street: Street) -> list[Thing]:
     """Cars ahead, coming towards the camera, parked along the kerbs, and crossing."""
     dice, things = scene.dice, []
     left, right = street.road
-    far = min(scene.far, 14.0)
+    far = min(scene.far, 12.0)
     lanes = [(dice(-0.4, 0.4), False, dice(0.2, 0.9))]
     if right > 4.2 or left < -4.2:
         other = (right + 1.3) / 2 + 0.4 if right > -left else (left - 1.3) / 2 - 0.4
@@ -693,6 +693,8 @@ def _car(scene: Scene, kind: str, x: float, z: float, facing: bool) -> Thing:
             number = scene.flat(CAR, _lit(material, tone), z)
             low, high = low * half, high * half
             scene.face(number, (x - low, y0, z0), (x + low, y0, z0), (x + high, y1, z1), (x - high, y1, z1))
+        number = scene.flat(CAR, _lit(paint.body, 0.45), z)
+        scene.face(number, (x - half, 0.3, z), (x + half, 0.3, z), (x + half, 0.45, z), (x - half, 0.45, z))
         _lamps(scene, (x, chain[1][1] - 0.12, z), half, facing)
 
     return z + length, draw
@@ -704,6 +706,10 @@ def _flank(scene: Scene, paint: Paint, light: float, kind: str, place: Callable[
     _, _, z = place(0, 0)
     number = scene.flat(CAR, _lit(paint.body, light), z)
     scene.face(number, *(place(s * length, y) for s, y in profile))
+    for tone, low, high in ((0.45, 0.3, 0.42), (1.5, 0.7, 0.8)):
+        number = scene.flat(CAR, _lit(paint.body, tone * light), z)
+        ends = 0.01 * length, 0.99 * length
+        scene.face(number, place(ends[0], low), place(ends[1], low), place(ends[1], high), place(ends[0], high))
     windows = profile[2:6]
     middle = sum(s for s, _ in windows) / 4, sum(y for _, y in windows) / 4
     number = scene.flat(CAR, paint.glass, z)
