@@ -191,11 +191,20 @@ class Canvas:
     def classes(self) -> npt.NDArray[np.uint8]:
         return np.array(self._classes, np.uint8)
 
-    def mask(self, numbers: I32) -> Pixels:
-        """(height, width): of the drawn pixels that make one, the foremost piece that covers half or more."""
+    def shrunk(self, colours: F32, numbers: I32) -> tuple[F32, Pixels]:
+        """The picture (3, height, width) and its mask, SHARPER times smaller than `colours` and `numbers`.
+
+        Of the drawn pixels that make one, the foremost piece that covers half or more gives the class; the colour
+        is the mean of those of that class, so that no pixel is a mixture of two classes.
+        """
         rows, columns = self.height // SHARPER, self.width // SHARPER
-        four = numbers.reshape(rows, SHARPER, columns, SHARPER).transpose(0, 2, 1, 3).reshape(rows, columns, -1)
-        return self.classes()[np.sort(four, axis=2)[:, :, SHARPER**2 // 2]]
+        drawn = (rows, SHARPER, columns, SHARPER)
+        labels = self.classes()
+        four = numbers.reshape(drawn).transpose(0, 2, 1, 3).reshape(rows, columns, -1)
+        mask = labels[np.sort(four, axis=2)[:, :, SHARPER**2 // 2]]
+        own = (labels[numbers].reshape(drawn) == mask[:, None, :, None]).astype(np.float32)
+        image: F32 = (colours.reshape(3, *drawn) * own).sum((2, 4)) / own.sum((1, 3))
+        return image, mask
 
     def colours(self, rng: np.random.RandomState, numbers: I32, u: F32, v: F32, detail: F32) -> F32:
         """(3, height, width), drawn size. `u`, `v`: where on its surface a pixel lies; `detail`: pixels per unit."""
@@ -243,16 +252,15 @@ def noise(rng: np.random.RandomState, height: int, width: int, high: int, wide: 
     return smooth
 
 
-def develop(rng: np.random.RandomState, colours: F32, *, blur: float, grain: float) -> Pixels:
-    """The picture that a camera makes of what was drawn, (3, height, width): uint8, SHARPER times smaller.
+def develop(rng: np.random.RandomState, image: F32, *, blur: float, grain: float) -> Pixels:
+    """What a camera makes of a picture (3, height, width) of values from 0 to 1: uint8 (height, width, 3).
 
-    `blur` in pixels of the picture; `grain`, the strength of the sensor's noise.
+    `blur` in pixels; `grain`, the strength of the sensor's noise.
     """
     from PIL import Image, ImageFilter
 
-    drawn = Image.fromarray((np.clip(colours, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0).copy())
+    noisy = image + grain * (2 * rng.random_sample(image.shape).astype(np.float32) - 1)
+    pixels: Pixels = np.rint(np.clip(noisy, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
     if blur > 0:
-        drawn = drawn.filter(ImageFilter.BoxBlur(SHARPER * blur))
-    small = np.asarray(drawn.reduce(SHARPER), np.float32)
-    noisy = small + (255 * grain) * (rng.random_sample(small.shape) * 2 - 1)
-    return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+        pixels = np.array(Image.fromarray(np.ascontiguousarray(pixels)).filter(ImageFilter.BoxBlur(blur)))
+    return np.ascontiguousarray(pixels)

@@ -73,7 +73,8 @@ def _draw(rng: np.random.RandomState, height: int, width: int) -> tuple[Pixels, 
     down, across = np.mgrid[: canvas.height, : canvas.width].astype(np.float32)
     u, v = across * cos + down * sin, down * cos - across * sin
     colours = canvas.colours(rng, numbers, u, v, np.ones_like(u))
-    return develop(rng, colours, blur=dice(0, 0.3), grain=dice(0.01, 0.05)), canvas.mask(numbers)
+    image, mask = canvas.shrunk(colours, numbers)
+    return develop(rng, image, blur=dice(0, 0.3), grain=dice(0.01, 0.06)), mask
 
 
 def _turn(dice: Dice) -> tuple[float, float, float]:

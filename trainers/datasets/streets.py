@@ -110,7 +110,7 @@ class Scene:
         self.rng, self.dice = rng, Dice(rng)
         self.canvas = Canvas(height, width)
         dice, rows, columns = self.dice, self.canvas.height, self.canvas.width
-        self.focal = dice(0.8, 1.1) * min(columns, 1.4 * rows)
+        self.focal = dice(0.95, 1.3) * min(columns, 1.4 * rows)
         self.centre = (columns * dice(0.25, 0.75), rows * dice(0.3, 0.62))
         self.eye = dice(1.2, 2.3)
         roll = math.radians(dice(-4, 4))
@@ -176,8 +176,8 @@ class Scene:
         own, haze, tint = np.exp(-z / light.sight), _planes(light.haze), _planes(light.tint)
         colours = haze + own * (colours - haze)
         colours = np.where(numbers == 0, self._sky(down), colours) * tint
-        image = develop(self.rng, colours, blur=max(0.0, dice(-0.3, 0.3)), grain=dice(0.005, 0.03))
-        return image, self.canvas.mask(numbers)
+        image, mask = self.canvas.shrunk(colours, numbers)
+        return develop(self.rng, image, blur=max(0.0, dice(-0.3, 0.3)), grain=dice(0.005, 0.04)), mask
 
     def _rays(self) -> tuple[F32, F32]:
         """For every pixel, metres to the right and down at a metre's distance."""
@@ -382,14 +382,14 @@ def _walls(scene: Scene, light: float) -> Material:
     """Of any colour: bricks, plaster, glass that mirrors the sky, concrete like the road's."""
     dice = scene.dice
     kind = dice()
-    if kind < 0.1:
+    if kind < 0.05:
         colour = dice.near(scene.light.sky[dice.below(2)], 0.1)
     elif kind < 0.4:
         colour = dice.hue((0.0, 0.12), (0.2, 0.6), (0.3, 0.8))
     else:
         colour = dice.colour()
     if dice.chance(0.6):
-        glass = dice.near(scaled(scene.light.sky[dice.below(2)], dice(0.2, 0.9)), 0.08)
+        glass = dice.near(scaled(scene.light.sky[1], dice(0.15, 0.6)), 0.05)
     else:
         glass = dice.grey(0.05, 0.35)
     period = (dice(2.0, 4.0), dice(2.6, 3.6))
@@ -478,15 +478,15 @@ def _furniture(scene: Scene, street: Street, side: int) -> list[Thing]:
     """Trees, lamps and signs that stand along the kerb."""
     dice, things = scene.dice, []
     edge, wall = street.road[0 if side < 0 else 1], street.pavement[0 if side < 0 else 1]
-    trees, poles, inset = dice(0, 0.5), dice(0.25, 0.6), dice(0.4, 1.1)
+    trees, poles, inset = dice(0, 0.45), dice(0.4, 0.8), dice(0.4, 1.1)
     seen = 2 * scene.focal / scene.canvas.width * (abs(edge) + inset)  # as far ahead as this it comes into view
-    z = dice(0.7, 1.4) * seen
-    while z < min(scene.far, 20.0):
+    z = dice(0.9, 1.3) * seen
+    while z < min(scene.far, max(20.0, 1.7 * seen)):
         open_ground = street.crossing is None or not street.crossing[0] - 1 < z < street.crossing[1] + 1
         kind = dice()
         if open_ground and kind < trees:
             things.append(_tree(scene, edge + side * inset, z))
-        elif open_ground and kind < trees + poles and z < 14:
+        elif open_ground and kind < trees + poles and z < max(14.0, 1.7 * seen):
             things.append(_pole(scene, edge + side * inset, z, side))
         elif open_ground and dice.chance(0.08):
             things.append(_bush(scene, wall - side * 0.5, z))

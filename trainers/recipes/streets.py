@@ -13,15 +13,17 @@ def unet() -> Recipe:
     """
     return Recipe(
         dataset="streets",
+        dataset_args={"train": 1200},
         model="unet",
         model_args={"base_channels": 16},
         task="segment",
+        task_args={"loss": "sum"},
         image_size=(96, 128),
         resize="stretch",
-        epochs=30,
-        batch_size=8,
+        epochs=8,
+        batch_size=4,
         optimizer="adam",
-        lr=3e-3,
+        lr=4e-3,
         schedule="cosine",
         warmup_epochs=1,
         augment={"horizontal_flip": 0.5},
@@ -39,9 +41,13 @@ def erfnet_encoder() -> Recipe:
     return unet().replace(
         model="erfnet",
         model_args={"stage": "encoder"},
-        task_args={"stride": 8},
+        task_args={"loss": "cross_entropy", "stride": 8},
+        epochs=5,
+        lr=1e-3,
+        weight_decay=1e-4,
         class_weights="erfnet",
         schedule="polynomial",
+        schedule_args={"power": 0.9},
     )
 
 
