@@ -73,9 +73,7 @@ def start_training(
     return subprocess.Popen(command, env=cluster, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def train(
-    cluster: dict[str, str], storage: Path, run: str, *flags: str, recipe: str = "digits.cnn"
-) -> dict[str, Any]:
+def train(cluster: dict[str, str], storage: Path, run: str, *flags: str, recipe: str = "digits.cnn") -> dict[str, Any]:
     """Train to the end; returns run.json."""
     process = start_training(cluster, storage, run, *flags, recipe=recipe)
     out, err = process.communicate(timeout=SECONDS)

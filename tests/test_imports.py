@@ -53,7 +53,12 @@ def test_imports_run_one_way(path: Path) -> None:
     if kind == "models":
         allowed: set[str] = {"trainers.models._imagenet"}
     elif kind == "datasets":
-        allowed = {"trainers.datasets", "trainers.datasets._files", "trainers.datasets._masks", "trainers.datasets._drawn"}
+        allowed = {
+            "trainers.datasets",
+            "trainers.datasets._files",
+            "trainers.datasets._masks",
+            "trainers.datasets._drawn",
+        }
     elif kind == "recipes":
         allowed = {"trainers.recipe", *(module_name(file) for file in path.parent.glob("*.py"))}
     else:

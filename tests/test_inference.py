@@ -63,7 +63,7 @@ def runs(storage: Path, raw: Path) -> dict[str, str]:
     return {name: launch.fit(own(**some), scale=scale, run=name).folder for name, some in changes.items()}
 
 
-def reference(folder: str, resize: str, sliding: bool = False) -> np.ndarray:
+def reference(folder: str, resize: str) -> np.ndarray:
     """The confusion matrix of the val split at its own size, step by step."""
     run = json.loads((Path(folder) / "run.json").read_text())
     recipe = Recipe.from_json(run["recipe"])

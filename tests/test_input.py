@@ -621,7 +621,9 @@ def own_folder(folder: Path, form: str = "ids") -> Path:
             (folder / split / kind).mkdir(parents=True)
         for index in range(count):
             mask = rng.integers(0, 3, (40, 50)).astype(np.uint8)
-            Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(folder / split / f"images/{index}.png")
+            Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(
+                folder / split / f"images/{index}.png"
+            )
             save_mask(folder / split / f"masks/{index}.png", mask, form)
     if form == "rgb":
         (folder / "classes.csv").write_text(TABLE)
@@ -648,7 +650,9 @@ def test_a_folder_of_ones_own_with_masks_works_in_one_command(
     assert ended.code == 0, ended.err
     run = run_json(storage / "own")
     assert run["dataset"]["rows"] == {"train": 8, "val": 4}
-    assert run["dataset"]["classes"] == (["ground", "red", "green"] if form == "rgb" else ["class0", "class1", "class2"])
+    assert run["dataset"]["classes"] == (
+        ["ground", "red", "green"] if form == "rgb" else ["class0", "class1", "class2"]
+    )
     if form != "ids":
         assert run["dataset"]["colours"] == [list(colour) for colour in PALETTE]
     assert {"predictions.png", "confusion.png", "curves.png"} <= set(files(storage / "own"))
@@ -705,14 +709,19 @@ def test_masks_that_do_not_fit_are_named_with_file_and_value(
     [
         (["--task", "classify"], "task=classify does not fit the data set mask_folder, which has masks; use segment"),
         (["--task", "segment_binary"], "2 classes"),
-        (["--task-args", "loss=focal"], "task_args loss=focal is not allowed; task_args loss takes one of cross_entropy"),
+        (
+            ["--task-args", "loss=focal"],
+            "task_args loss=focal is not allowed; task_args loss takes one of cross_entropy",
+        ),
         (["--task-args", "stride=0"], "task_args stride=0 is not allowed"),
         (["--task-args", "smoothing=1"], "argument of task 'segment' called 'smoothing'"),
         (["--class-weights", "median", "--task-args", "loss=dice"], "dice"),
         (["--init-from", "rum"], "init_from=rum: there is no such run"),
     ],
 )
-def test_what_does_not_go_with_masks_is_told(cli: Cli, storage: Path, tmp_path: Path, flags: list[str], words: str) -> None:
+def test_what_does_not_go_with_masks_is_told(
+    cli: Cli, storage: Path, tmp_path: Path, flags: list[str], words: str
+) -> None:
     ended = cli(*OWN, "--data", own_folder(tmp_path / "mine"), *flags)
     assert_refused(ended, words)
     assert not (storage / "own").exists()

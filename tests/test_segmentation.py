@@ -54,7 +54,9 @@ def own(**changes: Any) -> Any:
 
 def curves(events: list[dict[str, Any]]) -> np.ndarray:
     found = [event["line"] for event in events if event["kind"] == "epoch"]
-    return np.array([[line["train/loss"], line["val/loss"], line["val/miou"], line["val/boundary_f1"]] for line in found])
+    return np.array(
+        [[line["train/loss"], line["val/loss"], line["val/miou"], line["val/boundary_f1"]] for line in found]
+    )
 
 
 def test_uneven_ignored_pixels_do_not_tilt_the_loss(storage: Path, uneven: str) -> None:
@@ -179,7 +181,10 @@ def test_one_command_trains_both_stages_and_hands_the_weights_over(
     assert code == 0, told.err
     assert told.out.split() == [str(tmp_path / "two-erfnet_encoder"), str(tmp_path / "two")]
     first, second = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("two-erfnet_encoder", "two"))
-    assert (first["recipe"]["model_args"], second["recipe"]["model_args"]) == ({"stage": "encoder"}, {"stage": "decoder"})
+    assert (first["recipe"]["model_args"], second["recipe"]["model_args"]) == (
+        {"stage": "encoder"},
+        {"stage": "decoder"},
+    )
     assert second["recipe"]["init_from"] == "two-erfnet_encoder"
     for name in ("two-erfnet_encoder", "two"):  # the table at the end
         assert told.err.rstrip().splitlines()[-1].startswith("two ")

@@ -318,10 +318,8 @@ def _check_model(recipe: Recipe, source: Source) -> None:
     except Exception as error:
         if "meta" in str(error).lower():  # a model that looks at values: this cannot tell
             return
-        size = f"{recipe.image_size[0]}x{recipe.image_size[1]}"
-        raise ValueError(
-            f"the model {recipe.model} does not go with pictures of {size} and task={recipe.task}: {recipes.blame(error)}"
-        ) from None
+        what = f"pictures of {recipe.image_size[0]}x{recipe.image_size[1]} and task={recipe.task}"
+        raise ValueError(f"the model {recipe.model} does not go with {what}: {recipes.blame(error)}") from None
 
 
 def _new_run(

@@ -101,7 +101,7 @@ class Recipe(_Value):
     task: Literal["classify", "segment", "segment_binary"] = "classify"
     """What is learned: a class for each picture, for each pixel, or whether a pixel belongs to the second of two."""
     task_args: Mapping[str, Any] = field(default_factory=dict)
-    """classify: label_smoothing; segment, segment_binary: loss (cross_entropy, dice, sum), stride, boundary_tolerance."""
+    """classify: label_smoothing; the others: loss (cross_entropy, dice, sum), stride, boundary_tolerance."""
     image_size: tuple[int, int]
     """Height x width that the model sees."""
     stored_size: tuple[int, int] | None = None

@@ -61,7 +61,10 @@ class Source:
 
 
 class BadImage(ValueError):
-    """`read` could not decode a file, or its mask does not fit. With `--on-bad-image skip` the item is left out and recorded."""
+    """`read` could not decode a file, or its mask does not fit.
+
+    With `--on-bad-image skip` the item is left out and recorded.
+    """
 
 
 def split_by_share(labels: Sequence[int], shares: Mapping[str, float], seed: int) -> dict[str, list[int]]:

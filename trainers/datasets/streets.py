@@ -171,7 +171,7 @@ class Scene:
         z = 1 / np.clip(inverse, 1 / FARTHEST, 1.0)
         u = np.where(along, z, (across - self.bend * z) * z)
         v = np.where(on_ground, z, self.eye - (down + self.rise * z) * z)
-        colours = self.canvas.colours(self.rng, numbers, u, v, self.focal / z)
+        colours = self.canvas.colours(self.rng, numbers, u, v, (self.focal / z).astype(np.float32))
         colours *= np.where(on_ground, np.asarray(self._shadows, np.float32) / 255, 1)
         own, haze, tint = np.exp(-z / light.sight), _planes(light.haze), _planes(light.tint)
         colours = haze + own * (colours - haze)
@@ -388,10 +388,8 @@ def _walls(scene: Scene, light: float) -> Material:
         colour = dice.hue((0.0, 0.12), (0.2, 0.6), (0.3, 0.8))
     else:
         colour = dice.colour()
-    if dice.chance(0.6):
-        glass = dice.near(scaled(scene.light.sky[1], dice(0.15, 0.6)), 0.05)
-    else:
-        glass = dice.grey(0.05, 0.35)
+    reflecting = dice.chance(0.6)
+    glass = dice.near(scaled(scene.light.sky[1], dice(0.15, 0.6)), 0.05) if reflecting else dice.grey(0.05, 0.35)
     period = (dice(2.0, 4.0), dice(2.6, 3.6))
     share = (dice(0.3, 0.55), dice(0.35, 0.6))
     tiles = Tiles(period, share, scaled(glass, light), (dice(), dice(0.3, 0.7)), dice(0.1, 0.7), scene.light.lit)
@@ -577,10 +575,10 @@ def _pole(scene: Scene, x: float, z: float, side: int) -> Thing:
             box = scene.flat(POLE, Material(dice.grey(0.05, 0.3)), z)
             scene.face(box, (x - half, low, z), (x + half, low, z), (x + half, height, z), (x - half, height, z))
             on = dice.below(3)
-            for lamp, colour in enumerate(((1.0, 0.2, 0.15), (1.0, 0.75, 0.1), (0.2, 1.0, 0.5))):
-                number = scene.flat(POLE, Material(scaled(colour, 1.3 if lamp == on else 0.35)), z)
+            for row, colour in enumerate(((1.0, 0.2, 0.15), (1.0, 0.75, 0.1), (0.2, 1.0, 0.5))):
+                number = scene.flat(POLE, Material(scaled(colour, 1.3 if row == on else 0.35)), z)
                 radius = 0.12 * scene.scale(z)
-                scene.canvas.ellipse(number, *scene.at((x, height - 0.2 - 0.3 * lamp, z)), radius, radius)
+                scene.canvas.ellipse(number, *scene.at((x, height - 0.2 - 0.3 * row, z)), radius, radius)
 
     return z, draw
 
