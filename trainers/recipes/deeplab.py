@@ -9,7 +9,7 @@ def camvid() -> Recipe:
     Source: Chen et al., Encoder-Decoder with Atrous Separable Convolution, ECCV 2018; settings of MathWorks, "Semantic
     Segmentation Using Deep Learning"; median-frequency weights: Eigen and Fergus, ICCV 2015, section 6.3.2.
     Parameters: 16,605,355 (11 classes)
-    Expected: not measured here
+    Expected: val miou 0.31 on a third of CamVid at 96x128, without ImageNet's weights
     Command: python -m trainers train deeplab.camvid --data PATH
     """
     return Recipe(

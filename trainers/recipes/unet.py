@@ -45,7 +45,7 @@ def camvid() -> Recipe:
 
     Source: Ronneberger et al., U-Net, MICCAI 2015; data: Brostow et al., 2009.
     Parameters: 31,038,283 (11 classes)
-    Expected: not measured here
+    Expected: val miou 0.56 on a third of CamVid at 96x128, with 16 channels
     Command: python -m trainers train unet.camvid --data PATH
     """
     return Recipe(
