@@ -303,9 +303,8 @@ def evaluate(run: Run, split: str) -> Evaluation:
     assert sums is not None
     for tensor in (sums, *counts.values()):
         world.add_up(tensor)
-    loss_sum = _mean_loss(*sums.tolist())
     found = {name: count.cpu().numpy() for name, count in counts.items()}
-    return Evaluation(loss_sum, found, 1000 * seconds / images_seen)
+    return Evaluation(_mean_loss(*sums.tolist()), found, 1000 * seconds / images_seen)
 
 
 def show(run: Run, split: str, rows: Sequence[int]) -> list[dict[str, Any]]:
