@@ -8,7 +8,7 @@ def unet() -> Recipe:
 
     Source: Ronneberger et al., U-Net, MICCAI 2015; the pictures are drawn by datasets/streets.py.
     Parameters: 1,942,696 (8 classes)
-    Expected: val miou 0.87
+    Expected: val miou 0.89
     Command: python -m trainers train streets.unet
     """
     return Recipe(
@@ -17,13 +17,13 @@ def unet() -> Recipe:
         model="unet",
         model_args={"base_channels": 16},
         task="segment",
-        task_args={"loss": "sum"},
         image_size=(96, 128),
         resize="stretch",
         epochs=8,
         batch_size=4,
-        optimizer="adam",
-        lr=4e-3,
+        lr=0.2,
+        nesterov=True,
+        weight_decay=5e-4,
         schedule="cosine",
         warmup_epochs=1,
         augment={"horizontal_flip": 0.5},
@@ -41,9 +41,11 @@ def erfnet_encoder() -> Recipe:
     return unet().replace(
         model="erfnet",
         model_args={"stage": "encoder"},
-        task_args={"loss": "cross_entropy", "stride": 8},
+        task_args={"stride": 8},
         epochs=5,
+        optimizer="adam",
         lr=1e-3,
+        nesterov=False,
         weight_decay=1e-4,
         class_weights="erfnet",
         schedule="polynomial",
