@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import queue
+import shutil
 import tempfile
 import traceback
 from collections.abc import Sequence
@@ -62,6 +63,8 @@ def _rank(rank: int, jobs: Sequence[tuple[Job, int]], meeting: str, results: Any
             events = watched_work(job, rank, size)
             if size > 1:
                 dist.destroy_process_group()
+            if rank == 0 and job.get("drop_checkpoints"):  # gigabytes, over all recipes
+                shutil.rmtree(f"{job['folder']}/checkpoints")
             results.put((index, rank, events, None))
         except BaseException:
             results.put((index, rank, [], traceback.format_exc()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,7 @@ def test_every_recipe_exports_what_it_has_learned(storage: Path, tmp_path: Path,
     images = torch.rand(5, facts["channels"], *facts["image_size"])
     with torch.no_grad():
         torch.testing.assert_close(program(images), state.model.eval()(images), rtol=1e-4, atol=1e-4)
+    shutil.rmtree(run.folder)
 
 
 def test_a_model_that_cannot_be_exported_is_told_and_nothing_is_kept(storage: Path, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def everywhere(storage: Path) -> dict[str, Events]:
             if recipe.micro_batch_size is None:
                 recipe = recipe.replace(micro_batch_size=recipe.batch_size // size)
             run = f"{key}/{size}"
-            jobs[run] = (job(recipe, raw, storage, run), size)
+            jobs[run] = (job(recipe, raw, storage, run) | {"drop_checkpoints": True}, size)
 
     for name in ALL:
         many = {"batch_size": 120, "micro_batch_size": 40, "epochs": 3} if name == "digits.cnn" else {}
