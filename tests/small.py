@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from trainers import data
+from trainers.checkpoint import Checkpoints
 from trainers.recipe import Recipe, Scale, recipe_names, resolve
+from trainers.store import Store
 
 
 def small_recipe(name: str, **changes: Any) -> Recipe:
@@ -65,7 +68,16 @@ def job(recipe: Recipe, raw: str | None, storage: Path, run: str, **scale: Any) 
         "data": {"mode": "cache", "folder": str(folder), "meta": dict(data.Cached(folder).meta)},
         "threads": 1,
         "cwd": os.getcwd(),
+        "adopt": None,
     }
+
+
+def last_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Those of the newest checkpoint of a run."""
+    snapshot = Checkpoints(Store(folder)).latest()
+    assert snapshot is not None
+    weights: dict[str, torch.Tensor] = snapshot["model"]
+    return weights
 
 
 ALL = recipe_names()

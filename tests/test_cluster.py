@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from ranks import watched_work
-from small import job, small_data, small_recipe
+from small import job, last_weights, small_data, small_recipe
 
 from trainers.checkpoint import Checkpoints
 from trainers.data import Cached
@@ -92,13 +92,6 @@ def wait_for_the_middle_of_an_epoch(storage: Path, run: str) -> int:
     raise AssertionError("no checkpoint within an epoch was written")
 
 
-def weights(storage: Path, run: str) -> dict[str, torch.Tensor]:
-    snapshot = Checkpoints(Store(storage / run)).latest()
-    assert snapshot is not None
-    found: dict[str, torch.Tensor] = snapshot["model"]
-    return found
-
-
 def losses(storage: Path, run: str) -> list[float]:
     lines = [json.loads(line) for line in (storage / run / "metrics.jsonl").read_text().splitlines()]
     return [line[name] for line in lines for name in ("train/loss", "val/loss")]
@@ -107,7 +100,7 @@ def losses(storage: Path, run: str) -> list[float]:
 @pytest.fixture(scope="module")
 def undisturbed(cluster: dict[str, str], storage: Path) -> dict[str, torch.Tensor]:
     train(cluster, storage, "undisturbed", *SLOW)
-    return weights(storage, "undisturbed")
+    return last_weights(storage / "undisturbed")
 
 
 def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
@@ -137,7 +130,7 @@ def test_a_worker_that_is_killed(cluster: dict[str, str], storage: Path, undistu
     _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, err
     assert "going on from step" in err
-    assert_equal(weights(storage, "worker"), undisturbed)
+    assert_equal(last_weights(storage / "worker"), undisturbed)
 
 
 def test_a_driver_that_is_killed(cluster: dict[str, str], storage: Path, undisturbed: dict[str, torch.Tensor]) -> None:
@@ -148,7 +141,7 @@ def test_a_driver_that_is_killed(cluster: dict[str, str], storage: Path, undistu
     assert json.loads((storage / "driver" / "run.json").read_text())["status"] == "running"
     run = train(cluster, storage, "driver", *SLOW)
     assert (run["status"], run["attempt"]) == ("finished", 2)
-    assert_equal(weights(storage, "driver"), undisturbed)
+    assert_equal(last_weights(storage / "driver"), undisturbed)
 
 
 def test_sigterm_saves_and_the_same_command_continues(
@@ -164,7 +157,7 @@ def test_sigterm_saves_and_the_same_command_continues(
     assert "SIGTERM received" not in err
     assert json.loads((storage / "stopped" / "run.json").read_text())["status"] == "interrupted"
     train(cluster, storage, "stopped", *SLOW)
-    assert_equal(weights(storage, "stopped"), undisturbed)
+    assert_equal(last_weights(storage / "stopped"), undisturbed)
 
 
 def test_more_workers_than_the_cluster_has(cluster: dict[str, str], storage: Path) -> None:

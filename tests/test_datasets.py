@@ -37,8 +37,8 @@ from trainers.datasets import (
 )
 from trainers.datasets._files import decode
 
-NAMES = ["cifar10", "digits", "image_folder", "mnist", "texture_crops"]
 FOLDER = Path(importlib.import_module("trainers.datasets").__file__ or "").parent
+NAMES = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
 
 
 def samples(source: Source, split: str) -> list[tuple[str, int]]:

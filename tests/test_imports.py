@@ -12,12 +12,27 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # A module may import those of the levels below its own.
 LEVELS = [
-    {"trainers.boundary", "trainers.order", "trainers.pictures", "trainers.progress", "trainers.recipe"},
-    {"trainers.sliding", "trainers.store", "trainers.task", "trainers.report_page"},
-    {"trainers.parallel", "trainers.record", "trainers.augment", "trainers.checkpoint"},
-    {"trainers.data", "trainers.report"},
-    {"trainers.loop"},
-    {"trainers.worker"},
+    {
+        "trainers.boundary",
+        "trainers.order",
+        "trainers.pictures",
+        "trainers.progress",
+        "trainers.recipe",
+        "trainers.report_charts",
+    },
+    {"trainers.sliding", "trainers.store", "trainers.task", "trainers.words", "trainers.sweep_report"},
+    {
+        "trainers.parallel",
+        "trainers.record",
+        "trainers.augment",
+        "trainers.checkpoint",
+        "trainers.run_folders",
+        "trainers.report_sweep_page",
+    },
+    {"trainers.data", "trainers.pairing", "trainers.report_page"},
+    {"trainers.loop", "trainers.report_columns"},
+    {"trainers.memory"},
+    {"trainers.worker", "trainers.report"},
     {"trainers.on_ray"},
     {"trainers.launch"},
     {"trainers.inference"},
@@ -44,6 +59,7 @@ def imports(path: Path) -> set[str]:
 
 
 FILES = sorted((ROOT / "trainers").rglob("*.py"))
+CLUSTER = sorted((ROOT / "cluster").glob("*.py"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_name)
@@ -64,9 +80,16 @@ def test_imports_run_one_way(path: Path) -> None:
     else:
         level = next(number for number, names in enumerate(LEVELS) if name in names)
         allowed = {below for names in LEVELS[:level] for below in names}
-        allowed |= {"trainers.datasets", "trainers.datasets._files"} if level >= 2 else set()
+        allowed |= {"trainers.datasets"}
+        allowed |= {"trainers.datasets._files"} if level >= 2 else set()
         allowed |= {"trainers.store"} if level == 0 else set()
     assert imports(path) <= allowed
+
+
+@pytest.mark.parametrize("path", CLUSTER, ids=module_name)
+def test_the_cluster_imports_trainers_and_nothing_imports_the_cluster(path: Path) -> None:
+    assert {name.split(".")[0] for name in imports(path)} <= {"trainers", "cluster"}
+    assert not any(module_name(path) in imports(file) for file in FILES)
 
 
 def test_only_one_module_knows_ray_train_and_only_one_the_process_group() -> None:
@@ -85,6 +108,9 @@ def test_only_one_module_knows_ray_train_and_only_one_the_process_group() -> Non
         ("trainers.report", "torch ray"),
         ("trainers.loop", "torchvision ray matplotlib"),
         ("trainers.inference", "torchvision ray matplotlib"),
+        ("trainers.memory", "torchvision ray matplotlib"),
+        ("cluster.__main__", "torch ray numpy pyarrow matplotlib"),
+        ("cluster.plan", "torch ray numpy pyarrow matplotlib"),
     ],
 )
 def test_what_must_be_light_is_light(module: str, unwanted: str) -> None:
@@ -94,7 +120,7 @@ def test_what_must_be_light_is_light(module: str, unwanted: str) -> None:
 
 
 def test_no_function_is_longer_than_70_lines() -> None:
-    for path in FILES:
+    for path in [*FILES, *CLUSTER]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef):
                 assert (node.end_lineno or 0) - node.lineno <= 70, f"{path}: {node.name}"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from ranks import run_ranks, watched_work
-from small import ALL, job, small_data, small_recipe
+from small import ALL, job, last_weights, small_data, small_recipe
 from torch.nn import functional
 
 from trainers import data, loop, order
@@ -152,13 +152,6 @@ def test_a_plain_loop_gives_the_same_weights(storage: Path) -> None:
         torch.testing.assert_close(found["model"][name], value, rtol=1e-9, atol=1e-11)
 
 
-def run_weights(folder: Path) -> dict[str, torch.Tensor]:
-    snapshot = Checkpoints(Store(folder)).latest()
-    assert snapshot is not None
-    weights: dict[str, torch.Tensor] = snapshot["model"]
-    return weights
-
-
 def test_a_run_that_is_stopped_in_mid_epoch_ends_with_the_same_weights(storage: Path) -> None:
     changes = {"precision": "fp32", "epochs": 3, "ema": 0.9, "model_args": {"dropout": 0.2}, "optimizer": "adamw"}
     recipe = small_recipe("mnist.cnn", **changes)
@@ -170,7 +163,7 @@ def test_a_run_that_is_stopped_in_mid_epoch_ends_with_the_same_weights(storage: 
     events = watched_work(job(recipe, raw, storage, "stopped") | {"attempt": 2})
     assert events[1] == {"kind": "start", "history": events[1]["history"], "step": 13, "epoch": 1}
     assert (events[-1]["status"], events[-1]["epoch"]) == ("finished", 3)
-    undisturbed, resumed = run_weights(storage / "undisturbed"), run_weights(storage / "stopped")
+    undisturbed, resumed = last_weights(storage / "undisturbed"), last_weights(storage / "stopped")
     assert all(torch.equal(undisturbed[name], resumed[name]) for name in undisturbed)
 
 
@@ -183,7 +176,7 @@ def test_it_can_go_on_with_another_number_of_workers(storage: Path) -> None:
     assert stopped[-1]["status"] == "interrupted"
     assert (ended[-1]["status"], ended[-1]["epoch"]) == ("finished", 3)
     assert len(stopped[-1]["steps"]) + len(ended[-1]["steps"]) == len(whole[-1]["steps"])
-    one, other = run_weights(storage / "unmoved"), run_weights(storage / "moved")
+    one, other = last_weights(storage / "unmoved"), last_weights(storage / "moved")
     for name in one:
         torch.testing.assert_close(other[name], one[name], rtol=1e-9, atol=1e-12)
 
@@ -243,7 +236,7 @@ def test_frozen_parts_do_not_move(storage: Path) -> None:
     task = job(recipe, raw, storage, "frozen")
     before = copy.deepcopy(loop.build_model(recipe, task["data"]["meta"]).state_dict())
     watched_work(task)
-    after = run_weights(storage / "frozen")
+    after = last_weights(storage / "frozen")
     same = {name for name in before if torch.equal(before[name], after[name])}
     assert {name for name in before if name.startswith(("layer1.", "bn1."))} <= same
     assert not any(name.startswith("layer2.") for name in same)

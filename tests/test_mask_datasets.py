@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import itertools
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -21,7 +18,6 @@ from PIL import Image
 from trainers.datasets import IGNORED, MASK, BadImage, Item, Source, camvid, cityscapes, mask_folder, semantic_drone
 from trainers.datasets._masks import LISTED
 
-NAMES = ["camvid", "cityscapes", "mask_folder", "semantic_drone"]
 MODULES: list[Any] = [camvid, cityscapes, mask_folder, semantic_drone]
 FOLDER = Path(importlib.import_module("trainers.datasets").__file__ or "").parent
 HEIGHT, WIDTH = 6, 8
@@ -73,29 +69,6 @@ def names(source: Source) -> dict[str, list[str]]:
 
 
 # ---- what all have in common ----
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_signature_can_be_read_without_importing(name: str) -> None:
-    tree = ast.parse((FOLDER / f"{name}.py").read_text())
-    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    arguments = functions["source"].args
-    assert [argument.arg for argument in arguments.args] == ["data"]
-    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
-        assert argument.annotation is not None
-        assert default is not None
-        ast.literal_eval(default)
-    assert "read" in functions
-    assert len((ast.get_docstring(tree) or "").splitlines()[0]) > 20
-
-
-def test_importing_them_imports_nothing_heavy() -> None:
-    code = (
-        f"import sys; {'; '.join(f'import trainers.datasets.{name}' for name in NAMES)}; "
-        "print([name for name in ('torch', 'torchvision', 'sklearn', 'PIL', 'ray') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=FOLDER.parent.parent)
-    assert done.stdout.strip() == "[]", done.stderr
 
 
 @pytest.mark.parametrize("module", MODULES)

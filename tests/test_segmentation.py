@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from ranks import run_ranks, watched_work
-from small import job, scene, small_data, small_recipe, write_pairs
+from small import job, last_weights, scene, small_data, small_recipe, write_pairs
 from torch.nn import functional
 
 from trainers import data, loop, order, task
@@ -165,13 +165,6 @@ def test_the_shown_pictures_are_the_fixed_ones_and_the_best_and_worst(storage: P
 # Two stages --------------------------------------------------------------------------------------------------
 
 
-def final_weights(folder: Path) -> dict[str, torch.Tensor]:
-    snapshot = Checkpoints(Store(folder)).latest()
-    assert snapshot is not None
-    weights: dict[str, torch.Tensor] = snapshot["model"]
-    return weights
-
-
 def test_one_command_trains_both_stages_and_hands_the_weights_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,7 +182,7 @@ def test_one_command_trains_both_stages_and_hands_the_weights_over(
     for name in ("two-erfnet_encoder", "two"):  # the table at the end
         assert told.err.rstrip().splitlines()[-1].startswith("two ")
         assert f"\n{name} " in told.err
-    encoder = [name for name in final_weights(tmp_path / "two") if name.startswith("encoder.")]
+    encoder = [name for name in last_weights(tmp_path / "two") if name.startswith("encoder.")]
     assert f"{len(encoder)} of " in told.err
     assert "tensors start from two-erfnet_encoder; fresh: decoder." in told.err
     # both named, and with --init-from, it is the same
@@ -197,9 +190,9 @@ def test_one_command_trains_both_stages_and_hands_the_weights_over(
     assert code == 0
     flags = ["--epochs", "1", "--init-from", "streets.erfnet_encoder-named", "--run", "alone"]
     assert main(["train", "streets.erfnet", *STREETS, *flags]) == 0
-    two = final_weights(tmp_path / "two")
+    two = last_weights(tmp_path / "two")
     for other in ("streets.erfnet-named", "alone"):
-        weights = final_weights(tmp_path / other)
+        weights = last_weights(tmp_path / other)
         assert all(torch.equal(weights[name], two[name]) for name in two), other
     capsys.readouterr()
     assert main(["train", "streets.erfnet", *STREETS, "--epochs", "1", "--run", "two"]) == 0
@@ -237,7 +230,7 @@ def test_a_run_killed_in_its_second_stage_ends_with_the_same_weights(tmp_path: P
     assert again.returncode == 0, told
     assert "has finished already" in told  # the first stage
     assert "going on from step" in told
-    one, other = final_weights(tmp_path / "undisturbed/run"), final_weights(tmp_path / "killed/run")
+    one, other = last_weights(tmp_path / "undisturbed/run"), last_weights(tmp_path / "killed/run")
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 

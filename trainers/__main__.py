@@ -6,20 +6,16 @@ Messages and progress go to stderr; what was asked for goes to stdout.
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import json
 import re
 import sys
-import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal
-
-import tyro
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
+from typing import Any, Literal
 
 from trainers.recipe import Recipe, Scale, describe, load, nearest, recipe_names, resolve
 from trainers.store import explain
+from trainers.words import cli, leading, parse
 
 USAGE = """usage: python -m trainers COMMAND ...
 
@@ -77,7 +73,7 @@ class _Options:
 
 
 def _train(argv: list[str]) -> int:
-    names, flags = _leading(argv)
+    names, flags = leading(argv)
     if not names:
         if flags and flags[0] in ("-h", "--help"):
             print("usage: python -m trainers train RECIPE [RECIPE...] [--FIELD VALUE...]\n")
@@ -85,46 +81,48 @@ def _train(argv: list[str]) -> int:
             print("python -m trainers train RECIPE --help shows every field with that recipe's defaults")
             return 0
         raise ValueError(f"train needs the name of a recipe: {', '.join(recipe_names())}")
-    stages = _stages(names, flags)
-    parsed = [_parse(name, flags) for name in stages]  # all of them, before the first starts
-    if parsed[0][2].show:
-        for recipe, scale, _ in parsed:
+    stages = _stages(names, flags)  # all of them, before the first starts
+    _, (_, scale, options) = stages[-1]
+    if options.show:
+        for _, (recipe, scale, _) in stages:
             print(json.dumps({"recipe": recipe.to_json(), "scale": scale.to_json()}, indent=1))
         return 0
     from trainers.launch import new_run_name, now, run_name
     from trainers.store import Store, default_storage
 
-    _, scale, options = parsed[-1]
     if len(names) == 1:  # stages that it needs are called after it
         again = options.run or new_run_name(Store(scale.storage or default_storage()), names[0])
-        runs = [*(f"{again}-{re.split('[.:]', stage)[-1]}" for stage in stages[:-1]), again]
+        runs = [*(f"{again}-{re.split('[.:]', stage)[-1]}" for stage, _ in stages[:-1]), again]
     else:
         again = options.run or now()
-        runs = [run_name(stage, again) for stage in stages]
-    return _train_in_order(stages, parsed, runs, again)
+        runs = [run_name(stage, again) for stage, _ in stages]
+    return _train_in_order(stages, runs, again)
 
 
-def _stages(names: Sequence[str], flags: Sequence[str]) -> list[str]:
-    """The recipes to train, each with the one before it whose weights it starts from."""
-    stages: list[str] = []
+Parsed = tuple[Recipe, Scale, _Options]
+
+
+def _stages(names: Sequence[str], flags: Sequence[str]) -> list[tuple[str, Parsed]]:
+    """The recipes to train, changed by the flags, each with the one before it whose weights it starts from."""
+    stages: list[tuple[str, Parsed]] = []
     for name in names:
-        before = _parse(name, flags)[0].init_from
-        if before is not None and before not in stages and (before in recipe_names() or ".py:" in before):
-            stages += _stages([before], flags)
-        stages.append(name)
+        parsed = _parse(name, flags)
+        before = parsed[0].init_from
+        is_recipe = before is not None and (before in recipe_names() or ".py:" in before)
+        if is_recipe and before not in dict(stages):
+            stages += _stages([str(before)], flags)
+        stages.append((name, parsed))
     return stages
 
 
-def _train_in_order(
-    names: Sequence[str], parsed: Sequence[tuple[Recipe, Scale, _Options]], runs: Sequence[str], again: str
-) -> int:
+def _train_in_order(stages: Sequence[tuple[str, Parsed]], runs: Sequence[str], again: str) -> int:
     """One run each; a recipe whose `init_from` names one before it starts from that run's weights. `again`: what
     --run continues them."""
     from trainers.launch import fit
     from trainers.progress import Progress
 
     done: dict[str, Any] = {}
-    for name, run, (recipe, scale, options) in zip(names, runs, parsed, strict=True):
+    for (name, (recipe, scale, options)), run in zip(stages, runs, strict=True):
         if options.download:
             _download(recipe, scale)
         if recipe.init_from in done:
@@ -135,7 +133,7 @@ def _train_in_order(
             Progress().message(f"to continue, repeat the command with --run {again}")
         if result.exit_code:
             break
-    if len(names) > 1:
+    if len(stages) > 1:
         Progress().stages(result.run for result in done.values())
     return int(result.exit_code)
 
@@ -149,7 +147,7 @@ def _download(recipe: Recipe, scale: Scale) -> None:
 
 
 def _prepare(argv: list[str]) -> int:
-    names, flags = _leading(argv)
+    names, flags = leading(argv)
     if len(names) != 1:
         raise ValueError("usage: python -m trainers prepare RECIPE [--data PATH] [--FIELD VALUE...]")
     recipe, scale, options = _parse(names[0], flags)
@@ -181,8 +179,8 @@ class _EvaluateOptions:
 
 
 def _evaluate(argv: list[str]) -> int:
-    names, flags = _leading(argv)
-    options = _cli(_EvaluateOptions, flags, "evaluate RUN")
+    names, flags = leading(argv)
+    options = cli(_EvaluateOptions, flags, "python -m trainers evaluate RUN")
     if len(names) != 1:
         raise ValueError("usage: python -m trainers evaluate RUN [--split test] [--native] [--data PATH] [--json]")
     from trainers.inference import evaluate
@@ -243,8 +241,8 @@ class _PredictOptions:
 
 
 def _predict(argv: list[str]) -> int:
-    names, flags = _leading(argv)
-    options = _cli(_PredictOptions, flags, "predict RUN PATH...")
+    names, flags = leading(argv)
+    options = cli(_PredictOptions, flags, "python -m trainers predict RUN PATH...")
     if len(names) < 2:
         raise ValueError("usage: python -m trainers predict RUN PATH... --out DIR")
     from trainers.inference import predict
@@ -277,8 +275,8 @@ class _ExportOptions:
 
 
 def _export(argv: list[str]) -> int:
-    names, flags = _leading(argv)
-    options = _cli(_ExportOptions, flags, "export RUN")
+    names, flags = leading(argv)
+    options = cli(_ExportOptions, flags, "python -m trainers export RUN")
     if len(names) != 1:
         raise ValueError("usage: python -m trainers export RUN --out FILE")
     from trainers.inference import export
@@ -292,9 +290,10 @@ class _ReportOptions:
     format: Literal["table", "csv", "json", "html"] = "table"
     """How the report is written."""
     baseline: str | None = None
-    """A run that the others are compared with: speed-up and difference of the score."""
+    """What to compare with, for speed-up and difference of the score: a run, or a sweep or folder of runs, each of
+    which is paired with that of the same recipe and data."""
     price_per_hour: float | None = None
-    """Price of the machine, for a column of costs."""
+    """Price of one node for an hour, for the cost of each run and sweep."""
     out: str | None = None
     """File to write to, in place of the terminal."""
     storage: str | None = None
@@ -302,8 +301,8 @@ class _ReportOptions:
 
 
 def _report(argv: list[str]) -> int:
-    names, flags = _leading(argv)
-    options = _cli(_ReportOptions, flags, "report [RUN...]")
+    names, flags = leading(argv)
+    options = cli(_ReportOptions, flags, "python -m trainers report [RUN...]")
     from trainers.report import report
     from trainers.store import default_storage
 
@@ -318,7 +317,7 @@ def _report(argv: list[str]) -> int:
         print(text)
     else:
         try:
-            with open(options.out, "w") as file:
+            with open(options.out, "w", encoding="utf-8") as file:
                 file.write(text)
         except OSError as error:
             raise ValueError(f"--out {options.out} cannot be written: {explain(error)}") from None
@@ -327,7 +326,7 @@ def _report(argv: list[str]) -> int:
 
 
 def _list(argv: list[str]) -> int:
-    _cli(_ListOptions, argv, "list")
+    cli(_ListOptions, argv, "python -m trainers list")
     from rich.console import Console
     from rich.table import Table
 
@@ -366,173 +365,11 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 }
 
 
-# From words to values ----------------------------------------------------------------------------------------
-
-
-def _leading(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words before the first flag, and the rest."""
-    count = next((index for index, word in enumerate(argv) if word.startswith("-")), len(argv))
-    return list(argv[:count]), list(argv[count:])
-
-
-def _parse(name: str, flags: Sequence[str]) -> tuple[Recipe, Scale, _Options]:
+def _parse(name: str, flags: Sequence[str]) -> Parsed:
     """The recipe called `name`, changed by the flags. Raises ValueError, or ends the process with code 2."""
     recipe = resolve(name)
-    recipe_type, scale_type = _cli_type(Recipe), _cli_type(Scale)
-    both = dataclasses.make_dataclass(
-        "train", [("recipe", recipe_type), ("scale", scale_type), ("options", _Options)], kw_only=True
-    )
-    default = both(recipe=recipe_type(**_values(recipe)), scale=scale_type(**_values(Scale())), options=_Options())
-    parsed = _cli(both, flags, f"train {name}", default)
-    changes = {field: value for field, value in _values(parsed.recipe).items() if value != getattr(recipe, field)}
-    return recipe.replace(**changes), Scale(**_values(parsed.scale)), parsed.options
-
-
-def _cli(kind: Any, flags: Sequence[str], command: str, default: Any = tyro.MISSING_NONPROP) -> Any:
-    with _registry():
-        return tyro.cli(
-            kind,
-            args=list(flags),
-            default=default,
-            prog=f"python -m trainers {command}",
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
-        )
-
-
-def _values(value: Any) -> dict[str, Any]:
-    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-
-
-def _cli_type(kind: type) -> Any:
-    """Recipe or Scale, with its tuples spelled as people do: 28x28, 1:3, layer1,layer2."""
-    spelled = {"image_size": _SIZE, "stored_size": _SIZE, "workers": _WORKERS, "frozen": _NAMES}
-    hints = typing.get_type_hints(kind)
-    fields = [
-        (field.name, Annotated[hints[field.name], spelled[field.name]], dataclasses.field(default=None))
-        for field in dataclasses.fields(kind)
-        if field.name in spelled
-    ]
-    # Values are checked when the flags are put into a Recipe, whose ValueError has no box around it.
-    namespace = {"__post_init__": lambda self: None, "__doc__": kind.__doc__}
-    return dataclasses.make_dataclass(
-        kind.__name__, fields, bases=(kind,), frozen=True, kw_only=True, namespace=namespace
-    )
-
-
-def _size(word: str) -> tuple[int, int] | None:
-    if word.lower() == "none":
-        return None
-    if not re.fullmatch(r"\d+(x\d+)?", word):
-        raise ValueError(f"{word!r} is not a size; give 28, or height x width as in 512x1024")
-    sides = [int(side) for side in word.split("x")]
-    return sides[0], sides[-1]
-
-
-def _workers(word: str) -> int | tuple[int, int]:
-    if not re.fullmatch(r"\d+(:\d+)?", word):
-        raise ValueError(f"{word!r} is not a number of workers; give 0, 1, 2, ... or MIN:MAX as in 1:3")
-    bounds = [int(bound) for bound in word.split(":")]
-    return bounds[0] if len(bounds) == 1 else (bounds[0], bounds[1])
-
-
-def _number(word: str, kind: type[int | float], optional: bool) -> int | float | None:
-    if optional and word.lower() == "none":
-        return None
-    try:
-        return kind(word)
-    except ValueError:
-        what = "whole number" if kind is int else "number"
-        raise ValueError(f"{word!r} is not a {what}{', nor none' if optional else ''}") from None
-
-
-def _flag(words: list[str]) -> bool:
-    known = {"true": True, "false": False}
-    if words and words[0].lower() not in known:
-        raise ValueError(f"{words[0]!r} is neither true nor false")
-    return known[words[0].lower()] if words else True
-
-
-def _mapping(words: list[str]) -> dict[str, Any]:
-    for word in words:
-        if "=" not in word:
-            raise ValueError(f"{word!r} is not of the form name=value")
-    return {name: _value(value) for name, _, value in (word.partition("=") for word in words)}
-
-
-def _value(word: str) -> Any:
-    """A number, true, false, none, a list as in 0.8,1.2, or text."""
-    if "," in word:
-        return [_value(part) for part in word.split(",")]
-    if word.lower() in ("true", "false", "none"):
-        return {"true": True, "false": False, "none": None}[word.lower()]
-    try:
-        number = ast.literal_eval(word)
-    except (ValueError, SyntaxError):
-        return word
-    return number if isinstance(number, int | float) else word
-
-
-def _spell(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return ",".join(map(_spell, value))
-    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
-
-
-def _one_word(read: Callable[[str], Any], metavar: str, separator: str) -> PrimitiveConstructorSpec[Any]:
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar=metavar,
-        instance_from_str=lambda words: read(words[0]),
-        is_instance=lambda value: True,
-        str_from_instance=lambda value: [
-            separator.join(map(str, value)) if isinstance(value, tuple) else _spell(value)
-        ],
-    )
-
-
-_SIZE = _one_word(_size, "SIZE|HxW", "x")
-_WORKERS = _one_word(_workers, "N|MIN:MAX", ":")
-_NAMES = _one_word(lambda word: tuple(part for part in word.split(",") if part), "NAME,NAME", ",")
-
-
-def _registry() -> ConstructorRegistry:
-    registry = ConstructorRegistry()
-
-    @registry.primitive_rule
-    def mapping(info: Any) -> PrimitiveConstructorSpec[Any] | None:
-        if typing.get_origin(info.type) is not typing.get_origin(Mapping[str, Any]):
-            return None
-        return PrimitiveConstructorSpec(
-            nargs="*",
-            metavar="NAME=VALUE...",
-            instance_from_str=_mapping,
-            is_instance=lambda value: isinstance(value, Mapping),
-            str_from_instance=lambda value: [f"{name}={_spell(item)}" for name, item in value.items()],
-        )
-
-    @registry.primitive_rule
-    def number(info: Any) -> PrimitiveConstructorSpec[Any] | None:
-        kinds = set(typing.get_args(info.type) or [info.type])
-        kind = int if int in kinds else float
-        if kind not in kinds or not kinds <= {kind, type(None)}:
-            return None
-        optional = type(None) in kinds
-        metavar = kind.__name__.upper() + "|none" * optional
-        return _one_word(lambda word: _number(word, kind, optional), metavar, "")
-
-    @registry.primitive_rule
-    def flag(info: Any) -> PrimitiveConstructorSpec[Any] | None:
-        if info.type is not bool:
-            return None
-        return PrimitiveConstructorSpec(
-            nargs=(0, 1),
-            metavar="",
-            instance_from_str=_flag,
-            is_instance=lambda value: isinstance(value, bool),
-            str_from_instance=lambda value: [_spell(value)],
-        )
-
-    return registry
+    changes, scale, options = parse(recipe, Scale(), _Options(), flags, f"python -m trainers train {name}")
+    return recipe.replace(**changes), scale, options
 
 
 if __name__ == "__main__":

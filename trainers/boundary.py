@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-IGNORED = 255
-"""A pixel of a mask that belongs to no class, as in `trainers.datasets`."""
+from trainers.datasets import IGNORED
+
 _AT_ONCE = 2**19
 """Pixels looked at together: what a processor's cache holds."""
 
@@ -55,14 +55,16 @@ def f1(counts: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float64]:
     """F1 of each class, (classes,), from counts of `match`, (N, classes, 4): the mean over the images whose truth has
     a boundary of the class; NaN where no image has. No match counts as 0."""
     predicted, predicted_near, true, true_near = np.moveaxis(counts, -1, 0)
-    precision, recall = _ratio(predicted_near, predicted), _ratio(true_near, true)
+    precision, recall = divide(predicted_near, predicted), divide(true_near, true)
     there = true > 0
-    scores = _ratio(2 * precision * recall, precision + recall) * there
-    return np.where(there.any(0), _ratio(scores.sum(0), there.sum(0)), np.nan)
+    scores = divide(2 * precision * recall, precision + recall) * there
+    return divide(scores.sum(0), there.sum(0), np.nan)
 
 
-def _ratio(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    result = np.zeros(part.shape)
+def divide(part: npt.ArrayLike, whole: npt.ArrayLike, otherwise: float = 0.0) -> npt.NDArray[np.float64]:
+    """part / whole; `otherwise` where whole is 0."""
+    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+    result = np.full(part.shape, otherwise)
     np.divide(part, whole, out=result, where=whole > 0)
     return result
 

@@ -115,6 +115,17 @@ class Checkpoints:
         """The step of the newest checkpoint, whether or not it verifies; 0 where there is none."""
         return max(self._list(), default=(0, 0, ""))[1]
 
+    def at(self, step: int) -> dict[str, Any] | None:
+        """The snapshot of a step; the newest where that is gone."""
+        return self._read(f"{step:08}", lambda text: None) or self.latest()
+
+    def close(self) -> None:
+        """Until everything is written; then the thread ends. Raises OSError as `wait` does."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
     def best(self) -> dict[str, Any]:
         """The snapshot of the best epoch. Raises ValueError where there is none that verifies."""
         problems: list[str] = []
@@ -124,6 +135,12 @@ class Checkpoints:
             if snapshot is not None:
                 return snapshot
         raise ValueError("; ".join([f"{self.store.address} holds no checkpoint of a finished epoch", *problems]))
+
+    def best_weights(self) -> dict[str, Tensor]:
+        """What the best epoch was evaluated with: the moving average where there is one. Raises as `best` does."""
+        snapshot = self.best()
+        weights: dict[str, Tensor] = snapshot["ema"] or snapshot["model"]
+        return weights
 
     def _write(self, snapshot: Mapping[str, Any], step: int, best_step: int | None) -> None:
         buffer = io.BytesIO()

@@ -229,10 +229,10 @@ def _run_chunks(
 ) -> Iterator[dict[str, Any]]:
     paths = {path for _, items in chunks for item in items for path in _files(item)}
     if not ray or sum(os.path.getsize(path) for path in paths) <= INLINE_BYTES:
+        decoder = Decoder(recipe, source.channels, len(source.classes))
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
             for number, (split, items) in enumerate(chunks):
                 file = folder / f"{split}-{token}-{number:05}.arrow"
-                decoder = Decoder(recipe, source.channels, len(source.classes))
                 yield _write_shard(decoder, split, items, file, advance, threads)
         return
     tasks = [
@@ -483,11 +483,9 @@ class Decoder:
         return [(image, self._check(item, image, target)) for image, target in self.read_item(item)]
 
     def _shrink(self, target: Any) -> Any:
-        return (
-            target
-            if isinstance(target, int)
-            else shrink(target[:, :, None], self.size, self.resize, mask=True)[:, :, 0]
-        )
+        if isinstance(target, int):
+            return target
+        return shrink(target[:, :, None], self.size, self.resize, mask=True)[:, :, 0]
 
     def _check(self, item: Item, image: Array, target: Any) -> Any:
         if item.targets[0] != MASK:
@@ -660,13 +658,11 @@ def stream_meta(recipe: Recipe, source: Source) -> dict[str, Any]:
     for split, items in source.splits.items():
         rows = sum(len(item.targets) for item in items)
         if source.masks or split == "train":
-            chosen = order.permutation(0, 0, len(items))[:SAMPLED_ITEMS]
-            with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-                read = list(threads.map(decoder.try_read, [items[index] for index in chosen]))
-            pairs = [pair for part in read if not isinstance(part, str) for pair in part]
+            images, targets = _sample(decoder, items)
         if split == "train":
-            sample = np.stack([image for image, _ in pairs])
-        targets = np.stack([t for _, t in pairs]) if source.masks else np.array([t for i in items for t in i.targets])
+            sample = images
+        if not source.masks:  # all of them are known without reading
+            targets = np.array([target for item in items for target in item.targets])
         done.append({"split": split, "rows": rows, **_count(targets, len(source.classes))})
     return {
         **_facts(recipe, source, done),
@@ -676,6 +672,15 @@ def stream_meta(recipe: Recipe, source: Source) -> dict[str, Any]:
         "repeated": {},
         "fingerprint": cache_key(recipe, source),
     }
+
+
+def _sample(decoder: Decoder, items: Sequence[Item]) -> tuple[Array, Array]:
+    """Images and targets of at most SAMPLED_ITEMS items, dealt at random; bad ones are passed over."""
+    chosen = order.permutation(0, 0, len(items))[:SAMPLED_ITEMS]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        read = list(threads.map(decoder.try_read, [items[index] for index in chosen]))
+    images, targets = zip(*(pair for part in read if not isinstance(part, str) for pair in part), strict=True)
+    return np.stack(images), np.stack(targets)
 
 
 def _decode_task(row: dict[str, Any]) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def evaluate(
     Parameters: `split`, by default "test" where the data has one, else "val"; `data`, where the raw data lies, by
     default where it lay in training; `native`, whether masks are scored at their own size, to which the logits are
     resized; `sliding`, whether pictures too keep their own size and a window of image_size, sharing `overlap` with
-    its neighbours, is moved over them; `advance`, told the number of pictures done at native size. Returns `split`,
+    its neighbours, is moved over them; `advance`, told the number of pictures done. Returns `split`,
     `rows`, `classes`, every score by bare name, `per_class`, and `ms_per_image`, of the model alone: reading and
     pre-processing are left out; `loss` too, but not at native size. Raises ValueError.
     """
@@ -82,9 +82,11 @@ def evaluate(
     home = cache_folder(Store(storage or scale.storage or default_storage()))
     cached = datas.Cached(datas.prepare(recipe, source, home))
     state, world = _restore(recipe, cached.meta, folder)
-    run_ = loop.open_run(recipe, state, cached, world)
+    run_ = loop.Run(recipe=recipe, state=state, data=cached, world=world, model=state.model)
     loss, counts, ms_per_image = loop.evaluate(run_, split)
-    told = {"split": split, "rows": int(cached.meta["rows"][split]), "classes": cached.meta["classes"], "loss": loss}
+    rows = int(cached.meta["rows"][split])
+    advance(rows)
+    told = {"split": split, "rows": rows, "classes": cached.meta["classes"], "loss": loss}
     return {**told, "ms_per_image": ms_per_image, **run_.task.scores(counts)}
 
 
@@ -141,14 +143,13 @@ def predict(
     target.mkdir(parents=True, exist_ok=True)
     named = list(zip(files, _names_below(files), strict=True))
     batches = [named[start : start + PREDICT_BATCH] for start in range(0, len(named), PREDICT_BATCH)]
-    predictor = functools.partial(_predictor, folder.address, sliding, overlap)
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     shares = [f"share of {name}" for name in found["dataset"]["classes"]]
     writer.writerow(["path", "mask", *shares] if found["dataset"].get("masks") else ["path", "class", "probability"])
     bad = []
     job = {"folder": folder.address, "out": str(target), "sliding": sliding, "overlap": overlap}
-    here = (predictor()(batch, target) for batch in batches)
+    here = (_predictor(folder.address, sliding, overlap)(batch, target) for batch in batches)
     for rows in _on_ray(job, batches, workers) if workers else here:
         writer.writerows(rows)
         bad += [row[0] for row in rows if not row[1]]
@@ -255,7 +256,7 @@ class _Predictor:
         return output
 
     def _segment_files(self, files: Sequence[Named], out: Path) -> list[list[str]]:
-        classes = self.meta["classes"]
+        classes, store = self.meta["classes"], Store(out)
         colours = self.meta.get("colours") or pictures.palette(len(classes))
         rows = []
         for path, name in files:
@@ -272,7 +273,7 @@ class _Predictor:
                 "overlays": pictures.overlay(picture, labels, colours),
             }
             for kind, image in images.items():
-                Store(out).write(f"{kind}/{name}.png", pictures.save_png(image))
+                store.write(f"{kind}/{name}.png", pictures.save_png(image))
             rows.append([path, f"masks/{name}.png", *(f"{share:.4f}" for share in shares)])
         return rows
 
@@ -322,12 +323,10 @@ def _restore(
 ) -> tuple[TrainState, World]:
     """The best checkpoint's model, on this process' device or on another."""
     world = World(0, 1, device or parallel.settle_device(), recipe.precision)  # type: ignore[arg-type]
-    snapshot = Checkpoints(folder).best()
+    weights = Checkpoints(folder).best_weights()
     state = loop.create_state(recipe, meta, world, fresh=False)
-    state.restore(snapshot)
-    if state.ema is not None:
-        state.model.load_state_dict(state.ema)
-        state.ema = None
+    state.model.load_state_dict(weights)
+    state.ema = None
     return state, world
 
 

@@ -42,6 +42,30 @@ Job = Mapping[str, Any]
 Listen = Callable[[dict[str, Any]], None]
 
 
+class Busy(ValueError):
+    """Another process trains this run."""
+
+
+class Control:
+    """What a sweep has of a run that it started: it sees each epoch, and may end the run. This one does neither."""
+
+    adopt: tuple[str, int] | None = None
+    """(run folder, step) of another run's checkpoint to go on from, in place of the run's own newest."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        """Set: the run saves and ends."""
+        self.verdict: str | None = None
+        """Why it was stopped early; None: it was interrupted, and can go on later."""
+
+    def epoch(self, line: Mapping[str, float]) -> None:
+        """Called after each epoch with its line of metrics.jsonl."""
+
+    def wants_pictures(self, best: Mapping[str, Any] | None) -> bool:
+        """Whether the ended run, with this best epoch, is worth drawing."""
+        return True
+
+
 @dataclass(frozen=True)
 class RunResult:
     """A run that ended."""
@@ -71,28 +95,31 @@ def fit(
     name: str | None = None,
     callbacks: Sequence[Any] = (),
     progress: Progress | None = None,
+    data: Mapping[str, Any] | None = None,
+    control: Control | None = None,
 ) -> RunResult:
     """Train a recipe, or go on with a run of this name where it stopped.
 
     Parameters: `recipe`, a name or a Recipe; `changes`, fields to change; `scale`, where it runs; `run`, the
     run's name, by default <recipe>-<date>-<time>; `name`, what a Recipe is called; `callbacks`, for Ray Train's
-    RunConfig (workers >= 1); `progress`, where messages go. Raises ValueError for anything that a user can mend,
+    RunConfig (workers >= 1); `progress`, where messages go; `data`, what `prepare_data` returned, where recipe
+    and data are checked already; `control`, for a sweep. Raises ValueError for anything that a user can mend,
     before anything runs.
     """
     begun = time.perf_counter()
     wanted = recipes.resolve(recipe) if isinstance(recipe, str) else recipe
     wanted = wanted.replace(**changes or {})
     name = name or (recipe if isinstance(recipe, str) else f"{recipe.dataset}.{recipe.model}")
-    scale, progress = scale or Scale(), progress or Progress()
+    scale, progress, control = scale or Scale(), progress or Progress(), control or Control()
     if scale.data is not None:  # workers, and whoever evaluates the run later, start in other folders
         scale = scale.replace(data=os.path.abspath(os.path.expanduser(scale.data)))
     storage = Store(scale.storage or default_storage())
     storage.check_writable()
-    run = _check_run_name(run) if run else new_run_name(storage, name)
+    run = check_run_name(run) if run else new_run_name(storage, name)
     folder = storage / run
-    with _lock(folder), _Signals() as signals:
+    with lock(folder), Signals(control.stop) as signals:
         earlier = read_run(folder)
-        wanted = _agree(wanted, earlier, run)
+        wanted = _agree(wanted, earlier, run) if control.adopt is None else wanted
         if earlier and (earlier["status"] == "finished" or earlier["status"] == "stopped_early"):
             progress.message(f"the run {run} has {earlier['status'].replace('_', ' ')} already; nothing is left to do")
             return RunResult(folder.address, earlier, _history(folder))
@@ -100,14 +127,14 @@ def fit(
         if earlier is None:
             _check_init_from(wanted, storage)
         with _place(scale) as place:
-            source = _data().look(wanted, scale.data)
-            for warning in source.warnings:
-                progress.warning(warning)
+            source = _look(wanted, scale, progress) if data is None else None
             with progress.waiting("starting Ray") if scale.on_ray else contextlib.nullcontext():
                 place.wait()
             wanted = _settle_precision(wanted, place.gpus)
-            _check_model(wanted, source)
-            data = _prepare(wanted, scale, source, storage, progress)
+            if source is not None:
+                _check_model(wanted, source)
+                data = _prepare(wanted, scale, source, storage, progress)
+            assert data is not None
             attempt = (earlier or {}).get("attempt", 0) + 1
             record = Record(folder, _new_run(run, name, wanted, scale, data["meta"], attempt, earlier))
             job = {
@@ -119,8 +146,9 @@ def fit(
                 "data": data,
                 "threads": place.threads,
                 "cwd": os.getcwd(),
+                "adopt": control.adopt,
             }
-            listener = _Listener(record, progress, begun, wanted.epochs)
+            listener = _Listener(record, progress, begun, wanted.epochs, control)
             if scale.on_ray:
                 listener.wait_for(f"waiting for {_spell_workers(scale)} to start")
             signals.training_starts()
@@ -134,16 +162,24 @@ def prepare(recipe: Recipe, scale: Scale, *, progress: Progress | None = None) -
     """Decode the pictures of a recipe, without training. Returns the folder of the shards. Raises ValueError."""
     storage = Store(scale.storage or default_storage())
     with _place(scale) as place:
-        source = _data().look(recipe, scale.data)
+        source = _look(recipe, scale, progress or Progress())
         place.wait()
         return str(_prepare(recipe, scale, source, storage, progress or Progress())["folder"])
+
+
+def prepare_data(recipe: Recipe, scale: Scale, progress: Progress) -> dict[str, Any]:
+    """Check data and model, and decode the pictures: {"mode", "folder", "meta"}, as `fit` takes it. Ray, where
+    `scale` asks for it, is connected to already. Raises ValueError."""
+    source = _look(recipe, scale, progress)
+    _check_model(recipe, source)
+    return _prepare(recipe, scale, source, Store(scale.storage or default_storage()), progress)
 
 
 # Before it starts --------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _lock(folder: Store) -> Iterator[None]:
+def lock(folder: Store) -> Iterator[None]:
     """One process at a time owns a run. The lock goes with the process, however that ends."""
     if folder.local is None:
         yield
@@ -162,7 +198,7 @@ def _lock(folder: Store) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise ValueError(
+            raise Busy(
                 f"the run {folder.name} is being trained already, by {file.read().strip() or 'another process'}; "
                 "wait for it, or give another --run"
             ) from None
@@ -195,7 +231,7 @@ def new_run_name(storage: Store, name: str) -> str:
     return next(run for run in (stem, *itertools.islice(others, 99)) if not (storage / run).names())
 
 
-def _check_run_name(run: str) -> str:
+def check_run_name(run: str) -> str:
     parts = run.split("/")
     if run == CACHE or not all(re.fullmatch(r"\w[^?*:\\]*", part) for part in parts):
         raise ValueError(f"--run {run} cannot be the name of a run; give letters, digits, '-', '_' and '.'")
@@ -258,6 +294,13 @@ def _data() -> Any:
     from trainers import data  # with pyarrow and NumPy: not needed to refuse a wrong name
 
     return data
+
+
+def _look(recipe: Recipe, scale: Scale, progress: Progress) -> Source:
+    source: Source = _data().look(recipe, scale.data)
+    for warning in source.warnings:
+        progress.warning(warning)
+    return source
 
 
 def _prepare(recipe: Recipe, scale: Scale, source: Source, storage: Store, progress: Progress) -> dict[str, Any]:
@@ -364,8 +407,9 @@ def _history(folder: Store) -> list[Mapping[str, float]]:
 class _Listener:
     """Takes the events of the workers, and writes and shows what they say."""
 
-    def __init__(self, record: Record, progress: Progress, begun: float, epochs: int) -> None:
+    def __init__(self, record: Record, progress: Progress, begun: float, epochs: int, control: Control) -> None:
         self.record, self.progress, self.begun, self.epochs = record, progress, begun, epochs
+        self.control = control
         self.history: list[dict[str, float]] = []
         self.setup: float | None = None
         self.done: dict[str, Any] | None = None
@@ -416,9 +460,12 @@ class _Listener:
         self.history.append(event["line"])
         self.record.epoch(event["line"], event["counts"].get("confusion"), pictures=event["pictures"])
         self.progress.epoch(event["line"], self.epochs, event["better"])
+        self.control.epoch(event["line"])
 
     def _on_done(self, event: dict[str, Any]) -> None:
         self._waiting.close()
+        if event["status"] == "interrupted" and self.control.verdict:
+            event |= {"status": "stopped_early", "message": self.control.verdict}
         self.done = event
         spent, before = event["seconds"], event["before"]
         parts = {name: spent.get(name, 0.0) for name in ("data_wait", "evaluate", "checkpoint")}
@@ -433,6 +480,7 @@ class _Listener:
             event["status"],
             event["counts"].get("confusion"),
             pictures=event["pictures"],
+            draw=self.control.wants_pictures(best),
             message=event["message"],
             seconds={"total": total, "setup": self.setup, "compute": trained - parts["data_wait"], **parts},
             images_per_second=event["images"] / trained if trained else None,
@@ -450,15 +498,15 @@ def _spell_workers(scale: Scale) -> str:
     return f"{many} worker{'s' if high > 1 else ''}"
 
 
-class _Signals:
+class Signals:
     """SIGINT and SIGTERM: while training, a wish to stop, told once; before and after, KeyboardInterrupt."""
 
-    def __init__(self) -> None:
-        self.stop = threading.Event()
+    def __init__(self, stop: threading.Event) -> None:
+        self.stop = stop
         self.training = False
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> _Signals:
+    def __enter__(self) -> Signals:
         self._listen()
         return self
 

@@ -14,6 +14,7 @@ for every epoch that is left:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
@@ -97,9 +98,7 @@ class Preprocess:
         targets = self._to_device(batch.targets)
         masks = targets if targets.ndim == 3 else None
         if epoch is None or not recipe.augment:
-            images = self.images(batch.images)
-            if masks is not None and recipe.storage_size != recipe.image_size:
-                masks = augment.center(masks[:, None], recipe.image_size)[0][:, 0]
+            images, masks = self._middle(batch.images, masks)
         else:
             pixels = self._to_device(batch.images).permute(0, 3, 1, 2).to(self.world.dtype).mul_(1 / 255)
             images, masks = augment.augment(
@@ -116,14 +115,17 @@ class Preprocess:
 
     def images(self, pictures: npt.NDArray[np.uint8]) -> Tensor:
         """uint8 (N, *storage_size, C) -> normalised (N, C, *image_size)."""
-        images = self._to_device(pictures).permute(0, 3, 1, 2).to(self.world.dtype)
-        if images.shape[-2:] != self.recipe.image_size:
-            images, _ = augment.center(images, self.recipe.image_size)
-        return self.normalise(images)
+        return self._middle(pictures, None)[0]
 
     def normalise(self, images: Tensor) -> Tensor:
         """(N, C, H, W) with values from 0 to 255, of any size, to zero mean and unit variance."""
         return torch.addcmul(self.shift, images, self.scale_of_bytes)
+
+    def _middle(self, pictures: npt.NDArray[np.uint8], masks: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        images = self._to_device(pictures).permute(0, 3, 1, 2).to(self.world.dtype)
+        if self.recipe.storage_size != self.recipe.image_size:
+            images, masks = augment.center(images, self.recipe.image_size, masks)
+        return self.normalise(images), masks
 
     def _to_device(self, array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self.world.device, non_blocking=True)
@@ -137,16 +139,16 @@ class Run:
     state: TrainState
     data: Data
     world: World
-    task: task.Task
     model: nn.Module
     """The model as it is called in training: `state.model`, wrapped."""
-    reporter: Reporter
-    checkpoints: Checkpoints | None
+    reporter: Reporter = field(default_factory=Reporter)
+    checkpoints: Checkpoints | None = None
     checkpoint_seconds: float = math.inf
     last_save: float = field(default_factory=time.monotonic)
     last_pictures: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
+        self.task = make_task(self.recipe, self.data.meta)
         self.preprocess = Preprocess(self.recipe, self.data.meta, self.world)
 
     @functools.cached_property
@@ -230,7 +232,6 @@ def train(
         state=state,
         data=data,
         world=world,
-        task=make_task(recipe, data.meta),
         model=parallel.wrap(state.model, world, compile),
         reporter=reporter or Reporter(),
         checkpoints=checkpoints if world.rank == 0 else None,
@@ -241,23 +242,8 @@ def train(
         with _profiler(run, profile and world.rank == 0 and state.epoch == 0) as tick:
             summary = _train_epoch(run, tick) or _finish_epoch(run) or _stopped_early(run)
     if run.checkpoints is not None:
-        run.checkpoints.wait()
+        run.checkpoints.close()
     return summary or Summary("finished", f"finished {recipe.epochs} epochs")
-
-
-def open_run(recipe: Recipe, state: TrainState, data: Data, world: World) -> Run:
-    """What `evaluate` and `show` need of a run that is not being trained."""
-    task_ = make_task(recipe, data.meta)
-    return Run(
-        recipe=recipe,
-        state=state,
-        data=data,
-        world=world,
-        task=task_,
-        model=state.model,
-        reporter=Reporter(),
-        checkpoints=None,
-    )
 
 
 def evaluate(run: Run, split: str) -> Evaluation:
@@ -277,9 +263,7 @@ def evaluate(run: Run, split: str) -> Evaluation:
     sums: Tensor | None = None
     counts: dict[str, Tensor] = {}
     seconds, images_seen = 0.0, 0
-    kept = _swap_in(state.model, state.ema)
-    state.model.eval()
-    with torch.inference_mode():
+    with _evaluating(state):
         for batch in run.batches(split, passes):
             images, targets = run.preprocess(batch)
             with world.autocast():
@@ -299,7 +283,6 @@ def evaluate(run: Run, split: str) -> Evaluation:
                     counts[name] += count
                 for name, count in new.per_image.items():
                     counts[name][torch.from_numpy(batch.of.ids)] = count
-    _swap_in(state.model, kept)
     assert sums is not None
     for tensor in (sums, *counts.values()):
         world.add_up(tensor)
@@ -311,13 +294,11 @@ def show(run: Run, split: str, rows: Sequence[int]) -> list[dict[str, Any]]:
     """Pictures with what the model makes of them, for people: name, image, target and labels, uint8 arrays of at
     most PICTURE_SIDE pixels a side. Not a matter of all ranks: `state.model` is called on this one alone."""
     recipe, state = run.recipe, run.state
-    kept = _swap_in(state.model, state.ema)
-    state.model.eval()
     shown = []
     for row in rows:
         batch = next(run.data.batches(split, [Pass(0, 0, np.array([row]), 1.0, True)]))
         images, targets = run.preprocess(batch)
-        with torch.inference_mode(), run.world.autocast():
+        with _evaluating(state), run.world.autocast():
             labels = run.task.labels(state.model(images), recipe.image_size)
         pixels, _ = augment.center(torch.from_numpy(batch.images).permute(0, 3, 1, 2), recipe.image_size)
         every = -(-max(recipe.image_size) // PICTURE_SIDE)
@@ -331,7 +312,6 @@ def show(run: Run, split: str, rows: Sequence[int]) -> list[dict[str, Any]]:
                 "labels": labels[0].to("cpu", torch.uint8)[::every, ::every].numpy(),
             }
         )
-    _swap_in(state.model, kept)
     return shown
 
 
@@ -342,7 +322,7 @@ def show_best_and_worst(
 
     `state.model` holds the weights of the best epoch.
     """
-    run = open_run(recipe, state, data, world)
+    run = Run(recipe=recipe, state=state, data=data, world=world, model=state.model)
     scores = run.task.ranking(state.counts)
     if scores is None:
         return []
@@ -439,12 +419,15 @@ class _Step:
         run = self.run
         prepared = ((batch.of, *run.preprocess(batch, run.state.epoch)) for batch in batches)
         first = next(prepared)
-        if run.task.weight(first[2]) is None:
+        weight = run.task.weight(first[2])
+        if weight is None:
             self.divisors = [float(run.sizes[first[0].step])]
             ready: Iterable[tuple[Pass, Tensor, Tensor]] = itertools.chain([first], prepared)
         else:  # the divisors are those of the whole batch: all its targets are needed before the first backward
-            ready = [first, *prepared]
-            own = [_divisors(run.task, targets) * of.weight for of, _, targets in ready]
+            rest = list(prepared)
+            ready = [first, *rest]
+            own = [weight * first[0].weight]
+            own += [_divisors(run.task, targets) * of.weight for of, _, targets in rest]
             self.divisors = run.world.add_up(torch.stack(own).sum(0))
         factors = _inverse(self.divisors, run.world.size)  # DDP takes the mean over the workers, not the sum
         self.loss = None
@@ -658,12 +641,15 @@ def _finish_epoch(run: Run) -> Summary | None:
     spent = {"train": sums["seconds"], "data_wait": sums["data_wait"], "evaluate": evaluate_seconds}
     for name, seconds in spent.items():
         state.seconds[name] = state.seconds.get(name, 0.0) + seconds
+    # Epochs of milliseconds are not all worth a file; the best and the last are.
+    save = better or state.epoch == run.recipe.epochs or time.monotonic() - run.last_save > SAVE_SECONDS
+    if save:
+        _save(run)
     pictures = _show_now_and_then(run)
     run.reporter.tell({"kind": "epoch", "line": line, "better": better, "counts": counts, "pictures": pictures})
     wish = torch.tensor(float(run.world.rank == 0 and run.reporter.stopping()), device=run.world.device)
     stop = bool(run.world.add_up(wish)) and state.epoch < run.recipe.epochs
-    # Epochs of milliseconds are not all worth a file; the best and the last are.
-    if better or stop or state.epoch == run.recipe.epochs or time.monotonic() - run.last_save > SAVE_SECONDS:
+    if stop and not save:
         _save(run)
     return Summary("interrupted", f"interrupted after epoch {state.epoch}") if stop else None
 
@@ -751,13 +737,18 @@ def _update_average(state: TrainState, decay: float | None) -> None:
             state.ema[name].copy_(value)
 
 
-def _swap_in(model: nn.Module, weights: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
-    """Load `weights`, where given; returns what was there before."""
-    if weights is None:
-        return None
-    before = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    model.load_state_dict(weights)
-    return before
+@contextlib.contextmanager
+def _evaluating(state: TrainState) -> Iterator[None]:
+    """The model in evaluation mode, with the moving average of its weights where there is one."""
+    before = None
+    if state.ema is not None:
+        before = {name: value.detach().clone() for name, value in state.model.state_dict().items()}
+        state.model.load_state_dict(state.ema)
+    state.model.eval()
+    with torch.inference_mode():
+        yield
+    if before is not None:
+        state.model.load_state_dict(before)
 
 
 class _profiler:

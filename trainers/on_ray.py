@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import queue
+import sys
 import threading
 import time
 import uuid
@@ -42,12 +43,15 @@ class Cluster:
     It is connected to in a thread, while the caller looks at the data; `wait` ends that.
     """
 
-    def __init__(self, scale: Scale) -> None:
+    def __init__(self, scale: Scale, slots: int | None = None) -> None:
+        """Parameters: `slots`, processes that train at once, where that is more than the scale's workers (a sweep)."""
         self.scale = scale
+        self.slots = slots or scale.worker_range[1]
         self.threads = 1
         self.gpus = False
         self._resources: dict[str, float] = {}
-        self._ours = False
+        self.ours = False
+        """Whether Ray was started here, for this command alone."""
         self._error: BaseException | None = None
         self._ready, self._leave = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._stay, daemon=True)
@@ -66,22 +70,26 @@ class Cluster:
         self._ready.wait()
         if self._error is not None:
             raise self._error
-        import ray
-
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = self.nodes()
         self.gpus = any(node.get("GPU", 0) for node in nodes)
         workers = self.scale.worker_range[1]
         if self.scale.cpus_per_worker is not None:
             self.threads = self.scale.cpus_per_worker
-        elif self._ours:
+        elif self.ours:
             self.threads = max(1, len(os.sched_getaffinity(0)) // workers)
         else:
             self.threads = _share_of_cpus(nodes, workers)
         gpus = self.scale.gpus_per_worker
-        self._resources = {"CPU": 1.0 if self._ours else float(self.threads)}
+        self._resources = {"CPU": 1.0 if self.ours else float(self.threads)}
         if gpus or (gpus is None and self.gpus):
             self._resources["GPU"] = gpus or 1
-        _refuse_what_never_fits(self.scale.worker_range[0], self._resources, nodes)
+        refuse_what_never_fits(self.scale.worker_range[0], self._resources, nodes)
+
+    def nodes(self) -> list[Mapping[str, float]]:
+        """What each host has: CPU, GPU, memory..."""
+        import ray
+
+        return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
     def train(self, job: Job, listen: Callable[[Event], None], stop: threading.Event, callbacks: Sequence[Any]) -> None:
         """Run `job` on the workers; `listen` gets their events, the last one of kind "done"."""
@@ -128,7 +136,7 @@ class Cluster:
             self._error = error
         self._ready.set()
         self._leave.wait()
-        if self._ours:
+        if self.ours:
             import ray
 
             ray.shutdown()
@@ -148,8 +156,8 @@ class Cluster:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             return
         cores = len(os.sched_getaffinity(0))
-        cpus = max(cores, self.scale.worker_range[1] + 1)  # one is left for data tasks
-        self._ours = True
+        cpus = max(cores, self.slots + 1)  # one is left for data tasks
+        self.ours = True
         ray.init(address="local", num_cpus=cpus, log_to_driver=False, logging_level=logging.ERROR)
 
 
@@ -312,8 +320,9 @@ def _share_of_cpus(nodes: Sequence[Mapping[str, float]], workers: int) -> int:
 
 def _refuse_crowding(scale: Scale) -> None:
     """On this machine alone, without a cluster."""
+    inside = "ray" in sys.modules and sys.modules["ray"].is_initialized()  # a trial of a sweep; Ray is not imported yet
     cores, workers = len(os.sched_getaffinity(0)), scale.worker_range[0]
-    if not os.environ.get("RAY_ADDRESS") and workers > MOST_WORKERS_PER_CORE * cores:
+    if not inside and not os.environ.get("RAY_ADDRESS") and workers > MOST_WORKERS_PER_CORE * cores:
         raise ValueError(
             f"workers={workers} is more than {MOST_WORKERS_PER_CORE} for each of this machine's {cores} cores; "
             f"give --workers {MOST_WORKERS_PER_CORE * cores} or fewer, or set RAY_ADDRESS to a cluster"
@@ -329,7 +338,7 @@ def _refuse_to_starve(workers: int, cpus: float, cluster: Mapping[str, float]) -
         )
 
 
-def _refuse_what_never_fits(workers: int, resources: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> None:
+def refuse_what_never_fits(workers: int, resources: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> None:
     """Raises ValueError where neither the hosts that are there nor those the autoscaler can add hold the workers."""
     from ray._private.state import state
 

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from trainers.datasets import IGNORED
+
 if TYPE_CHECKING:
     from matplotlib.backends.backend_agg import RendererAgg
     from matplotlib.figure import Figure
     from matplotlib.legend import Legend
 
-IGNORED = 255
-"""As in `trainers.datasets`. Shown black, as a class that has no colour would be."""
 WRONG = (230, 0, 38)
 """The colour of a wrong pixel."""
 

@@ -143,9 +143,8 @@ class Progress:
             table.add_column(column, justify="left" if column in ("stage", "status", "best") else "right")
         for run in runs:
             seconds, best = run.get("seconds") or {}, run.get("best")
-            trained = seconds.get("compute", 0.0) + seconds.get("data_wait", 0.0)
             score = f"{best['metric']} {best['value']:.4f}" if best else ""
-            times = [_duration(trained), _duration(seconds.get("total", 0.0))]
+            times = [_duration(_trained(seconds)), _duration(seconds.get("total", 0.0))]
             table.add_row(run["name"], run["status"].replace("_", " "), *times, score)
         self.console.print(table)
 
@@ -170,8 +169,7 @@ def _facts(run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if final := {k: v for k, v in (run.get("final") or {}).items() if isinstance(v, float)}:
         yield "best scores", "  ".join(f"{name} {value:.4f}" for name, value in final.items())
     seconds = run.get("seconds") or {}
-    trained = seconds.get("compute", 0.0) + seconds.get("data_wait", 0.0)
-    if trained:
+    if trained := _trained(seconds):
         wait = 100 * seconds["data_wait"] / trained
         rate = run.get("images_per_second") or 0.0
         whole = f"{_duration(seconds['total'])} in all, {_duration(seconds['setup'] or 0)} of it to start"
@@ -181,6 +179,10 @@ def _facts(run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "peak memory", ", ".join(shown)
     yield "run folder", run["folder"]
     yield "dashboard", f"tensorboard --logdir {run['folder']}"
+
+
+def _trained(seconds: Mapping[str, float]) -> float:
+    return seconds.get("compute", 0.0) + seconds.get("data_wait", 0.0)
 
 
 def _speed(event: Mapping[str, float]) -> list[str]:

@@ -130,17 +130,26 @@ class Record:
         status: str,
         confusion: np.ndarray | None = None,
         pictures: Sequence[Row] | None = None,
+        draw: bool = True,
         **fields: Any,
     ) -> None:
-        """End the run. `fields` go into run.json; `confusion` and `pictures` are those of the final scores, if any."""
+        """End the run. `fields` go into run.json; `confusion` and `pictures` are those of the final scores, if any.
+        Not `draw`: no pictures, which take a second."""
         self.run.update(fields, status=status, finished=_now())
         self.write()  # first: whatever happens to the pictures
         if not self.history:
             return
         last = int(self.history[-1]["epoch"])
-        matrix = self._confusion if confusion is None else confusion
-        self.store.write("curves.png", _png(_draw_curves(self.run, self.history)))
         board = self._open_board()
+        if draw:
+            self._draw(board, self._confusion if confusion is None else confusion, pictures, last)
+        board.hparams(self.run, last)
+        board.save()
+        board.close()
+        self._board = None
+
+    def _draw(self, board: _Board, matrix: np.ndarray | None, pictures: Sequence[Row] | None, last: int) -> None:
+        self.store.write("curves.png", _png(_draw_curves(self.run, self.history)))
         if matrix is not None:
             self.store.write("confusion.png", _png(self._confusion_figure(matrix, self.run["name"])))
             board.confusion(matrix, self._confusion_figure, last)
@@ -149,10 +158,6 @@ class Record:
             figure = self._examples_figure(*examples)
             self.store.write("predictions.png", _png(figure))
             board.picture("predictions", _png(figure, dpi=90), last)
-        board.hparams(self.run, last)
-        board.save()
-        board.close()
-        self._board = None
 
     def _write_history(self) -> None:
         self.store.write("metrics.jsonl", "".join(map(_json_line, self.history)).encode())

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainers import boundary
+from trainers.boundary import divide
+from trainers.datasets import IGNORED
 
-IGNORED = boundary.IGNORED
-"""A pixel of a mask that belongs to no class, as in `trainers.datasets`: neither loss nor scores look at it."""
 LOSSES = ("cross_entropy", "dice", "sum")
 _RESIZED_AT_ONCE = 2**26
 """Logits that `Segment.labels` resizes at a time: 256 MiB in fp32."""
@@ -120,8 +120,8 @@ class Classify:
         confusion = counts["confusion"]
         total, right = confusion.sum(), np.diag(confusion)
         true, predicted = confusion.sum(1), confusion.sum(0)
-        recall, precision = _ratio(right, true), _ratio(right, predicted)
-        f1 = _ratio(2 * right, true + predicted)
+        recall, precision = divide(right, true), divide(right, predicted)
+        f1 = divide(2 * right, true + predicted)
         return {
             "accuracy": float(right.sum() / total),
             "top5_accuracy": float(counts["top5"] / total),
@@ -241,7 +241,7 @@ class Segment:
     def ranking(self, counts: Mapping[str, Ints]) -> Floats | None:
         """Mean IoU of each image over the classes in its truth or prediction; NaN without a labelled pixel."""
         both, either = counts["overlap"][..., 0], counts["overlap"][..., 1]
-        return _divide(_ratio(both, either).sum(1), (either > 0).sum(1), np.nan)
+        return divide(divide(both, either).sum(1), (either > 0).sum(1), np.nan)
 
     def scores(self, counts: Mapping[str, Ints]) -> Scores:
         """Scores of all labelled pixels of the split together, and of boundaries. A ratio of 0 to 0 counts as 0.
@@ -258,15 +258,15 @@ class Segment:
         confusion = counts["confusion"].astype(np.int64)
         both, true, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
         either = true + predicted - both
-        iou, dice = _divide(both, either, np.nan), _divide(2 * both, true + predicted, np.nan)
-        recall = _divide(both, true, np.nan)
-        precision = np.where(either > 0, _ratio(both, predicted), np.nan)
+        iou, dice = divide(both, either, np.nan), divide(2 * both, true + predicted, np.nan)
+        recall = divide(both, true, np.nan)
+        precision = np.where(either > 0, divide(both, predicted), np.nan)
         lists = {"iou": iou, "accuracy": recall, "precision": precision, "recall": recall, "dice": dice, "f1": dice}
         scores: Scores = {
-            "accuracy": float(_ratio(both.sum(), true.sum())),
+            "accuracy": float(divide(both.sum(), true.sum())),
             "class_accuracy": _mean(recall),
             "miou": _mean(iou),
-            "fw_iou": float(_ratio(np.nansum(true * iou), true.sum())),
+            "fw_iou": float(divide(np.nansum(true * iou), true.sum())),
             "dice": _mean(dice),
             "f1": _mean(dice),
         }
@@ -415,18 +415,6 @@ def _dice_losses(probabilities: Tensor, truth: Tensor, target: Tensor) -> Tensor
     p = probabilities * (target != IGNORED)[:, None]
     both = torch.where(truth, p, 0).sum((2, 3))
     return 1 - (2 * both + 1) / (p.square().sum((2, 3)) + truth.sum((2, 3)) + 1)
-
-
-def _divide(part: npt.ArrayLike, whole: npt.ArrayLike, otherwise: float) -> Floats:
-    """part / whole; `otherwise` where whole is 0."""
-    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
-    result = np.full(part.shape, otherwise)
-    np.divide(part, whole, out=result, where=whole > 0)
-    return result
-
-
-def _ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> Floats:
-    return _divide(part, whole, 0.0)
 
 
 def _mean(values: Floats) -> float:

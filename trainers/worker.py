@@ -19,7 +19,7 @@ from trainers.record import machine
 from trainers.store import Store, explain
 
 Job = Mapping[str, Any]
-"""recipe, scale, folder, storage, attempt, data {mode, folder, meta}, threads, cwd: JSON."""
+"""recipe, scale, folder, storage, attempt, data {mode, folder, meta}, threads, cwd, adopt: JSON."""
 Tell = Callable[[dict[str, Any]], None]
 
 
@@ -38,7 +38,7 @@ def work(job: Job, rank: int, size: int, attempt: int, tell: Tell, stopping: Cal
     try:
         data = _open_data(job, recipe, scale)
         checkpoints = Checkpoints(Store(job["folder"]), attempt)
-        state = _restore(recipe, data.meta, world, checkpoints, Store(job["storage"]), tell)
+        state = _restore(recipe, data.meta, world, checkpoints, job, tell)
         before = dict(state.seconds)
         history = list(state.history)  # an event may leave this process after the next epoch
         tell({"kind": "start", "history": history, "step": state.total_steps, "epoch": state.epoch})
@@ -72,10 +72,9 @@ def _show(
 ) -> list[dict[str, Any]]:
     """The shown pictures as the best weights see them; none where these cannot be read."""
     try:
-        snapshot = checkpoints.best()
+        state.model.load_state_dict(checkpoints.best_weights())
     except ValueError:
         return []
-    state.model.load_state_dict(snapshot["ema"] or snapshot["model"])
     state.ema = None
     return loop.show_best_and_worst(recipe, state, data, world, "val")
 
@@ -96,24 +95,29 @@ def _open_data(job: Job, recipe: Recipe, scale: Scale) -> Data:
 
 
 def _restore(
-    recipe: Recipe, meta: Mapping[str, Any], world: World, checkpoints: Checkpoints, storage: Store, tell: Tell
+    recipe: Recipe, meta: Mapping[str, Any], world: World, checkpoints: Checkpoints, job: Job, tell: Tell
 ) -> TrainState:
-    snapshot = checkpoints.latest(lambda text: tell({"kind": "warning", "text": text}))
+    adopt = job["adopt"]
+    if adopt is not None:
+        snapshot = Checkpoints(Store(adopt[0])).at(adopt[1])
+    else:
+        snapshot = checkpoints.latest(lambda text: tell({"kind": "warning", "text": text}))
     state = loop.create_state(recipe, meta, world, fresh=snapshot is None)
-    # 1 the newest checkpoint of this run that verifies
+    # 1 the newest checkpoint of this run that verifies; or one of another run, whose best epoch has no file here
     if snapshot is not None:
         state.restore(snapshot)
+        state.best = state.best if adopt is None else None
     # 2 the best weights of another run
     elif recipe.init_from is not None:
-        _take_weights(state, recipe.init_from, storage, tell)
+        _take_weights(state, recipe.init_from, Store(job["storage"]), tell)
     # 3 the weights that the recipe's seed gives
     return state
 
 
 def _take_weights(state: TrainState, run: str, storage: Store, tell: Tell) -> None:
     """Start from the best weights of another run; parts of another shape keep their fresh values, and are named."""
-    snapshot = Checkpoints(Store(run) if "/" in run else storage / run).best()
-    given, own = snapshot["ema"] or snapshot["model"], state.model.state_dict()
+    given = Checkpoints(Store(run) if "/" in run else storage / run).best_weights()
+    own = state.model.state_dict()
     fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
     if not fitting:
         raise ValueError(f"init_from={run!r}: none of its weights fits this model")

@@ -1,0 +1,164 @@
+"""python -m tune_spaces SPACE | --recipe RECIPE --space FIELD=VALUES...
+
+Exit codes: 0 done (or out of time, with the best so far), 1 failed, 2 bad usage or input, 130 interrupted.
+Messages and progress go to stderr; the last line of stdout is the sweep's folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sys
+from collections.abc import Sequence
+from typing import Literal
+
+from trainers import words
+from trainers.recipe import Scale, resolve
+from trainers.store import explain
+from tune_spaces.sweep import Range, Sweep, Values, describe, find, space_names
+
+USAGE = """usage: python -m tune_spaces SPACE [--FIELD VALUE...]
+       python -m tune_spaces --recipe RECIPE --space FIELD=VALUE,VALUE FIELD=log:LOW:HIGH ... [--FIELD VALUE...]
+
+spaces:
+{spaces}
+
+  or FILE.py:FUNCTION of your own, which returns a Sweep
+
+python -m tune_spaces SPACE --help shows every option; fields of the recipe and the scale hold for all trials."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Options:
+    """How the search goes."""
+
+    run: str | None = None
+    """Name of the sweep. None: <space>-<date>-<time>. A name that exists is continued."""
+    metric: str | None = None
+    """A score of the validation split, or loss. None: the task's main score."""
+    search: Literal["grid", "random", "tpe"] | None = None
+    """grid: every combination; random: drawn; tpe: drawn where earlier trials were good. None: the space's own."""
+    trials: int | None = None
+    """How many are drawn; at most so many of a grid. None: the space's own."""
+    scheduler: Literal["none", "asha", "median", "pbt"] | None = None
+    """What stops trials early; pbt changes their learning rate instead. None: the space's own."""
+    grace_epochs: int | None = None
+    """No trial is stopped before so many epochs; pbt: epochs between two changes. None: the space's own."""
+    reduction_factor: int | None = None
+    """asha: one of so many trials goes on at each of its halts. None: the space's own."""
+    search_seed: int = 0
+    """Of random and tpe."""
+    max_concurrent: int | None = None
+    """Trials at once, at most. None: as many as the cluster holds."""
+    budget: str | None = None
+    """Time after which the sweep ends with the best so far: 90s, 30m, 2h."""
+    repeats: int = 1
+    """Seeds that each of the best three configurations is run with, to tell differences from noise."""
+    json: bool = False
+    """Print sweep.json at the end, in place of the sweep's folder."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a command line; returns the exit code."""
+    if not argv or (argv[0] in ("-h", "--help") and len(argv) == 1):
+        print(USAGE.format(spaces="\n".join(f"  {name:16} {describe(name)}" for name in space_names())))
+        return 0 if argv else 2
+    try:
+        return _sweep(list(argv))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{explain(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _sweep(argv: list[str]) -> int:
+    names, flags = words.leading(argv)
+    if len(names) > 1:
+        raise ValueError(f"one space at a time: {' '.join(names)}; further values are given with --space FIELD=VALUES")
+    recipe, flags = _take(flags, "--recipe")
+    spelled, flags = _take(flags, "--space")
+    if bool(names) == bool(recipe):
+        raise ValueError("give the name of a space, or --recipe RECIPE --space FIELD=VALUES")
+    if recipe and len(recipe) != 1:
+        raise ValueError(f"--recipe takes one name, not {' '.join(recipe) or 'none'}")
+    base = find(names[0]) if names else None
+    recipe_name = base.recipe if base else recipe[0]
+    start = resolve(recipe_name).replace(**base.changes) if base else resolve(recipe_name)
+    changes, scale, options = words.parse(
+        start, base.scale if base else Scale(), _Options(), flags, f"python -m tune_spaces {' '.join(names)}"
+    )
+    space = {**(base.space if base else {}), **dict(_values(word) for word in spelled)}
+    if not space:
+        raise ValueError(f"the space of {recipe_name} is empty; give --space FIELD=VALUES, as in batch_size=4,8,16")
+    fixed = {
+        key: getattr(options, key) for key in ("search", "trials", "scheduler", "grace_epochs", "reduction_factor")
+    }
+    given = {key: value for key, value in fixed.items() if value is not None}
+    sweep = dataclasses.replace(
+        base or Sweep(recipe=recipe_name, space={}),
+        space=space,
+        changes={**(base.changes if base else {}), **changes},
+        scale=scale,
+        metric=options.metric or (base.metric if base else None),
+        seed=options.search_seed,
+        **given,
+    )
+    for name in ("max_concurrent", "repeats"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            raise ValueError(f"{name}={value} is not allowed; give 1 or more")
+    budget = None if options.budget is None else _seconds(options.budget)
+    from tune_spaces.run import run
+
+    result = run(
+        sweep,
+        space_name=names[0] if names else None,
+        name=options.run,
+        budget=budget,
+        max_concurrent=options.max_concurrent,
+        repeats=options.repeats,
+    )
+    print(json.dumps(result.content, indent=1) if options.json else result.folder)
+    return result.exit_code
+
+
+def _take(flags: list[str], name: str) -> tuple[list[str], list[str]]:
+    """The words after a flag, up to the next one, and what is left."""
+    if name not in flags:
+        return [], flags
+    start = flags.index(name)
+    stop = next((index for index in range(start + 1, len(flags)) if flags[index].startswith("--")), len(flags))
+    return flags[start + 1 : stop], flags[:start] + flags[stop:]
+
+
+def _values(word: str) -> tuple[str, Values]:
+    """lr=log:1e-4:1e-1, lr=uniform:0.1:0.9, batch_size=4,8,16, image_size=128,256x512"""
+    key, equals, text = word.partition("=")
+    if not equals or not key:
+        raise ValueError(f"--space {word}: give FIELD=VALUE,VALUE or FIELD=log:LOW:HIGH or FIELD=uniform:LOW:HIGH")
+    if found := re.fullmatch(r"(log|uniform):([^:]*):([^:]*)", text):
+        try:
+            low, high = float(found[2]), float(found[3])
+        except ValueError:
+            raise ValueError(f"--space {word}: a range is spelled {found[1]}:LOW:HIGH, with two numbers") from None
+        return key, Range(low, high, log=found[1] == "log")
+    parts = [part for part in text.split(",") if part]
+    sizes = key in ("image_size", "stored_size")
+    return key, [words.size_of(part) if sizes else words.value_of(part) for part in parts]
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h|)", text)
+    if not found or float(found[1]) <= 0:
+        raise ValueError(f"--budget {text} is no time; give 90s, 30m or 2h")
+    return float(found[1]) * {"s": 1, "": 1, "m": 60, "h": 3600}[found[2]]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,437 @@
+"""run(): a sweep from its name to its folder.
+
+check every trial; connect to Ray; decode the pictures
+memory and time of each trial, told before anything starts
+trials by Ray Tune; then repeats of the best with other seeds
+sweep.json, trials.csv, report.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trainers import launch, order
+from trainers.on_ray import Cluster, refuse_what_never_fits
+from trainers.progress import Progress
+from trainers.recipe import Recipe, nearest
+from trainers.record import commit, versions
+from trainers.store import Store, default_storage, read_run
+from tune_spaces import plan
+from tune_spaces.book import FILE, OVER, RANKED, Book, dominates, told
+from tune_spaces.sweep import REPEATED, Cell, Sweep, cell
+
+if TYPE_CHECKING:
+    from tune_spaces.tuner import Queue, Tpe
+
+EXIT_CODES = {"finished": 0, "out_of_time": 0, "interrupted": 130}
+_SAME_DATA = ("dataset", "dataset_args", "task", "resize", "on_bad_image")
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """A sweep that ended."""
+
+    folder: str
+    content: Mapping[str, Any]
+    """What sweep.json holds."""
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_CODES[self.content["status"]]
+
+
+def run(
+    sweep: Sweep,
+    *,
+    space_name: str | None = None,
+    name: str | None = None,
+    budget: float | None = None,
+    max_concurrent: int | None = None,
+    repeats: int = 1,
+    progress: Progress | None = None,
+) -> SweepResult:
+    """Run a sweep, or go on with one of this name where it stopped.
+
+    Parameters: `space_name`, what the sweep is called; `name`, of its folder, by default <space>-<date>-<time>;
+    `budget`, seconds after which it ends with the best so far; `max_concurrent`, trials at once; `repeats`, seeds
+    that each of the best three configurations is run with. Raises ValueError for anything that a user can mend.
+    """
+    begun = time.monotonic()
+    progress, space_name = progress or Progress(), space_name or sweep.recipe
+    storage = Store(sweep.scale.storage or default_storage())
+    data = sweep.scale.data and os.path.abspath(os.path.expanduser(sweep.scale.data))
+    sweep = dataclasses.replace(sweep, scale=sweep.scale.replace(storage=storage.address, data=data))
+    first = [] if sweep.search == "tpe" else _cells(sweep)
+    storage.check_writable()
+    name = launch.check_run_name(name) if name else launch.new_run_name(storage, space_name)
+    folder, stop = storage / name, threading.Event()
+    with launch.lock(folder), launch.Signals(stop) as signals:
+        earlier = _agree(sweep, folder)
+        if earlier and earlier["status"] == "finished":
+            progress.message(f"the sweep {name} has finished already; nothing is left to do")
+            return SweepResult(folder.address, earlier)
+        running = _Running(sweep, folder, first, max_concurrent, progress)
+        with Cluster(sweep.scale, slots=running.slots) as cluster:
+            with progress.waiting("starting Ray"):
+                cluster.wait()
+            running.prepare(cluster, earlier, space_name, begun)
+            signals.training_starts()
+            status = running.train(stop, None if budget is None else begun + budget, repeats)
+        running.finish(status, budget)
+    return SweepResult(folder.address, running.book.content)
+
+
+def _cells(sweep: Sweep) -> list[Cell]:
+    """The trials of a grid or a random search. Raises ValueError where one cannot be."""
+    if sweep.search == "grid":
+        drawn = list(sweep.grid())
+    else:
+        from tune_spaces.tuner import draw
+
+        drawn = draw(sweep)
+    return [cell(sweep, number, values) for number, values in enumerate(drawn)]
+
+
+def _agree(sweep: Sweep, folder: Store) -> dict[str, Any] | None:
+    """What sweep.json holds, if that is the same sweep. Raises ValueError naming what differs."""
+    try:
+        earlier = folder.read_json(FILE)
+    except ValueError as error:
+        raise ValueError(f"{error}; mend it, or remove the sweep's folder") from None
+    if earlier is None:
+        return None
+    if not (isinstance(earlier, dict) and {"status", "plan", "trials"} <= earlier.keys()):
+        raise ValueError(f"{folder.address}/{FILE} is not that of a sweep; mend it, or give another --run")
+    was, now = earlier["plan"], sweep.to_json()
+    free = ("scale", "trials") if sweep.search == "tpe" else ("scale",)
+    different = [key for key in now if key not in free and was.get(key) != now[key]]
+    if different:
+        told_ = "; ".join(f"{key} was {was.get(key)!r} and is now {now[key]!r}" for key in different)
+        raise ValueError(f"the sweep {folder.name} exists with another plan: {told_}. Give another --run")
+    return dict(earlier)
+
+
+class _Running:
+    """A sweep on its way."""
+
+    def __init__(
+        self, sweep: Sweep, folder: Store, cells: list[Cell], max_concurrent: int | None, progress: Progress
+    ) -> None:
+        self.sweep, self.folder, self.progress = sweep, folder, progress
+        self.cells = cells
+        self.by_name = {each.name: each for each in cells}
+        self.most = max_concurrent or sys.maxsize
+        self.many = len(cells) or sweep.trials or 1
+        self.workers = max([each.scale.worker_range[1] for each in cells] or [sweep.scale.worker_range[1]])
+        self.each = max(1, self.workers) * (sweep.scale.cpus_per_worker or 1)
+        """CPUs that a trial holds at least."""
+        self.slots = self._places(len(os.sched_getaffinity(0))) * max(1, self.workers)
+        self.data: dict[str, Any] = {}
+        self.oom: list[Cell] = []
+        """Trials that ran out of memory."""
+
+    def _places(self, cpus: int) -> int:
+        return max(1, min(cpus // self.each, self.many, self.most))
+
+    # Before it starts
+
+    def prepare(self, cluster: Cluster, earlier: Mapping[str, Any] | None, space_name: str, begun: float) -> None:
+        """Data, places, sweep.json, and the plan, which is printed."""
+        sweep, base = self.sweep, self.sweep.base
+        examples = self.cells or [Cell(number=0, values={}, recipe=base, scale=sweep.scale)]
+        self._prepare_data(examples)
+        self.metric = _settle_metric(sweep, examples[0].recipe, self._data_of(examples[0].recipe)["meta"])
+        self.mode = "min" if self.metric == "loss" else "max"
+        self._settle_places(cluster)
+        facts = {
+            "name": self.folder.name,
+            "space_name": space_name,
+            "recipe_name": sweep.recipe,
+            "metric": self.metric,
+            "mode": self.mode,
+            "plan": sweep.to_json(),
+            "scale": sweep.scale.to_json(),
+            "versions": versions(),
+            "commit": commit(),
+            "command": " ".join(sys.argv),
+            "concurrency": self.concurrency,
+            "memory_limit_bytes": None,
+        }
+        self.book = Book(self.folder, facts, earlier)
+        seconds = self._announce(earlier)
+        self.book.content["seconds"] = {"setup": time.monotonic() - begun}
+        self.book.content["forecast_seconds"] = seconds
+        self.book.write()
+
+    def _prepare_data(self, cells: Sequence[Cell]) -> None:
+        for each in cells:
+            if _data_key(each.recipe) not in self.data:
+                self.data[_data_key(each.recipe)] = launch.prepare_data(each.recipe, self.sweep.scale, self.progress)
+            rows = self._data_of(each.recipe)["meta"]["rows"]["train"]
+            if each.recipe.batch_size > rows:
+                raise ValueError(
+                    f"batch_size={each.recipe.batch_size} is more than the {rows:,} training pictures; "
+                    f"give batch sizes up to {rows}"
+                )
+
+    def _data_of(self, recipe: Recipe) -> dict[str, Any]:
+        found: dict[str, Any] = self.data[_data_key(recipe)]
+        return found
+
+    def _settle_places(self, cluster: Cluster) -> None:
+        """How many trials run at once, and what each holds."""
+        nodes = cluster.nodes()
+        cpus = len(os.sched_getaffinity(0)) if cluster.ours else int(sum(node.get("CPU", 0) for node in nodes))
+        usable = cpus if cluster.ours else max(1, cpus - 1)  # a data task must find a place
+        refuse_what_never_fits(max(1, self.workers), {"CPU": self.sweep.scale.cpus_per_worker or 1}, nodes)
+        self.concurrency = self._places(usable)
+        threads = self.sweep.scale.cpus_per_worker or (1 if self.workers > 1 else max(1, usable // self.concurrency))
+        self.threads = threads
+
+    def _resources(self, each: Cell) -> dict[str, float]:
+        """What Tune reserves for a trial; with several workers, Ray Train reserves for them itself."""
+        return {"CPU": 0.001} if each.scale.worker_range[1] > 1 else {"CPU": float(self.threads)}
+
+    def _announce(self, earlier: Mapping[str, Any] | None) -> float | None:
+        for each in self.cells:
+            self.book.add(each)
+        for trial in (earlier or {}).get("trials", ()):  # what TPE proposed, and repeats
+            if trial["name"] not in self.by_name:
+                self._add_again(trial)
+        done = [trial for trial in self.book.trials if trial["status"] in OVER]
+        if done:
+            self.progress.message(f"going on: {len(done)} of {self.many} trials are over and are kept")
+        left = [self.by_name[trial["name"]] for trial in self.book.trials if trial["status"] not in OVER]
+        epochs = sum(each.recipe.epochs for each in left) or self.sweep.base.epochs * self.many
+        told_ = f"{self.many} trials of {self.sweep.recipe}, {self.concurrency} at once, at most {epochs:,} epochs"
+        seconds = None
+        if left:
+            with self.progress.waiting("a short probe of the speed"):
+                by_name = {each.name: self._data_of(each.recipe) for each in left}
+                expected = plan.forecast(left, by_name, self.threads, self.concurrency)
+            seconds = expected.total
+            told_ += f", about {_duration(seconds)} if none is stopped early"
+            self.progress.console.print(plan.table(self.book.trials, expected.seconds))
+        self.progress.message(told_)
+        return seconds
+
+    def _add_again(self, trial: Mapping[str, Any]) -> None:
+        again = cell(self.sweep, trial["number"], trial["values"])
+        recipe = again.recipe.replace(seed=trial["seed"])
+        again = dataclasses.replace(again, recipe=recipe, repeat_of=trial["repeat_of"])
+        self.by_name[again.name] = again
+        self.book.add(again)
+
+    # While it runs
+
+    def train(self, stop: threading.Event, deadline: float | None, repeats: int) -> str:
+        """Run what is left. Returns the sweep's status."""
+        waiting = [self.by_name[t["name"]] for t in self.book.trials if t["status"] not in OVER and not t["repeat_of"]]
+        if self.sweep.scheduler == "asha":  # compares with the trials before: those should be of every kind
+            places = order.permutation(self.sweep.seed, 0, len(waiting))
+            waiting = [waiting[place] for place in places]
+        waiting.sort(key=lambda each: self.book[each.name]["status"] != "interrupted")  # those go on first
+        status = self._tune(waiting, self.sweep, stop, deadline)
+        if status == "finished" and repeats > 1:
+            again = [each for each in self._repeats(repeats) if self.book[each.name]["status"] not in OVER]
+            plain = dataclasses.replace(self.sweep, scheduler="none", search="grid")
+            status = self._tune(again, plain, stop, deadline)
+        return status
+
+    def _repeats(self, repeats: int) -> Iterator[Cell]:
+        """The best configurations, each with further seeds and to the last epoch."""
+        for trial in self.book.ranked()[:REPEATED]:
+            for seed in range(repeats):
+                origin = self.by_name[trial["name"]]
+                recipe = origin.recipe.replace(seed=origin.recipe.seed + seed)
+                if seed == 0 and trial["epochs_run"] == trial["epochs"]:
+                    continue  # that is the trial itself
+                number = 1000 + 100 * trial["number"] + seed
+                again = dataclasses.replace(origin, number=number, recipe=recipe, repeat_of=trial["name"])
+                if again.name not in self.by_name:
+                    self.by_name[again.name] = again
+                    self.book.add(again)
+                yield self.by_name[again.name]
+
+    def _tune(self, waiting: list[Cell], sweep: Sweep, stop: threading.Event, deadline: float | None) -> str:
+        from tune_spaces import tuner
+
+        tpe = tuner.Tpe(sweep, self.metric, self.mode, self.book) if sweep.search == "tpe" else None
+        if not waiting and tpe is None:
+            return "finished"
+        desk_name, desk = tuner.start_desk(self.book.sign)
+        epochs = max([each.recipe.epochs for each in waiting] or [sweep.base.epochs])
+        schedule = tuner.scheduler(sweep, epochs, self.metric, self.mode, desk)
+        with self._bar(waiting) as queue_ended:
+            queue = None
+            if sweep.scheduler != "pbt":
+                queue = tuner.Queue(
+                    waiting,
+                    self._configuration,
+                    self.concurrency,
+                    lambda trial_id: self._propose(tpe, trial_id) if tpe else None,
+                    lambda trial_id, each: self._replay(schedule, trial_id, each),
+                )
+                self._replay_finished(schedule)
+
+            def ended(trial_id: str, name: str) -> None:
+                self._settle(name, queue)
+                if tpe is not None:
+                    best = self.book[name]["best"]
+                    tpe.end(trial_id, best and best["value"]) if trial_id in self._proposed else None
+                queue_ended(name)
+
+            self._proposed: set[str] = set()
+            listener = tuner.Listener(self.book, self.metric, desk, ended)
+            wishes = tuner.Wishes(stop, deadline, desk, queue)
+            shared = self._shared(desk_name)
+            population = [{**self._configuration(each), "lr": self._rate(each)} for each in waiting]
+            try:
+                tuner.tune_trials(queue, population, schedule, listener, shared)
+            finally:
+                wishes.close()
+                with contextlib.suppress(Exception):
+                    import ray
+
+                    ray.kill(desk)
+        if stop.is_set():
+            return "interrupted"
+        return "out_of_time" if wishes.out_of_time else "finished"
+
+    def _rate(self, each: Cell) -> float:
+        """The learning rate that a trial has come to, where that changes on the way (pbt)."""
+        before = read_run(self.folder / each.name)
+        return each.recipe.lr if before is None else float(before["recipe"]["lr"])
+
+    def _configuration(self, each: Cell) -> dict[str, Any]:
+        scale = each.scale.replace(workers=each.scale.workers if each.scale.worker_range[1] > 1 else 0)
+        return {
+            "name": each.name,
+            "recipe": each.recipe.to_json(),
+            "scale": scale.replace(cpus_per_worker=self.threads).to_json(),
+            "data": _data_key(each.recipe),
+            "resources": self._resources(each),
+        }
+
+    def _shared(self, desk_name: str) -> dict[str, Any]:
+        return {
+            "desk": desk_name,
+            "sweep": self.folder.name,
+            "recipe_name": self.sweep.recipe,
+            "metric": self.metric,
+            "data": self.data,
+            "cwd": os.getcwd(),
+            "argv": sys.argv,
+        }
+
+    def _propose(self, tpe: Tpe, trial_id: str) -> Cell | None:
+        """A further trial that TPE thinks good; None: there are enough."""
+        assert self.sweep.trials is not None
+        if sum(not trial["repeat_of"] for trial in self.book.trials) >= self.sweep.trials:
+            return None
+        proposed = cell(self.sweep, len(self.book.trials), tpe.propose(trial_id))
+        self._prepare_data([proposed])
+        self.by_name[proposed.name] = proposed
+        self._proposed.add(trial_id)
+        self.book.add(proposed)
+        self.book.write()  # before it starts: a sweep that is killed knows of it
+        return proposed
+
+    def _replay(self, schedule: Any, trial_id: str, each: Cell) -> None:
+        """A trial that goes on: the scheduler learns what it did before."""
+        from tune_spaces import tuner
+
+        if isinstance(schedule, tuner.Halts) and (lines := self.book.history(each.name)):
+            schedule.replay(tuner.Past(each.name), lines, trial_id)
+
+    def _replay_finished(self, schedule: Any) -> None:
+        from tune_spaces import tuner
+
+        for trial in self.book.trials:
+            if isinstance(schedule, tuner.Halts) and trial["status"] in OVER:
+                schedule.replay(tuner.Past(trial["name"]), self.book.history(trial["name"]))
+
+    def _settle(self, name: str, queue: Queue | None) -> None:
+        """After a trial ran out of memory: those that need as much or more are not tried."""
+        if self.book[name]["status"] != "out_of_memory":
+            return
+        small = self.by_name[name]
+        self.oom.append(small)
+        for each in [each for each in (queue.waiting if queue else []) if dominates(each, small)]:
+            assert queue is not None
+            queue.waiting.remove(each)
+            why = f"settled without a try: {small.number:03} ({told(small.values)}) ran out of memory and needs no more"
+            self.book.end(each.name, "settled", why)
+
+    @contextlib.contextmanager
+    def _bar(self, waiting: Sequence[Cell]) -> Iterator[Any]:
+        """Tells of each trial that ends."""
+        many = len(self.book.trials) if waiting else self.many
+
+        def ended(name: str) -> None:
+            trial = self.book[name]
+            over = sum(each["status"] in OVER for each in self.book.trials)
+            words = [f"{over}/{max(many, len(self.book.trials))}", f"{trial['number']:03} {told(trial['values'])}"]
+            if trial["status"] in RANKED and trial["best"]:
+                words.append(f"{self.metric} {trial['best']['value']:.4f}")
+            words.append(trial["message"])
+            if best := self.book.ranked():
+                words.append(f"best {best[0]['best']['value']:.4f} of {best[0]['number']:03}")
+            self.progress.message("  ".join(words))
+
+        yield ended
+
+    # At the end
+
+    def finish(self, status: str, budget: float | None) -> None:
+        """sweep.json, trials.csv, report.html, and a table of the best."""
+        book = self.book
+        over = sum(trial["status"] in OVER for trial in book.trials)
+        message = f"{over} of {max(self.many, len(book.trials))} trials are over"
+        if status == "out_of_time":
+            message += f" after {_duration(budget or 0)}; the same command with a larger --budget goes on"
+        elif status == "interrupted":
+            message += f"; repeat the command with --run {self.folder.name} to go on"
+        book.finish(status, message)
+        self.progress.message(message)
+
+
+def _data_key(recipe: Recipe) -> str:
+    plain = recipe.to_json()
+    return repr([plain[name] for name in _SAME_DATA] + [recipe.storage_size])
+
+
+def _settle_metric(sweep: Sweep, recipe: Recipe, meta: Mapping[str, Any]) -> str:
+    """The score that trials are compared by. Raises ValueError where the task does not give it."""
+    import torch
+
+    from trainers import loop, task
+
+    made = loop.make_task(recipe, meta)
+    if sweep.metric is None:
+        return made.metric
+    outputs = task.outputs(recipe.task, len(meta["classes"]))
+    shape = (8, 8) if meta.get("masks") else ()
+    counts = made.counts(torch.zeros(2, outputs, *shape), torch.zeros(2, *shape, dtype=torch.int64))
+    both = {**counts.total, **counts.per_image}
+    scores = made.scores({name: count.numpy() for name, count in both.items()})
+    known = ["loss", *(name for name, value in scores.items() if isinstance(value, float))]
+    wanted = sweep.metric.removeprefix("val/")
+    if wanted not in known:
+        raise ValueError(f"metric={sweep.metric}: the task {recipe.task} gives no such score{nearest(wanted, known)}")
+    return wanted
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min {rest:02} s"

@@ -1,0 +1,223 @@
+"""One trial: `fit` inside a Tune actor, which is used for one trial after the other.
+
+With one worker the training loop runs in the actor itself: nothing is started for a trial. With several, `fit`
+starts them by Ray Train. Either way a trial is an ordinary run folder, and goes on from its own checkpoints.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from trainers import launch, worker
+from trainers.progress import Progress
+from trainers.recipe import Recipe, Scale
+from trainers.store import Store
+
+POLL_SECONDS = 0.5
+BUSY_SECONDS = 60.0
+"""So long a trial waits for the process of a sweep that was killed to leave its run folder."""
+POINTER = "trainyard.json"
+"""The one file of what Tune takes for a checkpoint: {run, step} of ours."""
+
+
+class Desk:
+    """A small actor, one for each sweep: the wishes of the driver, and the best score so far."""
+
+    def __init__(self, sign: int) -> None:
+        self.sign = sign
+        self.best: float | None = None
+        self.verdicts: dict[str, str] = {}
+        self.all_stop = False
+        self.given_up: dict[str, str] = {}
+
+    def stop(self, name: str, why: str) -> None:
+        """The trial ends after this epoch, for good."""
+        self.verdicts[name] = why
+
+    def stop_all(self) -> None:
+        """All trials save and end; they can go on later."""
+        self.all_stop = True
+
+    def give_up(self, name: str, why: str) -> None:
+        """The trial's process ran out of memory; it is not tried again."""
+        self.given_up[name] = why
+
+    def ask(self, name: str) -> dict[str, Any]:
+        return {"stop": self.all_stop, "verdict": self.verdicts.get(name), "given_up": self.given_up.get(name)}
+
+    def is_best(self, value: float) -> bool:
+        """Whether no trial that ended before has a better score."""
+        best = self.best is None or self.sign * value >= self.sign * self.best
+        if best:
+            self.best = value
+        return best
+
+
+class Trial(tune.Trainable):
+    """Runs trials one after the other; Tune calls `step` for each epoch."""
+
+    def setup(self, config: Mapping[str, Any], shared: Mapping[str, Any] | None = None) -> None:
+        """Parameters: `config` {"trial": {"name", "recipe", "scale", "data"}, "lr"?: where that changes on the way};
+        `shared` {"desk", "sweep", "recipe_name", "metric", "data" {key: what prepare_data returned}, "cwd", "argv"}."""
+        assert shared is not None
+        self.shared = shared
+        self.desk = ray.get_actor(shared["desk"])
+        sys.argv = list(shared["argv"])  # run.json tells the command
+        worker.change_folder(shared["cwd"])
+        self._watch: _Watch | None = None
+        self._from: Mapping[str, Any] | None = None
+
+    def step(self) -> dict[str, Any]:
+        """Train to the end of the next epoch: its line, or how the trial ended."""
+        if self._watch is None:
+            self._watch = _Watch(self._trial(), self.shared, self.desk, self._from)
+            self._watch.start()
+        else:
+            self._watch.go.put(None)
+        return self._watch.events.get()
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """The next trial takes over this process."""
+        self._leave()
+        self.config = new_config
+        return True
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Not the weights: which of our own checkpoints holds them."""
+        from trainers.checkpoint import Checkpoints
+
+        folder = _folder(self.shared, self._trial())
+        pointer = {"run": folder.address, "step": Checkpoints(folder).latest_step()}
+        Store(checkpoint_dir).write_json(POINTER, pointer)
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        self._from = Store(checkpoint).read_json(POINTER)
+
+    def cleanup(self) -> None:
+        self._leave()
+
+    def _trial(self) -> dict[str, Any]:
+        changing = {key: self.config[key] for key in ("lr",) if key in self.config}
+        return {**self.config["trial"], **changing}
+
+    def _leave(self) -> None:
+        """End the trial that runs, if any, and leave nothing of it on the device."""
+        if self._watch is not None:
+            self._watch.leave()
+            self._watch = None
+        self._from = None
+        gc.collect()
+        if "torch" in sys.modules:
+            import torch
+
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+
+class _Watch(launch.Control):
+    """A trial in a thread of its own: it waits for Tune after each epoch."""
+
+    def __init__(
+        self, config: Mapping[str, Any], shared: Mapping[str, Any], desk: Any, start: Mapping[str, Any] | None
+    ) -> None:
+        super().__init__()
+        self.config, self.shared, self.desk = config, shared, desk
+        self.events: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.go: queue.Queue[None] = queue.Queue()
+        self.metric = shared["metric"]
+        self.last: dict[str, Any] = {}
+        if start is not None and start["run"] != _folder(shared, config).address:
+            self.adopt = (start["run"], start["step"])
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=each, daemon=True) for each in (self._run, self._poll)]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def leave(self) -> None:
+        """Stop, where the trial is not over: it can go on later."""
+        self.stop.set()
+        self.go.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def epoch(self, line: Mapping[str, float]) -> None:
+        """Hand the epoch to Tune, wait for its answer."""
+        self.last = {"epoch": int(line["epoch"]), self.metric: line[f"val/{self.metric}"]}
+        self.events.put({**self.last, "seconds": line["seconds"]})
+        self.go.get()
+        self._ask()
+
+    def wants_pictures(self, best: Mapping[str, Any] | None) -> bool:
+        """Those of the winner are enough; whoever wins is the best so far when it ends."""
+        return best is not None and bool(ray.get(self.desk.is_best.remote(best["value"])))
+
+    def _ask(self) -> dict[str, Any]:
+        answer: dict[str, Any] = ray.get(self.desk.ask.remote(self.config["name"]))
+        self.verdict = self.verdict or answer["verdict"]
+        if answer["stop"] or answer["verdict"]:
+            self.stop.set()
+        return answer
+
+    def _poll(self) -> None:
+        """Long epochs: the wish that all stop is heard within them."""
+        while not self._over.wait(POLL_SECONDS):
+            self._ask()
+
+    def _run(self) -> None:
+        try:
+            end = self._train()
+        except Exception as error:  # whatever it is, the sweep goes on without this trial
+            end = {"status": "failed", "message": str(error) or type(error).__name__}
+        self._over.set()
+        self.events.put({**self.last, **end, **_open_things(), "done": True})
+
+    def _train(self) -> dict[str, Any]:
+        if why := self._ask()["given_up"]:
+            return {"status": "out_of_memory", "message": why}
+        config, shared = self.config, self.shared
+        recipe, scale = Recipe.from_json(config["recipe"]), Scale.from_json(config["scale"])
+        if "lr" in config:
+            recipe = recipe.replace(lr=config["lr"])
+        since = time.monotonic()
+        while True:
+            try:
+                result = launch.fit(
+                    recipe,
+                    scale=scale,
+                    run=f"{shared['sweep']}/{config['name']}",
+                    name=shared["recipe_name"],
+                    progress=Progress(file=io.StringIO()),
+                    data=shared["data"][config["data"]],
+                    control=self,
+                )
+            except launch.Busy:
+                if time.monotonic() - since > BUSY_SECONDS:
+                    raise
+                time.sleep(POLL_SECONDS)
+            else:
+                return {"status": result.status, "message": result.run.get("message", "")}
+
+
+def _folder(shared: Mapping[str, Any], config: Mapping[str, Any]) -> Store:
+    found: Store = Store(config["scale"]["storage"]) / shared["sweep"] / config["name"]
+    return found
+
+
+def _open_things() -> dict[str, int]:
+    """What may pile up in a process that is used again and again; a test looks at it."""
+    files = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0
+    return {"open_files": files, "threads": threading.active_count()}
