@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sweeps import make_sweep, trial
 
 from trainers.recipe import resolve
 from trainers.report import report
@@ -136,6 +137,7 @@ def test_names_cannot_run_code_in_the_page(storage: Path) -> None:
 
 
 def test_it_runs_without_torch_and_without_ray(storage: Path) -> None:
+    make_sweep(storage, "sweep", [trial(0, values={"lr": 0.1}), trial(1, "does_not_fit", values={"lr": 0.2})])
     code = f"""
 import importlib.abc, sys
 
@@ -149,7 +151,11 @@ from trainers.__main__ import main
 
 storage = {str(storage)!r}
 html = ["--format", "html", "--out", storage + "/report.html"]
-sys.exit(main(["report", "--storage", storage]) or main(["report", "--storage", storage, *html]))
+sys.exit(
+    main(["report", "--storage", storage])
+    or main(["report", "sweep", "--storage", storage, "--baseline", "sweep"])
+    or main(["report", "sweep", "one", "--storage", storage, *html])
+)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

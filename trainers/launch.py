@@ -38,6 +38,10 @@ RECORDED = (
 """What run.json tells of the data: enough to predict without it."""
 ROOM, ROOM_BYTES = ".room", 2**16
 """A file that keeps room on the disk for the run's last word, that the disk is full."""
+CRUDE_BYTES = 8000
+"""More than any of our models needs for a pixel: what stays far below the limit at that is not predicted."""
+HOST_SHARE = 0.85
+"""Of a host's memory, what training may take."""
 Job = Mapping[str, Any]
 Listen = Callable[[dict[str, Any]], None]
 
@@ -125,34 +129,31 @@ def fit(
             return RunResult(folder.address, earlier, _history(folder))
         wanted = _settle_micro_batch(wanted, scale)
         if earlier is None:
-            _check_init_from(wanted, storage)
+            check_init_from(wanted, storage)
         with _place(scale) as place:
-            source = _look(wanted, scale, progress) if data is None else None
-            with progress.waiting("starting Ray") if scale.on_ray else contextlib.nullcontext():
-                place.wait()
-            wanted = _settle_precision(wanted, place.gpus)
-            if source is not None:
-                _check_model(wanted, source)
-                data = _prepare(wanted, scale, source, storage, progress)
-            assert data is not None
-            attempt = (earlier or {}).get("attempt", 0) + 1
-            record = Record(folder, _new_run(run, name, wanted, scale, data["meta"], attempt, earlier))
+            need, data = _settle(wanted, scale, place, storage, earlier, data, progress)
+            wanted = need.recipe
+            facts = _new_run(run, name, wanted, scale, data["meta"], (earlier or {}).get("attempt", 0) + 1, earlier)
+            facts |= need.facts()
+            record = Record(folder, facts)
             job = {
                 "recipe": wanted.to_json(),
                 "scale": scale.to_json(),
                 "folder": folder.address,
                 "storage": storage.address,
-                "attempt": attempt,
+                "attempt": facts["attempt"],
                 "data": data,
                 "threads": place.threads,
                 "cwd": os.getcwd(),
                 "adopt": control.adopt,
             }
             listener = _Listener(record, progress, begun, wanted.epochs, control)
-            if scale.on_ray:
-                listener.wait_for(f"waiting for {_spell_workers(scale)} to start")
-            signals.training_starts()
-            _run(place, job, listener, signals.stop, callbacks)
+            if not need.fits:
+                listener(_ending("out_of_memory", need.note))
+            else:
+                listener.wait_for(f"waiting for {_spell_workers(scale)} to start") if scale.on_ray else None
+                signals.training_starts()
+                _run(place, job, listener, signals.stop, callbacks)
     result = RunResult(folder.address, record.run, listener.history)
     progress.summary(record.run | {"folder": folder.address})
     return result
@@ -173,6 +174,32 @@ def prepare_data(recipe: Recipe, scale: Scale, progress: Progress) -> dict[str, 
     source = _look(recipe, scale, progress)
     _check_model(recipe, source)
     return _prepare(recipe, scale, source, Store(scale.storage or default_storage()), progress)
+
+
+def _settle(
+    recipe: Recipe,
+    scale: Scale,
+    place: Any,
+    storage: Store,
+    earlier: Mapping[str, Any] | None,
+    data: Mapping[str, Any] | None,
+    progress: Progress,
+) -> tuple[Need, Mapping[str, Any]]:
+    """Wait for the place, check the model, prepare the data: the recipe as it will be trained, and what of."""
+    source = _look(recipe, scale, progress) if data is None else None
+    with progress.waiting("starting Ray") if scale.on_ray else contextlib.nullcontext():
+        place.wait()
+    recipe = _settle_precision(recipe, place.gpus)
+    if source is not None:
+        _check_model(recipe, source)
+        data = _prepare(recipe, scale, source, storage, progress)
+    assert data is not None
+    need = Need(recipe)
+    if not (earlier or {}).get("epochs_run"):
+        need = fit_memory(recipe, scale, data["meta"], _limit(scale, place), gpus=place.gpus)
+    if need.note:
+        progress.warning(need.note)
+    return need, data
 
 
 # Before it starts --------------------------------------------------------------------------------------------
@@ -238,7 +265,7 @@ def check_run_name(run: str) -> str:
     return run
 
 
-def _check_init_from(recipe: Recipe, storage: Store) -> None:
+def check_init_from(recipe: Recipe, storage: Store) -> None:
     """That the run whose weights the model starts from is there; its checkpoint is read by the workers."""
     run = recipe.init_from
     if run is not None and read_run(Store(run) if "/" in run else storage / run) is None:
@@ -365,6 +392,82 @@ def _check_model(recipe: Recipe, source: Source) -> None:
         raise ValueError(f"the model {recipe.model} does not go with {what}: {recipes.blame(error)}") from None
 
 
+@dataclass(frozen=True)
+class Need:
+    """What a recipe needs of a worker's memory, and how it is run for that."""
+
+    recipe: Recipe
+    """With the micro-batch that fits."""
+    fits: bool = True
+    bytes: int | None = None
+    """Predicted peak of a step as it was asked for; None: so little that it was not predicted."""
+    limit: int | None = None
+    note: str = ""
+
+    def facts(self) -> dict[str, Any]:
+        """For run.json."""
+        return {} if self.bytes is None else {"memory": {"predicted_bytes": self.bytes, "limit_bytes": self.limit}}
+
+
+def fit_memory(
+    recipe: Recipe,
+    scale: Scale,
+    meta: Mapping[str, Any],
+    limit: int | None,
+    *,
+    gpus: bool = False,
+    always: bool = False,
+) -> Need:
+    """What a recipe needs, and what `scale.on_oom` says to do where that is more than `limit` bytes.
+
+    Parameters: `gpus`, or `always`: also where it is clearly little. Raises ValueError where it cannot be predicted.
+    """
+    micro = recipe.micro_batch_size or recipe.batch_size // max(1, scale.worker_range[1])
+    crude = CRUDE_BYTES * micro * recipe.image_size[0] * recipe.image_size[1]
+    if limit is None or not (gpus or always or scale.memory or crude > limit / 4):
+        return Need(recipe)
+    from trainers import memory
+
+    limit -= (memory.context_bytes() or 0) if gpus else 0
+    asked = recipe.replace(micro_batch_size=micro)
+    workers = max(1, scale.worker_range[1])
+    peak = memory.predict(asked, meta, workers=workers)
+    if peak <= limit:
+        return Need(recipe, True, peak, limit)
+    needs = f"needs {recipes.spell_size(peak)} of {recipes.spell_size(limit)}"
+    smaller = memory.largest_micro_batch(asked, meta, limit, workers=workers)
+    if smaller is None:
+        return Need(recipe, False, peak, limit, f"does not fit: {needs}, and not even one picture at a time fits")
+    if scale.on_oom == "record":
+        return Need(recipe, False, peak, limit, f"does not fit: {needs}; micro-batches of {smaller} would fit")
+    norm = "; BatchNorm sees these, not the batch" if memory.curve(asked, meta).batch_norm else ""
+    note = f"batch {recipe.batch_size} runs in micro-batches of {smaller}: {needs}{norm}"
+    return Need(recipe.replace(micro_batch_size=smaller), True, peak, limit, note)
+
+
+def _limit(scale: Scale, place: Any) -> int | None:
+    """Bytes that a worker's step may take: --memory, the GPU's, or the host's, shared by its workers."""
+    if scale.memory is not None:
+        return recipes.parse_size(scale.memory)
+    return device_memory(place.gpus, max(1, scale.worker_range[1]))
+
+
+def device_memory(gpus: bool, workers: int) -> int | None:
+    """Bytes of this process's GPU, or of this host for each of so many workers; None where that is not known."""
+    from trainers.record import machine
+
+    found = machine()
+    if not gpus:
+        return int(HOST_SHARE * found["memory_bytes"]) // workers if found.get("memory_bytes") else None
+    return min((gpu["memory_bytes"] for gpu in found.get("gpus") or []), default=None)
+
+
+def _ending(status: str, message: str) -> dict[str, Any]:
+    from trainers.worker import ending
+
+    return ending(status, message)
+
+
 def _new_run(
     run: str,
     name: str,
@@ -474,6 +577,10 @@ class _Listener:
         earlier = sum(before.get(name, 0.0) for name in ("train", "evaluate", "checkpoint"))
         total = time.perf_counter() - self.begun + earlier
         best = event["best"] and {name: event["best"][name] for name in ("epoch", "metric", "value")}
+        predicted, measured = self.record.run.get("memory"), event["peak_memory_bytes"]["device"]
+        if predicted and measured:
+            error = predicted["predicted_bytes"] / measured - 1
+            self.record.run["memory"] = {**predicted, "measured_bytes": measured, "error": error}
         self.progress.close()
         self.record.store.delete(ROOM)
         self.record.finish(
@@ -568,16 +675,14 @@ def _place(scale: Scale) -> Any:
 
 def _run(place: Any, job: Job, listener: _Listener, stop: threading.Event, callbacks: Sequence[Any]) -> None:
     """Train; whatever happens, the record says how the run ended."""
-    from trainers.worker import ending
-
     try:
         place.train(job, listener, stop, callbacks)
     except OSError as error:
         if listener.done is not None:
             raise
-        listener(ending("failed", explain(error)))
+        listener(_ending("failed", explain(error)))
     except BaseException as error:
         if listener.done is None:
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            listener(ending(status, f"{type(error).__name__}: {error}"))
+            listener(_ending(status, f"{type(error).__name__}: {error}"))
         raise

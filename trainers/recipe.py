@@ -12,6 +12,7 @@ import functools
 import importlib
 import importlib.util
 import math
+import re
 import sys
 import traceback
 import types
@@ -44,6 +45,8 @@ TASK_ARGS: dict[str, dict[str, Any]] = {
     "segment_binary": _SEGMENT_ARGS,
 }
 """Arguments of each task, with their defaults or, as a tuple, with all values that are allowed."""
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 MOST_NAMES = 50
 """Names that an error message lists."""
 SCHEDULE_ARGS = {"constant": {}, "step": {"every": 10, "factor": 0.1}, "cosine": {}, "polynomial": {"power": 0.9}}
@@ -232,6 +235,10 @@ class Scale(_Value):
     """cache: decode once to disk; stream: decode while training; auto: stream what the disk cannot hold."""
     checkpoint_seconds: float = 300.0
     """Longest time between checkpoints within an epoch; one is written at its end too (not more than one a second)."""
+    memory: str | None = None
+    """Memory of each worker's device, such as 11GiB. None: what it has."""
+    on_oom: Literal["micro_batch", "record"] = "micro_batch"
+    """A batch that cannot fit: micro_batch: in the largest micro-batches that do; record: not at all, and recorded."""
     max_failures: int = 3
     """Attempts without a new checkpoint after which the run gives up."""
     compile: bool = False
@@ -251,6 +258,8 @@ class Scale(_Value):
             _require(value is None or value > 0, name, value, "a number above 0")
         gpus = self.gpus_per_worker
         _require(gpus is None or gpus >= 0, "gpus_per_worker", gpus, "0 or more")
+        if self.memory is not None:
+            parse_size(self.memory)
         if self.data_mode == "stream" and low == 0:
             raise ValueError("data_mode='stream' reads through Ray Data; give --workers 1 or more")
 
@@ -341,6 +350,22 @@ def arguments(kind: Literal["models", "datasets"], name: str, function: str) -> 
             defaults = {arg.arg: ... if value is None else _literal(value) for arg, value in keywords}
             return {**{arg.arg: ... for arg in node.args.args}, **defaults}
     raise ValueError(f"{path} has no function {function}(); trainers/{kind} has examples")
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "10.76GiB", "32 GB", "900MiB" or a plain number of bytes. Raises ValueError."""
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([KMGT]?I?B)?", text.strip().upper())
+    size = int(float(found[1]) * UNITS.get(found[2] or "B", 0)) if found else 0
+    if not size:
+        raise ValueError(f"{text!r} is not a size of memory; give a number above 0 and a unit, as in 10.76GiB or 900MB")
+    return size
+
+
+def spell_size(size: int) -> str:
+    """A number of bytes for people: 10.76 GiB, 512 MiB."""
+    unit, name = next(((2**n, u) for n, u in ((30, "GiB"), (20, "MiB"), (10, "KiB")) if size >= 2**n), (1, "bytes"))
+    shown = f"{size / unit:.2f}" if unit == 2**30 else f"{size / unit:.0f}"
+    return f"{shown} {name}"
 
 
 def nearest(word: str, allowed: typing.Iterable[str]) -> str:

@@ -1,72 +1,29 @@
-"""Runs side by side: a table for terminals, CSV, JSON or an HTML page, from run folders alone.
+"""Runs and sweeps side by side: a table for terminals, CSV, JSON or an HTML page, from their folders alone.
 
-Needs neither torch nor Ray. What is shown is the list COLUMNS; a further column is a further line there.
+Needs neither torch nor Ray. What is told of each run is the list COLUMNS of report_columns.py.
 """
 
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import json
 import math
-import re
 import shutil
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainers.report_page import Cell, PageRun, page
+from trainers.pairing import Pair, pairs
+from trainers.report_columns import Asked, Column, columns_for, cost_of, machine_of, plain, predicted_memory, score_text
+from trainers.report_page import Comparison, page
+from trainers.report_sweep_page import PageRun, PageSweep, TableCell
+from trainers.run_folders import Found, Record, Run, Sweep, find, read_metrics, resolve, with_trials
 from trainers.store import Store
+from trainers.sweep_report import RAN, duration_text, number, repeats, savings, swept_keys, text, values_of, values_text
 
 FORMATS = ("table", "csv", "json", "html")
-PAIRED_BY = ("model", "image_size")
-"""The recipe fields that two runs must share, next to the content of the data, to be compared."""
 
-HALF_WRITTEN = "no run.json yet; it is being started, or was cut off at its start"
-
-Record = dict[str, Any]
-Broken = list[tuple[str, str]]  # name, reason
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run folder and its `run.json`, of which any part may be missing while the run is going on."""
-
-    label: str
-    store: Store
-    info: Mapping[str, Any]
-
-    def get(self, *path: str) -> Any:
-        """The value at `path`, or None: `run.get("seconds", "total")`."""
-        value: Any = self.info
-        for key in path:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        return value
-
-    def number(self, *path: str) -> float | None:
-        return _number(self.get(*path))
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What the columns need to know besides the run."""
-
-    baseline: Run | None = None
-    price_per_hour: float | None = None
-
-
-@dataclass(frozen=True)
-class Column:
-    name: str
-    """Key in CSV and JSON, with its unit."""
-    header: str
-    value: Callable[[Run, Asked], Any]
-    show: Callable[[Any], str]
-    rank: int
-    """A table too wide for the terminal loses the columns of the highest rank first; rank 0 stays."""
+Lines = Sequence[Mapping[str, Any]]
 
 
 def report(
@@ -80,12 +37,14 @@ def report(
     """The runs side by side, as text.
 
     Parameters:
-        runs: names below `storage`, paths of run folders, or folders of runs; none means all of `storage`.
+        runs: names below `storage`, paths of run folders, of sweeps (their trials are shown), or of folders of runs
+            (where a sweep is one row); none means all of `storage`.
         format: "table", "csv", "json" (a list of flat records) or "html" (one page that needs no network).
-        baseline: a run to compare with. Speed-up is its training seconds per epoch divided by this run's, so
+        baseline: what to compare with. Speed-up is its training seconds per epoch divided by this run's, so
             that unequal numbers of epochs do not matter; score difference is this run's best value minus its.
-            Both are given where the content of the data, the model and the image size are equal; a note names
-            every other setting that differs, or says why there is no comparison.
+            With one run, all are compared with it where the content of the data, the model and the image size are
+            equal; a note names every other setting that differs. With a sweep or a folder of runs, each run is
+            compared with the one of the same recipe and data. A note says why there is no comparison.
         price_per_hour: price of one node for an hour. Cost is price x nodes x the whole time, setup included.
 
     Training time is seconds.total - seconds.setup; data wait is a share of it. Raises ValueError for a run
@@ -95,350 +54,34 @@ def report(
         raise ValueError(f"format={format!r} is not offered; use one of {', '.join(FORMATS)}")
     if price_per_hour is not None and not (math.isfinite(price_per_hour) and price_per_hour >= 0):
         raise ValueError(f"price_per_hour={price_per_hour} is no price; give a number of at least 0")
-    found, broken = _find(runs, Store(storage))
-    base = _baseline(baseline, found, Store(storage)) if baseline is not None else None
-    if base is not None and base not in found:
-        found.insert(0, base)
-    asked = Asked(base, price_per_hour)
-    columns = _columns(found, asked)
-    records = [{column.name: column.value(run, asked) for column in columns} for run in found]
+    base = None if baseline is None else with_trials(resolve(baseline, Store(storage)))
+    alone = base is not None and len(base.runs) == 1 and not base.runs[0].trial
+    found = find(runs, Store(storage), first=base.runs if base and alone else ())
+    paired: Mapping[str, Pair] = {}
+    if base is not None and baseline is not None:
+        labelled = {run.store.address: run for run in found.runs}
+        paired = pairs(found.runs, [labelled.get(run.store.address, run) for run in base.runs], baseline)
+    read = [run for run in found.runs if run.trial or format == "html"]
+    metrics = {run.store.address: read_metrics(run) for run in read}
+    asked = Asked(paired, {address: lines for address, (lines, _) in metrics.items()}, price_per_hour)
+    columns = columns_for(found, asked)
+    records = [{column.name: column.value(run, asked) for column in columns} for run in found.runs]
     if format in ("csv", "json"):
         nothing = dict.fromkeys((column.name for column in columns), None)
-        records += [{**nothing, "run": name, "status": "unreadable", "note": why} for name, why in broken]
+        records += [{**nothing, "run": name, "status": "unreadable", "note": why} for name, why in found.broken]
         if format == "json":
             return json.dumps(records, indent=1, allow_nan=False) + "\n"
         return _csv(columns, records)
     notes = [f"{record['run']}: {record['note']}" for record in records if record["note"]]
-    shown = [column for column in columns if column.name != "note"]
+    notes += [f"{run.label}: {wrong}" for run in read if (wrong := metrics[run.store.address][1])]
+    notes += [f"not readable: {name}: {why}" for name, why in found.broken]
+    notes += [note for sweep in found.sweeps for note in _doubts(sweep, asked)]
     if format == "html":
-        return _html(shown, records, found, notes, broken, storage=Store(storage).address)
-    notes += [f"not readable: {name}: {why}" for name, why in broken]
-    return _table(shown, records, shutil.get_terminal_size((200, 24)).columns) + "\n".join([*notes, ""])
-
-
-# Finding runs
-
-
-def _find(names: Sequence[str], storage: Store) -> tuple[list[Run], Broken]:
-    """The runs asked for, each once, and what could not be read."""
-    groups = [_resolve(name, storage) for name in names] if names else [_below(storage)]
-    found = {run.store.address: run for runs, _ in groups for run in runs}
-    broken = list(dict.fromkeys(entry for _, entries in groups for entry in entries))
-    if not found and not broken:
-        raise ValueError(
-            f"{storage.address} holds no runs; train one (python -m trainers train RECIPE), "
-            "or name the folder of your runs with --storage"
-        )
-    again = Counter(run.label for run in found.values())
-    return [
-        Run("/".join(run.store.address.split("/")[-2:]), run.store, run.info) if again[run.label] > 1 else run
-        for run in found.values()
-    ], broken
-
-
-def _resolve(name: str, storage: Store) -> tuple[list[Run], Broken]:
-    places = [Store(name)]
-    if "://" not in name and not name.startswith(("/", ".", "~")):
-        places.insert(0, storage / name)
-    for place in places:
-        if run := _load(place):
-            return [run], []
-    for place in places:
-        runs, broken = _below(place)
-        if runs:
-            return runs, broken
-    if any(_is_half_written(place) for place in places):
-        raise ValueError(f"run {name!r} cannot be read: {HALF_WRITTEN}")
-    known = [run.label for run in _below(storage)[0]]
-    near = difflib.get_close_matches(name, known) or known[:5]
-    hint = f"the nearest names are {', '.join(near)}" if near else f"{storage.address} holds no runs"
-    raise ValueError(f"there is no run {name!r}, neither in {storage.address} nor as a path; {hint}")
-
-
-def _baseline(name: str, found: Sequence[Run], storage: Store) -> Run:
-    runs, _ = _resolve(name, storage)
-    if len(runs) != 1:
-        raise ValueError(f"the baseline must be one run; {name!r} is a folder of {len(runs)}")
-    return next((run for run in found if run.store.address == runs[0].store.address), runs[0])
-
-
-def _below(folder: Store) -> tuple[list[Run], Broken]:
-    """The runs that lie directly in a folder, and the names and reasons of those that cannot be read."""
-    runs: list[Run] = []
-    broken: Broken = []
-    for name in _names(folder):
-        if name.startswith("."):
-            continue
-        try:
-            run = _load(folder / name)
-            if run is not None:
-                runs.append(run)
-            elif _is_half_written(folder / name):
-                broken.append((name, HALF_WRITTEN))
-        except ValueError as error:
-            broken.append((name, str(error)))
-    return runs, broken
-
-
-def _load(folder: Store) -> Run | None:
-    """The run of a folder; None where there is no run.json. Raises ValueError saying why one is broken."""
-    if "run.json" not in _names(folder):
-        return None
-    try:
-        info = folder.read_json("run.json")
-    except OSError as error:
-        raise ValueError(f"{folder.address}/run.json cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{folder.address}/run.json is not text") from None
-    if not isinstance(info, dict):
-        raise ValueError(f"{folder.address}/run.json does not hold an object")
-    return Run(folder.name, folder, info)
-
-
-def _is_half_written(folder: Store) -> bool:
-    return bool({"metrics.jsonl", "checkpoints"} & set(_names(folder)))
-
-
-def _names(folder: Store) -> list[str]:
-    try:
-        return folder.names()
-    except NotADirectoryError:  # some file systems say so, others list nothing
-        return []
-    except OSError as error:
-        raise ValueError(f"{folder.address} cannot be read: {error.strerror or error}") from None
-
-
-def _metrics(run: Run) -> tuple[list[Record], str]:
-    """The lines of metrics.jsonl, and what is wrong with them, if anything."""
-    try:
-        text = run.store.read("metrics.jsonl").decode(errors="replace")
-    except FileNotFoundError:
-        return [], ""
-    except OSError as error:
-        return [], f"metrics.jsonl cannot be read: {error.strerror or error}"
-    lines: list[Record] = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError:
-            return lines, f"metrics.jsonl is broken from line {number} on"
-        if isinstance(value, dict):
-            lines.append(value)
-    return lines, ""
-
-
-# Values of the columns
-
-
-def _number(value: Any) -> float | None:
-    plain = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return value if plain else None
-
-
-def _training_seconds(run: Run) -> float | None:
-    total, setup = run.number("seconds", "total"), run.number("seconds", "setup")
-    return None if total is None or setup is None else total - setup
-
-
-def _data_wait_share(run: Run) -> float | None:
-    wait, seconds = run.number("seconds", "data_wait"), _training_seconds(run)
-    return wait / seconds if wait is not None and seconds else None
-
-
-def _epoch_seconds(run: Run) -> float | None:
-    seconds, epochs = _training_seconds(run), run.number("epochs_run")
-    return seconds / epochs if seconds and epochs else None
-
-
-def _peak_memory(run: Run) -> tuple[float | None, str | None]:
-    """Bytes, and of what: the device where one was used, else the host."""
-    for where in ("device", "host"):
-        if (size := run.number("peak_memory_bytes", where)) is not None:
-            return size, where
-    return None, None
-
-
-def _nodes(run: Run) -> list[Mapping[str, Any]]:
-    nodes = run.get("machine", "nodes")
-    return [node for node in nodes if isinstance(node, Mapping)] if isinstance(nodes, list) else []
-
-
-def _machine(run: Run) -> str | None:
-    """ "8 x A100-SXM4-40GB, 2 nodes", or "16 cores EPYC 7B13" where no GPU was used."""
-    nodes = _nodes(run)
-    if not nodes:
-        return None
-    gpus = Counter(str(gpu.get("name")) for node in nodes for gpu in node.get("gpus") or [] if gpu)
-    if gpus and run.get("scale", "gpus_per_worker") != 0:
-        parts = [f"{count} x {_short(name)}" for name, count in gpus.items()]
-    else:
-        cores: Counter[str] = Counter()
-        for node in nodes:
-            cores[str(node.get("cpu") or "")] += int(_number(node.get("cores")) or 0)
-        parts = [f"{count} cores {_short(cpu)}".strip() for cpu, count in cores.items()]
-    return ", ".join(parts + [f"{len(nodes)} nodes"] * (len(nodes) > 1))
-
-
-def _short(name: str) -> str:
-    """A processor's name without words that tell nothing: "Xeon 8259CL" for "Intel(R) Xeon(R) CPU 8259CL"."""
-    words = r"\((R|TM)\)|@.*|\b(Intel|AMD|NVIDIA|CPU|Processor|\d+-Core)\b"
-    return " ".join(re.sub(words, " ", name).split()) or name
-
-
-def _cost(run: Run, asked: Asked) -> float | None:
-    total, nodes = run.number("seconds", "total"), len(_nodes(run))
-    if asked.price_per_hour is None or total is None or not nodes:
-        return None
-    return asked.price_per_hour * nodes * total / 3600
-
-
-def _text(value: Any) -> str | None:
-    """Plain values as they are, sizes as 512x1024."""
-    if isinstance(value, list | tuple):
-        return "x".join(str(part) for part in value)
-    return None if value is None else str(value)
-
-
-def _workers(run: Run) -> Any:
-    workers = run.get("scale", "workers")
-    return ":".join(str(end) for end in workers) if isinstance(workers, list) else workers
-
-
-# Comparison with the baseline
-
-
-def _why_not(run: Run, base: Run) -> list[str]:
-    """Why two runs are not compared; empty where they are."""
-    reasons = []
-    prints = run.get("dataset", "fingerprint"), base.get("dataset", "fingerprint")
-    if None in prints:
-        reasons.append("dataset fingerprint unknown")
-    elif prints[0] != prints[1]:
-        reasons.append("dataset fingerprint differs")
-    for field in PAIRED_BY:
-        ours, theirs = run.get("recipe", field), base.get("recipe", field)
-        if ours is None or theirs is None:
-            reasons.append(f"{field} unknown")
-        elif ours != theirs:
-            reasons.append(f"{field} {_text(ours)} against {_text(theirs)}")
-    return reasons
-
-
-def _differences(run: Run, base: Run) -> list[str]:
-    """Settings of the recipes that differ, those named by _why_not left out."""
-    ours, theirs = _flat(run.get("recipe")), _flat(base.get("recipe"))
-    return [
-        f"{field} {_text(ours.get(field))} against {_text(theirs.get(field))}"
-        for field in dict.fromkeys([*ours, *theirs])
-        if field not in PAIRED_BY and ours.get(field) != theirs.get(field)
-    ]
-
-
-def _flat(recipe: Any, above: str = "") -> Record:
-    """{"model_args": {"filters": 16}} as {"model_args.filters": 16}."""
-    flat: Record = {}
-    for key, value in recipe.items() if isinstance(recipe, Mapping) else ():
-        flat |= _flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
-    return flat
-
-
-def _speed_up(run: Run, asked: Asked) -> float | None:
-    base = asked.baseline
-    if base is None or _why_not(run, base):
-        return None
-    ours, theirs = _epoch_seconds(run), _epoch_seconds(base)
-    return theirs / ours if ours and theirs else None
-
-
-def _score_difference(run: Run, asked: Asked) -> float | None:
-    base = asked.baseline
-    if base is None or _why_not(run, base) or run.get("best", "metric") != base.get("best", "metric"):
-        return None
-    ours, theirs = run.number("best", "value"), base.number("best", "value")
-    return None if ours is None or theirs is None else ours - theirs
-
-
-def _note(run: Run, asked: Asked) -> str:
-    base = asked.baseline
-    if base is None or run is base:
-        return ""
-    why_not, differences = _why_not(run, base), _differences(run, base)
-    if why_not:
-        return f"not compared with {base.label}: " + "; ".join(why_not + differences)
-    return f"compared with {base.label}, but " + "; ".join(differences) if differences else ""
-
-
-# Numbers as people read them
-
-
-def _duration(seconds: float) -> str:
-    """Hours, minutes and seconds: "1:02:05"; below a minute "4.2 s"."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
-
-
-def _bytes(size: float) -> str:
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
-
-
-def _rate(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-
-
-def _score(value: float) -> str:
-    return f"{value:.4f}" if abs(value) < 100 else f"{value:.4g}"
-
-
-COLUMNS = [
-    Column("run", "run", lambda run, _: run.label, str, 0),
-    Column("status", "status", lambda run, _: run.get("status"), str, 1),
-    Column("recipe", "recipe", lambda run, _: run.get("recipe_name"), str, 4),
-    Column("epochs_run", "epochs", lambda run, _: run.number("epochs_run"), str, 2),
-    Column("epochs", "planned", lambda run, _: run.number("recipe", "epochs"), str, 10),
-    Column("batch_size", "batch", lambda run, _: run.number("recipe", "batch_size"), str, 2),
-    Column("lr", "lr", lambda run, _: run.number("recipe", "lr"), "{:g}".format, 5),
-    Column("image_size", "image size", lambda run, _: _text(run.get("recipe", "image_size")), str, 3),
-    Column("workers", "workers", lambda run, _: _workers(run), str, 3),
-    Column("machine", "machine", lambda run, _: _machine(run), str, 4),
-    Column("training_seconds", "training", lambda run, _: _training_seconds(run), _duration, 1),
-    Column("images_per_second", "images/s", lambda run, _: run.number("images_per_second"), _rate, 2),
-    Column("data_wait_share", "data wait", lambda run, _: _data_wait_share(run), "{:.1%}".format, 3),
-    Column("peak_memory_bytes", "peak memory", lambda run, _: _peak_memory(run)[0], _bytes, 3),
-    Column("peak_memory_of", "memory of", lambda run, _: _peak_memory(run)[1], str, 9),
-    Column("best_metric", "best metric", lambda run, _: _text(run.get("best", "metric")), str, 6),
-    Column("best_value", "best", lambda run, _: run.number("best", "value"), _score, 1),
-    Column("cost", "cost", _cost, "{:,.2f}".format, 1),
-    Column("speed_up", "speed-up", _speed_up, "{:.2f}x".format, 1),
-    Column("score_difference", "difference", _score_difference, "{:+.4f}".format, 1),
-    Column("note", "note", _note, str, 0),
-]
-
-
-def _columns(runs: Sequence[Run], asked: Asked) -> list[Column]:
-    """COLUMNS without those not asked for, and with one for each final score, after the best one."""
-    unwanted = {"cost"} if asked.price_per_hour is None else set()
-    if asked.baseline is None:
-        unwanted |= {"speed_up", "score_difference"}
-    columns = [column for column in COLUMNS if column.name not in unwanted]
-    finals = [run.get("final") for run in runs]
-    scores = dict.fromkeys(
-        name
-        for final in finals
-        if isinstance(final, Mapping)
-        for name, value in final.items()
-        if _number(value) is not None
-    )
-    place = next(index for index, column in enumerate(columns, start=1) if column.name == "best_value")
-    columns[place:place] = [
-        Column(f"final_{name}", f"final {name}", partial(_final, name=name), _score, 6) for name in scores
-    ]
-    return columns
-
-
-def _final(run: Run, _: Asked, *, name: str) -> float | None:
-    return run.number("final", name)
+        return _html(columns, records, found, asked, notes, title=Store(storage).address, baseline=baseline)
+    told = [f"{record['run']}: {record['message']}" for record in records if record.get("message")]
+    ends = [line for sweep in found.sweeps for line in _ending(sweep, asked)]
+    shown = [column for column in columns if column.name not in ("note", "message")]
+    return _table(shown, records, shutil.get_terminal_size((200, 24)).columns) + "\n".join([*told, *notes, *ends, ""])
 
 
 # Output
@@ -494,38 +137,210 @@ def _table(columns: Sequence[Column], records: Sequence[Record], width: int) -> 
     return text + "\n\n"
 
 
+# What is told of a sweep
+
+
+def _measured(sweep: Sweep, asked: Asked) -> dict[str, dict[str, float]]:
+    """Epochs and seconds run and saved, from the metrics.jsonl of the trials, whatever sweep.json says."""
+    histories = {run.label: asked.lines.get(run.store.address, ()) for run in sweep.runs}
+    # A label may have got its folder's name in front; run folders that sweep.json does not name have no entry.
+    return savings([{**run.trial, "name": run.label} for run in sweep.runs], histories)
+
+
+def _repeats(sweep: Sweep) -> list[dict[str, Any]]:
+    scores = {run.label: run.number("best", "value") for run in sweep.runs}
+    trials = [{**run.trial, "name": run.label} for run in sweep.runs if run.trial]
+    return repeats(trials, scores, str(sweep.get("mode") or "max"))
+
+
+def _winner(sweep: Sweep) -> Run | None:
+    name = sweep.get("winner")
+    return next((run for run in sweep.runs if name and run.trial.get("name") == name), None)
+
+
+def _doubts(sweep: Sweep, asked: Asked) -> list[str]:
+    """Where sweep.json does not agree with the run folders, or is not whole."""
+    measured, doubts = _measured(sweep, asked), []
+    told = number(sweep.get("epochs", "run"))
+    if told is not None and told != measured["epochs"]["run"]:
+        doubts.append(f"sweep.json counts {told:g} epochs run, metrics.jsonl {measured['epochs']['run']:g}")
+    if sweep.get("winner") and _winner(sweep) is None:
+        doubts.append(f"its winner {sweep.get('winner')} is not among the trials")
+    if not sweep.runs:
+        doubts.append("no trials yet")
+    silent = [run.label for run in sweep.runs if run.get("status") in RAN and not asked.lines.get(run.store.address)]
+    if silent:
+        doubts.append(f"no epochs are recorded of {', '.join(silent)}; what it saved is not known")
+    if unlisted := [run.label for run in sweep.runs if not run.trial]:
+        doubts.append(f"sweep.json does not name {', '.join(unlisted)}")
+    return [f"{sweep.label}: {doubt}" for doubt in doubts]
+
+
+def _ending(sweep: Sweep, asked: Asked) -> list[str]:
+    """The lines below a table: how the sweep stands, its winner, what early stopping saved."""
+    measured, winner = _measured(sweep, asked), _winner(sweep)
+    state = str(sweep.get("status") or "status unknown").replace("_", " ")
+    lines = ["", ": ".join(filter(None, [f"{sweep.label}, {state}", plain(sweep.get("message"))]))]
+    if winner is not None:
+        score = winner.number("best", "value")
+        told = f", {sweep.get('metric') or 'score'} {score_text(score)}" if score is not None else ""
+        lines.append(f"winner {winner.label}{told}")
+    for group in _repeats(sweep)[:5]:
+        if len(group["scores"]) > 1 or group["verdict"] == "tie":
+            spread = "" if group["std"] is None else f" +- {score_text(group['std'])}"
+            mean = f"{score_text(group['mean'])}{spread} over {len(group['scores'])}"
+            lines.append(f"{group['verdict']}: {values_text(group['values'])}: {mean}")
+    epochs, seconds = measured["epochs"], measured["training_seconds"]
+    lines.append(
+        f"epochs: {epochs['run']:g} of {epochs['planned']:g} run, {epochs['saved']:g} saved; training: "
+        f"{duration_text(seconds['run'])} run, {duration_text(seconds['saved'])} saved"
+    )
+    if (cost := cost_of(_as_run(sweep), asked)) is not None:
+        lines.append(f"cost of the sweep: {cost:,.2f}")
+    return lines
+
+
+def _as_run(sweep: Sweep) -> Run:
+    return Run(sweep.label, sweep.store, sweep.info)
+
+
+# The page
+
+
 def _html(
     columns: Sequence[Column],
     records: Sequence[Record],
-    runs: Sequence[Run],
-    notes: list[str],
-    broken: Broken,
+    found: Found,
+    asked: Asked,
+    notes: Sequence[str],
     *,
-    storage: str,
+    title: str,
+    baseline: str | None,
 ) -> str:
-    shown = []
-    for run, record in zip(runs, records, strict=True):
-        lines, wrong = _metrics(run)
-        notes = [*notes, f"{run.label}: {wrong}"] if wrong else notes
-        shown.append(
-            PageRun(
-                label=run.label,
-                status=str(record["status"]),
-                cells=[Cell(_cell(column, record), record[column.name]) for column in columns],
-                metric=record["best_metric"],
-                best=record["best_value"],
-                seconds=record["training_seconds"],
-                images_per_second=record["images_per_second"],
-                cost=record.get("cost"),
-                history=lines,
-                machine=record["machine"] or "machine unknown",
-                versions=_versions(run),
-                info=run.info,
-                read=run.store.read,
+    hidden = {"note", "message"}
+    hidden |= {column.name for column in columns if column.name.startswith("baseline_")}
+    if found.sweeps:  # their tables are wide
+        same = _same_for_all(columns, records)
+        notes = [*notes, *(["same for all: " + "; ".join(same.values())] if same else [])]
+        hidden |= set(same)
+    shown = [column for column in columns if column.name not in hidden]
+    modes = {sweep.store.address: sweep.get("mode") for sweep in found.sweeps}
+    runs = {
+        run.store.address: _page_run(run, record, shown, asked, modes.get(run.sweep))
+        for run, record in zip(found.runs, records, strict=True)
+    }
+    sweeps = [_page_sweep(sweep, runs, asked) for sweep in found.sweeps]
+    comparison = None if baseline is None else _comparison(columns, records, found, asked, baseline)
+    if len(sweeps) == 1 and all(run.sweep for run in found.runs):
+        title = f"{title}/{sweeps[0].label}"
+    return page(title, [column.header for column in shown], list(runs.values()), notes, sweeps, comparison)
+
+
+def _same_for_all(columns: Sequence[Column], records: Sequence[Record]) -> dict[str, str]:
+    """What the columns say that do not tell one run from another, by their names."""
+    said = {}
+    for column in columns:
+        told = {_cell(column, record) for record in records} - {"-"}
+        if column.rank > 1 and len(told) == 1 and len(records) > 1:
+            said[column.name] = f"{column.header} {told.pop()}"
+    return said
+
+
+def _page_run(run: Run, record: Record, shown: Sequence[Column], asked: Asked, mode: str | None) -> PageRun:
+    metric = record["best_metric"]
+    return PageRun(
+        label=run.label,
+        status=record["status"] or "unknown",
+        cells=[
+            TableCell(
+                _cell(column, record),
+                record[column.name],
+                column.name,
+                str(record.get("message") or "") if column.name == "status" else "",
             )
-        )
-    notes += [f"not readable: {name}: {why}" for name, why in broken]
-    return page(storage, [column.header for column in columns], shown, notes)
+            for column in shown
+        ],
+        metric=metric,
+        minimise=mode == "min" if mode else "loss" in (metric or ""),
+        best=record["best_value"],
+        seconds=record["training_seconds"],
+        epochs=run.number("epochs_run"),
+        images_per_second=record["images_per_second"],
+        memory=record["peak_memory_bytes"],
+        predicted_memory=predicted_memory(run),
+        values=values_of(run.trial),
+        batch_size=number(run.setting("batch_size")),
+        cost=record.get("cost"),
+        history=asked.lines.get(run.store.address, ()),
+        machine=record["machine"] or "",
+        versions=_versions(run),
+        info=run.info,
+        read=run.store.read if run.has_folder else None,
+    )
+
+
+def _page_sweep(sweep: Sweep, runs: Mapping[str, PageRun], asked: Asked) -> PageSweep:
+    winner, alone = _winner(sweep), _as_run(sweep)
+    return PageSweep(
+        label=sweep.label,
+        status=str(sweep.get("status") or "status unknown"),
+        message=str(sweep.get("message") or ""),
+        runs=[runs[run.store.address] for run in sweep.runs],
+        keys=swept_keys(sweep.info, sweep.trials),
+        metric=str(sweep.get("metric") or "score"),
+        minimise=sweep.get("mode") == "min",
+        winner=None if winner is None else runs[winner.store.address],
+        savings=_measured(sweep, asked),
+        repeats=_repeats(sweep),
+        seconds=alone.number("seconds", "total"),
+        setup_seconds=alone.number("seconds", "setup"),
+        concurrency=alone.number("concurrency"),
+        memory_limit=alone.number("memory_limit_bytes"),
+        cost=cost_of(alone, asked),
+        plan=_plan(sweep),
+        machine=machine_of(alone) or "",
+        versions=_versions(alone),
+        info={key: value for key, value in sweep.info.items() if key != "trials"},
+    )
+
+
+def _plan(sweep: Sweep) -> str:
+    """ "space digits.quick of recipe digits.cnn, search grid, scheduler asha, on oom micro_batch"."""
+    named = {"space": sweep.get("space_name"), "recipe": sweep.get("recipe_name")}
+    named |= {key.replace("_", " "): sweep.get("plan", key) for key in ("search", "scheduler", "on_oom")}
+    return ", ".join(f"{key} {text(value)}" for key, value in named.items() if value is not None)
+
+
+def _comparison(
+    columns: Sequence[Column], records: Sequence[Record], found: Found, asked: Asked, baseline: str
+) -> Comparison:
+    swept = list(dict.fromkeys(key for sweep in found.sweeps for key in swept_keys(sweep.info, sweep.trials)))
+    names = "run {} training_seconds baseline_seconds speed_up peak_memory_bytes baseline_memory_bytes "
+    names += "images_per_second baseline_images_per_second best_value baseline_value score_difference baseline_run"
+    order = [name for word in names.split() for name in (swept or ["batch_size"] if word == "{}" else [word])]
+    both = [
+        (run, partner, record)
+        for run, record in zip(found.runs, records, strict=True)
+        if (partner := asked.partner(run)) is not None and partner.store.address != run.store.address
+    ]
+    if all(run.label == partner.label for run, partner, _ in both):
+        order.remove("baseline_run")
+    kept = [column for name in order for column in columns if column.name == name]
+    return Comparison(
+        label=baseline,
+        headers=[column.header for column in kept],
+        rows=[
+            [TableCell(_cell(column, record), record[column.name], column.name) for column in kept]
+            for *_, record in both
+        ],
+        speed_ups=[
+            (run.label, f"{record['speed_up']:.2f}x", record["speed_up"])
+            for run, _, record in both
+            if record["speed_up"] is not None
+        ],
+        machines=", ".join(dict.fromkeys(machine_of(run) or "machine unknown" for run, *_ in both)),
+        baseline_machines=", ".join(dict.fromkeys(machine_of(partner) or "machine unknown" for _, partner, _ in both)),
+    )
 
 
 def _versions(run: Run) -> str:
@@ -533,4 +348,4 @@ def _versions(run: Run) -> str:
     named = versions.items() if isinstance(versions, Mapping) else ()
     commit = run.get("commit")
     parts = [f"{name} {version}" for name, version in named] + [f"commit {str(commit)[:12]}"] * bool(commit)
-    return ", ".join(parts) or "versions unknown"
+    return ", ".join(parts)

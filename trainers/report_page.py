@@ -4,65 +4,79 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from html import escape
-from typing import Any, NamedTuple
+
+from trainers.report_charts import Series, bars, chart
+from trainers.report_sweep_page import (
+    PageRun,
+    PageSweep,
+    TableCell,
+    charts,
+    section,
+    status_words,
+    sweep_head,
+    sweep_sections,
+    tiles,
+    winner_of,
+)
+from trainers.sweep_report import RAN, duration_text, number, pareto
 
 COLOURS = 8
 """So many runs, the best ones, have a colour of their own; the others are grey."""
-
-
-class Cell(NamedTuple):
-    text: str
-    value: Any
-    """What the table is sorted by."""
+STATES = {
+    "finished": "good",
+    "stopped_early": "calm",
+    "out_of_memory": "warn",
+    "does_not_fit": "warn",
+    "settled": "warn",
+    "failed": "bad",
+    "unreadable": "bad",
+    "out_of_time": "bad",
+}
+"""The class of a status in the table; others are faint."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PageRun:
-    """What the page needs of a run. Unknown numbers are None."""
+class Comparison:
+    """The runs that have a partner in the baseline."""
 
     label: str
-    status: str
-    cells: Sequence[Cell]
-    metric: str | None
-    best: float | None
-    seconds: float | None
-    images_per_second: float | None
-    cost: float | None
-    history: Sequence[Mapping[str, Any]]
-    """The lines of metrics.jsonl."""
-    machine: str
-    versions: str
-    info: Mapping[str, Any]
-    """run.json"""
-    read: Callable[[str], bytes]
-    """Reads a file of the run folder."""
+    headers: Sequence[str]
+    rows: Sequence[Sequence[TableCell]]
+    speed_ups: Sequence[tuple[str, str, float]]
+    """Label, the number as text, the number."""
+    machines: str
+    baseline_machines: str
 
 
-@dataclass(frozen=True)
-class Series:
-    label: str
-    css: str
-    points: list[tuple[float, float]] = field(default_factory=list)
-
-
-def page(title: str, headers: Sequence[str], runs: Sequence[PageRun], notes: Sequence[str]) -> str:
-    """The page: summary, table, notes, curves, score against time, confusion matrix, machines, records."""
+def page(
+    title: str,
+    headers: Sequence[str],
+    runs: Sequence[PageRun],
+    notes: Sequence[str],
+    sweeps: Sequence[PageSweep] = (),
+    comparison: Comparison | None = None,
+) -> str:
+    """The page: summary, table, notes, comparison, curves, maps, score against time, pictures, machines, records."""
     colours = _colours(runs)
+    alone = len(sweeps) == 1 and len(sweeps[0].runs) == len(runs)
+    best = [winner_of(sweep) for sweep in sweeps] if sweeps else [best_run(runs)]
     sections = [
-        f"<ul class=tiles>{_summary(runs)}</ul>",
-        _table(headers, runs, colours) if runs else "",
+        "" if alone else _summary(runs),
+        *((sweep_head(sweep) if alone else section(sweep.label, sweep_head(sweep))) for sweep in sweeps),
+        _table(headers, [run.cells for run in runs], [colours[run.label] for run in runs]),
         "<ul class=notes>" + "".join(f"<li>{escape(note)}" for note in notes) + "</ul>" if notes else "",
-        _section("Learning curves", _legend(runs, colours), _curves(runs, colours)),
-        _section("Score against training time", _scatters(runs, colours)),
-        _section("Confusion matrix of the best run", _confusion(runs)),
-        _section("Machines and versions", _origins(runs)),
-        _section("Everything recorded", _records(runs)),
+        _against(comparison),
+        section("Learning curves", _legend(runs, colours), _curves(runs, colours)),
+        *(part for sweep in sweeps for part in sweep_sections(sweep, colours, "" if alone else sweep.label)),
+        section("Score against training time", *_scatters(runs, colours)),
+        *(_pictures(run, "winner" if sweeps else "best run") for run in best if run),
+        section("Machines and versions", _origins(runs, sweeps)),
+        section("Everything recorded", _records(runs, sweeps)),
     ]
     now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     return (
@@ -85,7 +99,7 @@ def _ranked(runs: Sequence[PageRun]) -> list[PageRun]:
 
     def place(run: PageRun) -> tuple[int, str, float]:
         best, metric = run.best or 0.0, run.metric or ""
-        return -common[run.metric], metric, best if "loss" in metric else -best
+        return -common[run.metric], metric, best if run.minimise else -best
 
     return sorted((run for run in runs if run.metric and run.best is not None), key=place)
 
@@ -93,49 +107,61 @@ def _ranked(runs: Sequence[PageRun]) -> list[PageRun]:
 def _colours(runs: Sequence[PageRun]) -> dict[str, str]:
     """A colour class for each run: those of the best runs, in the order of the table, then grey."""
     best = [run.label for run in _ranked(runs)]
-    chosen = list(dict.fromkeys([*best, *(run.label for run in runs)]))[:COLOURS]
+    chosen = list(dict.fromkeys([*best, *(run.label for run in runs if run.read)]))[:COLOURS]
     classes = {run.label: "grey" for run in runs}
     coloured = (label for label in classes if label in chosen)
-    return classes | {label: f"c{number}" for number, label in enumerate(coloured)}
-
-
-def _section(title: str, *parts: str) -> str:
-    return f"<h2>{title}</h2>\n" + "\n".join(parts) if parts[-1] else ""
+    return classes | {label: f"c{place}" for place, label in enumerate(coloured)}
 
 
 def _summary(runs: Sequence[PageRun]) -> str:
-    states = ", ".join(f"{count} {state}" for state, count in Counter(run.status for run in runs).items())
-    tiles = [("runs", str(len(runs)), states)]
+    found = [("runs", str(len(runs)), status_words(runs))]
     if best := best_run(runs):
-        tiles.append((f"best {best.metric}", f"{best.best:.4f}", best.label))
+        found.append((f"best {best.metric}", f"{best.best:.4f}", best.label))
     if rates := [(run.images_per_second, run.label) for run in runs if run.images_per_second is not None]:
-        tiles.append(("fastest, images/s", f"{max(rates)[0]:,.0f}", max(rates)[1]))
+        found.append(("fastest, images/s", f"{max(rates)[0]:,.0f}", max(rates)[1]))
     if times := [run.seconds for run in runs if run.seconds is not None]:
-        longest = f"longest {max(times) / 3600:,.2f} h"
-        tiles.append(("training, all runs", f"{sum(times) / 3600:,.2f} h", longest))
+        found.append(("training, all runs", duration_text(sum(times)), f"longest {duration_text(max(times))}"))
     if costs := [run.cost for run in runs if run.cost is not None]:
-        tiles.append(("cost, all runs", f"{sum(costs):,.2f}", f"highest {max(costs):,.2f}"))
-    return "".join(
-        f"<li><span>{escape(what)}</span><b>{escape(number)}</b><span>{escape(more)}</span>"
-        for what, number, more in tiles
-    )
+        found.append(("cost, all runs", f"{sum(costs):,.2f}", f"highest {max(costs):,.2f}"))
+    return tiles(found)
 
 
-def _table(headers: Sequence[str], runs: Sequence[PageRun], colours: Mapping[str, str]) -> str:
-    known = [any(run.cells[index].value is not None for run in runs) for index in range(len(headers))]
-    kept = [index for index in range(len(headers)) if known[index]]
-    head = "".join(f"<th><button>{escape(headers[index])}</button>" for index in kept)
-    rows = []
-    for run in runs:
+def _table(headers: Sequence[str], rows: Sequence[Sequence[TableCell]], marks: Sequence[str]) -> str:
+    """A table to sort by its columns, without those that hold nothing. `marks`: a colour class for each row."""
+    kept = [place for place in range(len(headers)) if any(row[place].value is not None for row in rows)]
+    if not kept:
+        return ""
+    numbers = {place for place in kept if any(number(row[place].value) is not None for row in rows)}
+    head = "".join(f"<th><button>{escape(headers[place])}</button>" for place in kept)
+    lines = []
+    for row, mark in zip(rows, marks, strict=True):
         cells = ""
-        for index in kept:
-            text, value = run.cells[index]
-            number = " class=n" if isinstance(value, int | float) else ""
-            mark = f"<i class={colours[run.label]}></i>" if index == 0 else ""
-            key = "" if value is None else escape(str(value), quote=True)
-            cells += f'<td{number} data-v="{key}">{mark}{escape(text)}'
-        rows.append(f"<tr>{cells}")
-    return f"<div class=wide><table><thead><tr>{head}<tbody>\n" + "\n".join(rows) + "\n</table></div>"
+        for place in kept:
+            cell = row[place]
+            css = "n" if place in numbers else ""
+            shown = f"<i class={mark}></i>{escape(cell.text)}" if place == 0 and mark else escape(cell.text)
+            if cell.column == "status":
+                shown = f"<em class={STATES.get(cell.text, 'faint')}>{escape(cell.text.replace('_', ' '))}</em>"
+            if cell.more:
+                css, shown = "long", f"{shown}<small>{escape(cell.more)}</small>"
+            key = "" if cell.value is None else escape(str(cell.value), quote=True)
+            cells += f'<td{f" class={css}" if css else ""} data-v="{key}">{shown}'
+        lines.append(f"<tr>{cells}")
+    return f"<div class=wide><table><thead><tr>{head}<tbody>\n" + "\n".join(lines) + "\n</table></div>"
+
+
+def _against(comparison: Comparison | None) -> str:
+    if comparison is None:
+        return ""
+    title = f"Against {comparison.label}"
+    if not comparison.rows:
+        return section(title, "<p>No run is paired with one of the baseline; the notes above say why.</p>")
+    told = (
+        f"<p class=faint>{escape(comparison.machines)}; the baseline: {escape(comparison.baseline_machines)}. "
+        "Speed-up is the baseline's seconds an epoch by this run's; the line marks 1.</p>"
+    )
+    table = _table(comparison.headers, comparison.rows, [""] * len(comparison.rows))
+    return section(title, told, bars(comparison.speed_ups, one=1.0), table)
 
 
 def _legend(runs: Sequence[PageRun], colours: Mapping[str, str]) -> str:
@@ -149,143 +175,76 @@ def _legend(runs: Sequence[PageRun], colours: Mapping[str, str]) -> str:
 def _curves(runs: Sequence[PageRun], colours: Mapping[str, str]) -> str:
     """Losses and every score that was some run's measure of the best, against the epoch."""
     scores = [f"val/{run.metric.removeprefix('val/')}" for run in runs if run.metric]
-    charts = []
+    drawn = []
     for key in dict.fromkeys(["train/loss", "val/loss", *scores]):
-        lines = [Series(run.label, colours[run.label], _points(run.history, key)) for run in runs]
+        lines = [Series(run.label, colours[run.label], _points(run, key)) for run in runs]
         lines.sort(key=lambda line: line.css != "grey")  # grey lines below
-        charts.append(chart(key, "epoch", lines, log_y="loss" in key))
-    return _charts(charts)
+        drawn.append(chart(key, "epoch", lines, log_y="loss" in key))
+    return charts(drawn)
 
 
-def _points(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    pairs = [(line.get("epoch"), line.get(key)) for line in history]
-    return [
-        (x, y)
-        for x, y in pairs
-        if isinstance(x, int | float) and isinstance(y, int | float) and math.isfinite(x) and math.isfinite(y)
-    ]
+def _points(run: PageRun, key: str) -> list[tuple[float, float]]:
+    pairs = [(number(line.get("epoch")), number(line.get(key))) for line in run.history]
+    return [(x, y) for x, y in pairs if x is not None and y is not None]
 
 
-def _scatters(runs: Sequence[PageRun], colours: Mapping[str, str]) -> str:
-    charts = []
+def _scatters(runs: Sequence[PageRun], colours: Mapping[str, str]) -> list[str]:
+    """Score against time with the Pareto front, for each metric: a line of text and the charts."""
+    drawn, named = [], []
     for metric in dict.fromkeys(run.metric for run in runs if run.metric):
-        dots = [
-            Series(run.label, colours[run.label], [(run.seconds, run.best)])
+        known = [
+            (run, (run.seconds, run.best))
             for run in runs
             if run.metric == metric and run.best is not None and run.seconds is not None
         ]
-        charts.append(chart(f"best {metric}", "seconds of training", dots, log_x=True))
-    return _charts(charts)
+        dots = [Series(run.label, colours[run.label], [point], "dot") for run, point in known]
+        ended = [(run, point) for run, point in known if run.status in RAN]
+        front = pareto([point for _, point in ended], minimise=any(run.minimise for run, _ in known))
+        named += [ended[place][0].label for place in front]
+        line = Series("Pareto front", "front", [ended[place][1] for place in front])
+        drawn.append(chart(f"best {metric}", "seconds of training", [line, *dots], log_x=True))
+    those = ", ".join(named) if len(named) <= 4 else f"one of the {len(named)} on it"
+    told = f"The dashed line is the Pareto front: no run is both faster and better than {those}."
+    return [f"<p class=faint>{escape(told)}</p>" if named else "", charts(drawn)]
 
 
-def _charts(charts: Sequence[str]) -> str:
-    return f"<div class=charts>{''.join(charts)}</div>" if any(charts) else ""
+def _pictures(run: PageRun, what: str) -> str:
+    """The confusion matrix and predictions of a run, as far as its folder has them."""
+    shown = []
+    for title, name in (("Confusion matrix", "confusion.png"), ("Predictions", "predictions.png")):
+        try:
+            picture = base64.b64encode(run.read(name)).decode() if run.read else ""
+        except OSError:
+            continue
+        if picture:
+            image = f'<img alt="{title}" src="data:image/png;base64,{picture}">'
+            shown.append(section(f"{title} of the {what}", f"<p class=faint>{escape(run.label)}</p>", image))
+    return "\n".join(shown)
 
 
-def _confusion(runs: Sequence[PageRun]) -> str:
-    best = best_run(runs)
-    if best is None:
-        return ""
-    try:
-        picture = base64.b64encode(best.read("confusion.png")).decode()
-    except OSError:
-        return ""
-    text = f"confusion matrix of {escape(best.label, quote=True)}"
-    return f'<img alt="{text}" src="data:image/png;base64,{picture}"><p class=faint>{escape(best.label)}</p>'
-
-
-def _origins(runs: Sequence[PageRun]) -> str:
+def _origins(runs: Sequence[PageRun], sweeps: Sequence[PageSweep]) -> str:
     groups: dict[tuple[str, str], list[str]] = {}
-    for run in runs:
-        groups.setdefault((run.machine, run.versions), []).append(run.label)
+    all_of_them: list[PageSweep | PageRun] = [*sweeps, *runs]
+    for each in all_of_them:
+        if each.machine or each.versions:
+            groups.setdefault((each.machine, each.versions), []).append(each.label)
+    unknown = [run.label for run in runs if run.read and not (run.machine or run.versions)]
+    if unknown:
+        groups["", ""] = unknown
     return "".join(
-        f"<p><b>{escape(machine)}</b><br>{escape(versions)}<br><span class=faint>{escape(', '.join(labels))}</span>"
+        f"<p><b>{escape(machine or 'machine unknown')}</b><br>{escape(versions or 'versions unknown')}<br>"
+        f"<span class=faint>{escape(', '.join(labels))}</span>"
         for (machine, versions), labels in groups.items()
     )
 
 
-def _records(runs: Sequence[PageRun]) -> str:
+def _records(runs: Sequence[PageRun], sweeps: Sequence[PageSweep]) -> str:
+    all_of_them: list[PageSweep | PageRun] = [*sweeps, *runs]
     return "\n".join(
-        f"<details><summary>{escape(run.label)}</summary><pre>{escape(json.dumps(run.info, indent=1))}</pre></details>"
-        for run in runs
+        f"<details><summary>{escape(each.label)}</summary>"
+        f"<pre>{escape(json.dumps(each.info, indent=1))}</pre></details>"
+        for each in all_of_them
     )
-
-
-# Charts
-
-WIDTH, HEIGHT = 420, 270
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 30, 42
-
-
-@dataclass(frozen=True)
-class Axis:
-    """Maps values from `low` to `high` onto pixels from `start` to `stop`, linearly or by the logarithm."""
-
-    low: float
-    high: float
-    start: float
-    stop: float
-    log: bool
-
-    @classmethod
-    def over(cls, values: Sequence[float], start: float, stop: float, *, log: bool) -> Axis:
-        """An axis for all values. It is logarithmic if that is allowed and they span a factor above 50."""
-        low, high = min(values), max(values)
-        if log and low > 0 and high / low > 50:
-            return cls(low / 1.3, high * 1.3, start, stop, True)
-        margin = (high - low) * 0.05 or abs(high) * 0.05 or 0.5
-        return cls(low - margin, high + margin, start, stop, False)
-
-    def at(self, value: float) -> float:
-        low, high, value = (math.log(each) if self.log else each for each in (self.low, self.high, value))
-        return round(self.start + (value - low) / (high - low) * (self.stop - self.start), 1)
-
-    def ticks(self, *, whole: bool = False) -> list[float]:
-        """Round numbers on the axis: powers of ten, or 3 to 6 multiples of 1, 2 or 5 times one."""
-        if self.log:
-            powers = range(math.ceil(math.log10(self.low)), math.floor(math.log10(self.high)) + 1)
-            return [10.0**power for power in powers[:: 1 + len(powers) // 7]]
-        rough = (self.high - self.low) / 5
-        power = 10 ** math.floor(math.log10(rough))
-        step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
-        step = max(step, 1) if whole else step
-        return [index * step for index in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
-
-
-def chart(title: str, x_label: str, series: Sequence[Series], *, log_x: bool = False, log_y: bool = False) -> str:
-    """An SVG of lines; a series of one point is a dot. Empty if there are no points."""
-    points = [point for line in series for point in line.points]
-    if not points:
-        return ""
-    x = Axis.over([point[0] for point in points], LEFT, WIDTH - RIGHT, log=log_x)
-    y = Axis.over([point[1] for point in points], HEIGHT - BOTTOM, TOP, log=log_y)
-    parts = [f"<text class=title x={LEFT} y=16>{escape(title)}</text>"]
-    for tick in y.ticks():
-        parts.append(f"<path class=grid d='M{LEFT} {y.at(tick)}H{WIDTH - RIGHT}'/>")
-        parts.append(f"<text x={LEFT - 6} y={y.at(tick) + 4} text-anchor=end>{tick:.4g}</text>")
-    for tick in x.ticks(whole=x_label == "epoch"):
-        across, foot = x.at(tick), HEIGHT - BOTTOM
-        parts.append(f"<path class=grid d='M{across} {foot}v4'/>")
-        parts.append(f"<text x={across} y={foot + 17} text-anchor=middle>{_plain(tick)}</text>")
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f"<text x={middle} y={HEIGHT - 6} text-anchor=middle>{escape(x_label)}</text>")
-    for line in series:
-        places = [(x.at(each[0]), y.at(each[1])) for each in line.points]
-        if not places:
-            continue
-        last = line.points[-1]
-        hint = f"<title>{escape(line.label)}: {last[1]:.4g} at {last[0]:.4g}</title>"
-        path = " ".join(f"{across} {down}" for across, down in places)
-        drawn = f"<path class=line d='M{path}'/>" if len(places) > 1 else ""
-        radius = 2.5 if drawn else 5
-        drawn += f"<circle cx={places[-1][0]} cy={places[-1][1]} r={radius} />"
-        parts.append(f"<g class={line.css}>{hint}{drawn}</g>")
-    label = escape(title, quote=True)
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role=img aria-label="{label}">{"".join(parts)}</svg>\n'
-
-
-def _plain(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1 and value == round(value) else f"{value:.4g}"
 
 
 _HEAD = """<!doctype html>
@@ -302,11 +261,11 @@ _STYLE = """
  --card: #f4f6f9;
  --c0: #1d5fd1; --c1: #c2500a; --c2: #13803d; --c3: #7b3fd1; --c4: #c01a67; --c5: #0b7d92; --c6: #8d6a00;
  --c7: #5b4636;
- --grey: #b3bac4 }
+ --grey: #b3bac4; --bad: #b3261e }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6eaf0; --faint: #9aa6b5; --line: #333c48;
  --back: #12161c;
  --card: #1b2129; --c0: #74a5ff; --c1: #ff9a5c; --c2: #5fce85; --c3: #bb98ff; --c4: #ff85b6; --c5: #52cde2;
- --c6: #e2bd45; --c7: #d3b8a2; --grey: #566070 } }
+ --c6: #e2bd45; --c7: #d3b8a2; --grey: #566070; --bad: #ff8a80 } }
 * { box-sizing: border-box }
 body { margin: 0; background: var(--back); color: var(--ink); font: 15px/1.5 system-ui, sans-serif }
 main { max-width: 1320px; margin: auto; padding: 16px }
@@ -326,7 +285,7 @@ th, td { padding: 6px 8px; text-align: left; white-space: nowrap } th { vertical
 td { border-top: 1px solid var(--line) } .n { text-align: right }
 th:first-child, td:first-child { position: sticky; left: 0; background: var(--back);
  border-right: 1px solid var(--line) }
-td:first-child { min-width: 130px; max-width: 260px; white-space: normal; overflow-wrap: anywhere }
+td:first-child { min-width: min(34vw, 210px); max-width: 260px; white-space: normal; overflow-wrap: anywhere }
 th button { all: unset; cursor: pointer; font-weight: 600; white-space: normal }
 th button:hover { text-decoration: underline } th button:focus-visible { outline: 2px solid var(--c0) }
 th[aria-sort=ascending] button::after { content: " \\2191" }
@@ -340,7 +299,22 @@ svg { width: 100%; max-width: 560px; background: var(--card); border-radius: 8px
 text { fill: var(--faint); font-size: 12px }
 .title { fill: var(--ink); font-size: 14px; font-weight: 600 } .grid { stroke: var(--line) }
 .line { fill: none; stroke: currentColor; stroke-width: 1.8; stroke-linejoin: round }
-circle { fill: currentColor }
+circle { fill: currentColor } .ring { fill: none; stroke: currentColor; stroke-width: 1.8 }
+.mark { fill: none; stroke: currentColor; stroke-width: 2.4 } .field { fill: currentColor }
+.level { stroke: var(--bad); stroke-dasharray: 5 4 } .front { color: var(--faint) }
+.front .line { stroke-dasharray: 5 4 } .ink { fill: var(--ink) } .small { font-size: 10.5px }
+em { font-style: normal; white-space: nowrap } em.faint { font-size: inherit } .good { color: var(--c2) }
+.calm { color: var(--c0) } .warn { color: var(--c1) } .bad { color: var(--bad) }
+td.long { white-space: normal; min-width: 210px }
+small { display: block; color: var(--faint); font-size: 12px; overflow-wrap: anywhere }
+.bars { display: grid; gap: 6px; max-width: 900px; font-size: 13px }
+.bars li { display: grid; grid-template-columns: minmax(120px, 280px) 1fr 56px; gap: 10px; align-items: center }
+@media (max-width: 600px) { .bars li { grid-template-columns: 1fr 56px; gap: 2px 10px }
+ .bars li span:first-child { grid-column: 1 / -1 } }
+.bar { position: relative; height: 14px; background: var(--card); border-radius: 3px }
+.bar b { display: block; height: 100%; background: var(--c0); border-radius: 3px }
+.bar u { position: absolute; top: -3px; bottom: -3px; border-left: 2px solid var(--ink) }
+.bars span:last-child { text-align: right; font-variant-numeric: tabular-nums }
 .grey { color: var(--grey) } g.grey .line { stroke-width: 1 } g:hover .line { stroke-width: 3.5 }
 .c0 { color: var(--c0) } .c1 { color: var(--c1) } .c2 { color: var(--c2) } .c3 { color: var(--c3) }
 .c4 { color: var(--c4) } .c5 { color: var(--c5) } .c6 { color: var(--c6) } .c7 { color: var(--c7) }
@@ -349,7 +323,7 @@ pre { overflow-x: auto; background: var(--card); border-radius: 8px; padding: 12
 """
 
 _SCRIPT = """
-for (const head of document.querySelectorAll("th")) head.firstChild.onclick = () => {
+for (const head of document.querySelectorAll("th:has(button)")) head.firstChild.onclick = () => {
   const down = head.ariaSort === "ascending" ? -1 : 1, body = head.closest("table").tBodies[0];
   for (const other of head.parentNode.children) other.removeAttribute("aria-sort");
   head.setAttribute("aria-sort", down > 0 ? "ascending" : "descending");

@@ -30,7 +30,7 @@ def parse(
 
     Raises ValueError, or ends the process with code 2.
     """
-    recipe_type, scale_type, kind = _cli_type(Recipe), _cli_type(Scale), type(options)
+    recipe_type, scale_type, kind = cli_type(Recipe), cli_type(Scale), type(options)
     both = dataclasses.make_dataclass(
         "fields", [("recipe", recipe_type), ("scale", scale_type), ("options", kind)], kw_only=True
     )
@@ -55,7 +55,7 @@ def _values(value: Any) -> dict[str, Any]:
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
 
 
-def _cli_type(kind: type) -> Any:
+def cli_type(kind: type) -> Any:
     """Recipe or Scale, with its tuples spelled as people do: 28x28, 1:3, layer1,layer2."""
     spelled = {"image_size": _SIZE, "stored_size": _SIZE, "workers": _WORKERS, "frozen": _NAMES}
     hints = typing.get_type_hints(kind)

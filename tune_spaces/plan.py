@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainers.recipe import Recipe
+from trainers.recipe import Recipe, spell_size
 from tune_spaces.sweep import Cell, spell
 
 PROBE_SECONDS = 0.5
@@ -90,9 +90,9 @@ def table(trials: Sequence[Mapping[str, Any]], seconds: Mapping[str, float]) -> 
     for trial in trials[:MOST_ROWS]:
         memory = trial["memory_bytes"]
         values = [spell(trial["values"].get(key)) for key in keys]
-        micro = "-" if trial["micro_batch_size"] is None else str(trial["micro_batch_size"])
+        micro = "all" if trial["micro_batch_size"] is None else str(trial["micro_batch_size"])
         took = seconds.get(trial["name"])
-        size = "-" if memory is None else f"{memory / 2**30:.2f} GiB" if memory > 2**29 else f"{memory / 2**20:.0f} MiB"
+        size = "-" if memory is None else spell_size(memory)
         row = [f"{trial['number']:03}", *values, micro, size, "-" if took is None else f"{took:,.0f} s"]
         drawn.add_row(*map(Text, [*row, trial["message"] or trial.get("note", "")]))
     if len(trials) > MOST_ROWS:

@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING, Any
 from trainers import launch, order
 from trainers.on_ray import Cluster, refuse_what_never_fits
 from trainers.progress import Progress
-from trainers.recipe import Recipe, nearest
+from trainers.recipe import Recipe, nearest, parse_size
 from trainers.record import commit, versions
+from trainers.report import report
 from trainers.store import Store, default_storage, read_run
+from trainers.sweep_report import repeats, savings
 from tune_spaces import plan
 from tune_spaces.book import FILE, OVER, RANKED, Book, dominates, told
 from tune_spaces.sweep import REPEATED, Cell, Sweep, cell
@@ -71,6 +73,8 @@ def run(
     sweep = dataclasses.replace(sweep, scale=sweep.scale.replace(storage=storage.address, data=data))
     first = [] if sweep.search == "tpe" else _cells(sweep)
     storage.check_writable()
+    for recipe in {each.recipe.init_from: each.recipe for each in first}.values():
+        launch.check_init_from(recipe, storage)
     name = launch.check_run_name(name) if name else launch.new_run_name(storage, space_name)
     folder, stop = storage / name, threading.Event()
     with launch.lock(folder), launch.Signals(stop) as signals:
@@ -163,7 +167,7 @@ class _Running:
             "commit": commit(),
             "command": " ".join(sys.argv),
             "concurrency": self.concurrency,
-            "memory_limit_bytes": None,
+            "memory_limit_bytes": self.limit,
         }
         self.book = Book(self.folder, facts, earlier)
         seconds = self._announce(earlier)
@@ -195,14 +199,31 @@ class _Running:
         self.concurrency = self._places(usable)
         threads = self.sweep.scale.cpus_per_worker or (1 if self.workers > 1 else max(1, usable // self.concurrency))
         self.threads = threads
+        self.gpus = cluster.gpus
+        memory = self.sweep.scale.memory
+        if memory is not None:
+            self.limit: int | None = parse_size(memory)
+        else:
+            self.limit = launch.device_memory(self.gpus, self.concurrency * max(1, self.workers))
+
+    def _add(self, each: Cell) -> None:
+        """Into sweep.json, in the micro-batches that fit; or as what does not fit."""
+        meta = self._data_of(each.recipe)["meta"]
+        need = launch.fit_memory(each.recipe, each.scale, meta, self.limit, gpus=self.gpus, always=True)
+        self.by_name[each.name] = dataclasses.replace(each, recipe=need.recipe)
+        told_ = {"memory_bytes": need.bytes, "note": need.note if need.fits else ""}
+        if not need.fits:
+            told_ |= {"status": "does_not_fit", "message": need.note}
+        self.book.add(self.by_name[each.name], **told_)
 
     def _resources(self, each: Cell) -> dict[str, float]:
         """What Tune reserves for a trial; with several workers, Ray Train reserves for them itself."""
         return {"CPU": 0.001} if each.scale.worker_range[1] > 1 else {"CPU": float(self.threads)}
 
     def _announce(self, earlier: Mapping[str, Any] | None) -> float | None:
-        for each in self.cells:
-            self.book.add(each)
+        with self.progress.waiting("predicting the memory of each trial"):
+            for each in self.cells:
+                self._add(each)
         for trial in (earlier or {}).get("trials", ()):  # what TPE proposed, and repeats
             if trial["name"] not in self.by_name:
                 self._add_again(trial)
@@ -227,13 +248,13 @@ class _Running:
         again = cell(self.sweep, trial["number"], trial["values"])
         recipe = again.recipe.replace(seed=trial["seed"])
         again = dataclasses.replace(again, recipe=recipe, repeat_of=trial["repeat_of"])
-        self.by_name[again.name] = again
-        self.book.add(again)
+        self._add(again)
 
     # While it runs
 
     def train(self, stop: threading.Event, deadline: float | None, repeats: int) -> str:
         """Run what is left. Returns the sweep's status."""
+        self.oom = [self.by_name[t["name"]] for t in self.book.trials if t["status"] == "out_of_memory"]
         waiting = [self.by_name[t["name"]] for t in self.book.trials if t["status"] not in OVER and not t["repeat_of"]]
         if self.sweep.scheduler == "asha":  # compares with the trials before: those should be of every kind
             places = order.permutation(self.sweep.seed, 0, len(waiting))
@@ -257,8 +278,7 @@ class _Running:
                 number = 1000 + 100 * trial["number"] + seed
                 again = dataclasses.replace(origin, number=number, recipe=recipe, repeat_of=trial["name"])
                 if again.name not in self.by_name:
-                    self.by_name[again.name] = again
-                    self.book.add(again)
+                    self._add(again)
                 yield self.by_name[again.name]
 
     def _tune(self, waiting: list[Cell], sweep: Sweep, stop: threading.Event, deadline: float | None) -> str:
@@ -339,11 +359,14 @@ class _Running:
             return None
         proposed = cell(self.sweep, len(self.book.trials), tpe.propose(trial_id))
         self._prepare_data([proposed])
-        self.by_name[proposed.name] = proposed
-        self._proposed.add(trial_id)
-        self.book.add(proposed)
+        self._add(proposed)
+        self._settle_one(proposed)
         self.book.write()  # before it starts: a sweep that is killed knows of it
-        return proposed
+        if self.book[proposed.name]["status"] in OVER:
+            tpe.end(trial_id, None)
+            return self._propose(tpe, trial_id)
+        self._proposed.add(trial_id)
+        return self.by_name[proposed.name]
 
     def _replay(self, schedule: Any, trial_id: str, each: Cell) -> None:
         """A trial that goes on: the scheduler learns what it did before."""
@@ -363,13 +386,19 @@ class _Running:
         """After a trial ran out of memory: those that need as much or more are not tried."""
         if self.book[name]["status"] != "out_of_memory":
             return
-        small = self.by_name[name]
-        self.oom.append(small)
-        for each in [each for each in (queue.waiting if queue else []) if dominates(each, small)]:
-            assert queue is not None
-            queue.waiting.remove(each)
+        self.oom.append(self.by_name[name])
+        for each in list(queue.waiting if queue else []):
+            if self._settle_one(each):
+                assert queue is not None
+                queue.waiting.remove(each)
+
+    def _settle_one(self, each: Cell) -> bool:
+        """Whether a trial needs as much as one that ran out of memory, which is then written down."""
+        small = next((small for small in self.oom if dominates(each, small)), None)
+        if small is not None:
             why = f"settled without a try: {small.number:03} ({told(small.values)}) ran out of memory and needs no more"
             self.book.end(each.name, "settled", why)
+        return small is not None
 
     @contextlib.contextmanager
     def _bar(self, waiting: Sequence[Cell]) -> Iterator[Any]:
@@ -392,16 +421,46 @@ class _Running:
     # At the end
 
     def finish(self, status: str, budget: float | None) -> None:
-        """sweep.json, trials.csv, report.html, and a table of the best."""
-        book = self.book
+        """sweep.json, trials.csv, report.html, and what came out."""
+        book, folder = self.book, self.folder
         over = sum(trial["status"] in OVER for trial in book.trials)
         message = f"{over} of {max(self.many, len(book.trials))} trials are over"
         if status == "out_of_time":
-            message += f" after {_duration(budget or 0)}; the same command with a larger --budget goes on"
+            message += f" after {_duration(budget or 0)}; the same command with --run {folder.name} goes on"
         elif status == "interrupted":
-            message += f"; repeat the command with --run {self.folder.name} to go on"
-        book.finish(status, message)
+            message += f"; repeat the command with --run {folder.name} to go on"
+        histories = {trial["name"]: book.history(trial["name"]) for trial in book.trials}
+        book.finish(status, message, **savings(book.trials, histories))
         self.progress.message(message)
+        if not book.ranked():
+            self.progress.warning("no trial has a score")
+        for line in self._told():
+            self.progress.message(line)
+        for name, form in (("trials.csv", "csv"), ("report.html", "html")):
+            text = report([folder.address], storage=str(folder / ".."), format=form)
+            folder.write(name, text.encode())
+
+    def _told(self) -> Iterator[str]:
+        content, best = self.book.content, self.book.ranked()
+        for place, trial in enumerate(best[:REPEATED], 1):
+            found = trial["best"]
+            yield f"{place}. {self.metric} {found['value']:.4f} in epoch {found['epoch']}: {told(trial['values'])}"
+        scores = {trial["name"]: trial["best"] and trial["best"]["value"] for trial in self.book.trials}
+        again = {trial["repeat_of"] for trial in self.book.trials if trial["repeat_of"]}
+        groups = [
+            t for t in self.book.trials if t["repeat_of"] or (t["name"] in again and t["epochs_run"] == t["epochs"])
+        ]
+        for group in repeats(groups, scores, self.mode):
+            spread = "" if group["std"] is None else f" +- {group['std']:.4f}"
+            seeds = f"{len(group['scores'])} seeds"
+            yield f"{group['verdict']}: {group['mean']:.4f}{spread} ({seeds}): {told(group['values'])}"
+        epochs, seconds = content["epochs"], content["training_seconds"]
+        share = epochs["saved"] / epochs["planned"] if epochs["planned"] else 0.0
+        yield (
+            f"{epochs['run']:,} of {epochs['planned']:,} epochs were trained, {_duration(seconds['run'])} of training; "
+            f"early stopping saved {share:.0%}, about {_duration(seconds['saved'])}"
+        )
+        yield f"report: {self.folder.address}/report.html   dashboard: tensorboard --logdir {self.folder.address}"
 
 
 def _data_key(recipe: Recipe) -> str:

@@ -1,3 +1,5 @@
+"""Handwritten digits of 8x8 pixels."""
+
 from tune_spaces.sweep import Sweep
 
 

@@ -1,0 +1,1 @@
+"""Where runs run: what fits into which memory."""

@@ -1,0 +1,306 @@
+"""Which batches of a recipe fit into which memory, told before anything is rented or started.
+
+    python -m cluster plan erfnet.decoder --batch-size 2 3 4 6 8 --image-size 512x1024 --memory 10.76GiB 32GiB
+
+Needs neither a GPU nor, for data sets that know their classes, the data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.constructors import PrimitiveConstructorSpec
+
+from trainers.progress import Progress
+from trainers.recipe import Recipe, arguments, load, parse_size, recipe_names, resolve, spell_size
+from trainers.words import cli, cli_type, leading, size_of
+
+USAGE = (
+    "usage: python -m cluster plan RECIPE [--batch-size N...] [--image-size SIZE...] --memory SIZE... [--FIELD VALUE]"
+)
+DIGITS = 10
+GREY = ("mnist", "texture_crops")
+"""Data sets of one channel."""
+WIDE = 140
+"""Columns of a table that does not go to a terminal."""
+Size = tuple[int, int]
+
+
+def main(argv: list[str]) -> int:
+    """Print the plan that a command line asks for. Raises ValueError."""
+    names, flags = leading(argv)
+    if not names and flags and flags[0] in ("-h", "--help"):
+        print(f"{USAGE}\n\nrecipes: {', '.join(recipe_names())}, or FILE.py:FUNCTION of your own")
+        print("python -m cluster plan RECIPE --help shows every field with that recipe's defaults")
+        return 0
+    if len(names) != 1:
+        raise ValueError(f"plan needs the name of one recipe: {', '.join(recipe_names())}")
+    asked = _ask(names[0], flags)
+    from trainers.memory import context_bytes
+
+    limits = {text: parse_size(text) for text in asked.memory}
+    context = context_bytes()
+    for text, limit in limits.items():
+        if limit <= (context or 0):
+            raise ValueError(f"--memory {text} is less than what the device's context takes, {context} bytes")
+    meta = _meta(asked.recipes[0], asked.data, asked.classes)
+    progress = Progress()
+    plan = make_plan(asked.recipes, meta, {text: limit - (context or 0) for text, limit in limits.items()}, progress)
+    if asked.json:
+        print(json.dumps({**plan, "context_bytes": context}, indent=1))
+        return 0
+    _show(names[0], plan, context, progress)
+    return 0
+
+
+def make_plan(
+    recipes: Sequence[Recipe], meta: Mapping[str, Any], limits: Mapping[str, int], progress: Progress
+) -> dict[str, Any]:
+    """What fits: a row for each recipe, and for each of their sizes and precisions the largest batch on each card.
+
+    Parameters: `recipes`, with a settled precision; `meta`, the channels and classes of the data; `limits`, what a
+    card is called -> bytes that torch may take there. Returns
+
+    batch_norm: whether the model's statistics are those of a micro-batch
+    rows: image_size, precision, batch_size, micro_batch_size, predicted_bytes, and cards: name -> {fits,
+        micro_batch_size, predicted_bytes}: the largest micro-batch that fits, None where not even 1 does, and the
+        bytes of a step of it, or of 1
+    largest: image_size, precision, memory, batch_size, predicted_bytes: of a step of one micro-batch
+
+    Raises ValueError as memory.predict does.
+    """
+    from trainers import memory
+
+    rows, largest, norm = [], [], False
+    curves: dict[tuple[Size, str], Any] = {}
+    with progress.bar("tracing steps", len({_kind(recipe) for recipe in recipes})) as advance:
+        for recipe in recipes:
+            if _kind(recipe) not in curves:
+                curves[_kind(recipe)] = memory.curve(recipe, meta)
+                advance(1)
+            norm = norm or curves[_kind(recipe)].batch_norm
+            row = {**_named(recipe), "batch_size": recipe.batch_size}
+            row |= {"micro_batch_size": recipe.micro_batch_size or recipe.batch_size}
+            row |= {"predicted_bytes": memory.predict(recipe, meta), "cards": {}}
+            for name, limit in limits.items():
+                micro = memory.largest_micro_batch(recipe, meta, limit)
+                fits = micro == row["micro_batch_size"]
+                peak = memory.predict(recipe, meta, micro or 1)
+                row["cards"][name] = {"fits": fits, "micro_batch_size": micro, "predicted_bytes": peak}
+            rows.append(row)
+    for (size, precision), curve in curves.items():
+        for name, limit in limits.items():
+            batch = curve.largest_batch(limit)
+            found = {"memory": name, "batch_size": batch, "predicted_bytes": curve(max(1, batch))}
+            largest.append({"image_size": list(size), "precision": precision, **found})
+    return {"batch_norm": norm, "rows": rows, "largest": largest}
+
+
+def _kind(recipe: Recipe) -> tuple[Size, str]:
+    return recipe.image_size, recipe.precision
+
+
+def _named(recipe: Recipe) -> dict[str, Any]:
+    return {"image_size": list(recipe.image_size), "precision": recipe.precision}
+
+
+# What is asked -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    memory: tuple[str, ...] = ()
+    """Memory of each card to plan for, such as 10.76GiB or 32GB. None: that of this machine's GPU."""
+    data: str | None = None
+    """Folder of the raw data, for its number of classes, where the data set does not know it."""
+    classes: int | None = None
+    """Number of classes, in place of what the data would tell."""
+    json: bool = False
+    """Print records."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    recipes: Sequence[Recipe]
+    memory: Sequence[str]
+    data: str | None
+    classes: int | None
+    json: bool
+
+
+def _ask(name: str, flags: Sequence[str]) -> _Asked:
+    """A recipe for each image size, batch size and precision of the flags. Raises ValueError, or ends the process
+    with code 2."""
+    recipe = resolve(name)
+    lists: dict[str, tuple[Any, str, tuple[Any, ...]]] = {
+        "batch_size": (_BATCHES, "Pictures per optimizer step.", (recipe.batch_size,)),
+        "image_size": (_SIZES, "Height x width that the model sees.", (recipe.image_size,)),
+        "precision": (tuple[_Precision, ...], "Arithmetic of the model.", (_settled(recipe.precision),)),
+    }
+    fields = [
+        (field, Annotated[kind, tyro.conf.arg(help=told)], dataclasses.field(default=default))
+        for field, (kind, told, default) in lists.items()
+    ]
+    base = cli_type(Recipe)
+    namespace = {"__doc__": Recipe.__doc__}
+    many = dataclasses.make_dataclass("Recipe", fields, bases=(base,), frozen=True, kw_only=True, namespace=namespace)
+    both = dataclasses.make_dataclass("plan", [("recipe", many), ("options", _Options)], kw_only=True)
+    default = both(
+        recipe=many(**{**_values(recipe), **{field: value for field, (_, _, value) in lists.items()}}),
+        options=_Options(),
+    )
+    parsed = cli(both, flags, f"python -m cluster plan {name}", default)
+    values, options = _values(parsed.recipe), parsed.options
+    changes = {key: value for key, value in values.items() if key not in lists and value != getattr(recipe, key)}
+    for field in lists:
+        if not values[field]:
+            raise ValueError(f"--{field.replace('_', '-')} is an empty list; give one value or more, or leave it out")
+    if options.classes is not None and options.classes < 2:
+        raise ValueError(f"--classes {options.classes} is not allowed; give 2 or more")
+    recipes = [
+        recipe.replace(**changes, image_size=size, batch_size=batch, precision=precision)
+        for size in dict.fromkeys(values["image_size"])
+        for precision in dict.fromkeys(values["precision"])
+        for batch in dict.fromkeys(values["batch_size"])
+    ]
+    return _Asked(recipes, options.memory or _this_card(), options.data, options.classes, options.json)
+
+
+_Precision = Literal["fp32", "bf16", "fp64"]
+
+
+def _many(kind: Any, read: Callable[[str], Any], spell: Callable[[Any], str], metavar: str) -> Any:
+    """A list, whose words have errors of their own."""
+    spec: PrimitiveConstructorSpec[Any] = PrimitiveConstructorSpec(
+        nargs="*",
+        metavar=f"{metavar}...",
+        instance_from_str=lambda words: tuple(map(read, words)),
+        is_instance=lambda value: True,
+        str_from_instance=lambda values: list(map(spell, values)),
+    )
+    return Annotated[kind, spec]
+
+
+def _batch(word: str) -> int:
+    try:
+        return int(word)
+    except ValueError:
+        raise ValueError(f"{word!r} is not a whole number") from None
+
+
+_BATCHES = _many(tuple[int, ...], _batch, str, "INT")
+_SIZES = _many(tuple[Size, ...], size_of, lambda size: f"{size[0]}x{size[1]}", "SIZE|HxW")
+
+
+def _settled(precision: str) -> str:
+    """What `auto` is on this machine. torch is loaded for it alone."""
+    if precision != "auto":
+        return precision
+    import torch
+
+    from trainers.parallel import settle_precision
+
+    return settle_precision(precision, torch.cuda.is_available())
+
+
+def _this_card() -> tuple[str, ...]:
+    """The memory of this machine's GPU. Raises ValueError where it has none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ValueError("plan needs --memory SIZE..., that of the cards to plan for, such as 10.76GiB 32GiB")
+    return (f"{torch.cuda.mem_get_info()[1] / 2**30:.2f}GiB",)
+
+
+def _meta(recipe: Recipe, data: str | None, classes: int | None) -> dict[str, Any]:
+    """Channels and classes: of the data, where it is given or none is needed, else what the data set knows without.
+
+    Raises ValueError where neither tells how many classes there are.
+    """
+    from trainers.data import look
+
+    try:
+        source = look(recipe, data)
+        channels, found = source.channels, len(source.classes)
+    except ValueError as error:
+        known = _known_classes(recipe) if data is None else None
+        if known is None and (data is not None or classes is None):
+            raise ValueError(f"{error}" + ("; or give --classes N" if data is None else "")) from None
+        default = 1 if recipe.dataset in GREY else arguments("datasets", recipe.dataset, "source").get("channels", 3)
+        channels, found = recipe.dataset_args.get("channels", default), known or 0
+    return {"channels": channels, "classes": [f"class{number}" for number in range(classes or found)]}
+
+
+def _known_classes(recipe: Recipe) -> int | None:
+    """How many classes a data set has, whatever pictures there are."""
+    if recipe.task == "segment_binary" or recipe.dataset_args.get("binary"):
+        return 2
+    if recipe.dataset == "mnist":
+        return DIGITS
+    known = getattr(load("datasets", recipe.dataset), "CLASSES", None)
+    return None if known is None else len(known)
+
+
+# What is told --------------------------------------------------------------------------------------------------
+
+
+def _show(name: str, plan: Mapping[str, Any], context: int | None, progress: Progress) -> None:
+    """The table and the largest batches, on stdout; warnings on stderr."""
+    from rich.console import Console
+    from rich.table import Table
+
+    cards = list(plan["rows"][0]["cards"])
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("image size", "precision", "batch", "predicted peak", *cards):
+        table.add_column(column, justify="right" if column in ("batch", "predicted peak") else "left")
+    for row in plan["rows"]:
+        batch, micro = row["batch_size"], row["micro_batch_size"]
+        shown = str(batch) if batch == micro else f"{batch} by {micro}"
+        told = [_tell(row, card) for card in cards]
+        table.add_row(_spell(row), row["precision"], shown, spell_size(row["predicted_bytes"]), *told)
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDE
+    console.print(table)
+    print()
+    for line in plan["largest"]:
+        where, peak = f"{line['memory']} at {_spell(line)} in {line['precision']}", spell_size(line["predicted_bytes"])
+        if line["batch_size"]:
+            print(f"largest batch on {where}: {line['batch_size']} (predicted {peak})")
+        else:
+            print(f"no batch fits on {where}: one picture needs {peak}")
+    counted = (
+        f"{spell_size(context)} of it are counted" if context else "it is not counted, as there is none to measure"
+    )
+    print(f"the context of a GPU takes some of its memory, typically 0.3 to 0.6 GiB: {counted}")
+    smaller = any(
+        card["micro_batch_size"] not in (None, row["micro_batch_size"])
+        for row in plan["rows"]
+        for card in row["cards"].values()
+    )
+    if smaller and plan["batch_norm"]:
+        progress.warning(
+            f"{name} has BatchNorm, whose statistics are those of a micro-batch: with a smaller one it learns otherwise"
+        )
+
+
+def _tell(row: Mapping[str, Any], card: str) -> str:
+    found = row["cards"][card]
+    if found["fits"]:
+        return "fits"
+    if found["micro_batch_size"]:
+        return f"micro-batch {found['micro_batch_size']} ({spell_size(found['predicted_bytes'])})"
+    return f"does not fit: needs {spell_size(found['predicted_bytes'])} of {card}"
+
+
+def _spell(row: Mapping[str, Any]) -> str:
+    return "x".join(map(str, row["image_size"]))
+
+
+def _values(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}

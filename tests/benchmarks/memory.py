@@ -1,0 +1,78 @@
+"""Predicted memory of a training step against what torch's allocator hands out.
+
+    python tests/benchmarks/memory.py [--quick] [--threads N] [--only MODEL]
+
+Every model at three sizes, in steps of one micro-batch and of two, in fp32; where there is a GPU, against
+torch.cuda.max_memory_allocated, in bf16 too. On the CPU the peak is that of the running total of torch.profiler's
+memory events over two steps. Wanted: within 5 % on the CPU; seconds are those of a curve, which serves all batches of
+a model and size: under 30.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import _common
+import torch
+
+from tests.allocator import facts, measure
+from trainers import memory
+from trainers.recipe import Recipe, resolve, spell_size
+
+Sizes = list[tuple[int, int]]
+FEW: dict[str, Any] = {"init_from": None}
+MODELS: dict[str, tuple[str, int, int, dict[str, Any], Sizes]] = {
+    "linear_cnn": ("mnist.cnn", 1, 10, {}, [(28, 28), (56, 56), (112, 112)]),
+    "texture_cnn": ("textures.cnn", 1, 10, {}, [(32, 32), (64, 64), (128, 128)]),
+    "resnet-18 3x3": ("cifar.r18", 3, 10, {}, [(32, 32), (48, 48), (64, 64)]),
+    "resnet-18": ("resnet.r18", 3, 10, {"stored_size": (256, 256)}, [(96, 96), (160, 160), (224, 224)]),
+    "resnet-50": ("resnet.r50", 3, 10, {"stored_size": (256, 256)}, [(96, 96), (160, 160), (224, 224)]),
+    "erfnet encoder": ("erfnet.encoder", 3, 19, FEW, [(64, 128), (128, 256), (256, 512)]),
+    "erfnet decoder": ("erfnet.decoder", 3, 19, FEW, [(64, 128), (128, 256), (256, 512)]),
+    "deeplabv3plus": ("deeplab.camvid", 3, 11, {}, [(96, 128), (180, 240), (360, 480)]),
+    "unet": ("unet.drone", 3, 24, {}, [(64, 64), (128, 128), (256, 256)]),
+}
+"""Name -> recipe, channels, classes, changes, sizes."""
+
+
+def compare(recipe: Recipe, meta: dict[str, Any], device: str) -> list[str]:
+    """Predicted, measured, error, and the seconds of the prediction, as words."""
+    memory._curve.cache_clear()
+    memory._rough.cache_clear()
+    start = time.perf_counter()
+    predicted = memory.predict(recipe, meta)
+    seconds = time.perf_counter() - start
+    start = time.perf_counter()
+    rough = memory.roughly(recipe, meta)
+    rough_seconds = time.perf_counter() - start
+    measured = measure(recipe, meta, device)
+    shown = [f"{size / 2**20:.1f}" for size in (predicted, measured)]
+    times = f"x{rough / predicted:.1f}"
+    return [*shown, f"{predicted / measured - 1:+.2%}", f"{seconds:.1f}", times, f"{rough_seconds:.2f}"]
+
+
+def main() -> None:
+    given = _common.flags(__doc__, repeats=1, numbers={"micro-batch": (4, "pictures a micro-batch")})
+    torch.set_num_threads(given.threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    _common.tell_machine()
+    micro = given.micro_batch
+    rows = []
+    for name, (recipe_name, channels, classes, changes, sizes) in MODELS.items():
+        for size in sizes[: 1 if given.quick else None] if given.only in name else ():
+            for precision in ("fp32", "bf16") if device == "cuda" else ("fp32",):
+                for count in (1, 2):
+                    batch = {"batch_size": micro * count, "micro_batch_size": micro, "precision": precision}
+                    recipe = resolve(recipe_name, **{**changes, "image_size": size, **batch})
+                    told = compare(recipe, facts(recipe, channels, classes), device)
+                    rows.append([name, f"{size[0]}x{size[1]}", precision, f"{count} x {micro}", *told])
+    columns = "model|size|type|passes|MiB|measured|error|seconds|rough|seconds"
+    title = f"peak memory of a step, predicted, and torch's on {device}; wanted on the CPU: within 5 %"
+    _common.show(title, columns.split("|"), rows)
+    context = memory.context_bytes()
+    print("no GPU" if context is None else f"context of the GPU: {spell_size(context)}, not counted above")
+
+
+if __name__ == "__main__":
+    main()
