@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from trainers import data, inference, launch, loop
 from trainers.__main__ import main
+from trainers.pictures import palette
 from trainers.recipe import Recipe, Scale, resolve
 from trainers.store import Store
 
@@ -133,6 +134,9 @@ def test_predict_writes_masks_colours_and_overlays(runs: dict[str, str], raw: Pa
     labels = inference._Predictor(Store(runs["stretch"]), sliding=False, overlap=0).segment(picture)
     for name in ("masks/0.png", "masks/a/0.png.png"):
         np.testing.assert_array_equal(pixels(tmp_path / "out" / name), labels)
+    colours = Image.open(tmp_path / "out/legend.png").convert("RGB").getcolors(2**24)
+    assert colours is not None
+    assert set(palette(CLASSES)) <= {colour for _, colour in colours}
     for kind in ("colours", "overlays"):
         assert pixels(tmp_path / "out" / kind / "0.png").shape == picture.shape
     shares = [float(rows[0][f"share of class{label}"]) for label in range(CLASSES)]

@@ -17,6 +17,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from trainers import datasets, pictures
+from trainers.datasets import camvid, cityscapes, semantic_drone, shapes, streets
 
 BLUE, YELLOW = (0, 0, 200), (200, 200, 0)
 STREET = "sky building column-pole road sidewalk tree sign fence car pedestrian bicyclist".split()
@@ -102,15 +103,15 @@ def test_what_is_ignored_is_dark_in_an_overlay() -> None:
     assert (pictures.overlay(np.full((3, 3, 3), 80, np.uint8), mask, [BLUE]) == 40).all()
 
 
-def test_wrong_pixels_are_red_and_ignored_ones_black() -> None:
+def test_wrong_pixels_stand_out_and_ignored_ones_are_black() -> None:
     picture = np.zeros((2, 2, 3), np.uint8)
     picture[0, 0] = (100, 0, 0)
     picture[0, 1] = 255
     truth = np.array([[0, 1], [1, 255]], np.uint8)
     labels = np.array([[0, 1], [0, 0]], np.uint8)
     shown = pictures.errors(picture, truth, labels)
-    assert shown.tolist() == [[[108] * 3, [243] * 3], [list(pictures.WRONG), [0] * 3]]
-    assert pictures.errors(picture[..., :1], truth, labels)[0, 0].tolist() == [150] * 3
+    assert shown.tolist() == [[[68] * 3, [170] * 3], [list(pictures.WRONG), [0] * 3]]
+    assert pictures.errors(picture[..., :1], truth, labels)[0, 0].tolist() == [100] * 3
 
 
 def distances(colours: Sequence[tuple[int, int, int]]) -> list[float]:
@@ -122,12 +123,32 @@ def distances(colours: Sequence[tuple[int, int, int]]) -> list[float]:
 
 
 def test_colours_are_told_apart() -> None:
-    for classes, least in ((8, (26, 17, 17)), (20, (26, 16, 16)), (24, (20, 13, 13))):
-        colours = [*pictures.palette(classes), (0, 0, 0), (255, 255, 255), pictures.WRONG]
-        assert all(found > wanted for found, wanted in zip(distances(colours), least, strict=True)), classes
+    for classes, least in ((8, (26, 17, 17)), (20, (26, 16, 15)), (24, (20, 13, 13))):
+        for other in ((255, 255, 255), pictures.WRONG):  # that are never compared with each other
+            colours = [*pictures.palette(classes), (0, 0, 0), other]
+            assert all(found > wanted for found, wanted in zip(distances(colours), least, strict=True)), classes
     assert pictures.palette(24)[:5] == pictures.palette(5)
     assert len(set(pictures.palette(255))) == 255
     assert pictures.palette(0) == []
+
+
+DATA_SETS = {
+    "streets": streets.COLOURS,
+    "shapes": shapes.COLOURS,
+    "camvid": [*camvid.CLASSES.values()],
+    "cityscapes": [colour for _, colour in cityscapes.CLASSES.values()],
+    "semantic_drone": [*semantic_drone.CLASSES.values()],
+    "any": pictures.palette(40),
+    "what is right": [(grey, grey, grey) for grey in range(55, 171)],
+}
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_no_class_looks_like_a_wrong_pixel(name: str) -> None:
+    for colour in DATA_SETS[name]:
+        everyone, deuteranopes, protanopes = distances([pictures.WRONG, colour])
+        assert everyone > 40, colour
+        assert min(deuteranopes, protanopes) > 13, colour
 
 
 def test_a_png_of_a_mask_holds_its_class_numbers_and_its_colours() -> None:
@@ -169,12 +190,14 @@ def test_nothing_on_a_figure_of_examples_lies_over_something_else(
     assert clashes(figure) == []
     assert legend(figure) == {
         **{f"{name}  50 %": colour for name, colour in zip(classes, colours, strict=True)},
-        "ignored": (0, 0, 0),
+        "ignored, not scored": (0, 0, 0),
         "wrong": pictures.WRONG,
     }
     texts = [text.get_text() for text in figure.texts]
-    assert {"a run", "after epoch 3", "picture", "truth", "prediction", "errors", "IoU 62.5 %"} <= set(texts)
-    assert {"worst:  IoU 62.5 %", rows[0]["name"]} <= set(texts)
+    assert {"a run", "after epoch 3", "picture", "truth", "prediction", "errors", "mean IoU 62.5 %"} <= set(texts)
+    heading = figure.legends[0].get_title().get_text()
+    assert "% of a class: its IoU over all validation pictures\nmean IoU of a picture: " in heading
+    assert {"worst:  mean IoU 62.5 %", rows[0]["name"]} <= set(texts)
     assert any(text.startswith("a/very/long") and "…" in text and text.endswith("name.png") for text in texts)
 
 
@@ -225,4 +248,32 @@ def test_examples_without_score_and_kind() -> None:
 def test_of_very_many_classes_the_legend_has_those_that_occur() -> None:
     names = [f"class {number}" for number in range(150)]
     figure = pictures.draw_predictions([example(64, 64, 3, 7)], names, pictures.palette(150), "one")
-    assert list(legend(figure)) == [*names[:7], "ignored", "wrong"]
+    assert list(legend(figure)) == [*names[:7], "ignored, not scored", "wrong"]
+
+
+def test_many_examples_stand_in_two_blocks() -> None:
+    rows = [example(96, 128, 3, 8, name=f"{number}.png") for number in range(8)]
+    tall = pictures.draw_predictions(rows[:6], STREET, pictures.palette(11), "one")
+    wide = pictures.draw_predictions([*rows[:6], example(40, 50, 3, 8)], STREET, pictures.palette(11), "one")
+    full = pictures.draw_predictions(rows, STREET, pictures.palette(11), "one")
+    assert [len(figure.axes) for figure in (tall, wide, full)] == [24, 28, 32]
+    assert tall.bbox.height > tall.bbox.width
+    assert full.bbox.width > 1.5 * full.bbox.height
+    assert clashes(wide) == clashes(full) == []
+    lefts = [axes.get_position().x0 for axes in full.axes]
+    assert max(lefts[:16]) < min(lefts[16:])
+
+
+@pytest.mark.parametrize("classes", [1, 8, 24, 255])
+def test_the_legend_alone_names_every_class(classes: int) -> None:
+    names = [*DRONE, "_$x$", *(f"class {number}" * 9 for number in range(255))][:classes]
+    colours = pictures.palette(classes)
+    figure = pictures._draw_legend(names, colours)
+    assert clashes(figure) == []
+    texts = {text.lstrip("\N{FIGURE SPACE}"): colour for text, colour in legend(figure).items()}
+    assert len(texts) == classes
+    for number, (name, colour) in enumerate(zip(names, colours, strict=True)):
+        assert texts[f"{number}  {name if len(name) <= 40 else name[:39] + '…'}"] == colour
+    shown = np.asarray(Image.open(io.BytesIO(pictures.legend_png(names, colours))).convert("RGB"))
+    assert set(colours) <= {tuple(colour) for colour in np.unique(shown.reshape(-1, 3), axis=0).tolist()}
+    assert len({patch.get_window_extent().x0 for patch in figure.legends[0].get_patches()}) == min(6, -(-classes // 12))

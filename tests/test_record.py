@@ -241,6 +241,21 @@ def test_curves_show_the_main_score_and_three_others() -> None:
     assert shown("fw_iou")[:4] == ["fw_iou", "miou", "accuracy", "boundary_f1"]
 
 
+def test_curves_have_room_above_and_legends_a_ground() -> None:
+    for speeds, top in (([200.0, 201.0], 221.1), ([math.nan, 100.0], 110.0), ([None], 1.0), ([0.0], 1.0)):
+        history: list[dict[str, Any]] = [
+            {"epoch": 1.0 + epoch, "val/loss": 1.0, "images_per_second": speed, "data_wait_share": 0.5}
+            for epoch, speed in enumerate(speeds)
+        ]
+        run = run_json(status="finished", best={"epoch": 1, "metric": "loss", "value": 1.0})
+        axes = {each.get_title(loc="left"): each for each in record._draw_curves(run, history).axes}
+        assert axes["images / s"].get_ylim() == pytest.approx((0, top))
+        assert axes["waiting for data, %"].get_ylim() == pytest.approx((0, 55))
+        frame = axes["loss"].get_legend().get_frame()
+        assert axes["loss"].get_legend().get_frame_on()
+        assert frame.get_facecolor()[:3] == (1, 1, 1)
+
+
 def pixels(classes: int) -> np.ndarray:
     """A confusion matrix of 10^9 pixels a class, or of none for the first."""
     random = np.random.default_rng(0)
@@ -267,14 +282,16 @@ def test_the_confusion_matrix_of_masks_tells_iou() -> None:
     matrix = np.array([[60, 20, 0], [0, 120, 0], [0, 0, 0]]) * 10**9
     figure = record._draw_confusion(matrix, ["a", "b", "c"], "one", masks=True)
     cells, recall, iou = figure.axes
-    title = "one\nmIoU 80.36 %, pixel accuracy 90.00 % of 200G pixels\nnumbers: % of the true class"
+    title = (
+        "one\nmIoU 80.36 %, pixel accuracy 90.00 % of 200G pixels\nnumbers: % of the true class; empty: below 0.05 %"
+    )
     assert cells.get_title(loc="left") == title
     assert [text.get_text() for text in cells.texts] == ["75.0", "25.0", "100.0"]
     assert [text.get_text() for text in recall.texts] == ["75", "100", "none"]
     assert [text.get_text() for text in iou.texts] == ["75", "86", "none"]
     assert (recall.get_title(loc="left"), iou.get_title(loc="left")) == ("recall, %", "IoU, %")
     plain = record._draw_confusion(matrix, ["a", "b", "c"], "one")
-    assert plain.axes[0].get_title(loc="left") == "one\naccuracy 90.00 % of 200G"
+    assert plain.axes[0].get_title(loc="left") == "one\naccuracy 90.00 % of 200G\nnumbers: pictures; empty: 0"
     assert [text.get_text() for text in plain.axes[0].texts] == ["60G", "20G", "120G"]
     assert len(plain.axes) == 2
 
@@ -285,6 +302,9 @@ def test_cells_of_many_classes_tell_from_one_percent_on() -> None:
     figure = record._draw_confusion(matrix, None, "one")
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert sorted(texts) == ["1", *["100"] * 19, "98"]
+    assert figure.axes[0].get_title(loc="left").endswith("; empty: below 1 %")
+    full = record._draw_confusion(np.full((2, 2), 7), None, "one")
+    assert full.axes[0].get_title(loc="left").endswith("numbers: pictures")
 
 
 @pytest.mark.parametrize("classes", [2, 24, 100])

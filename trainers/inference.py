@@ -125,7 +125,8 @@ def predict(
 ) -> tuple[Path, list[str]]:
     """What the best checkpoint of a run makes of pictures. `out`/predictions.csv holds path, class, probability or,
     where the run segments, path, mask and the share of each class in the picture; then there are also, at the
-    picture's own size, `out`/masks/*.png (class numbers), colours/*.png and overlays/*.png.
+    picture's own size, `out`/masks/*.png (class numbers), colours/*.png and overlays/*.png, and what the numbers and
+    colours mean, `out`/legend.png.
 
     Parameters: `paths`, files and folders (searched through); `workers`, 0 for this process, else so many actors
     of Ray Data; `sliding`, `overlap`: see `evaluate`; `advance`, told the number of pictures done. Returns the
@@ -154,6 +155,9 @@ def predict(
         writer.writerows(rows)
         bad += [row[0] for row in rows if not row[1]]
         advance(len(rows))
+    if found["dataset"].get("masks"):
+        legend = pictures.legend_png(found["dataset"]["classes"], _colours(found["dataset"]))
+        Store(target).write("legend.png", legend)
     Store(target).write("predictions.csv", table.getvalue().encode())
     return target / "predictions.csv", bad
 
@@ -213,6 +217,11 @@ def _input_of(recipe: Recipe, run: Mapping[str, Any], world: World) -> dict[str,
     }
 
 
+def _colours(meta: Mapping[str, Any]) -> Sequence[Sequence[int]]:
+    """Those of the classes in pictures of masks."""
+    return meta.get("colours") or pictures.palette(len(meta["classes"]))
+
+
 Named = tuple[str, str]
 """A picture's path, and the name, without an ending, that files made of it get."""
 
@@ -257,7 +266,7 @@ class _Predictor:
 
     def _segment_files(self, files: Sequence[Named], out: Path) -> list[list[str]]:
         classes, store = self.meta["classes"], Store(out)
-        colours = self.meta.get("colours") or pictures.palette(len(classes))
+        colours = _colours(self.meta)
         rows = []
         for path, name in files:
             try:

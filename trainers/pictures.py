@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.legend import Legend
 
-WRONG = (230, 0, 38)
-"""The colour of a wrong pixel."""
+WRONG = (0, 255, 255)
+"""The colour of a wrong pixel: far from grey and from the colours of every data set here, for the colour-blind too, as
+red and magenta are not."""
 
 Image = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -32,7 +33,7 @@ Row = Mapping[str, Any]
 (its IoU, or None) and kind ("best", "worst" or "")."""
 
 
-# Okabe and Ito's colours, without black and the red that is too near to WRONG.
+# Okabe and Ito's colours, without black and vermilion.
 _FIRST = [(0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (240, 228, 66)]
 # What linear RGB looks like to all, to deuteranopes and to protanopes (Machado, Oliveira and Fernandes 2009).
 _EYES = np.array(
@@ -50,8 +51,9 @@ def _palette(classes: int) -> tuple[Colour, ...]:
     steps = np.linspace(0, 255, 9).round()
     grid = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
     seen = _lab(grid)
-    middling = (seen[0, :, 0] > 20) & (seen[0, :, 0] < 93)
-    grid, seen = grid[middling], seen[:, middling]
+    from_wrong = np.linalg.norm(seen[0] - _lab(np.array([WRONG]))[0], axis=-1)
+    fit = (seen[0, :, 0] > 20) & (seen[0, :, 0] < 93) & (from_wrong > 35)
+    grid, seen = grid[fit], seen[:, fit]
     nearest = np.full(len(grid), np.inf)
     found: list[Colour] = []
 
@@ -109,10 +111,10 @@ def overlay(picture: Image, mask: Image, colours: Sequence[Sequence[int]], stren
 
 
 def errors(picture: Image, truth: Image, prediction: Image) -> Image:
-    """The picture in pale grey, its wrong pixels in WRONG, what the truth ignores in black: (height, width, 3)."""
+    """The picture in dull grey, its wrong pixels in WRONG, what the truth ignores in black: (height, width, 3)."""
     grey = _rgb(picture) @ np.array([0.299, 0.587, 0.114])
-    pale = np.rint(90 + 0.6 * grey).astype(np.uint8)
-    result = np.repeat(pale[..., None], 3, axis=2)
+    dull = np.rint(55 + 0.45 * grey).astype(np.uint8)
+    result = np.repeat(dull[..., None], 3, axis=2)
     result[truth != prediction] = WRONG
     result[truth == IGNORED] = 0
     return result
@@ -149,12 +151,14 @@ def _borders(mask: Image) -> npt.NDArray[np.bool_]:
     return found
 
 
-# The figure of examples. Lengths are in inches, from the top.
+# Figures: the examples, the legend alone. Lengths are in inches, from the top.
 
 _SIDE = 3.0  # the longer side of a picture
-_MARGIN, _GAP, _BETWEEN = 0.15, 0.08, 0.16
+_MARGIN, _GAP, _BETWEEN, _APART = 0.15, 0.08, 0.16, 0.5
 _LINE = 0.28  # a line of text
+_TOLD = 2.5  # what is said of a picture, right of its name
 _COLUMNS = ("picture", "truth", "prediction", "errors")
+_TALL = 6  # more rows than this stand in two blocks side by side
 _MANY = 40  # of more classes than this the legend has those that occur
 _BEST, _WORST = "#00704F", "#B3001E"
 
@@ -168,56 +172,111 @@ def draw_predictions(
 ) -> Figure:
     """Examples: picture, truth, prediction and errors side by side; below them what the colours mean.
 
+    More than 6 examples stand in two blocks, so that the figure fits a slide.
+
     Parameters: `rows`, at least one; `title`, one line or more; `scores`, the IoU of each class over all pictures,
     0 to 1, for the legend.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    sizes = [_size(row["image"].shape[0], row["image"].shape[1]) for row in rows]
-    column = max(1.9, *(width for width, _ in sizes))
-    width = 4 * column + 3 * _GAP + 2 * _MARGIN
+    half = len(rows) if len(rows) <= _TALL else math.ceil(len(rows) / 2)
+    blocks = [rows[start : start + half] for start in range(0, len(rows), half)]
+    big = 1.0 if len(blocks) == 1 else 1.35  # text: on a screen, two blocks are shown smaller
+    line = big * _LINE
+    column = max(1.9, *(_size(row)[0] for row in rows))
+    step = 4 * column + 3 * _GAP + _APART
+    width = len(blocks) * step - _APART + 2 * _MARGIN
     figure = Figure(figsize=(width, 1))
     renderer = FigureCanvasAgg(figure).get_renderer()
-    legend = _add_legend(figure, renderer, *_meanings(rows, classes, colours, scores), titled=scores is not None)
+    meanings = _meanings(rows, classes, colours, scores)
+    legend = _add_legend(figure, renderer, *meanings, _note(rows, scores), fontsize=11 * big)
     below = legend.get_window_extent(renderer).height / figure.dpi + _MARGIN + 0.1
     lines = title.splitlines()
-    head = _MARGIN + _LINE * (len(lines) + 1) + 0.1
-    height = head + sum(tall + _LINE for _, tall in sizes) + _BETWEEN * len(rows) + below
+    head = _MARGIN + line * (len(lines) + 1) + 0.1
+    height = head + max(sum(_size(row)[1] + line + _BETWEEN for row in block) for block in blocks) + below
     figure.set_figheight(height)
     legend.set_bbox_to_anchor((_MARGIN / width, _MARGIN / height), figure.transFigure)
 
     def write(x: float, top: float, text: str, room: float, **style: Any) -> None:
+        style["fontsize"] *= big
         text = _shorten(text, renderer, room * figure.dpi, **style)
         style = {"ha": "left", "va": "center", "parse_math": False, **style}
-        figure.text(x / width, 1 - (top + _LINE / 2) / height, text, **style)
+        figure.text(x / width, 1 - (top + line / 2) / height, text, **style)
 
     for number, text in enumerate(lines):
-        write(_MARGIN, _MARGIN + number * _LINE, text, width - 2 * _MARGIN, fontsize=12 if number else 15)
-    for number, text in enumerate(_COLUMNS):
-        middle = _MARGIN + number * (column + _GAP) + column / 2
-        write(middle, head - _LINE - 0.02, text, column, fontsize=12, ha="center")
-    top = head
-    for row, (wide, tall) in zip(rows, sizes, strict=True):
-        score, kind = row.get("score"), row.get("kind") or ""
-        told = "" if score is None or math.isnan(score) else f"IoU {100 * score:.1f} %"
-        told = f"{kind}:  {told}" if kind and told else kind or told
-        shade = {"best": _BEST, "worst": _WORST}.get(kind, "black")
-        weight = "bold" if kind else "normal"
-        write(_MARGIN, top, row["name"], width - 2 * _MARGIN - 1.9, fontsize=11)
-        write(width - _MARGIN, top, told, 1.9, fontsize=11, ha="right", color=shade, fontweight=weight)
-        top += _LINE
-        for number, shown in enumerate(_views(row, colours)):
-            left = _MARGIN + number * (column + _GAP) + (column - wide) / 2
-            _show(figure, shown, (left / width, 1 - (top + tall) / height, wide / width, tall / height))
-        top += tall + _BETWEEN
+        write(_MARGIN, _MARGIN + number * line, text, width - 2 * _MARGIN, fontsize=12 if number else 15)
+    for number, block in enumerate(blocks):
+        left, top = _MARGIN + number * step, head
+        for place, text in enumerate(_COLUMNS):
+            middle = left + place * (column + _GAP) + column / 2
+            write(middle, head - line - 0.02, text, column, fontsize=12, ha="center")
+        for row in block:
+            told, style = _verdict(row)
+            write(left, top, row["name"], step - _APART - big * _TOLD, fontsize=11)
+            write(left + step - _APART, top, told, big * _TOLD, fontsize=11, ha="right", **style)
+            top += line
+            wide, tall = _size(row)
+            for place, shown in enumerate(_views(row, colours)):
+                start = left + place * (column + _GAP) + (column - wide) / 2
+                _show(figure, shown, (start / width, 1 - (top + tall) / height, wide / width, tall / height))
+            top += tall + _BETWEEN
     return figure
 
 
-def _size(height: int, width: int) -> tuple[float, float]:
-    """Width and height in the figure."""
+def legend_png(classes: Sequence[str], colours: Sequence[Sequence[int]]) -> bytes:
+    """A PNG file of the classes' numbers and names beside their colours."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = _draw_legend(classes, colours)
+    stream = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(stream)
+    return stream.getvalue()
+
+
+def _draw_legend(classes: Sequence[str], colours: Sequence[Sequence[int]]) -> Figure:
+    """A dozen classes a column, in at most 6 columns; the figure is as large as they need."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(dpi=150)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    digits = len(str(len(classes) - 1))
+    texts = [
+        f"{number:\N{FIGURE SPACE}>{digits}}  {name if len(name) <= 40 else name[:39] + '…'}"
+        for number, name in enumerate(classes)
+    ]
+    columns = min(6, math.ceil(len(classes) / 12))
+    legend = _legend(figure, texts, colours[: len(classes)], columns, fontsize=13, labelspacing=0.6)
+    box = legend.get_window_extent(renderer)
+    width, height = (2 * _MARGIN + side / figure.dpi for side in (box.width, box.height))
+    figure.set_size_inches(width, height)
+    legend.set_bbox_to_anchor((_MARGIN / width, _MARGIN / height), figure.transFigure)
+    return figure
+
+
+def _size(row: Row) -> tuple[float, float]:
+    """Width and height of its pictures in the figure."""
+    height, width = row["image"].shape[:2]
     scale = _SIDE / max(height, width)
     return max(0.15, scale * width), max(0.15, scale * height)
+
+
+def _verdict(row: Row) -> tuple[str, dict[str, str]]:
+    """What is said of a row's prediction, and in which style."""
+    score, kind = row.get("score"), row.get("kind") or ""
+    told = "" if score is None or math.isnan(score) else f"mean IoU {100 * score:.1f} %"
+    told = f"{kind}:  {told}" if kind and told else kind or told
+    shade = {"best": _BEST, "worst": _WORST}.get(kind, "black")
+    return told, {"color": shade, "fontweight": "bold" if kind else "normal"}
+
+
+def _note(rows: Sequence[Row], scores: Sequence[float | None] | None) -> str | None:
+    """What the percentages of the figure are."""
+    lines = ["% of a class: its IoU over all validation pictures"] if scores is not None else []
+    if any("IoU" in _verdict(row)[0] for row in rows):
+        lines.append("mean IoU of a picture: of the classes in its truth or prediction")
+    return "\n".join(lines) or None
 
 
 def _views(row: Row, colours: Sequence[Sequence[int]]) -> list[Image]:
@@ -256,7 +315,7 @@ def _meanings(
         told = "" if score is None or math.isnan(score) else f"  {100 * score:.0f} %"
         texts.append((name if len(name) <= 24 else name[:23] + "…") + told)
         shades.append(colours[number])
-    ignored = [("ignored", (0, 0, 0))] if IGNORED in occurring else []
+    ignored = [("ignored, not scored", (0, 0, 0))] if IGNORED in occurring else []
     for name, shade in [*ignored, ("wrong", WRONG)]:
         texts.append(name)
         shades.append(shade)
@@ -264,31 +323,37 @@ def _meanings(
 
 
 def _add_legend(
-    figure: Figure, renderer: RendererAgg, texts: list[str], shades: list[Sequence[int]], titled: bool
+    figure: Figure,
+    renderer: RendererAgg,
+    texts: Sequence[str],
+    shades: Sequence[Sequence[int]],
+    note: str | None,
+    fontsize: float,
 ) -> Legend:
-    """The legend at the foot, in as many columns as fit."""
+    """The legend at the foot, in as many columns as fit; `note` is its heading."""
+    room = figure.bbox.width - 2 * _MARGIN * figure.dpi
+    for columns in range(min(12, len(texts)), 0, -1):
+        legend = _legend(figure, texts, shades, columns, fontsize=fontsize, title_fontsize=fontsize, title=note)
+        if columns == 1 or legend.get_window_extent(renderer).width <= room:
+            break
+        legend.remove()
+    return legend
+
+
+def _legend(
+    figure: Figure, texts: Sequence[str], shades: Sequence[Sequence[int]], columns: int, **style: Any
+) -> Legend:
+    """A patch and a text for each; its place is left to the caller."""
     from matplotlib.patches import Patch
 
     def patch(red: int, green: int, blue: int) -> Patch:
         return Patch(facecolor=(red / 255, green / 255, blue / 255), edgecolor="#555555", linewidth=0.6)
 
-    patches = [patch(*shade) for shade in shades]
-    style: dict[str, Any] = {"loc": "lower left", "frameon": False, "borderaxespad": 0, "borderpad": 0}
-    style |= {"fontsize": 11, "handlelength": 1.2, "columnspacing": 1.4, "alignment": "left"}
-    style |= {"title_fontsize": 11, "title": "IoU of each class over all pictures" if titled else None}
-
-    def add(columns: int) -> Legend:
-        legend = figure.legend(patches, ["x"] * len(patches), ncols=columns, **style)
-        for text, said in zip(legend.get_texts(), texts, strict=True):
-            text.set(text=said, parse_math=False)  # not before: a label that begins with "_" would be left out
-        return legend
-
-    room = figure.bbox.width - 2 * _MARGIN * figure.dpi
-    for columns in range(min(8, len(patches)), 0, -1):
-        legend = add(columns)
-        if columns == 1 or legend.get_window_extent(renderer).width <= room:
-            break
-        legend.remove()
+    style |= {"loc": "lower left", "frameon": False, "borderaxespad": 0, "borderpad": 0}
+    style |= {"handlelength": 1.2, "columnspacing": 1.4, "alignment": "left", "ncols": columns}
+    legend = figure.legend([patch(*shade) for shade in shades], ["x"] * len(shades), **style)
+    for text, said in zip(legend.get_texts(), texts, strict=True):
+        text.set(text=said, parse_math=False)  # not before: a label that begins with "_" would be left out
     return legend
 
 

@@ -310,7 +310,7 @@ def _draw_curves(run: dict[str, Any], history: list[dict[str, float]]) -> Figure
         for (name, label), color in zip(names.items(), (_BLUE, _ORANGE, _GREEN, _PINK), strict=False):
             values = [scale * _number(line.get(name)) for line in history]
             marker = "o" if len(values) <= 30 else ""
-            axes.plot(epochs, values, color=color, label=label, marker=marker, markersize=4, linewidth=2)
+            axes.plot(epochs, values, color=color, label=label, marker=marker, markersize=4, linewidth=2, clip_on=False)
         axes.set_title(title, loc="left", fontsize=13)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#dddddd")
@@ -329,8 +329,11 @@ def _draw_curves(run: dict[str, Any], history: list[dict[str, float]]) -> Figure
     if scores:
         upper.append(panel(grid[0, 3:], "validation", {n: n.removeprefix("val/") for n in scores[:4]}))
     panel(grid[1, :2], "learning rate", {"lr": "lr"})
-    panel(grid[1, 2:4], "images / s", {"images_per_second": ""}).set_ylim(bottom=0)
-    panel(grid[1, 4:], "waiting for data, %", {"data_wait_share": ""}, scale=100).set_ylim(bottom=0)
+    speed = panel(grid[1, 2:4], "images / s", {"images_per_second": ""})
+    wait = panel(grid[1, 4:], "waiting for data, %", {"data_wait_share": ""}, scale=100)
+    for axes in (speed, wait):  # from 0, with room for the marker above
+        highest = axes.dataLim.y1
+        axes.set_ylim(0, 1.1 * highest if math.isfinite(highest) and highest > 0 else 1)
     _mark_best(upper, best, main)
     figure.supxlabel("epoch", fontsize=12)
     return figure
@@ -342,7 +345,7 @@ def _mark_best(panels: list[Axes], best: dict[str, Any], main: str) -> None:
             value = f": {main.removeprefix('val/')} {_number(best.get('value')):.4g}"
             label = f"best epoch, {best['epoch']}" + (value if axes is panels[-1] else "")
             axes.axvline(best["epoch"], color=_GREY, linestyle="--", linewidth=1.2, label=label)
-        axes.legend(frameon=False, fontsize=11)
+        axes.legend(fontsize=11, facecolor="white", framealpha=0.95, edgecolor="#dddddd")
 
 
 def _draw_confusion(matrix: np.ndarray, classes: list[str] | None, name: str = "", masks: bool = False) -> Figure:
@@ -396,11 +399,13 @@ def _cell_texts(matrix: np.ndarray, shares: np.ndarray, masks: bool) -> tuple[di
         return {}, ""
     places = [(row, column) for row in range(count) for column in range(count) if matrix[row, column]]
     if count <= 15 and not masks:
-        return {place: _short(float(matrix[place])) for place in places}, ""
+        empty = "; empty: 0" if len(places) < count**2 else ""
+        return {place: _short(float(matrix[place])) for place in places}, f"numbers: pictures{empty}"
     digits, least = (1, 0.05) if count <= 15 else (0, 1.0)
     percents = {place: 100 * float(shares[place]) for place in places}
     told = {place: f"{percent:.{digits}f}" for place, percent in percents.items() if percent >= least}
-    return told, "numbers: % of the true class"
+    empty = f"; empty: below {least:g} %" if len(told) < count**2 else ""
+    return told, f"numbers: % of the true class{empty}"
 
 
 def _summary(matrix: np.ndarray, masks: bool) -> str:

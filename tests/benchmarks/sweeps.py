@@ -1,0 +1,319 @@
+"""A sweep of 12 trials x 6 epochs, start-up included: ours against three others; and what a trial costs by itself.
+
+    python tests/benchmarks/sweeps.py [--quick] [--repeats N] [--threads N] [--only sweep|trials] [--naive 0|1]
+
+sweep: tune_spaces mnist.quick (learning rate x batch size, 10,000 drawn digits of 28x28). Each competitor is a process
+of its own, on pictures prepared beforehand, with the same loop, model and schedule; wall time from its start to its end.
+
+    trainyard     python -m tune_spaces mnist.quick: ASHA, run folders, report and all
+    nested loop   for lr: for batch_size: train to the end; one process, all threads
+    optuna        the same loop driven by Optuna in one process, its successive halving pruner, all threads
+    naive ray     a Tuner over a function that starts a TorchTrainer for each trial (--naive 1, the default; minutes)
+
+Wanted: 0.6 of the nested loop's time, 0.25 of naive Ray's.
+
+trials: what 100 and 1,000 trials cost that train nothing: our trials in reused actors, and Tune's function trainable
+with and without reuse of actors (the last with 10 trials). Wanted: under 1 s for each further trial.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import _common
+
+SPACE = {"lr": [0.003, 0.01, 0.03, 0.1], "batch_size": [32, 64, 128]}
+
+
+def main() -> None:
+    if len(sys.argv) > 2 and sys.argv[1] == "--as":
+        COMPETITORS[sys.argv[2]](*sys.argv[3:])
+        return
+    given = _common.flags(__doc__, repeats=1, numbers={"naive": (1, "whether naive Ray takes part")})
+    _common.tell_machine()
+    with _common.temporary_storage() as storage:
+        if given.only in "sweep":
+            _sweep(storage, given)
+        if given.only in "trials":
+            _trials(given)
+
+
+def _sweep(storage: Path, given: Any) -> None:
+    epochs, rows = (2, 500) if given.quick else (6, 10_000)
+    folder = _prepare(rows, epochs)
+    told: dict[str, dict[str, Any]] = {}
+
+    def run(name: str) -> Callable[[], float]:
+        def once() -> float:
+            start = time.perf_counter()
+            words = [sys.executable, __file__, "--as", name, folder, str(epochs), str(given.threads), str(rows)]
+            done = subprocess.run(words, capture_output=True, text=True)
+            if done.returncode:
+                raise SystemExit(f"{name}: {done.stderr[-2000:]}")
+            told[name] = json.loads(done.stdout.splitlines()[-1])
+            return time.perf_counter() - start
+
+        return once
+
+    names = ["trainyard", "nested loop", "optuna", *(["naive ray"] if given.naive else [])]
+    rounds = _common.take_turns({name: run(name) for name in names}, given.repeats)
+    bars = {("trainyard", "nested loop"): "0.6 at most", ("trainyard", "optuna"): ""}
+    bars |= {("trainyard", "naive ray"): "0.25 at most"} if given.naive else {}
+    _common.compare(f"12 trials x {epochs} epochs, {rows:,} pictures", "seconds", rounds, bars)
+    rows_ = [[name, str(each["epochs"]), f"{each['best']:.4f}"] for name, each in told.items()]
+    _common.show("", ["", "epochs run", "best accuracy"], rows_)
+    ours = told["trainyard"]
+    print(
+        f"trainyard: {ours['setup']:.1f} s before the first trial, {ours['trial_setup']:.2f} s (median) in each trial"
+    )
+
+
+def _trials(given: Any) -> None:
+    rows = []
+    plan = [("ours", 5), ("tune, reuse", 5)] if given.quick else [("ours", 100), ("ours", 1000)]
+    plan += [] if given.quick else [("tune, reuse", 100), ("tune, reuse", 1000), ("tune, new actors", 10)]
+    for name, many in plan:
+        done = subprocess.run(
+            [sys.executable, __file__, "--as", name, str(many)], capture_output=True, text=True, timeout=3000
+        )
+        if done.returncode:
+            raise SystemExit(f"{name}: {done.stderr[-2000:]}")
+        each = json.loads(done.stdout.splitlines()[-1])
+        rows.append([name, f"{many:,}", f"{each['seconds']:.1f}", f"{1000 * each['seconds'] / many:.0f}"])
+    _common.show("trials that train nothing, Ray running", ["", "trials", "seconds", "ms a trial"], rows)
+
+
+def _prepare(rows: int, epochs: int) -> str:
+    """Decode the pictures once, for all; returns the folder of the shards."""
+    from trainers.launch import prepare
+    from trainers.recipe import Scale
+
+    return prepare(_recipe(rows, epochs), Scale(workers=0))
+
+
+def _recipe(rows: int, epochs: int, **changes: Any) -> Any:
+    from tune_spaces.spaces import mnist
+
+    args = {} if rows == 10_000 else {"train": rows, "val": rows}
+    return mnist.quick().base.replace(epochs=epochs, precision="fp32", dataset_args=args, **changes)
+
+
+# Competitors: each in a process of its own ---------------------------------------------------------------------
+
+
+def _train(
+    folder: str, rows: int, epochs: int, values: Mapping[str, Any], report: Callable[[int, float], bool]
+) -> tuple[float, int]:
+    """The loop alone, without files. `report` gets each epoch's accuracy and says whether to stop."""
+    import torch
+
+    from trainers import data, loop, parallel
+
+    recipe = _recipe(rows, epochs, **values)
+    recipe = recipe.replace(micro_batch_size=recipe.batch_size)
+    source = data.Cached(folder)
+    world = parallel.World(0, 1, torch.device("cpu"), "fp32")
+    state = loop.create_state(recipe, source.meta, world)
+    stop = False
+
+    def tell(event: dict[str, Any]) -> None:
+        nonlocal stop
+        if event["kind"] == "epoch":
+            stop = report(int(event["line"]["epoch"]), event["line"]["val/accuracy"])
+
+    reporter = loop.Reporter(tell=tell, stopping=lambda: stop)
+    loop.train(recipe, state, source, world, reporter=reporter)
+    return max(line["val/accuracy"] for line in state.history), state.epoch
+
+
+def nested_loop(folder: str, epochs: str, threads: str, rows: str) -> None:
+    import torch
+
+    torch.set_num_threads(int(threads))
+    found = [
+        _train(folder, int(rows), int(epochs), {"lr": lr, "batch_size": size}, lambda epoch, score: False)
+        for lr in SPACE["lr"]
+        for size in SPACE["batch_size"]
+    ]
+    print(json.dumps({"epochs": sum(run for _, run in found), "best": max(score for score, _ in found)}))
+
+
+def with_optuna(folder: str, epochs: str, threads: str, rows: str) -> None:
+    import optuna
+    import torch
+
+    torch.set_num_threads(int(threads))
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    run = []
+
+    def objective(trial: optuna.Trial) -> float:
+        values = {name: trial.suggest_categorical(name, choices) for name, choices in SPACE.items()}
+
+        def report(epoch: int, score: float) -> bool:
+            trial.report(score, epoch)
+            return trial.should_prune()
+
+        best, many = _train(folder, int(rows), int(epochs), values, report)
+        run.append(many)
+        return best
+
+    pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.GridSampler(SPACE, seed=0), pruner=pruner)
+    study.optimize(objective, n_trials=12)
+    print(json.dumps({"epochs": sum(run), "best": study.best_value}))
+
+
+def trainyard(folder: str, epochs: str, threads: str, rows: str) -> None:
+    from tune_spaces.__main__ import main
+
+    storage = Path(os.environ["TRAINYARD_STORAGE"])
+    few = [] if rows == "10000" else ["--dataset-args", f"train={rows}", f"val={rows}"]
+    words = ["mnist.quick", "--epochs", epochs, "--run", f"sweep-{os.getpid()}", *few]
+    code = main(words)
+    if code:
+        raise SystemExit(code)
+    sweep = storage / f"sweep-{os.getpid()}"
+    content = json.loads((sweep / "sweep.json").read_text())
+    setups = [json.loads(path.read_text())["seconds"]["setup"] for path in sweep.glob("*/run.json")]
+    best = next(trial["best"]["value"] for trial in content["trials"] if trial["name"] == content["winner"])
+    told = {"epochs": content["epochs"]["run"], "best": best, "setup": content["seconds"]["setup"]}
+    print(json.dumps({**told, "trial_setup": statistics.median(setups)}))
+
+
+def naive_ray(folder: str, epochs: str, threads: str, rows: str) -> None:
+    """As Ray's documentation shows it: a Train run for each trial, its metrics reported through a callback."""
+    os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
+    import ray
+    import ray.train.torch
+    from ray import tune
+    from ray.train import RunConfig, ScalingConfig
+    from ray.tune.integration.ray_train import TuneReportCallback
+    from ray.tune.schedulers import ASHAScheduler
+
+    scratch = os.environ["TRAINYARD_STORAGE"] + "/naive"
+
+    def train_worker(config: dict[str, Any]) -> None:
+        sys.path.insert(0, config["root"])
+        sys.path.insert(0, config["root"] + "/tests/benchmarks")
+        import sweeps
+
+        def report(epoch: int, score: float) -> bool:
+            ray.train.report({"epoch": epoch, "accuracy": score})
+            return False
+
+        sweeps._train(folder, int(rows), int(epochs), config["values"], report)
+
+    def trial(config: dict[str, Any]) -> None:
+        trainer = ray.train.torch.TorchTrainer(
+            train_worker,
+            train_loop_config={"values": config, "root": str(_common.ROOT)},
+            scaling_config=ScalingConfig(num_workers=1),
+            run_config=RunConfig(
+                name=f"train-{ray.tune.get_context().get_trial_id()}",
+                storage_path=scratch,
+                callbacks=[TuneReportCallback()],
+            ),
+        )
+        trainer.fit()
+
+    ray.init(num_cpus=max(3, int(threads) + 1), log_to_driver=False)
+    results = tune.Tuner(
+        tune.with_resources(trial, {"cpu": 0}),
+        param_space={name: tune.grid_search(values) for name, values in SPACE.items()},
+        tune_config=tune.TuneConfig(
+            max_concurrent_trials=2,
+            scheduler=ASHAScheduler(
+                time_attr="epoch", metric="accuracy", mode="max", max_t=int(epochs), reduction_factor=3
+            ),
+        ),
+        run_config=tune.RunConfig(storage_path=scratch, name="naive", verbose=0),
+    ).fit()
+    frames = [result.metrics_dataframe for result in results]
+    run = sum(len(frame) for frame in frames if frame is not None)
+    best = max(frame["accuracy"].max() for frame in frames if frame is not None)
+    print(json.dumps({"epochs": int(run), "best": float(best)}))
+
+
+def our_trials(many: str) -> None:
+    """Our trials, queue and book, with a training that is over at once."""
+    from trainers.recipe import Scale
+    from trainers.store import Store
+    from tune_spaces import book, sweep, trial, tuner
+
+    class Idle(trial.Trial):
+        def step(self) -> dict[str, Any]:
+            return {"epoch": 1, "accuracy": 0.5, "status": "finished", "message": "", "done": True}
+
+    storage = os.environ["TRAINYARD_STORAGE"]
+    numbers = list(range(int(many)))
+    space = sweep.Sweep(recipe="digits.cnn", space={"seed": numbers}, scale=Scale(storage=storage))
+    cells = [sweep.cell(space, number, values) for number, values in enumerate(space.grid())]
+    pages = book.Book(Store(storage) / "idle", {"metric": "accuracy", "mode": "max"}, None)
+    for cell in cells:
+        pages.add(cell)
+
+    def run(cpus: int) -> float:
+        start = time.perf_counter()
+        name, desk = tuner.start_desk(1)
+        queue = tuner.Queue(
+            cells,
+            lambda cell: {"name": cell.name, "scale": cell.scale.to_json(), "resources": {"CPU": 1.0}},
+            cpus,
+            lambda trial_id: None,
+            lambda trial_id, cell: None,
+        )
+        shared = {"desk": name, "sweep": "idle", "metric": "accuracy", "cwd": os.getcwd(), "argv": sys.argv}
+        listener = tuner.Listener(pages, "accuracy", desk, lambda trial_id, name: None)
+        tuner.Trial = Idle  # type: ignore[misc,assignment]
+        tuner.tune_trials(queue, [], tuner.scheduler(space, 1, "accuracy", "max", desk), listener, shared)
+        return time.perf_counter() - start
+
+    _with_ray(run)
+
+
+def tune_trials(many: str, reuse: bool) -> None:
+    from ray import tune
+
+    def run(cpus: int) -> float:
+        start = time.perf_counter()
+        scratch = os.environ["TRAINYARD_STORAGE"] + "/tune"
+        tune.Tuner(
+            tune.with_resources(lambda config: tune.report({"accuracy": 0.5}), {"cpu": 1}),
+            param_space={"seed": tune.grid_search(list(range(int(many))))},
+            tune_config=tune.TuneConfig(reuse_actors=reuse, metric="accuracy", mode="max"),
+            run_config=tune.RunConfig(storage_path=scratch, verbose=0),
+        ).fit()
+        return time.perf_counter() - start
+
+    _with_ray(run)
+
+
+def _with_ray(run: Callable[[int], float]) -> None:
+    import ray
+
+    cpus = max(2, len(os.sched_getaffinity(0)))
+    ray.init(num_cpus=cpus, log_to_driver=False)
+    print(json.dumps({"seconds": run(cpus)}))
+
+
+COMPETITORS: dict[str, Callable[..., None]] = {
+    "trainyard": trainyard,
+    "nested loop": nested_loop,
+    "optuna": with_optuna,
+    "naive ray": naive_ray,
+    "ours": our_trials,
+    "tune, reuse": lambda many: tune_trials(many, True),
+    "tune, new actors": lambda many: tune_trials(many, False),
+}
+
+
+if __name__ == "__main__":
+    main()
