@@ -428,7 +428,7 @@ def fit_memory(
         return Need(recipe)
     from trainers import memory
 
-    limit -= (memory.context_bytes() or 0) if gpus else 0
+    limit -= context_bytes(gpus)
     asked = recipe.replace(micro_batch_size=micro)
     workers = max(1, scale.worker_range[1])
     peak = memory.predict(asked, meta, workers=workers)
@@ -460,6 +460,13 @@ def device_memory(gpus: bool, workers: int) -> int | None:
     if not gpus:
         return int(HOST_SHARE * found["memory_bytes"]) // workers if found.get("memory_bytes") else None
     return min((gpu["memory_bytes"] for gpu in found.get("gpus") or []), default=None)
+
+
+def context_bytes(gpus: bool) -> int:
+    """What the context of this process's GPU takes; 0 where there is none to measure."""
+    from trainers import memory
+
+    return (memory.context_bytes() or 0) if gpus else 0
 
 
 def _ending(status: str, message: str) -> dict[str, Any]:

@@ -46,7 +46,10 @@ class Cluster:
     def __init__(self, scale: Scale, slots: int | None = None) -> None:
         """Parameters: `slots`, processes that train at once, where that is more than the scale's workers (a sweep)."""
         self.scale = scale
+        self.sweeping = slots is not None
         self.slots = slots or scale.worker_range[1]
+        self.imported = threading.Event()
+        """Ray is: what needs it can be imported while it starts."""
         self.threads = 1
         self.gpus = False
         self._resources: dict[str, float] = {}
@@ -58,6 +61,9 @@ class Cluster:
 
     def __enter__(self) -> Cluster:
         _refuse_crowding(self.scale)
+        os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
+        if os.environ.get("RAY_ADDRESS") and (Path.home() / ".ray" / "auth_token").exists():
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported
         self._thread.start()
         return self
 
@@ -134,6 +140,7 @@ class Cluster:
             self._error = ValueError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}")
         except BaseException as error:
             self._error = error
+        self.imported.set()
         self._ready.set()
         self._leave.wait()
         if self.ours:
@@ -142,13 +149,12 @@ class Cluster:
             ray.shutdown()
 
     def _connect(self) -> None:
-        os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
         address = os.environ.get("RAY_ADDRESS")
-        if address and (Path.home() / ".ray" / "auth_token").exists():
-            os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported
         import ray
-        import ray.train.torch
 
+        if not self.sweeping:
+            import ray.train.torch
+        self.imported.set()
         logging.getLogger("ray.train").setLevel(logging.ERROR)
         if ray.is_initialized():
             return
@@ -158,7 +164,15 @@ class Cluster:
         cores = len(os.sched_getaffinity(0))
         cpus = max(cores, self.slots + 1)  # one is left for data tasks
         self.ours = True
-        ray.init(address="local", num_cpus=cpus, log_to_driver=False, logging_level=logging.ERROR)
+        # Without its dashboard Ray starts sooner; but what cleans up after Ray Train asks it, and complains without end.
+        dashboard = not self.sweeping or self.scale.worker_range[1] > 1
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=dashboard,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
 
 
 class Desk:

@@ -11,6 +11,8 @@ from trainers.sweep_report import RAN, text, values_of
 
 PAIRED_BY = ("model", "image_size")
 """The recipe fields that two runs must share, next to the content of the data, to be compared one to one."""
+SETTLED = ("precision", "micro_batch_size")
+"""The recipe fields that are settled for a machine where they are left open: two machines may differ there."""
 MOST = 4
 """So many differences of a recipe are told."""
 
@@ -71,14 +73,18 @@ def _with_same(run: Run, others: Sequence[Run], name: str) -> Pair:
     ran = [other for other in others if other.get("recipe")]
     if not ran:
         return Pair(None, f"not compared with {name}: nothing there has run")
-    same = [other for other in ran if not _differences(run, other)]
+    same = [other for other in ran if not _differences(run, other, SETTLED)]
     with_data = sorted(
-        (other for other in same if _same_data(run, other)), key=lambda other: other.get("status") not in RAN
+        (other for other in same if _same_data(run, other)),
+        key=lambda other: (other.get("status") not in RAN, len(_differences(run, other))),
     )
     if with_data:
         partner = with_data[0]
-        notes = [f"{len(with_data)} runs of {name} have this recipe; compared with {partner.label}"]
-        notes = notes if len(with_data) > 1 else []
+        rivals = [other for other in with_data if _differences(run, other) == _differences(run, partner)]
+        notes = [f"{len(rivals)} runs of {name} have this recipe; compared with {partner.label}"]
+        notes = notes if len(rivals) > 1 else []
+        if differences := _differences(run, partner):
+            notes.append(f"compared with {partner.label} of {name}, but " + "; ".join(differences))
         if partner.get("status") not in RAN:
             who = "its status" if partner.label == run.label else f"the status of {partner.label}"
             notes.append(f"{who} in {name} is {str(partner.get('status')).replace('_', ' ')}")
@@ -97,8 +103,8 @@ def _nearest(run: Run, others: Sequence[Run], ran: Sequence[Run]) -> str:
             status = str(other.get("status")).replace("_", " ")
             told = other.trial.get("message")
             return f"{other.label}, of the same values, did not run there: {told or status}"
-    near = min(ran, key=lambda other: len(_differences(run, other)))
-    differences = _differences(run, near)
+    near = min(ran, key=lambda other: len(_differences(run, other, SETTLED)))
+    differences = _differences(run, near, SETTLED)
     more = f" and {len(differences) - MOST} more" if len(differences) > MOST else ""
     told = "; ".join(differences[:MOST]) + more
     return f"no run of the same recipe; the nearest, {near.label}, differs: {told}"

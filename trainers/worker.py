@@ -32,6 +32,7 @@ def work(job: Job, rank: int, size: int, attempt: int, tell: Tell, stopping: Cal
     recipe, scale = Recipe.from_json(job["recipe"]), Scale.from_json(job["scale"])
     parallel.set_threads(job["threads"])
     world = World(rank, size, parallel.settle_device(), recipe.precision)  # type: ignore[arg-type]
+    parallel.reset_peak_memory(world.device)
     tell({"kind": "machine", "host": socket.gethostname(), "machine": machine()})
     state: TrainState | None = None
     before: dict[str, float] = {}

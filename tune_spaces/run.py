@@ -8,8 +8,8 @@ sweep.json, trials.csv, report.html
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import importlib
 import os
 import sys
 import threading
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from tune_spaces.tuner import Queue, Tpe
 
 EXIT_CODES = {"finished": 0, "out_of_time": 0, "interrupted": 130}
+SHARES = (1 / 8, 1 / 4, 1 / 2)
+"""Of a GPU, that a trial may hold if it does not need all of it."""
+SPARE = 1.15
+"""More than is predicted: what kernels borrow, and what the allocator rounds up."""
 _SAME_DATA = ("dataset", "dataset_args", "task", "resize", "on_bad_image")
 
 
@@ -79,14 +83,17 @@ def run(
     folder, stop = storage / name, threading.Event()
     with launch.lock(folder), launch.Signals(stop) as signals:
         earlier = _agree(sweep, folder)
-        if earlier and earlier["status"] == "finished":
+        if earlier and earlier["status"] == "finished" and repeats <= earlier.get("repeats", 1):
             progress.message(f"the sweep {name} has finished already; nothing is left to do")
             return SweepResult(folder.address, earlier)
         running = _Running(sweep, folder, first, max_concurrent, progress)
-        with Cluster(sweep.scale, slots=running.slots) as cluster:
+        with Cluster(sweep.scale, slots=running.slots + 1) as cluster:
             with progress.waiting("starting Ray"):
+                cluster.imported.wait()
+                importlib.import_module("tune_spaces.tuner")  # takes seconds, as Ray does to start
                 cluster.wait()
             running.prepare(cluster, earlier, space_name, begun)
+            running.book.content["repeats"] = repeats
             signals.training_starts()
             status = running.train(stop, None if budget is None else begun + budget, repeats)
         running.finish(status, budget)
@@ -141,6 +148,8 @@ class _Running:
         self.data: dict[str, Any] = {}
         self.oom: list[Cell] = []
         """Trials that ran out of memory."""
+        self._proposed: set[str] = set()
+        """Tune's ids of the trials that TPE proposed."""
 
     def _places(self, cpus: int) -> int:
         return max(1, min(cpus // self.each, self.many, self.most))
@@ -197,9 +206,19 @@ class _Running:
         usable = cpus if cluster.ours else max(1, cpus - 1)  # a data task must find a place
         refuse_what_never_fits(max(1, self.workers), {"CPU": self.sweep.scale.cpus_per_worker or 1}, nodes)
         self.concurrency = self._places(usable)
+        if cluster.gpus and self.workers <= 1:
+            self.concurrency = min(self.concurrency, int(sum(node.get("GPU", 0) for node in nodes) / SHARES[0]))
         threads = self.sweep.scale.cpus_per_worker or (1 if self.workers > 1 else max(1, usable // self.concurrency))
         self.threads = threads
         self.gpus = cluster.gpus
+        self.cpus = float(threads)
+        self.ready = 0
+        """Trials that wait for an actor, next to those that run: they take over one that gets free."""
+        if cluster.ours and self.workers <= 1:
+            # So many CPUs each that no trial more than `concurrency` fits, and one CPU is left for data tasks.
+            total, many = nodes[0]["CPU"], self.concurrency
+            self.cpus = round((total / (many + 1) + (total - 1) / many) / 2, 3)
+            self.ready = 1
         memory = self.sweep.scale.memory
         if memory is not None:
             self.limit: int | None = parse_size(memory)
@@ -218,7 +237,20 @@ class _Running:
 
     def _resources(self, each: Cell) -> dict[str, float]:
         """What Tune reserves for a trial; with several workers, Ray Train reserves for them itself."""
-        return {"CPU": 0.001} if each.scale.worker_range[1] > 1 else {"CPU": float(self.threads)}
+        if each.scale.worker_range[1] > 1:
+            return {"CPU": 0.001}
+        if not self.gpus:
+            return {"CPU": self.cpus}
+        return {"CPU": self.cpus, "GPU": each.scale.gpus_per_worker or self._share(each)}
+
+    def _share(self, each: Cell) -> float:
+        """Of a GPU: by what the trial is predicted to need there, rounded up. An actor takes over the next trial
+        only where that asks for the same."""
+        need, limit = self.book[each.name]["memory_bytes"], self.limit
+        if need is None or limit is None:
+            return 1.0
+        need += launch.context_bytes(self.gpus)
+        return next((share for share in SHARES if need * SPARE <= share * limit), 1.0)
 
     def _announce(self, earlier: Mapping[str, Any] | None) -> float | None:
         with self.progress.waiting("predicting the memory of each trial"):
@@ -260,11 +292,11 @@ class _Running:
             places = order.permutation(self.sweep.seed, 0, len(waiting))
             waiting = [waiting[place] for place in places]
         waiting.sort(key=lambda each: self.book[each.name]["status"] != "interrupted")  # those go on first
-        status = self._tune(waiting, self.sweep, stop, deadline)
+        waiting = [each for each in waiting if not self._settle_one(each)]
+        status = self._tune(waiting, stop, deadline)
         if status == "finished" and repeats > 1:
             again = [each for each in self._repeats(repeats) if self.book[each.name]["status"] not in OVER]
-            plain = dataclasses.replace(self.sweep, scheduler="none", search="grid")
-            status = self._tune(again, plain, stop, deadline)
+            status = self._tune(again, stop, deadline, repeating=True)
         return status
 
     def _repeats(self, repeats: int) -> Iterator[Cell]:
@@ -281,47 +313,42 @@ class _Running:
                     self._add(again)
                 yield self.by_name[again.name]
 
-    def _tune(self, waiting: list[Cell], sweep: Sweep, stop: threading.Event, deadline: float | None) -> str:
+    def _tune(self, waiting: list[Cell], stop: threading.Event, deadline: float | None, repeating: bool = False) -> str:
+        """Run trials; those that repeat others are neither searched nor stopped early. Returns the sweep's status."""
         from tune_spaces import tuner
 
-        tpe = tuner.Tpe(sweep, self.metric, self.mode, self.book) if sweep.search == "tpe" else None
+        sweep, kind = self.sweep, "none" if repeating else self.sweep.scheduler
+        tpe = tuner.Tpe(sweep, self.metric, self.mode, self.book) if sweep.search == "tpe" and not repeating else None
         if not waiting and tpe is None:
             return "finished"
         desk_name, desk = tuner.start_desk(self.book.sign)
         epochs = max([each.recipe.epochs for each in waiting] or [sweep.base.epochs])
-        schedule = tuner.scheduler(sweep, epochs, self.metric, self.mode, desk)
-        with self._bar(waiting) as queue_ended:
-            queue = None
-            if sweep.scheduler != "pbt":
-                queue = tuner.Queue(
-                    waiting,
-                    self._configuration,
-                    self.concurrency,
-                    lambda trial_id: self._propose(tpe, trial_id) if tpe else None,
-                    lambda trial_id, each: self._replay(schedule, trial_id, each),
-                )
-                self._replay_finished(schedule)
+        schedule = tuner.scheduler(sweep, kind, epochs, self.metric, self.mode, desk)
+        queue = tuner.Queue(
+            waiting,
+            self._configuration,
+            self.concurrency + self.ready,
+            lambda trial_id: self._propose(tpe, trial_id) if tpe else None,
+            lambda trial_id, each: self._replay(schedule, trial_id, each),
+        )
+        self._replay_finished(schedule)
 
-            def ended(trial_id: str, name: str) -> None:
-                self._settle(name, queue)
-                if tpe is not None:
-                    best = self.book[name]["best"]
-                    tpe.end(trial_id, best and best["value"]) if trial_id in self._proposed else None
-                queue_ended(name)
+        def ended(trial_id: str, name: str) -> None:
+            self._settle(name, queue, desk)
+            if tpe is not None and trial_id in self._proposed:
+                best = self.book[name]["best"]
+                tpe.end(trial_id, best and best["value"])
+            self._tell(name)
 
-            self._proposed: set[str] = set()
-            listener = tuner.Listener(self.book, self.metric, desk, ended)
-            wishes = tuner.Wishes(stop, deadline, desk, queue)
-            shared = self._shared(desk_name)
-            population = [{**self._configuration(each), "lr": self._rate(each)} for each in waiting]
-            try:
-                tuner.tune_trials(queue, population, schedule, listener, shared)
-            finally:
-                wishes.close()
-                with contextlib.suppress(Exception):
-                    import ray
-
-                    ray.kill(desk)
+        listener = tuner.Listener(self.book, self.metric, desk, ended)
+        wishes = tuner.Wishes(stop, deadline, desk, queue)
+        population = [{**self._configuration(each), "lr": self._rate(each)} for each in waiting]
+        try:
+            searched = None if kind == "pbt" else queue
+            tuner.tune_trials(searched, population, schedule, listener, self._shared(desk_name))
+        finally:
+            wishes.close()
+            tuner.end_desk(desk)
         if stop.is_set():
             return "interrupted"
         return "out_of_time" if wishes.out_of_time else "finished"
@@ -336,10 +363,14 @@ class _Running:
         return {
             "name": each.name,
             "recipe": each.recipe.to_json(),
-            "scale": scale.replace(cpus_per_worker=self.threads).to_json(),
-            "data": _data_key(each.recipe),
+            "scale": scale.replace(cpus_per_worker=self.threads, memory=None).to_json(),  # what fits is settled
+            "data": self._data_of(each.recipe) | ({"meta": None} if self._is_cached(each.recipe) else {}),
             "resources": self._resources(each),
         }
+
+    def _is_cached(self, recipe: Recipe) -> bool:
+        """Trials read what lies beside the shards themselves."""
+        return bool(self._data_of(recipe)["mode"] == "cache")
 
     def _shared(self, desk_name: str) -> dict[str, Any]:
         return {
@@ -347,7 +378,7 @@ class _Running:
             "sweep": self.folder.name,
             "recipe_name": self.sweep.recipe,
             "metric": self.metric,
-            "data": self.data,
+            "sign": self.book.sign,
             "cwd": os.getcwd(),
             "argv": sys.argv,
         }
@@ -382,41 +413,44 @@ class _Running:
             if isinstance(schedule, tuner.Halts) and trial["status"] in OVER:
                 schedule.replay(tuner.Past(trial["name"]), self.book.history(trial["name"]))
 
-    def _settle(self, name: str, queue: Queue | None) -> None:
+    def _settle(self, name: str, queue: Queue | None, desk: Any) -> None:
         """After a trial ran out of memory: those that need as much or more are not tried."""
         if self.book[name]["status"] != "out_of_memory":
             return
         self.oom.append(self.by_name[name])
-        for each in list(queue.waiting if queue else []):
-            if self._settle_one(each):
-                assert queue is not None
-                queue.waiting.remove(each)
+        if queue is None:
+            return
+        queue.waiting[:] = [each for each in queue.waiting if not self._settle_one(each)]
+        for each in queue.live.values():  # one may wait for an actor
+            if each.name != name and (why := self._dominated(each)):
+                desk.give_up.remote(each.name, "settled", why)
 
     def _settle_one(self, each: Cell) -> bool:
         """Whether a trial needs as much as one that ran out of memory, which is then written down."""
-        small = next((small for small in self.oom if dominates(each, small)), None)
-        if small is not None:
-            why = f"settled without a try: {small.number:03} ({told(small.values)}) ran out of memory and needs no more"
+        why = self._dominated(each)
+        if why is not None:
             self.book.end(each.name, "settled", why)
-        return small is not None
+            self.progress.message(f"{each.number:03} {told(each.values)}  {why}")
+        return why is not None
 
-    @contextlib.contextmanager
-    def _bar(self, waiting: Sequence[Cell]) -> Iterator[Any]:
-        """Tells of each trial that ends."""
-        many = len(self.book.trials) if waiting else self.many
+    def _dominated(self, each: Cell) -> str | None:
+        small = next((small for small in self.oom if dominates(each, small)), None)
+        if small is None:
+            return None
+        return f"settled without a try: {small.number:03} ({told(small.values)}) ran out of memory and needs no more"
 
-        def ended(name: str) -> None:
-            trial = self.book[name]
-            over = sum(each["status"] in OVER for each in self.book.trials)
-            words = [f"{over}/{max(many, len(self.book.trials))}", f"{trial['number']:03} {told(trial['values'])}"]
-            if trial["status"] in RANKED and trial["best"]:
-                words.append(f"{self.metric} {trial['best']['value']:.4f}")
-            words.append(trial["message"])
-            if best := self.book.ranked():
-                words.append(f"best {best[0]['best']['value']:.4f} of {best[0]['number']:03}")
-            self.progress.message("  ".join(words))
-
-        yield ended
+    def _tell(self, name: str) -> None:
+        """A line for a trial that is over."""
+        trial = self.book[name]
+        over = sum(each["status"] in OVER for each in self.book.trials)
+        many = max(self.many, len(self.book.trials))
+        words = [f"{over}/{many}", f"{trial['number']:03} {told(trial['values'])}"]
+        if trial["status"] in RANKED and trial["best"]:
+            words.append(f"{self.metric} {trial['best']['value']:.4f}")
+        words.append(trial["message"])
+        if best := self.book.ranked():
+            words.append(f"best {best[0]['best']['value']:.4f} of {best[0]['number']:03}")
+        self.progress.message("  ".join(words))
 
     # At the end
 

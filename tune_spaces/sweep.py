@@ -70,7 +70,7 @@ class Sweep:
     population-based training of the learning rate (Jaderberg et al., 2017), which stops none."""
     grace_epochs: int = 1
     """No trial is stopped before so many epochs; pbt: epochs between two changes."""
-    reduction_factor: int = 3
+    reduction_factor: int = 4
     """asha: one of so many trials goes on at each of its halts."""
     scale: Scale = field(default_factory=Scale)
     """Where each trial runs."""

@@ -21,6 +21,7 @@ import ray
 from ray import tune
 
 from trainers import launch, worker
+from trainers.data import Cached
 from trainers.progress import Progress
 from trainers.recipe import Recipe, Scale
 from trainers.store import Store
@@ -32,45 +33,12 @@ POINTER = "trainyard.json"
 """The one file of what Tune takes for a checkpoint: {run, step} of ours."""
 
 
-class Desk:
-    """A small actor, one for each sweep: the wishes of the driver, and the best score so far."""
-
-    def __init__(self, sign: int) -> None:
-        self.sign = sign
-        self.best: float | None = None
-        self.verdicts: dict[str, str] = {}
-        self.all_stop = False
-        self.given_up: dict[str, str] = {}
-
-    def stop(self, name: str, why: str) -> None:
-        """The trial ends after this epoch, for good."""
-        self.verdicts[name] = why
-
-    def stop_all(self) -> None:
-        """All trials save and end; they can go on later."""
-        self.all_stop = True
-
-    def give_up(self, name: str, why: str) -> None:
-        """The trial's process ran out of memory; it is not tried again."""
-        self.given_up[name] = why
-
-    def ask(self, name: str) -> dict[str, Any]:
-        return {"stop": self.all_stop, "verdict": self.verdicts.get(name), "given_up": self.given_up.get(name)}
-
-    def is_best(self, value: float) -> bool:
-        """Whether no trial that ended before has a better score."""
-        best = self.best is None or self.sign * value >= self.sign * self.best
-        if best:
-            self.best = value
-        return best
-
-
 class Trial(tune.Trainable):
     """Runs trials one after the other; Tune calls `step` for each epoch."""
 
     def setup(self, config: Mapping[str, Any], shared: Mapping[str, Any] | None = None) -> None:
         """Parameters: `config` {"trial": {"name", "recipe", "scale", "data"}, "lr"?: where that changes on the way};
-        `shared` {"desk", "sweep", "recipe_name", "metric", "data" {key: what prepare_data returned}, "cwd", "argv"}."""
+        `shared` {"desk", "sweep", "recipe_name", "metric", "sign" (1: more is better, or -1), "cwd", "argv"}."""
         assert shared is not None
         self.shared = shared
         self.desk = ray.get_actor(shared["desk"])
@@ -138,6 +106,7 @@ class _Watch(launch.Control):
         self.go: queue.Queue[None] = queue.Queue()
         self.metric = shared["metric"]
         self.last: dict[str, Any] = {}
+        self.best: float | None = None
         if start is not None and start["run"] != _folder(shared, config).address:
             self.adopt = (start["run"], start["step"])
         self._over = threading.Event()
@@ -156,14 +125,16 @@ class _Watch(launch.Control):
 
     def epoch(self, line: Mapping[str, float]) -> None:
         """Hand the epoch to Tune, wait for its answer."""
-        self.last = {"epoch": int(line["epoch"]), self.metric: line[f"val/{self.metric}"]}
+        value, sign = line[f"val/{self.metric}"], self.shared["sign"]
+        self.last = {"epoch": int(line["epoch"]), self.metric: value}
+        self.best = value if self.best is None or sign * value > sign * self.best else self.best
         self.events.put({**self.last, "seconds": line["seconds"]})
         self.go.get()
         self._ask()
 
     def wants_pictures(self, best: Mapping[str, Any] | None) -> bool:
         """Those of the winner are enough; whoever wins is the best so far when it ends."""
-        return best is not None and bool(ray.get(self.desk.is_best.remote(best["value"])))
+        return self.best is not None and bool(ray.get(self.desk.is_best.remote(self.best)))
 
     def _ask(self) -> dict[str, Any]:
         answer: dict[str, Any] = ray.get(self.desk.ask.remote(self.config["name"]))
@@ -186,8 +157,8 @@ class _Watch(launch.Control):
         self.events.put({**self.last, **end, **_open_things(), "done": True})
 
     def _train(self) -> dict[str, Any]:
-        if why := self._ask()["given_up"]:
-            return {"status": "out_of_memory", "message": why}
+        if given_up := self._ask()["given_up"]:
+            return dict(zip(("status", "message"), given_up, strict=True))
         config, shared = self.config, self.shared
         recipe, scale = Recipe.from_json(config["recipe"]), Scale.from_json(config["scale"])
         if "lr" in config:
@@ -201,7 +172,7 @@ class _Watch(launch.Control):
                     run=f"{shared['sweep']}/{config['name']}",
                     name=shared["recipe_name"],
                     progress=Progress(file=io.StringIO()),
-                    data=shared["data"][config["data"]],
+                    data=_with_meta(config["data"]),
                     control=self,
                 )
             except launch.Busy:
@@ -215,6 +186,11 @@ class _Watch(launch.Control):
 def _folder(shared: Mapping[str, Any], config: Mapping[str, Any]) -> Store:
     found: Store = Store(config["scale"]["storage"]) / shared["sweep"] / config["name"]
     return found
+
+
+def _with_meta(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What prepare_data returned; what lies beside prepared pictures is read here, and did not travel."""
+    return data if data["meta"] is not None else {**data, "meta": dict(Cached(data["folder"]).meta)}
 
 
 def _open_things() -> dict[str, int]:

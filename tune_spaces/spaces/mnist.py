@@ -23,7 +23,7 @@ def filters() -> Sweep:
 
 
 def quick() -> Sweep:
-    """Learning rate x batch size on 10,000 drawn digits of MNIST's size: 16 filters, 12 trials of 6 epochs, no download."""
+    """Learning rate x batch size on 10,000 drawn digits of MNIST's size: 12 trials of 6 epochs, no download."""
     return Sweep(
         recipe="mnist.cnn",
         changes={"dataset": "strokes", "epochs": 6, "model_args": {"num_filters": 16}},

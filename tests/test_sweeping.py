@@ -1,0 +1,365 @@
+"""Sweeps on real Ray: nothing is lost, nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainers.store import Store
+from trainers.sweep_report import savings
+
+ROOT = Path(__file__).parent.parent
+SECONDS = 240
+QUICK = ["--recipe", "digits.cnn", "--precision", "fp32"]
+MINE = '''
+import os
+import signal
+
+import torch
+
+from trainers.models import linear_cnn
+from trainers.recipe import resolve
+from tune_spaces.sweep import Sweep
+
+
+class Troubled(torch.nn.Module):
+    """Runs out of memory at 60 pictures, and dies once at 20."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images):
+        real = type(images) is torch.Tensor and images.device.type == "cpu" and self.training
+        if real and len(images) >= 60:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        if real and len(images) == 20 and not os.path.exists("DIED"):
+            open("DIED", "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.inner(images)
+
+
+def build(**args):
+    return Troubled(linear_cnn.build(**args))
+
+
+def recipe():
+    return resolve("digits.cnn").replace(model="./mine.py", epochs=2, schedule="constant", warmup_epochs=0.0)
+
+
+def space():
+    return Sweep(recipe="./mine.py:recipe", space={"lr": [0.05, 1e20], "batch_size": [20, 32, 64, 128]})
+'''
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("storage")
+
+
+def start(storage: Path, *words: str, cwd: Path = ROOT, **environment: str) -> subprocess.Popen[str]:
+    own = {"TRAINYARD_STORAGE": str(storage), "PYTHONPATH": str(ROOT), "NO_COLOR": "1", **environment}
+    kept = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "TRAINYARD_CACHE")}
+    command = [sys.executable, "-m", "tune_spaces", *words]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env={**kept, **own}, cwd=cwd, text=True, stdout=pipe, stderr=pipe)
+
+
+def sweep(
+    storage: Path, *words: str, cwd: Path = ROOT, code: int = 0, **environment: str
+) -> tuple[dict[str, Any], str]:
+    """Run a sweep to its end; returns sweep.json and what it told people."""
+    process = start(storage, *words, cwd=cwd, **environment)
+    out, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == code, err
+    folder = Path(out.splitlines()[-1])
+    return json.loads((folder / "sweep.json").read_text()), err
+
+
+def read(path: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def runs(folder: Path) -> dict[str, dict[str, Any]]:
+    return {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/run.json")}
+
+
+def table(folder: Path) -> dict[str, list[tuple[float, float]]]:
+    """Losses and scores of every trial."""
+    return {
+        path.parent.name: [(line["train/loss"], line["val/accuracy"]) for line in read(path)]
+        for path in folder.glob("*/metrics.jsonl")
+    }
+
+
+GRID = [*QUICK, "--epochs", "6", "--scheduler", "none", "--space", "lr=0.01,0.05", "batch_size=16,32,64"]
+
+
+@pytest.fixture(scope="module")
+def killed(storage: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """A grid whose driver was killed after two trials: its finished runs then, and sweep.json of the same command."""
+    process = start(storage, *GRID, "--run", "killed")
+    limit = time.monotonic() + SECONDS
+    finished: dict[str, dict[str, Any]] = {}
+    while len(finished) < 2 and time.monotonic() < limit and process.poll() is None:
+        finished = {name: run for name, run in runs(storage / "killed").items() if run["status"] == "finished"}
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    assert 2 <= len(finished) < 6
+    content, _ = sweep(storage, *GRID, "--run", "killed")
+    return finished, content
+
+
+def test_a_killed_sweep_goes_on_and_no_trial_runs_twice(
+    storage: Path, killed: tuple[dict[str, dict[str, Any]], dict[str, Any]]
+) -> None:
+    finished, content = killed
+    after = runs(storage / "killed")
+    assert {name: after[name] for name in finished} == finished  # untouched, to the second
+    assert content["status"] == "finished"
+    assert [trial["status"] for trial in content["trials"]] == ["finished"] * 6
+    assert all(run["epochs_run"] == 6 for run in after.values())
+    assert sum(run["attempt"] > 1 for run in after.values()) <= 2  # those that were running
+
+
+@pytest.mark.usefixtures("killed")
+def test_its_table_is_that_of_an_undisturbed_sweep(storage: Path) -> None:
+    sweep(storage, *GRID, "--run", "undisturbed")
+    assert table(storage / "killed") == table(storage / "undisturbed")
+
+
+@pytest.mark.usefixtures("killed")
+def test_a_trial_is_what_train_would_make_of_it(storage: Path) -> None:
+    words = ["digits.cnn", "--workers", "0", "--cpus-per-worker", "1", "--epochs", "6", "--precision", "fp32"]
+    words += ["--lr", "0.05", "--batch-size", "32", "--run", "alone", "--storage", str(storage)]
+    subprocess.run([sys.executable, "-m", "trainers", "train", *words], cwd=ROOT, check=True, capture_output=True)
+    alone = [(line["train/loss"], line["val/accuracy"]) for line in read(storage / "alone" / "metrics.jsonl")]
+    assert table(storage / "killed")["004-lr=0.05-batch_size=32"] == alone
+
+
+@pytest.mark.usefixtures("killed")
+def test_the_same_command_again_does_nothing_and_another_plan_is_refused(storage: Path) -> None:
+    before = (storage / "killed" / "sweep.json").read_text()
+    _, err = sweep(storage, *GRID, "--run", "killed")
+    assert "finished already" in err
+    process = start(storage, *QUICK, "--space", "lr=0.01,0.02", "--run", "killed")
+    _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 2
+    assert "exists with another plan" in err
+    assert (storage / "killed" / "sweep.json").read_text() == before
+
+
+def test_asha_stops_trials_and_what_it_saved_is_measured(storage: Path) -> None:
+    words = [*QUICK, "--epochs", "9", "--space", "lr=1e-5,1e-4,0.05", "batch_size=16,32,64,128", "--repeats", "2"]
+    content, err = sweep(storage, *words, "--run", "asha")
+    folder = storage / "asha"
+    statuses = [trial["status"] for trial in content["trials"] if not trial["repeat_of"]]
+    assert set(statuses) == {"finished", "stopped_early"}
+    assert statuses.count("stopped_early") >= 4
+    lines = {path.parent.name: read(path) for path in folder.glob("*/metrics.jsonl")}
+    assert content["epochs"]["run"] == sum(map(len, lines.values()))
+    assert content["training_seconds"]["run"] == pytest.approx(
+        sum(line["seconds"] for each in lines.values() for line in each)
+    )
+    assert content["epochs"] == savings(content["trials"], lines)["epochs"]
+    assert content["epochs"]["saved"] > 20
+    winner = next(trial for trial in content["trials"] if trial["name"] == content["winner"])
+    assert winner["values"]["lr"] == 0.05
+    assert {"confusion.png", "curves.png"} <= {path.name for path in (folder / winner["name"]).iterdir()}
+    kept = {path.parent.name for path in folder.glob("*/checkpoints")}
+    assert len(kept) == 3
+    assert winner["name"] in kept
+    assert all(list((folder / name / "tensorboard").iterdir()) for name in lines)
+    stopped = runs(folder)[next(t["name"] for t in content["trials"] if t["status"] == "stopped_early")]
+    assert re.match(r"stopped by asha after epoch \d+, at accuracy", stopped["message"])
+    page, rows = (folder / "report.html").read_text(), (folder / "trials.csv").read_text().splitlines()
+    assert all(name in page for name in lines)
+    assert len(rows) == 1 + len(content["trials"])
+    repeated = [trial for trial in content["trials"] if trial["repeat_of"]]
+    assert {trial["seed"] for trial in repeated} <= {0, 1}
+    assert all(trial["status"] == "finished" for trial in repeated)
+    assert "2 seeds" in err
+
+
+def test_no_trial_is_lost_to_trouble(storage: Path, tmp_path: Path) -> None:
+    """Out of memory, a loss that is NaN, a process that is killed: each is recorded or mended, the others go on."""
+    (tmp_path / "mine.py").write_text(MINE)
+    words = ["./mine.py:space", "--run", "trouble", "--scheduler", "none", "--max-concurrent", "1"]
+    content, err = sweep(storage, *words, cwd=tmp_path)
+    status = {(trial["values"]["lr"], trial["values"]["batch_size"]): trial["status"] for trial in content["trials"]}
+    assert status[0.05, 20] == status[0.05, 32] == "finished"
+    assert status[1e20, 20] == status[1e20, 32] == "failed"
+    assert "out_of_memory" in (status[0.05, 64], status[1e20, 64], status[0.05, 128], status[1e20, 128])
+    assert {status[lr, size] for lr in (0.05, 1e20) for size in (64, 128)} == {"out_of_memory", "settled"}
+    by_name = {trial["name"]: trial for trial in content["trials"]}
+    assert "nan" in by_name["004-lr=1e_20-batch_size=20"]["message"]
+    assert (tmp_path / "DIED").exists()
+    assert runs(storage / "trouble")["000-lr=0.05-batch_size=20"]["attempt"] == 2
+    settled = [trial for trial in content["trials"] if trial["status"] == "settled"]
+    assert all("ran out of memory and needs no more" in trial["message"] for trial in settled)
+    assert not any((storage / "trouble" / trial["name"] / "metrics.jsonl").exists() for trial in settled)
+    assert "settled without a try" in err
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(storage: Path) -> None:
+    words = [*QUICK, "--epochs", "40", "--scheduler", "none", "--space", "batch_size=8,16,32", "--run", "stopped"]
+    process = start(storage, *words)
+    limit = time.monotonic() + SECONDS
+    while not list(storage.glob("stopped/*/metrics.jsonl")) and time.monotonic() < limit:
+        time.sleep(0.05)
+    asked = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130, err
+    assert time.monotonic() - asked < 30
+    assert out.splitlines()[-1] == str(storage / "stopped")
+    content = json.loads((storage / "stopped" / "sweep.json").read_text())
+    assert content["status"] == "interrupted"
+    before = {name: run["epochs_run"] for name, run in runs(storage / "stopped").items()}
+    assert any(0 < epochs < 40 for epochs in before.values())
+    assert "repeat the command with --run stopped" in err
+    content, _ = sweep(storage, *words, "--budget", "2s")  # at once out of time, with what is there
+    assert content["status"] == "out_of_time"
+    content, _ = sweep(storage, *words)
+    assert [trial["status"] for trial in content["trials"]] == ["finished"] * 3
+    assert all(len(read(path)) == 40 for path in storage.glob("stopped/*/metrics.jsonl"))
+
+
+LEAKS = """
+import json, sys, threading
+from trainers.recipe import Scale
+from tune_spaces import run as running, tuner
+from tune_spaces.sweep import Sweep
+
+seen = []
+
+class Looking(tuner.Listener):
+    def on_trial_result(self, iteration, trials, trial, result, **info):
+        super().on_trial_result(iteration, trials, trial, result, **info)
+        if "status" in result:
+            from ray.util import placement_group_table
+            from ray.util.state import list_actors
+            groups = sum(group["state"] != "REMOVED" for group in placement_group_table().values())
+            actors = len([actor for actor in list_actors() if actor.state != "DEAD"])
+            facts = {key: result[key] for key in ("open_files", "threads", "status", "pid")}
+            seen.append({"groups": groups, "actors": actors, **facts})
+
+tuner.Listener = Looking
+space = {"seed": list(range(54)), }
+sweep = Sweep(recipe="digits.cnn", space=space, changes={"epochs": 8, "lr": 1e-6}, scale=Scale(storage=sys.argv[1]))
+result = running.run(sweep, name="leaks")
+print(json.dumps(seen))
+"""
+
+
+def test_after_50_trials_nothing_is_left_behind(storage: Path, tmp_path: Path) -> None:
+    (tmp_path / "leaks.py").write_text(LEAKS)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("RAY_ADDRESS", None)
+    command = [sys.executable, str(tmp_path / "leaks.py"), str(storage)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert len(seen) == 54
+    assert sum(each["status"] == "stopped_early" for each in seen) >= 30
+    early, late = seen[5:10], seen[-6:]
+    for what in ("groups", "actors"):
+        assert max(each[what] for each in late) <= max(each[what] for each in early), what
+    for what in ("open_files", "threads"):
+        for pid in {each["pid"] for each in late}:
+            before = [each[what] for each in early if each["pid"] == pid]
+            now = [each[what] for each in late if each["pid"] == pid]
+            assert before
+            assert max(now) <= max(before), what
+    content = Store(storage / "leaks").read_json("sweep.json")
+    assert content["status"] == "finished"
+
+
+def test_workers_that_can_never_be_placed(storage: Path) -> None:
+    begun = time.monotonic()
+    process = start(storage, *QUICK, "--space", "lr=0.01,0.1", "--workers", "2", "--cpus-per-worker", "99")
+    _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 2, err
+    assert time.monotonic() - begun < 15 + 10  # Ray itself takes its time here
+    assert "workers=2 with 99 CPU each do not fit: the cluster has 1 hosts" in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--search", "tpe", "--trials", "6", "--space", "lr=log:1e-4:1e-1", "image_size=8,16"],
+        ["--search", "random", "--scheduler", "median", "--trials", "6", "--space", "lr=log:1e-5:1e-1"],
+        [
+            "--search",
+            "random",
+            "--scheduler",
+            "pbt",
+            "--trials",
+            "4",
+            "--grace-epochs",
+            "2",
+            "--space",
+            "lr=log:1e-5:1",
+        ],
+    ],
+    ids=["tpe", "median", "pbt"],
+)
+def test_searches_and_schedulers_of_tune(storage: Path, words: list[str]) -> None:
+    name = f"run-{words[words.index('--search') + 1]}-{words.count('pbt')}"
+    content, _ = sweep(storage, *QUICK, "--epochs", "8", *words, "--run", name)
+    assert content["status"] == "finished"
+    assert len(content["trials"]) == int(words[words.index("--trials") + 1])
+    assert {trial["status"] for trial in content["trials"]} <= {"finished", "stopped_early"}
+    rates = [trial["values"]["lr"] for trial in content["trials"]]
+    assert len(set(rates)) == len(rates)
+    if "pbt" in words:  # a weak trial took over the weights and the changed rate of a strong one
+        lines = [read(path) for path in (storage / name).glob("*/metrics.jsonl")]
+        assert all(len(each) == 8 for each in lines)
+        now = [run["recipe"]["lr"] for run in runs(storage / name).values()]
+        assert set(now) != set(rates)
+
+
+@pytest.mark.slow
+def test_trials_of_two_workers_each(storage: Path) -> None:
+    words = [*QUICK, "--epochs", "2", "--space", "lr=0.01,0.05", "--workers", "2", "--scheduler", "none"]
+    content, _ = sweep(storage, *words, "--run", "pairs")
+    assert [trial["status"] for trial in content["trials"]] == ["finished"] * 2
+    found = runs(storage / "pairs").values()
+    assert all(run["scale"]["workers"] == 2 and run["recipe"]["micro_batch_size"] == 32 for run in found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["micro_batch", "record"])
+def test_cells_that_cannot_fit_are_run_in_micro_batches_or_recorded(storage: Path, policy: str) -> None:
+    words = ["unet.drone", "--dataset", "shapes", "--dataset-args", "train=16", "val=4", "test=0", "--epochs", "1"]
+    words += ["--model-args", "base_channels=4", "--scheduler", "none", "--max-concurrent", "2"]
+    words += ["--space", "lr=0.001", "batch_size=4,8,16", "image_size=32,64,96"]
+    content, err = sweep(storage, *words, "--memory", "40MiB", "--on-oom", policy, "--run", policy)
+    assert content["memory_limit_bytes"] == 40 * 2**20
+    too_big = [trial for trial in content["trials"] if trial["memory_bytes"] > 40 * 2**20]
+    assert len(content["trials"]) == 9
+    assert 2 <= len(too_big) <= 5
+    for trial in content["trials"]:
+        if trial not in too_big:
+            assert (trial["status"], trial["micro_batch_size"]) == ("finished", None)
+        elif policy == "record":
+            assert trial["status"] == "does_not_fit"
+            assert re.match(r"does not fit: needs \d+ MiB of 40 MiB; micro-batches of \d+ would fit", trial["message"])
+            assert not (storage / policy / trial["name"]).exists()
+        else:
+            assert trial["status"] == "finished"
+            assert trial["micro_batch_size"] < trial["values"]["batch_size"]
+            assert f"runs in micro-batches of {trial['micro_batch_size']}: needs" in trial["note"]
+            assert "BatchNorm" in trial["note"]
+    assert ("does not fit" if policy == "record" else "micro-batches") in err
