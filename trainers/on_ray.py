@@ -164,7 +164,7 @@ class Cluster:
         cores = len(os.sched_getaffinity(0))
         cpus = max(cores, self.slots + 1)  # one is left for data tasks
         self.ours = True
-        # Without its dashboard Ray starts sooner; but what cleans up after Ray Train asks it, and complains without end.
+        # Ray starts sooner without its dashboard; what cleans up after Ray Train asks that, and complains without end
         dashboard = not self.sweeping or self.scale.worker_range[1] > 1
         ray.init(
             address="local",

@@ -60,17 +60,22 @@ class Forecast:
         return max(sum(self.seconds.values()) / self.concurrency, max(self.seconds.values(), default=0.0))
 
 
-def forecast(cells: Sequence[Cell], data: Mapping[str, Mapping[str, Any]], threads: int, concurrency: int) -> Forecast:
+def forecast(
+    cells: Sequence[Cell], data: Mapping[str, Mapping[str, Any]], threads: int, concurrency: int
+) -> Forecast | None:
     """Time of each trial, from probes of the smallest pictures: a convolution's work grows as their pixels do.
 
-    Parameters: `data`, of each trial by its name.
+    Parameters: `data`, of each trial by its name. None where a probe fails: the trials will tell.
     """
     rates: dict[str, float] = {}
     seconds = {}
     for cell in sorted(cells, key=lambda cell: cell.recipe.image_size):
         key = repr((cell.recipe.model, sorted(cell.recipe.model_args.items())))
         if key not in rates and len(rates) < MOST_PROBES:
-            rates[key] = probe(cell.recipe, data[cell.name], threads)
+            try:
+                rates[key] = probe(cell.recipe, data[cell.name], threads)
+            except Exception:
+                return None
         rate = rates.get(key) or next(iter(rates.values()))
         height, width = cell.recipe.image_size
         rows = data[cell.name]["meta"]["rows"]["train"]

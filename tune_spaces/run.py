@@ -269,10 +269,12 @@ class _Running:
         if left:
             with self.progress.waiting("a short probe of the speed"):
                 by_name = {each.name: self._data_of(each.recipe) for each in left}
-                expected = plan.forecast(left, by_name, self.threads, self.concurrency)
-            seconds = expected.total
-            told_ += f", about {_duration(seconds)} if none is stopped early"
-            self.progress.console.print(plan.table(self.book.trials, expected.seconds))
+                cached = all(self._is_cached(each.recipe) for each in left)
+                expected = plan.forecast(left, by_name, self.threads, self.concurrency) if cached else None
+            if expected is not None:
+                seconds = expected.total
+                told_ += f", about {_duration(seconds)} if none is stopped early"
+            self.progress.console.print(plan.table(self.book.trials, expected.seconds if expected else {}))
         self.progress.message(told_)
         return seconds
 

@@ -43,13 +43,13 @@ class Trial(tune.Trainable):
         self.shared = shared
         self.desk = ray.get_actor(shared["desk"])
         sys.argv = list(shared["argv"])  # run.json tells the command
-        worker.change_folder(shared["cwd"])
         self._watch: _Watch | None = None
         self._from: Mapping[str, Any] | None = None
 
     def step(self) -> dict[str, Any]:
         """Train to the end of the next epoch: its line, or how the trial ended."""
         if self._watch is None:
+            worker.change_folder(self.shared["cwd"])  # Tune gives each trial a folder of its own
             self._watch = _Watch(self._trial(), self.shared, self.desk, self._from)
             self._watch.start()
         else:
