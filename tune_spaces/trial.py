@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ class Trial(tune.Trainable):
         self.shared = shared
         self.desk = ray.get_actor(shared["desk"])
         sys.argv = list(shared["argv"])  # run.json tells the command
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="trial")  # one for all: matplotlib opens fonts for each
         self._watch: _Watch | None = None
         self._from: Mapping[str, Any] | None = None
 
@@ -51,7 +53,7 @@ class Trial(tune.Trainable):
         if self._watch is None:
             worker.change_folder(self.shared["cwd"])  # Tune gives each trial a folder of its own
             self._watch = _Watch(self._trial(), self.shared, self.desk, self._from)
-            self._watch.start()
+            self._watch.start(self._thread)
         else:
             self._watch.go.put(None)
         return self._watch.events.get()
@@ -95,7 +97,7 @@ class Trial(tune.Trainable):
 
 
 class _Watch(launch.Control):
-    """A trial in a thread of its own: it waits for Tune after each epoch."""
+    """A trial in another thread: it waits for Tune after each epoch."""
 
     def __init__(
         self, config: Mapping[str, Any], shared: Mapping[str, Any], desk: Any, start: Mapping[str, Any] | None
@@ -110,18 +112,20 @@ class _Watch(launch.Control):
         if start is not None and start["run"] != _folder(shared, config).address:
             self.adopt = (start["run"], start["step"])
         self._over = threading.Event()
-        self._threads = [threading.Thread(target=each, daemon=True) for each in (self._run, self._poll)]
+        self._listening = threading.Thread(target=self._poll, daemon=True)
+        self._training: Future[None] | None = None
 
-    def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
+    def start(self, thread: ThreadPoolExecutor) -> None:
+        self._listening.start()
+        self._training = thread.submit(self._run)
 
     def leave(self) -> None:
         """Stop, where the trial is not over: it can go on later."""
         self.stop.set()
         self.go.put(None)
-        for thread in self._threads:
-            thread.join()
+        assert self._training is not None
+        self._training.result()
+        self._listening.join()
 
     def epoch(self, line: Mapping[str, float]) -> None:
         """Hand the epoch to Tune, wait for its answer."""
