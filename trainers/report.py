@@ -19,7 +19,18 @@ from trainers.report_page import Comparison, page
 from trainers.report_sweep_page import PageRun, PageSweep, TableCell
 from trainers.run_folders import Found, Record, Run, Sweep, find, read_metrics, resolve, with_trials
 from trainers.store import Store
-from trainers.sweep_report import RAN, duration_text, number, repeats, savings, swept_keys, text, values_of, values_text
+from trainers.sweep_report import (
+    RAN,
+    duration_text,
+    number,
+    repeated,
+    repeats,
+    savings,
+    swept_keys,
+    text,
+    values_of,
+    values_text,
+)
 
 FORMATS = ("table", "csv", "json", "html")
 
@@ -149,7 +160,8 @@ def _measured(sweep: Sweep, asked: Asked) -> dict[str, dict[str, float]]:
 
 def _repeats(sweep: Sweep) -> list[dict[str, Any]]:
     scores = {run.label: run.number("best", "value") for run in sweep.runs}
-    trials = [{**run.trial, "name": run.label} for run in sweep.runs if run.trial]
+    labels = {run.trial["name"]: run.label for run in sweep.runs if run.trial}
+    trials = [{**trial, "name": labels[trial["name"]]} for trial in repeated([run.trial for run in sweep.runs])]
     return repeats(trials, scores, str(sweep.get("mode") or "max"))
 
 

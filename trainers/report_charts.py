@@ -88,7 +88,7 @@ def chart(
     parts = [f"<text class=title x={LEFT} y=16>{escape(title)}</text>"]
     for tick in y.ticks():
         parts.append(f"<path class=grid d='M{LEFT} {y.at(tick)}H{WIDTH - RIGHT}'/>")
-        parts.append(f"<text x={LEFT - 6} y={y.at(tick) + 4} text-anchor=end>{tick:.4g}</text>")
+        parts.append(f"<text x={LEFT - 6} y={y.at(tick) + 4} text-anchor=end>{_plain(tick)}</text>")
     for tick in few or x.ticks(whole=x_label == "epoch"):
         across, foot = x.at(tick), HEIGHT - BOTTOM
         parts.append(f"<path class=grid d='M{across} {foot}v4'/>")
@@ -210,4 +210,5 @@ def _cut(label: str, most: float) -> str:
 
 
 def _plain(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1 and value == round(value) else f"{value:.4g}"
+    whole = abs(value) >= 10_000 or (abs(value) >= 1 and value == round(value))
+    return f"{value:,.0f}" if whole else f"{value:.4g}"

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from trainers.pairing import Pair
+from trainers.recipe import spell_size
 from trainers.run_folders import Found, Run
 from trainers.sweep_report import Lines, duration_text, number, swept_keys, text
 
@@ -160,7 +161,7 @@ def _note(run: Run, asked: Asked) -> str:
 
 
 def _bytes(size: float) -> str:
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else spell_size(round(size))
 
 
 def _rate(value: float) -> str:

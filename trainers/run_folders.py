@@ -199,6 +199,7 @@ def _trial(folder: Store, name: str, trial: Mapping[str, Any], sweep: Mapping[st
         }
         known = {key: value for key, value in info.items() if value is not None}
         info = {**fallback, **known, "status": trial.get("status") or info.get("status"), "trial": dict(trial)}
+        info["best"] = trial.get("best") or info["best"]  # by the sweep's metric
     return Run(name, store, info, trial, folder.address, remark, has_folder)
 
 

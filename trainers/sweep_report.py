@@ -82,6 +82,14 @@ def repeats(trials: Sequence[Trial], scores: Mapping[str, float | None], mode: s
     return ordered
 
 
+def repeated(trials: Sequence[Trial]) -> list[Trial]:
+    """The trials that `repeats` is about: those that repeat another with a seed of their own, and those others where
+    they ran to the last epoch. (One that was stopped early is run again with its seed.)"""
+    origins = {trial["repeat_of"] for trial in trials if trial.get("repeat_of")}
+    own = [trial for trial in trials if trial.get("name") in origins and trial.get("status") == "finished"]
+    return [trial for trial in trials if trial.get("repeat_of") or trial in own]
+
+
 def values_of(trial: Trial) -> Mapping[str, Any]:
     """The values that the sweep gave a trial: {"lr": 0.1, "model_args.num_filters": 16}."""
     values = trial.get("values")

@@ -25,7 +25,7 @@ from trainers.recipe import Recipe, nearest, parse_size
 from trainers.record import commit, versions
 from trainers.report import report
 from trainers.store import Store, default_storage, read_run
-from trainers.sweep_report import repeats, savings
+from trainers.sweep_report import repeated, repeats, savings
 from tune_spaces import plan
 from tune_spaces.book import FILE, OVER, RANKED, Book, dominates, told
 from tune_spaces.sweep import REPEATED, Cell, Sweep, cell
@@ -307,7 +307,7 @@ class _Running:
             for seed in range(repeats):
                 origin = self.by_name[trial["name"]]
                 recipe = origin.recipe.replace(seed=origin.recipe.seed + seed)
-                if seed == 0 and trial["epochs_run"] == trial["epochs"]:
+                if seed == 0 and trial["status"] == "finished":
                     continue  # that is the trial itself
                 number = 1000 + 100 * trial["number"] + seed
                 again = dataclasses.replace(origin, number=number, recipe=recipe, repeat_of=trial["name"])
@@ -473,7 +473,7 @@ class _Running:
         for line in self._told():
             self.progress.message(line)
         for name, form in (("trials.csv", "csv"), ("report.html", "html")):
-            text = report([folder.address], storage=str(folder / ".."), format=form)
+            text = report([folder.address], storage=str(self.sweep.scale.storage), format=form)
             folder.write(name, text.encode())
 
     def _told(self) -> Iterator[str]:
@@ -482,11 +482,7 @@ class _Running:
             found = trial["best"]
             yield f"{place}. {self.metric} {found['value']:.4f} in epoch {found['epoch']}: {told(trial['values'])}"
         scores = {trial["name"]: trial["best"] and trial["best"]["value"] for trial in self.book.trials}
-        again = {trial["repeat_of"] for trial in self.book.trials if trial["repeat_of"]}
-        groups = [
-            t for t in self.book.trials if t["repeat_of"] or (t["name"] in again and t["epochs_run"] == t["epochs"])
-        ]
-        for group in repeats(groups, scores, self.mode):
+        for group in repeats(repeated(self.book.trials), scores, self.mode):
             spread = "" if group["std"] is None else f" +- {group['std']:.4f}"
             seeds = f"{len(group['scores'])} seeds"
             yield f"{group['verdict']}: {group['mean']:.4f}{spread} ({seeds}): {told(group['values'])}"
