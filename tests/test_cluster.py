@@ -195,6 +195,7 @@ def test_ray_job_submit(cluster: dict[str, str], storage: Path, tmp_path: Path) 
     assert denied.returncode != 0  # without the token
 
 
+@pytest.mark.slow
 def test_streaming_gives_the_same_losses(cluster: dict[str, str], storage: Path) -> None:
     flags = ["--precision", "fp64", "--micro-batch-size", "32", "--epochs", "2", "--image-size", "12"]
     run = train(cluster, storage, "streamed", "--workers", "1", "--data-mode", "stream", *flags)
@@ -202,6 +203,7 @@ def test_streaming_gives_the_same_losses(cluster: dict[str, str], storage: Path)
     assert run["dataset"]["rows"] == {"train": 1438, "val": 359}
 
 
+@pytest.mark.slow
 def test_masks_give_the_same_losses_and_scores_on_workers_and_streamed(
     cluster: dict[str, str], storage: Path, tmp_path: Path
 ) -> None:
@@ -238,6 +240,7 @@ def test_streaming_needs_a_cpu_of_its_own(cluster: dict[str, str], storage: Path
     assert "leaves no CPU to decode" in err
 
 
+@pytest.mark.slow
 def test_ray_data_prepares_and_predicts_as_this_process_does(cluster: dict[str, str], tmp_path: Path) -> None:
     raw = small_data("resnet.r18", tmp_path / "raw")
     assert raw is not None

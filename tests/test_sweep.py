@@ -13,7 +13,7 @@ from trainers.recipe import Scale, resolve
 from trainers.store import Store
 from tune_spaces.__main__ import main
 from tune_spaces.book import Book, dominates
-from tune_spaces.sweep import Cell, Range, Sweep, cell, find, nested, space_names, spell
+from tune_spaces.sweep import Cell, Range, Sweep, cell, distance, find, nested, space_names, spell
 from tune_spaces.tuner import draw
 
 GRID = {"lr": [0.01, 0.1], "batch_size": [32, 64]}
@@ -54,6 +54,15 @@ def test_values_go_into_recipe_and_scale() -> None:
     assert made.name == "007-num_filters=4-workers=2-image_size=16x8"
     assert nested({"a.b": 1, "a.c": 2, "d": [3]}) == {"a": {"b": 1, "c": 2}, "d": (3,)}
     assert [spell(value) for value in (0.00012345, (128, 128), True, None)] == ["0.0001234", "128", "true", "none"]
+
+
+def test_trials_near_the_recipes_own_setting_come_first() -> None:
+    base = resolve("digits.cnn").replace(lr=0.1, batch_size=64)
+    values = [{"lr": lr, "batch_size": size} for lr in (0.001, 0.1, 0.2) for size in (32, 64)]
+    assert sorted(values, key=lambda each: distance(each, base))[:2] == [values[3], values[5]]
+    assert distance({"optimizer": "sgd", "image_size": [8, 8]}, base) == 0
+    assert distance({"optimizer": "adam"}, base) == 1
+    assert distance({"model_args.num_filters": 8}, base.replace(model_args={"num_filters": 8})) == 0
 
 
 @pytest.mark.parametrize(

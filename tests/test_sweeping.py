@@ -266,6 +266,7 @@ print(json.dumps(seen))
 """
 
 
+@pytest.mark.slow
 def test_after_50_trials_nothing_is_left_behind(storage: Path, tmp_path: Path) -> None:
     (tmp_path / "leaks.py").write_text(LEAKS)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

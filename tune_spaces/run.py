@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trainers import launch, order
+from trainers import launch
 from trainers.on_ray import Cluster, refuse_what_never_fits
 from trainers.progress import Progress
 from trainers.recipe import Recipe, nearest, parse_size
@@ -28,7 +28,7 @@ from trainers.store import Store, default_storage, read_run
 from trainers.sweep_report import repeated, repeats, savings
 from tune_spaces import plan
 from tune_spaces.book import FILE, OVER, RANKED, Book, dominates, told
-from tune_spaces.sweep import REPEATED, Cell, Sweep, cell
+from tune_spaces.sweep import REPEATED, Cell, Sweep, cell, distance
 
 if TYPE_CHECKING:
     from tune_spaces.tuner import Queue, Tpe
@@ -86,7 +86,7 @@ def run(
         if earlier and earlier["status"] == "finished" and repeats <= earlier.get("repeats", 1):
             progress.message(f"the sweep {name} has finished already; nothing is left to do")
             return SweepResult(folder.address, earlier)
-        running = _Running(sweep, folder, first, max_concurrent, progress)
+        running = _Running(sweep, name, folder, first, max_concurrent, progress)
         with Cluster(sweep.scale, slots=running.slots + 1) as cluster:
             with progress.waiting("starting Ray"):
                 cluster.imported.wait()
@@ -134,9 +134,15 @@ class _Running:
     """A sweep on its way."""
 
     def __init__(
-        self, sweep: Sweep, folder: Store, cells: list[Cell], max_concurrent: int | None, progress: Progress
+        self,
+        sweep: Sweep,
+        name: str,
+        folder: Store,
+        cells: list[Cell],
+        max_concurrent: int | None,
+        progress: Progress,
     ) -> None:
-        self.sweep, self.folder, self.progress = sweep, folder, progress
+        self.sweep, self.name, self.folder, self.progress = sweep, name, folder, progress
         self.cells = cells
         self.by_name = {each.name: each for each in cells}
         self.most = max_concurrent or sys.maxsize
@@ -165,7 +171,7 @@ class _Running:
         self.mode = "min" if self.metric == "loss" else "max"
         self._settle_places(cluster)
         facts = {
-            "name": self.folder.name,
+            "name": self.name,
             "space_name": space_name,
             "recipe_name": sweep.recipe,
             "metric": self.metric,
@@ -282,6 +288,7 @@ class _Running:
         again = cell(self.sweep, trial["number"], trial["values"])
         recipe = again.recipe.replace(seed=trial["seed"])
         again = dataclasses.replace(again, recipe=recipe, repeat_of=trial["repeat_of"])
+        self._prepare_data([again])
         self._add(again)
 
     # While it runs
@@ -290,9 +297,11 @@ class _Running:
         """Run what is left. Returns the sweep's status."""
         self.oom = [self.by_name[t["name"]] for t in self.book.trials if t["status"] == "out_of_memory"]
         waiting = [self.by_name[t["name"]] for t in self.book.trials if t["status"] not in OVER and not t["repeat_of"]]
-        if self.sweep.scheduler == "asha":  # compares with the trials before: those should be of every kind
-            places = order.permutation(self.sweep.seed, 0, len(waiting))
-            waiting = [waiting[place] for place in places]
+        if (
+            self.sweep.scheduler == "asha"
+        ):  # a trial is stopped by those before it: what is known to be good comes first
+            base = self.sweep.base
+            waiting.sort(key=lambda each: distance(each.values, base))
         waiting.sort(key=lambda each: self.book[each.name]["status"] != "interrupted")  # those go on first
         waiting = [each for each in waiting if not self._settle_one(each)]
         status = self._tune(waiting, stop, deadline)
@@ -361,11 +370,13 @@ class _Running:
         return each.recipe.lr if before is None else float(before["recipe"]["lr"])
 
     def _configuration(self, each: Cell) -> dict[str, Any]:
-        scale = each.scale.replace(workers=each.scale.workers if each.scale.worker_range[1] > 1 else 0)
+        several = each.scale.worker_range[1] > 1
+        # What is settled here: what fits, and how the data is read.
+        scale = each.scale.replace(memory=None, data_mode="auto", cpus_per_worker=self.threads)
         return {
             "name": each.name,
             "recipe": each.recipe.to_json(),
-            "scale": scale.replace(cpus_per_worker=self.threads, memory=None).to_json(),  # what fits is settled
+            "scale": (scale if several else scale.replace(workers=0)).to_json(),
             "data": self._data_of(each.recipe) | ({"meta": None} if self._is_cached(each.recipe) else {}),
             "resources": self._resources(each),
         }
@@ -377,7 +388,7 @@ class _Running:
     def _shared(self, desk_name: str) -> dict[str, Any]:
         return {
             "desk": desk_name,
-            "sweep": self.folder.name,
+            "sweep": self.name,
             "recipe_name": self.sweep.recipe,
             "metric": self.metric,
             "sign": self.book.sign,
@@ -458,13 +469,13 @@ class _Running:
 
     def finish(self, status: str, budget: float | None) -> None:
         """sweep.json, trials.csv, report.html, and what came out."""
-        book, folder = self.book, self.folder
+        book = self.book
         over = sum(trial["status"] in OVER for trial in book.trials)
         message = f"{over} of {max(self.many, len(book.trials))} trials are over"
         if status == "out_of_time":
-            message += f" after {_duration(budget or 0)}; the same command with --run {folder.name} goes on"
+            message += f" after {_duration(budget or 0)}; the same command with --run {self.name} goes on"
         elif status == "interrupted":
-            message += f"; repeat the command with --run {folder.name} to go on"
+            message += f"; repeat the command with --run {self.name} to go on"
         histories = {trial["name"]: book.history(trial["name"]) for trial in book.trials}
         book.finish(status, message, **savings(book.trials, histories))
         self.progress.message(message)
@@ -473,8 +484,8 @@ class _Running:
         for line in self._told():
             self.progress.message(line)
         for name, form in (("trials.csv", "csv"), ("report.html", "html")):
-            text = report([folder.address], storage=str(self.sweep.scale.storage), format=form)
-            folder.write(name, text.encode())
+            text = report([self.folder.address], storage=str(self.sweep.scale.storage), format=form)
+            self.folder.write(name, text.encode())
 
     def _told(self) -> Iterator[str]:
         content, best = self.book.content, self.book.ranked()

@@ -230,6 +230,26 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def distance(values: Mapping[str, Any], base: Recipe) -> float:
+    """How far a trial is from the recipe's own setting: numbers and sizes by their ratio, others by being others."""
+    far = 0.0
+    for key, value in values.items():
+        top, _, inner = key.partition(".")
+        own = getattr(base, top, None)
+        own = own.get(inner) if isinstance(own, Mapping) else own
+        here, there = _size(value), _size(own)
+        far += abs(math.log(here / there)) if here and there else float(value != own)
+    return far
+
+
+def _size(value: Any) -> float | None:
+    """A positive number, or the area of a size; None of anything else."""
+    if isinstance(value, list | tuple) and value and all(isinstance(part, int) for part in value):
+        return float(math.prod(value))
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if plain and value > 0 else None
+
+
 def spell(value: Any) -> str:
     """A value as people write it: 128x256, 0.001, true."""
     if isinstance(value, list | tuple):
