@@ -55,6 +55,8 @@ class Control:
 
     adopt: tuple[str, int] | None = None
     """(run folder, step) of another run's checkpoint to go on from, in place of the run's own newest."""
+    first_picture = 0.0
+    """Seconds before which nothing is drawn, but at the end."""
 
     def __init__(self) -> None:
         self.stop = threading.Event()
@@ -135,7 +137,7 @@ def fit(
             wanted = need.recipe
             facts = _new_run(run, name, wanted, scale, data["meta"], (earlier or {}).get("attempt", 0) + 1, earlier)
             facts |= need.facts()
-            record = Record(folder, facts)
+            record = Record(folder, facts, control.first_picture)
             job = {
                 "recipe": wanted.to_json(),
                 "scale": scale.to_json(),

@@ -60,10 +60,12 @@ SAVE_SECONDS = 1.0
 class Record:
     """Writes one run folder. Not for use by several threads or processes at once."""
 
-    def __init__(self, store: Store, run: dict[str, Any]) -> None:
-        """Parameters: `store`, the run folder; `run`, the content of run.json, shared with the caller."""
+    def __init__(self, store: Store, run: dict[str, Any], first_picture: float = 0.0) -> None:
+        """Parameters: `store`, the run folder; `run`, the content of run.json, shared with the caller;
+        `first_picture`, seconds before which TensorBoard gets no picture, but at the end."""
         self.store = store
         self.run = run
+        self.first_picture = first_picture
         self.run.update(status="running", finished=None)
         self.run.setdefault("started", _now())
         self.history: list[dict[str, float]] = []
@@ -164,7 +166,7 @@ class Record:
 
     def _open_board(self) -> _Board:
         if self._board is None:
-            self._board = _Board(self.store)
+            self._board = _Board(self.store, self.first_picture)
         return self._board
 
     def _confusion_figure(self, matrix: np.ndarray, name: str = "") -> Figure:
@@ -186,7 +188,7 @@ class Record:
 class _Board:
     """TensorBoard's files. For an object store they are written to a temporary folder and uploaded whole."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, first_picture: float) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._store = store / "tensorboard"
@@ -196,7 +198,7 @@ class _Board:
         self._folder = Path(self._scratch.name) if self._scratch else self._store.local
         self._writer = SummaryWriter(str(self._folder))
         self._opened = time.monotonic()
-        self._next_picture = self._opened
+        self._next_picture = self._opened + first_picture
         self._drawn: np.ndarray | None = None  # the matrix, and the other pictures by tag
         self._pictures: dict[str, bytes] = {}
 

@@ -99,6 +99,8 @@ class Trial(tune.Trainable):
 class _Watch(launch.Control):
     """A trial in another thread: it waits for Tune after each epoch."""
 
+    first_picture = 10.0
+
     def __init__(
         self, config: Mapping[str, Any], shared: Mapping[str, Any], desk: Any, start: Mapping[str, Any] | None
     ) -> None:
