@@ -188,7 +188,7 @@ class Record:
 class _Board:
     """TensorBoard's files. For an object store they are written to a temporary folder and uploaded whole."""
 
-    def __init__(self, store: Store, first_picture: float) -> None:
+    def __init__(self, store: Store, first_picture: float = 0.0) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._store = store / "tensorboard"
