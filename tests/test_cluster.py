@@ -133,6 +133,7 @@ def test_a_worker_that_is_killed(cluster: dict[str, str], storage: Path, undistu
     assert_equal(last_weights(storage / "worker"), undisturbed)
 
 
+@pytest.mark.slow
 def test_a_driver_that_is_killed(cluster: dict[str, str], storage: Path, undisturbed: dict[str, torch.Tensor]) -> None:
     process = start_training(cluster, storage, "driver", *SLOW)
     wait_for_the_middle_of_an_epoch(storage, "driver")
@@ -144,6 +145,7 @@ def test_a_driver_that_is_killed(cluster: dict[str, str], storage: Path, undistu
     assert_equal(last_weights(storage / "driver"), undisturbed)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_continues(
     cluster: dict[str, str], storage: Path, undisturbed: dict[str, torch.Tensor]
 ) -> None:
@@ -198,6 +200,7 @@ def test_ray_job_submit(cluster: dict[str, str], storage: Path, tmp_path: Path) 
 @pytest.mark.slow
 def test_streaming_gives_the_same_losses(cluster: dict[str, str], storage: Path) -> None:
     flags = ["--precision", "fp64", "--micro-batch-size", "32", "--epochs", "2", "--image-size", "12"]
+    train(cluster, storage, "none", "--workers", "0", *flags)
     run = train(cluster, storage, "streamed", "--workers", "1", "--data-mode", "stream", *flags)
     assert losses(storage, "streamed") == pytest.approx(losses(storage, "none"), rel=1e-8)
     assert run["dataset"]["rows"] == {"train": 1438, "val": 359}
@@ -228,7 +231,7 @@ def test_masks_give_the_same_losses_and_scores_on_workers_and_streamed(
         done = subprocess.run(command, env=cluster, text=True, capture_output=True, timeout=SECONDS)
         assert done.returncode == 0, done.stderr
     found = sorted(path.relative_to(tmp_path / "0") for path in (tmp_path / "0").rglob("*") if path.is_file())
-    assert len(found) == 1 + 3 * 3
+    assert len(found) == 2 + 3 * 3  # the table, the legend, three of each picture
     for path in found:
         assert (tmp_path / "0" / path).read_bytes() == (tmp_path / "2" / path).read_bytes(), path
 
