@@ -173,6 +173,7 @@ def test_more_workers_than_the_cluster_has(cluster: dict[str, str], storage: Pat
     assert not (storage / "crowd").exists()
 
 
+@pytest.mark.slow
 def test_ray_job_submit(cluster: dict[str, str], storage: Path, tmp_path: Path) -> None:
     ray = str(Path(sys.executable).parent / "ray")
     train_it = ["python", "-m", "trainers", "train", "digits.cnn", "--workers", "2", "--epochs", "3"]

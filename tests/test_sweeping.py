@@ -162,6 +162,7 @@ def test_the_same_command_again_does_nothing_and_another_plan_is_refused(storage
     assert (storage / "killed" / "sweep.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_asha_stops_trials_and_what_it_saved_is_measured(storage: Path) -> None:
     words = [*QUICK, "--epochs", "9", "--space", "lr=1e-5,1e-4,0.05", "batch_size=16,32,64,128", "--repeats", "2"]
     content, err = sweep(storage, *words, "--run", "asha")

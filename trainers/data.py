@@ -231,9 +231,13 @@ def _run_chunks(
     if not ray or sum(os.path.getsize(path) for path in paths) <= INLINE_BYTES:
         decoder = Decoder(recipe, source.channels, len(source.classes))
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-            for number, (split, items) in enumerate(chunks):
-                file = folder / f"{split}-{token}-{number:05}.arrow"
-                yield _write_shard(decoder, split, items, file, advance, threads)
+            try:
+                for number, (split, items) in enumerate(chunks):
+                    file = folder / f"{split}-{token}-{number:05}.arrow"
+                    yield _write_shard(decoder, split, items, file, advance, threads)
+            except BaseException:  # an interrupt may come before the first result is waited for
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise
         return
     tasks = [
         {
