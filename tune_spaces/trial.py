@@ -160,6 +160,7 @@ class _Watch(launch.Control):
         except Exception as error:  # whatever it is, the sweep goes on without this trial
             end = {"status": "failed", "message": str(error) or type(error).__name__}
         self._over.set()
+        self._listening.join()
         self.events.put({**self.last, **end, **_open_things(), "done": True})
 
     def _train(self) -> dict[str, Any]:
