@@ -9,8 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from trainers.recipe import nearest
-from trainers.store import explain
+from trainers.words import run_command
 
 USAGE = """usage: python -m cluster COMMAND ...
 
@@ -21,24 +20,7 @@ COMMAND --help tells more."""
 
 def main(argv: Sequence[str]) -> int:
     """Run a command line; returns the exit code."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0 if argv else 2
-    command, rest = argv[0], list(argv[1:])
-    try:
-        if command not in COMMANDS:
-            raise ValueError(f"there is no command {command!r}{nearest(command, COMMANDS)}")
-        return COMMANDS[command](rest)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{explain(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return run_command(argv, COMMANDS, USAGE)
 
 
 def _plan(argv: list[str]) -> int:

@@ -20,8 +20,9 @@ LEVELS = [
         "trainers.recipe",
         "trainers.report_charts",
     },
-    {"trainers.sliding", "trainers.store", "trainers.task", "trainers.words", "trainers.sweep_report"},
+    {"trainers.sliding", "trainers.store", "trainers.task", "trainers.sweep_report"},
     {
+        "trainers.words",
         "trainers.parallel",
         "trainers.record",
         "trainers.augment",

@@ -13,9 +13,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from trainers.recipe import Recipe, Scale, describe, load, nearest, recipe_names, resolve
+from trainers.recipe import Recipe, Scale, describe, load, recipe_names, resolve
 from trainers.store import explain
-from trainers.words import cli, leading, parse
+from trainers.words import cli, leading, parse, run_command
 
 USAGE = """usage: python -m trainers COMMAND ...
 
@@ -34,24 +34,7 @@ WIDE = 140
 
 def main(argv: Sequence[str]) -> int:
     """Run a command line; returns the exit code."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0 if argv else 2
-    command, rest = argv[0], list(argv[1:])
-    try:
-        if command not in COMMANDS:
-            raise ValueError(f"there is no command {command!r}{nearest(command, COMMANDS)}")
-        return COMMANDS[command](rest)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{explain(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return run_command(argv, COMMANDS, USAGE)
 
 
 # Commands ----------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import re
+import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
@@ -12,9 +13,40 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
-from trainers.recipe import Recipe, Scale
+from trainers.recipe import Recipe, Scale, nearest
+from trainers.store import explain
 
 Options = TypeVar("Options")
+
+
+def exit_code(action: Callable[[], int]) -> int:
+    """What a command ends with: its own code; 1, 2 or 130 and one line on stderr where it is cut short."""
+    try:
+        return action()
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{explain(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def run_command(argv: Sequence[str], commands: Mapping[str, Callable[[list[str]], int]], usage: str) -> int:
+    """Run the command that a command line names first; returns the exit code."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage)
+        return 0 if argv else 2
+
+    def run() -> int:
+        if argv[0] not in commands:
+            raise ValueError(f"there is no command {argv[0]!r}{nearest(argv[0], commands)}")
+        return commands[argv[0]](list(argv[1:]))
+
+    return exit_code(run)
 
 
 def leading(argv: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -15,7 +15,6 @@ from typing import Literal
 
 from trainers import words
 from trainers.recipe import Scale, resolve
-from trainers.store import explain
 from tune_spaces.sweep import Range, Sweep, Values, describe, find, space_names
 
 USAGE = """usage: python -m tune_spaces SPACE [--FIELD VALUE...]
@@ -64,18 +63,7 @@ def main(argv: Sequence[str]) -> int:
     if not argv or (argv[0] in ("-h", "--help") and len(argv) == 1):
         print(USAGE.format(spaces="\n".join(f"  {name:16} {describe(name)}" for name in space_names())))
         return 0 if argv else 2
-    try:
-        return _sweep(list(argv))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{explain(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return words.exit_code(lambda: _sweep(list(argv)))
 
 
 def _sweep(argv: list[str]) -> int:
