@@ -44,14 +44,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster(home: Path) -> Iterator[dict[str, str]]:
-    """The environment of commands that use a cluster with 2 CPUs, token authentication on, bound to loopback."""
+    """The environment of commands that use a cluster with 3 CPUs, token authentication on, bound to loopback."""
     port, dashboard = free_port(), free_port()
     # Its own home: `ray start` writes a token there. PYTHONPATH: the project need not be installed.
     environment = {**os.environ, "HOME": str(home), "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # `python` of jobs
     environment.pop("RAY_ADDRESS", None)
     ray = str(Path(sys.executable).parent / "ray")
-    start = [ray, "start", "--head", "--num-cpus=2", f"--port={port}", f"--dashboard-port={dashboard}"]
+    start = [ray, "start", "--head", "--num-cpus=3", f"--port={port}", f"--dashboard-port={dashboard}"]
     start += ["--node-ip-address=127.0.0.1", "--disable-usage-stats", f"--temp-dir=/tmp/ty{os.getpid()}"]
     token = [ray, "get-auth-token", "--generate"]
     subprocess.run(token, env=environment, check=True, capture_output=True, timeout=SECONDS)
@@ -168,7 +168,7 @@ def test_more_workers_than_the_cluster_has(cluster: dict[str, str], storage: Pat
     _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 2
     assert time.monotonic() - begun < 15
-    assert "1 hosts (2 CPUs, 0 GPUs)" in err
+    assert "1 hosts (3 CPUs, 0 GPUs)" in err
     assert "Traceback" not in err
     assert not (storage / "crowd").exists()
 
@@ -238,10 +238,47 @@ def test_masks_give_the_same_losses_and_scores_on_workers_and_streamed(
 
 
 def test_streaming_needs_a_cpu_of_its_own(cluster: dict[str, str], storage: Path) -> None:
-    process = start_training(cluster, storage, "starved", "--workers", "2", "--data-mode", "stream")
+    process = start_training(
+        cluster, storage, "starved", "--workers", "3", "--data-mode", "stream", "--micro-batch-size", "32"
+    )
     _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 2
     assert "leaves no CPU to decode" in err
+
+
+def start_sweep(cluster: dict[str, str], storage: Path, name: str, rates: str, *flags: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tune_spaces", "--recipe", "digits.cnn", "--epochs", "2", "--run", name]
+    command += ["--storage", str(storage), "--space", f"lr={rates}", "--scheduler", "none", *flags]
+    return subprocess.Popen(command, env=cluster, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def trials_of(storage: Path, name: str) -> list[str]:
+    return [trial["status"] for trial in json.loads((storage / name / "sweep.json").read_text())["trials"]]
+
+
+@pytest.mark.slow
+def test_trials_of_two_workers_that_stream(cluster: dict[str, str], storage: Path) -> None:
+    """Workers and data tasks want the same 3 CPUs."""
+    flags = ["--workers", "2", "--cpus-per-worker", "1", "--data-mode", "stream"]
+    process = start_sweep(cluster, storage, "streaming-sweep", "0.01,0.05", *flags)
+    _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, err
+    assert trials_of(storage, "streaming-sweep") == ["finished"] * 2
+
+
+@pytest.mark.slow
+def test_two_sweeps_and_a_training_at_once(cluster: dict[str, str], storage: Path) -> None:
+    """On 3 CPUs, without deadlock."""
+    sweeps = [
+        start_sweep(cluster, storage, "many", "0.01,0.02,0.05", "--cpus-per-worker", "1"),
+        start_sweep(cluster, storage, "pairs", "0.01,0.05", "--workers", "2", "--cpus-per-worker", "1"),
+    ]
+    training = start_training(cluster, storage, "beside", "--workers", "2", "--cpus-per-worker", "1", "--epochs", "2")
+    for process in (*sweeps, training):
+        _, err = process.communicate(timeout=SECONDS)
+        assert process.returncode == 0, err
+    assert trials_of(storage, "many") == ["finished"] * 3
+    assert trials_of(storage, "pairs") == ["finished"] * 2
 
 
 @pytest.mark.slow

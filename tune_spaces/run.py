@@ -244,7 +244,7 @@ class _Running:
     def _resources(self, each: Cell) -> dict[str, float]:
         """What Tune reserves for a trial; with several workers, Ray Train reserves for them itself."""
         if each.scale.worker_range[1] > 1:
-            return {"CPU": 0.001}
+            return {"memory": 1}  # something must be; of a CPU, a data task would lack just that
         if not self.gpus:
             return {"CPU": self.cpus}
         return {"CPU": self.cpus, "GPU": each.scale.gpus_per_worker or self._share(each)}
