@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,7 @@ LEVELS = [
     {"trainers.data", "trainers.pairing", "trainers.report_page"},
     {"trainers.loop", "trainers.report_columns"},
     {"trainers.memory"},
-    {"trainers.worker", "trainers.report"},
+    {"trainers.worker", "trainers.report", "trainers.ray_network"},
     {"trainers.on_ray"},
     {"trainers.launch"},
     {"trainers.inference"},
@@ -96,8 +97,8 @@ def test_cluster_and_sweeps_import_trainers_which_import_neither(path: Path) -> 
 def test_only_one_module_knows_ray_train_and_only_one_the_process_group() -> None:
     for path in FILES:
         text = path.read_text()
-        if module_name(path) != "trainers.on_ray":
-            assert "import ray.train" not in text, path
+        if module_name(path) not in ("trainers.on_ray", "trainers.ray_network"):
+            assert "ray.train" not in re.sub(r'""".*?"""|#.*', "", text, flags=re.DOTALL), path
             assert "torch.distributed" not in text or module_name(path) == "trainers.parallel", path
 
 

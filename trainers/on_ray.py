@@ -299,8 +299,11 @@ def _trainer(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    from trainers.ray_network import Network
+
     return TorchTrainer(
         _train_worker,
+        torch_config=Network(),
         train_loop_config=dict(job),
         scaling_config=ScalingConfig(
             num_workers=scale.workers,  # type: ignore[arg-type]  # V2 takes (fewest, most); the stub is V1's

@@ -185,6 +185,21 @@ class BatchNormStatistics:
         return torch.cat([b.detach().double() for b in parts if b is not None])
 
 
+def interface_of(address: str) -> str | None:
+    """The network interface of this host that bears an IP address; None where none does."""
+    import psutil
+
+    found = psutil.net_if_addrs().items()
+    return next((name for name, entries in found if address in [entry.address for entry in entries]), None)
+
+
+def use_interface(name: str | None) -> None:
+    """Bind Gloo and NCCL to an interface, where the user has not; before the process group is made."""
+    if name is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # "=": not every interface that begins so
+
+
 def reset_peak_memory(device: torch.device) -> None:
     """Count `peak_memory` from now on: a process may train one run after the other."""
     with contextlib.suppress(OSError):  # Linux's alone
