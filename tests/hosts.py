@@ -1,0 +1,246 @@
+"""Several hosts on one machine: Linux namespaces, each with its own network address, host name, processes, /dev/shm
+and view of the file system, joined by a switch. Needs root.
+
+A host is one process, the first of its process namespace: killing it ends everything on the host, as a lost machine
+would, and it ends by itself when the process that made it does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import secrets
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PORT, DASHBOARD = 6379, 8265
+SWITCH = "10.77.0.1"
+"""The address of the switch, where servers for all hosts may listen."""
+HEALTH = {  # as the cluster shapes set it: a host that hangs is noticed after 12 s
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "3000",
+    "RAY_health_check_failure_threshold": "3",
+}
+SECONDS = 90
+
+
+def why_not() -> str | None:
+    """Why there can be no hosts here; None where there can."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return "network namespaces need Linux and root"
+    probe = "ip link add br0 type bridge && mount -t tmpfs tmpfs /dev/shm"
+    command = ["unshare", "--net", "--mount", "--uts", "--pid", "--fork", "--mount-proc", "sh", "-c", probe]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"namespaces cannot be made here: {error}"
+    return f"namespaces cannot be made here: {done.stderr.strip()}" if done.returncode else None
+
+
+class Host:
+    """A machine of its own, as far as its processes can tell."""
+
+    def __init__(self, name: str, address: str, folder: Path) -> None:
+        """Parameters: `folder`, for its home, its log, and what Ray keeps for the time it runs."""
+        self.name, self.address, self.folder = name, address, folder
+        self.home, self.ray_folder = folder / "home", folder / "ray"
+        for path in (self.home, self.ray_folder):
+            path.mkdir(parents=True, exist_ok=True)
+        self.boot()
+
+    def boot(self) -> None:
+        """Switch it on."""
+        setup = [
+            f"hostname {self.name}",
+            "mount -t tmpfs -o size=2g tmpfs /dev/shm",
+            "mkdir -p /tmp/ray",
+            f"mount --bind {shlex.quote(str(self.ray_folder))} /tmp/ray",
+            "ip link set lo up",
+            # The first process takes in the orphans: they are not to stay as zombies.
+            "trap '' HUP; while :; do sleep 1000 & wait; done",
+        ]
+        flags = "--net --mount --uts --pid --fork --kill-child --mount-proc".split()
+        self._outer = subprocess.Popen(["unshare", *flags, "bash", "-c", "; ".join(setup)], preexec_fn=_die_with_parent)
+        self.pid = _first_child(self._outer.pid)
+
+    def down(self) -> None:
+        """Power off: all its processes are killed at once."""
+        self._outer.kill()
+        self._outer.wait()
+
+    def enter(self, *command: str) -> list[str]:
+        """The command line that runs `command` on this host."""
+        return ["nsenter", "-t", str(self.pid), "--net", "--mount", "--uts", "--pid", "--", *command]
+
+    def start(self, *command: str, env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> subprocess.Popen[str]:
+        """Start a command on this host; it dies with the caller."""
+        pipe = subprocess.PIPE
+        words = ["env", *(f"{name}={value}" for name, value in self.environment(env).items()), *command]
+        words = ["sh", "-c", f"cd {shlex.quote(str(cwd))} && exec {shlex.join(words)}"]
+        return subprocess.Popen(self.enter(*words), text=True, stdout=pipe, stderr=pipe, preexec_fn=_die_with_parent)
+
+    def run(self, *command: str, env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> str:
+        """Run a command on this host to its end; returns what it printed."""
+        process = self.start(*command, env=env, cwd=cwd)
+        try:
+            out, err = process.communicate(timeout=SECONDS)
+        finally:
+            process.kill()
+        assert process.returncode == 0, f"{shlex.join(command)} on {self.name}: {out}{err}"
+        return out
+
+    def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
+        own = {
+            "HOME": str(self.home),
+            "PYTHONPATH": str(ROOT),
+            "NO_COLOR": "1",
+            "RAY_AUTH_MODE": "token",
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # `python` of jobs
+            "OMP_NUM_THREADS": "1",
+        }
+        return {**own, **(more or {})}
+
+    def hide(self, path: Path) -> None:
+        """An empty folder of its own in place of `path`."""
+        self.run("mount", "-t", "tmpfs", "tmpfs", str(path), cwd=Path("/"))
+
+    def resolve_to_loopback(self) -> None:
+        """Its own name becomes 127.0.0.1, as /etc/hosts of many machines says."""
+        own = self.folder / "hosts"
+        own.write_text(f"127.0.0.1 localhost {self.name}\n")
+        self.run("mount", "--bind", str(own), "/etc/hosts", cwd=Path("/"))
+
+    def freeze(self) -> None:
+        """It hangs: every process stops, no connection closes."""
+        self._signal_all(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal_all(signal.SIGCONT)
+
+    def processes(self) -> list[int]:
+        """Process numbers, as this machine counts them, of everything on the host but its first process."""
+        mine = os.readlink(f"/proc/{self.pid}/ns/pid")
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                if os.readlink(path / "ns/pid") == mine:
+                    found.append(int(path.name))
+            except OSError:
+                continue
+        return [number for number in found if number != self.pid]
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        for pid in self.processes():
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
+
+
+class Hosts:
+    """Some hosts on a switch of their own, with a Ray cluster: the first is its head."""
+
+    def __init__(self, folder: Path, count: int = 3) -> None:
+        self.folder = folder
+        flags = "--net --mount --uts --pid --fork --kill-child --mount-proc".split()
+        command = ["unshare", *flags, "bash", "-c", "while :; do sleep 1000 & wait; done"]
+        self._outer = subprocess.Popen(command, preexec_fn=_die_with_parent)
+        self._switch = _first_child(self._outer.pid)
+        self._on_switch("ip link add br0 type bridge", f"ip addr add {SWITCH}/24 dev br0", "ip link set br0 up")
+        self._on_switch("ip link set lo up")
+        token = secrets.token_hex(32)
+        self.all = []
+        for index in range(count):
+            host = Host(f"host{index + 1}", f"10.77.0.{index + 11}", folder / f"host{index + 1}")
+            (host.home / ".ray").mkdir(exist_ok=True)
+            (host.home / ".ray" / "auth_token").write_text(token)
+            (host.home / ".ray" / "auth_token").chmod(0o600)
+            self.all.append(host)
+            self.plug(host)
+        self.head = self.all[0]
+
+    def plug(self, host: Host) -> None:
+        """Connect a host that was booted."""
+        port = f"to-{host.name}"
+        self._on_switch(f"ip link add {port} type veth peer name eth0 netns {host.pid}")
+        self._on_switch(f"ip link set {port} master br0 up")
+        host.run("ip", "addr", "add", f"{host.address}/24", "dev", "eth0", cwd=Path("/"))
+        host.run("ip", "link", "set", "eth0", "up", cwd=Path("/"))
+
+    def cut(self, host: Host) -> None:
+        """Nothing gets through to this host, and nobody is told."""
+        self._on_switch(f"ip link set to-{host.name} nomaster")
+
+    def mend(self, host: Host) -> None:
+        self._on_switch(f"ip link set to-{host.name} master br0")
+
+    def start_ray(self, host: Host, cpus: int = 1, *flags: str) -> None:
+        """The head, or a worker that joins it."""
+        own = [f"--node-ip-address={host.address}", f"--num-cpus={cpus}", "--disable-usage-stats", *flags]
+        own += ["--object-store-memory=150000000"]
+        if host is self.head:
+            own += ["--head", f"--port={PORT}", f"--dashboard-host={host.address}", f"--dashboard-port={DASHBOARD}"]
+        else:
+            own += [f"--address={self.address}"]
+        host.run("ray", "start", *own, env=HEALTH)
+
+    def start_cluster(self, cpus: int = 1) -> None:
+        """Ray on every host."""
+        for host in self.all:
+            self.start_ray(host, cpus)
+
+    @property
+    def address(self) -> str:
+        """RAY_ADDRESS of a driver."""
+        return f"{self.head.address}:{PORT}"
+
+    def restart(self, host: Host, cpus: int = 1) -> None:
+        """A host that is down comes back, as a machine whose services start by themselves."""
+        host.boot()
+        self.plug(host)
+        self.start_ray(host, cpus)
+
+    def serve(self, *command: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+        """Start a server on the switch, which all hosts reach."""
+        words = ["nsenter", "-t", str(self._switch), "--net", "--pid", "--mount", "--", *command]
+        return subprocess.Popen(words, text=True, env={**os.environ, **(env or {})}, preexec_fn=_die_with_parent)
+
+    def close(self) -> None:
+        for host in self.all:
+            host.down()
+        self._outer.kill()
+        self._outer.wait()
+
+    def __enter__(self) -> Hosts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _on_switch(self, *commands: str) -> None:
+        for command in commands:
+            words = ["nsenter", "-t", str(self._switch), "--net", "--", *command.split()]
+            subprocess.run(words, check=True, capture_output=True, text=True, timeout=SECONDS)
+
+
+def _die_with_parent() -> None:
+    """Not even a test run that is killed leaves anything behind (PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def _first_child(pid: int) -> int:
+    """The process that an unshare forked, once it has its namespaces."""
+    limit = time.monotonic() + 20
+    while time.monotonic() < limit:
+        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        if found and os.readlink(f"/proc/{found[0]}/ns/pid") != os.readlink("/proc/self/ns/pid"):
+            time.sleep(0.1)  # the host's own mounts
+            return int(found[0])
+        time.sleep(0.01)
+    raise TimeoutError("no namespace was made")
