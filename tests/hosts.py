@@ -7,7 +7,6 @@ would, and it ends by itself when the process that made it does.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import secrets
 import shlex
@@ -28,6 +27,8 @@ HEALTH = {  # as the cluster shapes set it: a host that hangs is noticed after 1
     "RAY_health_check_failure_threshold": "3",
 }
 SECONDS = 90
+_DIES_WITH_US = ["setpriv", "--pdeathsig", "KILL"]
+"""Not even a test run that is killed leaves anything behind."""
 
 
 def why_not() -> str | None:
@@ -66,7 +67,7 @@ class Host:
             "trap '' HUP; while :; do sleep 1000 & wait; done",
         ]
         flags = "--net --mount --uts --pid --fork --kill-child --mount-proc".split()
-        self._outer = subprocess.Popen(["unshare", *flags, "bash", "-c", "; ".join(setup)], preexec_fn=_die_with_parent)
+        self._outer = subprocess.Popen([*_DIES_WITH_US, "unshare", *flags, "bash", "-c", "; ".join(setup)])
         self.pid = _first_child(self._outer.pid)
 
     def down(self) -> None:
@@ -83,7 +84,7 @@ class Host:
         pipe = subprocess.PIPE
         words = ["env", *(f"{name}={value}" for name, value in self.environment(env).items()), *command]
         words = ["sh", "-c", f"cd {shlex.quote(str(cwd))} && exec {shlex.join(words)}"]
-        return subprocess.Popen(self.enter(*words), text=True, stdout=pipe, stderr=pipe, preexec_fn=_die_with_parent)
+        return subprocess.Popen([*_DIES_WITH_US, *self.enter(*words)], text=True, stdout=pipe, stderr=pipe)
 
     def run(self, *command: str, env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> str:
         """Run a command on this host to its end; returns what it printed."""
@@ -149,8 +150,8 @@ class Hosts:
     def __init__(self, folder: Path, count: int = 3) -> None:
         self.folder = folder
         flags = "--net --mount --uts --pid --fork --kill-child --mount-proc".split()
-        command = ["unshare", *flags, "bash", "-c", "while :; do sleep 1000 & wait; done"]
-        self._outer = subprocess.Popen(command, preexec_fn=_die_with_parent)
+        command = [*_DIES_WITH_US, "unshare", *flags, "bash", "-c", "while :; do sleep 1000 & wait; done"]
+        self._outer = subprocess.Popen(command)
         self._switch = _first_child(self._outer.pid)
         self._on_switch("ip link add br0 type bridge", f"ip addr add {SWITCH}/24 dev br0", "ip link set br0 up")
         self._on_switch("ip link set lo up")
@@ -208,8 +209,8 @@ class Hosts:
 
     def serve(self, *command: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """Start a server on the switch, which all hosts reach."""
-        words = ["nsenter", "-t", str(self._switch), "--net", "--pid", "--mount", "--", *command]
-        return subprocess.Popen(words, text=True, env={**os.environ, **(env or {})}, preexec_fn=_die_with_parent)
+        words = [*_DIES_WITH_US, "nsenter", "-t", str(self._switch), "--net", "--pid", "--mount", "--", *command]
+        return subprocess.Popen(words, text=True, env={**os.environ, **(env or {})})
 
     def close(self) -> None:
         for host in self.all:
@@ -227,11 +228,6 @@ class Hosts:
         for command in commands:
             words = ["nsenter", "-t", str(self._switch), "--net", "--", *command.split()]
             subprocess.run(words, check=True, capture_output=True, text=True, timeout=SECONDS)
-
-
-def _die_with_parent() -> None:
-    """Not even a test run that is killed leaves anything behind (PR_SET_PDEATHSIG)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def _first_child(pid: int) -> int:
