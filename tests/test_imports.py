@@ -34,7 +34,7 @@ LEVELS = [
     {"trainers.data", "trainers.pairing", "trainers.report_page"},
     {"trainers.loop", "trainers.report_columns"},
     {"trainers.memory"},
-    {"trainers.worker", "trainers.report", "trainers.ray_network"},
+    {"trainers.worker", "trainers.report", "trainers.ray_hooks"},
     {"trainers.on_ray"},
     {"trainers.launch"},
     {"trainers.inference"},
@@ -97,7 +97,7 @@ def test_cluster_and_sweeps_import_trainers_which_import_neither(path: Path) -> 
 def test_only_one_module_knows_ray_train_and_only_one_the_process_group() -> None:
     for path in FILES:
         text = path.read_text()
-        if module_name(path) not in ("trainers.on_ray", "trainers.ray_network"):
+        if module_name(path) not in ("trainers.on_ray", "trainers.ray_hooks"):
             assert "ray.train" not in re.sub(r'""".*?"""|#.*', "", text, flags=re.DOTALL), path
             assert "torch.distributed" not in text or module_name(path) == "trainers.parallel", path
 

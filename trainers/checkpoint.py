@@ -77,10 +77,11 @@ class TrainState:
 class Checkpoints:
     """The checkpoints of one run folder: the best, the last, and the one before it."""
 
-    def __init__(self, store: Store, attempt: int = 0) -> None:
+    def __init__(self, store: Store, attempt: int = 0, saved: Callable[[int], None] = lambda step: None) -> None:
         """Parameters: `store`, the run folder; `attempt`, how often the run was started: of two checkpoints the
-        one of the later attempt counts, so that a host that was cut off and still writes does not win."""
-        self.store, self.attempt = store / "checkpoints", attempt
+        one of the later attempt counts, so that a host that was cut off and still writes does not win; `saved` is
+        called with the step of each checkpoint that is complete, from another thread."""
+        self.store, self.attempt, self.saved = store / "checkpoints", attempt, saved
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         self._complete: list[str] = []
@@ -164,6 +165,7 @@ class Checkpoints:
                 f"the checkpoint {folder.address} cannot be written: {explain(error)}; "
                 "earlier ones are kept, and the same command goes on from there"
             ) from None
+        self.saved(step)
         if not self._complete:
             self._complete = [name for _, _, name in sorted(self._list())]
         self._complete = [*self._complete[-2:], folder.name][-2:]

@@ -562,6 +562,9 @@ class _Listener:
         if event["step"]:
             self.progress.message(f"going on from step {event['step']:,}, in epoch {event['epoch'] + 1}")
 
+    def _on_saved(self, event: dict[str, Any]) -> None:
+        """A checkpoint is complete."""
+
     def _on_step(self, event: dict[str, Any]) -> None:
         self.progress.step(event)
 

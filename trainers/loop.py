@@ -76,6 +76,8 @@ class Reporter:
     """Events of kind "step" (progress), "epoch" (a line of history, counts, pictures) and "file" (a profiler trace)."""
     stopping: Callable[[], bool] = lambda: False
     """Whether the run was asked to stop; asked once a step, of rank 0."""
+    saving: Callable[[], bool] = lambda: False
+    """Whether a checkpoint is wished for now; asked likewise."""
 
 
 class Preprocess:
@@ -499,7 +501,7 @@ class _Wishes:
         """What rank 0 wants now; other ranks want nothing."""
         if self.run.world.rank != 0:
             return [0.0, 0.0]
-        due = time.monotonic() - self.run.last_save > self.run.checkpoint_seconds
+        due = time.monotonic() - self.run.last_save > self.run.checkpoint_seconds or self.run.reporter.saving()
         return [float(self.run.reporter.stopping()), float(due)]
 
     def put(self, wishes: Tensor) -> None:

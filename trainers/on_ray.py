@@ -27,9 +27,17 @@ Event = dict[str, Any]
 MOST_WORKERS_PER_CORE = 4
 POLL_SECONDS = 0.3
 GRACE_SECONDS = 30.0
+RESIZE_SECONDS = 10.0
+"""So often elastic training looks whether the cluster has room for more workers."""
+HURRY_SECONDS = 5.0
+"""Between checkpoints once a host is about to be taken back."""
+NETWORK_SECONDS = 900
+"""A rank waits so long for the others, which may decode or evaluate; dead ones are noticed by Ray, sooner."""
 _ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # every look costs the workers CPU; the end waits for one
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",  # Ray's 600: a process that does not answer is dead before that
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2",  # notices come as late as 25 s before the end
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -61,7 +69,10 @@ class Cluster:
 
     def __enter__(self) -> Cluster:
         _refuse_crowding(self.scale)
-        os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
+        environment = _ENVIRONMENT
+        if self.scale.elastic:  # the hosts that were there a moment ago may be gone: try again with fewer
+            environment = {**environment, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10"}
+        os.environ.update({name: os.environ.get(name, value) for name, value in environment.items()})
         if os.environ.get("RAY_ADDRESS") and (Path.home() / ".ray" / "auth_token").exists():
             os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported
         self._thread.start()
@@ -89,6 +100,7 @@ class Cluster:
         self._resources = {"CPU": 1.0 if self.ours else float(self.threads)}
         if gpus or (gpus is None and self.gpus):
             self._resources["GPU"] = gpus or 1
+        self._resources |= named_resources(self.scale)
         refuse_what_never_fits(self.scale.worker_range[0], self._resources, nodes)
 
     def nodes(self) -> list[Mapping[str, float]]:
@@ -104,7 +116,9 @@ class Cluster:
         if job["data"]["mode"] == "stream":
             _refuse_to_starve(self.scale.worker_range[1], self._resources["CPU"], ray.cluster_resources())
         desk_name = f"trainyard-desk-{uuid.uuid4().hex[:12]}"
-        desk: Any = ray.remote(num_cpus=0)(Desk).options(name=desk_name).remote(self.scale.max_failures)
+        desk: Any = (
+            ray.remote(num_cpus=0)(Desk).options(name=desk_name, label_selector=_here()).remote(self.scale.max_failures)
+        )
         traces = Store(job["storage"]) / ".ray"
         job = {**job, "desk": desk_name, "report": bool(callbacks)}
         trainer = _trainer(job, self.scale, self._resources, traces.address, desk_name, callbacks)
@@ -182,6 +196,10 @@ class Desk:
         self.max_failures = max_failures
         self.events: list[Event] = []
         self.stop = False
+        self.saves = 0
+        """Checkpoints that were asked for."""
+        self.saved = 0
+        self.hurry = False
         self.over = False
         self.starts = 0
         self.tries: dict[int, int] = {}
@@ -189,17 +207,21 @@ class Desk:
     def begin(self, step: int) -> dict[str, Any]:
         """A group of workers starts from the checkpoint of `step`: {start: the how many-eth, over: leave at once}."""
         self.starts += 1
+        self.saved, self.hurry = self.saves, False
         self.tries[step] = self.tries.get(step, 0) + 1
         if self.tries[step] > self.max_failures and not self.over:
             text = f"gave up after {self.max_failures} attempts without a new checkpoint (at step {step})"
             return {"start": self.starts, "over": True, "why": text}
         return {"start": self.starts, "over": self.over, "why": None}
 
-    def put(self, events: list[Event]) -> bool:
-        """Take in events; returns whether to stop."""
+    def put(self, events: list[Event]) -> dict[str, Any]:
+        """Take in events; returns what is wished: {stop, saves: so many so far, hurry: save often}."""
+        if any(event["kind"] == "saved" for event in events):
+            self.saved = self.saves
+        events = [event for event in events if event["kind"] != "saved"]
         self.events += [] if self.over else events
         self.over = self.over or any(event["kind"] == "done" for event in events)
-        return self.stop
+        return {"stop": self.stop, "saves": self.saves, "hurry": self.hurry}
 
     def take(self) -> list[Event]:
         events, self.events = self.events, []
@@ -208,13 +230,36 @@ class Desk:
     def ask_to_stop(self) -> None:
         self.stop = True
 
+    def ask_to_save(self) -> None:
+        """The workers are about to be ended, to start more of them."""
+        text = "the cluster has room for more workers: a checkpoint, then training goes on with them"
+        self.put([{"kind": "message", "text": text}])
+        self.saves += 1
+
+    def is_saving(self) -> bool:
+        """Whether what `ask_to_save` asked for is still to be done."""
+        return self.saved < self.saves and not self.over
+
+    def host_goes(self, ranks: Sequence[int], seconds: float | None) -> None:
+        """The host of these ranks is about to be taken back, in so many seconds where that is known."""
+        when = "soon" if seconds is None else f"in {seconds:.0f} s"
+        text = (
+            f"the host of rank {', '.join(map(str, ranks))} is taken back {when}: checkpoints every {HURRY_SECONDS:g} s"
+        )
+        self.put([{"kind": "warning", "text": text}])
+        self.hurry = True
+
 
 class _Line:
     """Rank 0's line to the desk: a thread sends what is told and asks for the wish to stop."""
 
     def __init__(self, desk: Any) -> None:
+        import ray
+
         self.desk = desk
-        self.stopping = False
+        self.wishes: dict[str, Any] = ray.get(desk.put.remote([]))
+        self._saves = self.wishes["saves"]
+        self._asked = time.monotonic()
         self._queue: queue.Queue[Event] = queue.Queue()
         self._open = True
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -222,6 +267,17 @@ class _Line:
 
     def tell(self, event: Event) -> None:
         self._queue.put(event)
+
+    def stopping(self) -> bool:
+        return bool(self.wishes["stop"])
+
+    def saving(self) -> bool:
+        """Whether a checkpoint is wished for now, next to those that are due."""
+        once = self.wishes["saves"] > self._saves
+        often = self.wishes["hurry"] and time.monotonic() - self._asked > HURRY_SECONDS
+        if once or often:
+            self._saves, self._asked = self.wishes["saves"], time.monotonic()
+        return bool(once or often)
 
     def close(self) -> None:
         """Everything told so far has arrived."""
@@ -240,7 +296,7 @@ class _Line:
         events = []
         while not self._queue.empty():
             events.append(self._queue.get())
-        self.stopping = ray.get(self.desk.put.remote(events))
+        self.wishes = ray.get(self.desk.put.remote(events))
 
 
 def _train_worker(job: Job) -> None:
@@ -265,7 +321,7 @@ def _train_worker(job: Job) -> None:
         if rank == 0 or event["kind"] == "machine":
             line.tell(event)
 
-    end = worker.work(job, rank, size, job["attempt"] * 1000 + start, tell, lambda: line.stopping)
+    end = worker.work(job, rank, size, job["attempt"] * 1000 + start, tell, line.stopping, line.saving)
     if rank == 0 or end["status"] in ("failed", "out_of_memory"):
         line.tell(end)
     line.close()
@@ -299,24 +355,33 @@ def _trainer(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from trainers.ray_network import Network
+    from trainers.ray_hooks import Network, SaveFirst
 
     return TorchTrainer(
         _train_worker,
-        torch_config=Network(),
+        torch_config=Network(timeout_s=NETWORK_SECONDS),
         train_loop_config=dict(job),
         scaling_config=ScalingConfig(
             num_workers=scale.workers,  # type: ignore[arg-type]  # V2 takes (fewest, most); the stub is V1's
+            elastic_resize_monitor_interval_s=RESIZE_SECONDS,  # type: ignore[call-arg]  # V2's, too
             use_gpu="GPU" in resources,
             resources_per_worker=resources,
+            placement_strategy=scale.placement.upper(),
         ),
         run_config=RunConfig(
             name=name,
             storage_path=storage,
             failure_config=FailureConfig(max_failures=-1),  # the desk counts, and knows what would come again
-            callbacks=list(callbacks),
+            callbacks=[SaveFirst(job["desk"]), *callbacks],  # type: ignore[list-item]
         ),
     )
+
+
+def _here() -> dict[str, str]:
+    """This driver's host, as Ray selects it: what the driver needs must not be lost with another host."""
+    import ray
+
+    return {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
 
 
 def _fit(trainer: Any, failed: list[BaseException]) -> None:
@@ -355,6 +420,12 @@ def _refuse_to_starve(workers: int, cpus: float, cluster: Mapping[str, float]) -
         )
 
 
+def named_resources(scale: Scale) -> dict[str, float]:
+    """What a worker needs apart from CPUs, GPUs and memory. Ray marks hosts by a trace of their kind of GPU."""
+    kind = scale.accelerator_type
+    return {**({} if kind is None else {f"accelerator_type:{kind}": 0.001}), **scale.resources}
+
+
 def refuse_what_never_fits(workers: int, resources: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> None:
     """Raises ValueError where neither the hosts that are there nor those the autoscaler can add hold the workers."""
     from ray._private.state import state
@@ -365,9 +436,17 @@ def refuse_what_never_fits(workers: int, resources: Mapping[str, float], nodes: 
     addable = state.get_max_resources_from_cluster_config() or {}
     if all(addable.get(name, 0) >= need * workers for name, need in resources.items()):
         return
-    has = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
+    has = "; ".join(_spell_host(node) for node in nodes)
     need = ", ".join(f"{value:g} {name}" for name, value in resources.items())
     raise ValueError(
         f"workers={workers} with {need} each do not fit: the cluster has {len(nodes)} hosts ({has}) and its "
-        f"autoscaler adds none that would do; give --workers {places} or fewer, or a smaller --cpus-per-worker"
+        f"autoscaler adds none that would do; give --workers {places} or fewer, or ask for less for each"
     )
+
+
+def _spell_host(node: Mapping[str, float]) -> str:
+    """What a host has, for people; Ray's own entries (its address, memory) are left out."""
+    mine = {name: amount for name, amount in node.items() if not name.startswith(("node:", "accelerator_type:"))}
+    others = [f"{amount:g} {name}" for name, amount in mine.items() if "memory" not in name and len(name) > 3]
+    kinds = [name.partition(":")[2] for name in node if name.startswith("accelerator_type:")]
+    return ", ".join([f"{node.get('CPU', 0):g} CPUs", f"{node.get('GPU', 0):g} GPUs", *kinds, *others])

@@ -227,6 +227,12 @@ class Scale(_Value):
     """CPUs, and threads, of each worker. None: the host's, shared evenly."""
     gpus_per_worker: float | None = None
     """GPUs of each worker. None: one where the cluster has GPUs."""
+    accelerator_type: str | None = None
+    """Kind of GPU that each worker needs, by Ray's name, such as A100, where the cluster has several."""
+    resources: Mapping[str, float] = field(default_factory=dict)
+    """What else each worker needs, by the names that the cluster gives its own resources, such as fast_disk=1."""
+    placement: Literal["pack", "spread"] = "pack"
+    """Workers on as few hosts as hold them, or on as many as there are."""
     storage: str | None = None
     """Folder or URI that run folders lie under. None: $TRAINYARD_STORAGE, else ~/trainyard."""
     data: str | None = None
@@ -258,6 +264,11 @@ class Scale(_Value):
             _require(value is None or value > 0, name, value, "a number above 0")
         gpus = self.gpus_per_worker
         _require(gpus is None or gpus >= 0, "gpus_per_worker", gpus, "0 or more")
+        for name, amount in self.resources.items():
+            if name in ("CPU", "GPU", "memory"):
+                raise ValueError(f"resources {name}={amount}: give --cpus-per-worker, --gpus-per-worker or --memory")
+            holds = isinstance(amount, int | float) and not isinstance(amount, bool) and amount > 0
+            _require(holds, f"resources {name}", amount, "a number above 0")
         if self.memory is not None:
             parse_size(self.memory)
         if self.data_mode == "stream" and low == 0:
@@ -267,6 +278,11 @@ class Scale(_Value):
     def on_ray(self) -> bool:
         """Whether there are workers apart from this process."""
         return self.workers != 0
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the number of workers may change while training."""
+        return isinstance(self.workers, tuple) and self.workers[0] < self.workers[1]
 
     @property
     def worker_range(self) -> tuple[int, int]:

@@ -23,11 +23,20 @@ Job = Mapping[str, Any]
 Tell = Callable[[dict[str, Any]], None]
 
 
-def work(job: Job, rank: int, size: int, attempt: int, tell: Tell, stopping: Callable[[], bool]) -> dict[str, Any]:
+def work(
+    job: Job,
+    rank: int,
+    size: int,
+    attempt: int,
+    tell: Tell,
+    stopping: Callable[[], bool],
+    saving: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
     """Train as `job` says, from the newest checkpoint. Returns the event that ends the run.
 
-    Parameters: `attempt`, larger at every start of the run; `tell`, takes events (see launch._Listener). What
-    would come again (bad values, no memory, a storage that takes no checkpoint) is an end, not an exception.
+    Parameters: `attempt`, larger at every start of the run; `tell`, takes events (see launch._Listener);
+    `stopping`, `saving`: whether rank 0 is wished to stop, to save. What would come again (bad values, no memory, a
+    storage that takes no checkpoint) is an end, not an exception.
     """
     recipe, scale = Recipe.from_json(job["recipe"]), Scale.from_json(job["scale"])
     parallel.set_threads(job["threads"])
@@ -38,7 +47,7 @@ def work(job: Job, rank: int, size: int, attempt: int, tell: Tell, stopping: Cal
     before: dict[str, float] = {}
     try:
         data = _open_data(job, recipe, scale)
-        checkpoints = Checkpoints(Store(job["folder"]), attempt)
+        checkpoints = Checkpoints(Store(job["folder"]), attempt, lambda step: tell({"kind": "saved", "step": step}))
         state = _restore(recipe, data.meta, world, checkpoints, job, tell)
         before = dict(state.seconds)
         history = list(state.history)  # an event may leave this process after the next epoch
@@ -48,7 +57,7 @@ def work(job: Job, rank: int, size: int, attempt: int, tell: Tell, stopping: Cal
             state,
             data,
             world,
-            reporter=loop.Reporter(tell=tell, stopping=stopping),
+            reporter=loop.Reporter(tell=tell, stopping=stopping, saving=saving),
             checkpoints=checkpoints,
             checkpoint_seconds=scale.checkpoint_seconds,
             compile=scale.compile,

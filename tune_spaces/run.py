@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trainers import launch
-from trainers.on_ray import Cluster, refuse_what_never_fits
+from trainers.on_ray import Cluster, named_resources, refuse_what_never_fits
 from trainers.progress import Progress
 from trainers.recipe import Recipe, nearest, parse_size
 from trainers.record import commit, versions
@@ -210,7 +210,9 @@ class _Running:
         nodes = cluster.nodes()
         cpus = len(os.sched_getaffinity(0)) if cluster.ours else int(sum(node.get("CPU", 0) for node in nodes))
         usable = cpus if cluster.ours else max(1, cpus - 1)  # a data task must find a place
-        refuse_what_never_fits(max(1, self.workers), {"CPU": self.sweep.scale.cpus_per_worker or 1}, nodes)
+        scale = self.sweep.scale
+        needs = {"CPU": float(scale.cpus_per_worker or 1), **named_resources(scale)}
+        refuse_what_never_fits(max(1, self.workers), needs, nodes)
         self.concurrency = self._places(usable)
         if cluster.gpus and self.workers <= 1:
             self.concurrency = min(self.concurrency, int(sum(node.get("GPU", 0) for node in nodes) / SHARES[0]))
@@ -245,9 +247,8 @@ class _Running:
         """What Tune reserves for a trial; with several workers, Ray Train reserves for them itself."""
         if each.scale.worker_range[1] > 1:
             return {"memory": 1}  # something must be; of a CPU, a data task would lack just that
-        if not self.gpus:
-            return {"CPU": self.cpus}
-        return {"CPU": self.cpus, "GPU": each.scale.gpus_per_worker or self._share(each)}
+        own = {"CPU": self.cpus, **named_resources(each.scale)}
+        return {**own, "GPU": each.scale.gpus_per_worker or self._share(each)} if self.gpus else own
 
     def _share(self, each: Cell) -> float:
         """Of a GPU: by what the trial is predicted to need there, rounded up. An actor takes over the next trial

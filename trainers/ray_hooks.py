@@ -1,0 +1,74 @@
+"""What is hung into Ray Train: the network interface, and a checkpoint before workers are taken away.
+
+Imports ray.train; on_ray alone imports it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any
+
+import ray
+import ray.util
+from ray.train.torch import TorchConfig
+from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.execution.controller.state import PreemptingState, ResizingState
+
+from trainers import parallel
+
+SAVING_SECONDS = 20.0
+"""So long a group of workers that is to be resized is given to save."""
+
+
+class Network(TorchConfig):
+    """Ray Train's process group, once each worker knows its interface.
+
+    Gloo binds to whatever the host's name resolves to, which on many machines is 127.0.0.1: workers on several hosts
+    then do not find each other.
+    """
+
+    @property
+    def backend_cls(self) -> Any:
+        return _Backend
+
+
+class _Backend(TorchConfig().backend_cls):  # type: ignore[misc]
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        worker_group.execute(use_interface_of_ray)
+        super().on_start(worker_group, backend_config)
+
+
+def use_interface_of_ray() -> None:
+    """Give Gloo and NCCL, in this process, the interface that bears the node's Ray address."""
+    parallel.use_interface(parallel.interface_of(ray.util.get_node_ip_address()))
+
+
+class SaveFirst(ControllerCallback):
+    """Workers save before Ray Train ends them to start more, or before their host is taken back (preemption).
+
+    In Ray Train's controller. `get_preemption_info`, its way to tell the workers, waits for all of them at each call.
+    """
+
+    def __init__(self, desk: str) -> None:
+        """Parameters: `desk`, the name of the run's Desk."""
+        self.desk = desk
+
+    def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
+        with contextlib.suppress(ray.exceptions.RayError, ValueError):  # a run without its desk is over
+            if isinstance(current_state, PreemptingState):
+                self._hurry(current_state.preemption_info)
+            if isinstance(current_state, ResizingState):
+                self._save()
+
+    def _hurry(self, info: Any) -> None:
+        seconds = info.deadline_ms and max(0.0, info.deadline_ms / 1000 - time.time())
+        desk: Any = ray.get_actor(self.desk)
+        ray.get(desk.host_goes.remote(info.preempted_ranks, seconds))
+
+    def _save(self) -> None:
+        desk: Any = ray.get_actor(self.desk)
+        ray.get(desk.ask_to_save.remote())
+        limit = time.monotonic() + SAVING_SECONDS
+        while time.monotonic() < limit and ray.get(desk.is_saving.remote()):
+            time.sleep(0.1)
