@@ -7,15 +7,22 @@ would, and it ends by itself when the process that made it does.
 
 from __future__ import annotations
 
+import json
 import os
+import queue
 import secrets
 import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from trainers.checkpoint import Checkpoints
+from trainers.store import Store
 
 ROOT = Path(__file__).parent.parent
 PORT, DASHBOARD = 6379, 8265
@@ -26,7 +33,7 @@ HEALTH = {  # as the cluster shapes set it: a host that hangs is noticed after 1
     "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "3",
 }
-SECONDS = 90
+SECONDS, TRAINING_SECONDS = 90, 150
 _DIES_WITH_US = ["setpriv", "--pdeathsig", "KILL"]
 """Not even a test run that is killed leaves anything behind."""
 
@@ -228,6 +235,61 @@ class Hosts:
         for command in commands:
             words = ["nsenter", "-t", str(self._switch), "--net", "--", *command.split()]
             subprocess.run(words, check=True, capture_output=True, text=True, timeout=SECONDS)
+
+
+class Training:
+    """A `train` command on a host, whose messages can be waited for."""
+
+    def __init__(self, hosts: Hosts, storage: Path, run: str, *flags: str, recipe: str = "digits.cnn") -> None:
+        command = [sys.executable, "-m", "trainers", "train", recipe, "--run", run, "--storage", str(storage), *flags]
+        self.folder = storage / run
+        self.process = hosts.head.start(*command, env={"RAY_ADDRESS": hosts.address})
+        self.lines: list[str] = []
+        self._new: queue.Queue[str] = queue.Queue()
+        self._reading = threading.Thread(target=self._read, daemon=True)
+        self._reading.start()
+
+    def wait_for(self, text: str, seconds: float = TRAINING_SECONDS) -> str:
+        """Until a new line has this text; returns it."""
+        limit = time.monotonic() + seconds
+        while time.monotonic() < limit and not (self.process.poll() is not None and self._new.empty()):
+            try:
+                line = self._new.get(timeout=0.2)
+            except queue.Empty:
+                continue
+            self.lines.append(line)
+            if text in line:
+                return line
+        raise AssertionError(f"{text!r} was not told within {seconds} s:\n" + "\n".join(self.lines))
+
+    def wait_for_the_middle_of_an_epoch(self, steps: int) -> None:
+        """Until a checkpoint lies there, where an epoch has so many steps."""
+        checkpoints, limit = Checkpoints(Store(self.folder)), time.monotonic() + TRAINING_SECONDS
+        while time.monotonic() < limit:
+            if checkpoints.latest_step() % steps:
+                return
+            time.sleep(0.05)
+        raise AssertionError("no checkpoint within an epoch was written:\n" + "\n".join(self.lines))
+
+    def end(self, seconds: float = TRAINING_SECONDS) -> dict[str, Any]:
+        """Wait for the end; returns run.json."""
+        try:
+            code = self.process.wait(seconds)
+        finally:
+            self.kill()
+        assert code == 0, "\n".join([*self.lines, *self._new.queue])
+        found: dict[str, Any] = json.loads((self.folder / "run.json").read_text())
+        return found
+
+    def kill(self) -> None:
+        self.process.kill()
+        self._reading.join()
+        self.process.communicate()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self._new.put(line.rstrip())
 
 
 def _first_child(pid: int) -> int:

@@ -71,7 +71,7 @@ class Cluster:
         _refuse_crowding(self.scale)
         environment = _ENVIRONMENT
         if self.scale.elastic:  # the hosts that were there a moment ago may be gone: try again with fewer
-            environment = {**environment, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10"}
+            environment = {**environment, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5"}
         os.environ.update({name: os.environ.get(name, value) for name, value in environment.items()})
         if os.environ.get("RAY_ADDRESS") and (Path.home() / ".ray" / "auth_token").exists():
             os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported
@@ -355,7 +355,7 @@ def _trainer(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from trainers.ray_hooks import Network, SaveFirst
+    from trainers.ray_hooks import Changes, Network
 
     return TorchTrainer(
         _train_worker,
@@ -372,7 +372,7 @@ def _trainer(
             name=name,
             storage_path=storage,
             failure_config=FailureConfig(max_failures=-1),  # the desk counts, and knows what would come again
-            callbacks=[SaveFirst(job["desk"]), *callbacks],  # type: ignore[list-item]
+            callbacks=[Changes(job["desk"]), *callbacks],  # type: ignore[list-item]
         ),
     )
 

@@ -1,4 +1,4 @@
-"""What is hung into Ray Train: the network interface, and a checkpoint before workers are taken away.
+"""What is hung into Ray Train: the network interface, a checkpoint before workers are taken away, a quick recovery.
 
 Imports ray.train; on_ray alone imports it.
 """
@@ -6,19 +6,28 @@ Imports ray.train; on_ray alone imports it.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from typing import Any
 
 import ray
 import ray.util
+from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
+from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S
 from ray.train.torch import TorchConfig
 from ray.train.v2._internal.execution.callback import ControllerCallback
-from ray.train.v2._internal.execution.controller.state import PreemptingState, ResizingState
+from ray.train.v2._internal.execution.controller.state import (
+    PreemptingState,
+    ReschedulingState,
+    ResizingState,
+    RestartingState,
+)
 
 from trainers import parallel
 
 SAVING_SECONDS = 20.0
 """So long a group of workers that is to be resized is given to save."""
+LOOK_SECONDS = 5.0
 
 
 class Network(TorchConfig):
@@ -38,16 +47,23 @@ class _Backend(TorchConfig().backend_cls):  # type: ignore[misc]
         worker_group.execute(use_interface_of_ray)
         super().on_start(worker_group, backend_config)
 
+    def on_shutdown(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        # Ranks whose peer is cut off do not get out of the process group: Ray's 30 s would be waited for in vain.
+        os.environ.setdefault(TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S, "3")
+        super().on_shutdown(worker_group, backend_config)
+
 
 def use_interface_of_ray() -> None:
     """Give Gloo and NCCL, in this process, the interface that bears the node's Ray address."""
     parallel.use_interface(parallel.interface_of(ray.util.get_node_ip_address()))
 
 
-class SaveFirst(ControllerCallback):
-    """Workers save before Ray Train ends them to start more, or before their host is taken back (preemption).
+class Changes(ControllerCallback):
+    """What to do when hosts come and go; lives in Ray Train's controller.
 
-    In Ray Train's controller. `get_preemption_info`, its way to tell the workers, waits for all of them at each call.
+    Workers save before they are ended to start more of them, and before their host is taken back (preemption;
+    `get_preemption_info`, Ray's way to tell the workers, waits for all of them at each call). When a host is lost, the
+    view of the cluster that the next group is made from is brought up to date: Ray does so every 20 s.
     """
 
     def __init__(self, desk: str) -> None:
@@ -60,6 +76,9 @@ class SaveFirst(ControllerCallback):
                 self._hurry(current_state.preemption_info)
             if isinstance(current_state, ResizingState):
                 self._save()
+            if isinstance(current_state, RestartingState | ReschedulingState):
+                coordinator: Any = get_or_create_autoscaling_coordinator()
+                ray.get(coordinator.get_reserved_resources.remote("trainyard", recompute=True), timeout=LOOK_SECONDS)
 
     def _hurry(self, info: Any) -> None:
         seconds = info.deadline_ms and max(0.0, info.deadline_ms / 1000 - time.time())

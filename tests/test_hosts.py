@@ -1,0 +1,107 @@
+"""Three hosts: the same results as on one, and nothing lost when one dies, hangs or is cut off.
+
+Made of network namespaces on this machine (tests/hosts.py): needs root, and is skipped elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hosts import Host, Hosts, Training, why_not
+from small import last_weights
+
+_why = why_not()
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.skipif(_why is not None, reason=str(_why))]
+
+STEPS = 23
+FP64 = ["--precision", "fp64", "--micro-batch-size", "16"]
+LONG = ["--image-size", "64", "--epochs", "24", "--checkpoint-seconds", "2", *FP64]
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    with Hosts(tmp_path_factory.mktemp("hosts")) as made:
+        made.start_cluster()
+        yield made
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all hosts see, as a shared disk."""
+    return tmp_path_factory.mktemp("storage")
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_equal_history(folder: Path, other: Path, rel: float = 1e-8) -> None:
+    mine, theirs = history(folder), history(other)
+    assert len(mine) == len(theirs)
+    for one, two in zip(mine, theirs, strict=True):
+        scores = [name for name in one if name.startswith(("val/", "train/"))]
+        assert {name: one[name] for name in scores} == pytest.approx({name: two[name] for name in scores}, rel=rel)
+
+
+def test_three_hosts_equal_one_worker(hosts: Hosts, storage: Path) -> None:
+    streets = ["--image-size", "32x48", "--dataset-args", "train=13", "val=5", "test=3", "--batch-size", "6"]
+    streets += ["--precision", "fp64", "--micro-batch-size", "2", "--epochs", "2"]
+    for recipe, flags in {"digits.cnn": ["--epochs", "2", *FP64], "streets.unet": streets}.items():
+        one = Training(hosts, storage, f"{recipe}-one", "--workers", "0", *flags, recipe=recipe)
+        one.end()
+        three = Training(hosts, storage, f"{recipe}-three", "--workers", "3", *flags, recipe=recipe)
+        run = three.end()
+        assert_equal_history(three.folder, one.folder)
+        assert len(run["machine"]["nodes"]) == 3
+    prepared = [path for path in (storage / "cache").iterdir() if (path / "meta.json").exists()]
+    assert len(prepared) == 2  # once for each recipe
+
+
+@pytest.fixture(scope="module")
+def undisturbed(hosts: Hosts, storage: Path) -> dict[str, torch.Tensor]:
+    Training(hosts, storage, "undisturbed", "--workers", "0", *LONG).end()
+    return last_weights(storage / "undisturbed")
+
+
+def assert_undisturbed(training: Training, undisturbed: dict[str, torch.Tensor]) -> None:
+    """Equal up to rounding, which the number of workers changes; each sample of each epoch was counted once."""
+    run, weights = training.end(), last_weights(training.folder)
+    assert run["status"] == "finished"
+    for name, value in undisturbed.items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-6, atol=1e-8)
+    seen = [round(line["images_per_second"] * line["seconds"]) for line in history(training.folder)]
+    assert seen == [1438] * 24
+
+
+@pytest.mark.parametrize("trouble", ["killed", "frozen", "cut off"])
+def test_a_host_is_lost_and_comes_back(
+    hosts: Hosts, storage: Path, undisturbed: dict[str, torch.Tensor], trouble: str
+) -> None:
+    training = Training(hosts, storage, trouble.replace(" ", "-"), "--workers", "1:3", *LONG)
+    training.wait_for("epoch 1/")
+    training.wait_for_the_middle_of_an_epoch(STEPS)
+    victim = hosts.all[2]
+    lost = time.monotonic()
+    {"killed": victim.down, "frozen": victim.freeze, "cut off": lambda: hosts.cut(victim)}[trouble]()
+    training.wait_for("going on from step")
+    print(f"{trouble}: went on after {time.monotonic() - lost:.1f} s")
+    _bring_back(hosts, victim, trouble, lost)
+    training.wait_for("room for more workers")
+    training.wait_for("going on from step")
+    assert_undisturbed(training, undisturbed)
+
+
+def _bring_back(hosts: Hosts, host: Host, trouble: str, lost: float) -> None:
+    """As a machine whose services start by themselves."""
+    if trouble == "cut off":
+        time.sleep(max(0.0, lost + 60 - time.monotonic()))
+        hosts.mend(host)
+    if trouble == "frozen":
+        host.thaw()
+    host.down()
+    hosts.restart(host)
