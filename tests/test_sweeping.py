@@ -296,7 +296,7 @@ def test_workers_that_can_never_be_placed(storage: Path) -> None:
     process = start(storage, *QUICK, "--space", "lr=0.01,0.1", "--workers", "2", "--cpus-per-worker", "99")
     _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 2, err
-    assert time.monotonic() - begun < 15 + 10  # Ray itself takes its time here
+    assert time.monotonic() - begun < 60  # within seconds, but for a machine that does other work
     assert "workers=2 with 99 CPU each do not fit: the cluster has 1 hosts" in err
 
 

@@ -15,6 +15,7 @@ import functools
 import io
 import json
 import os
+import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,12 +63,13 @@ def workers(storage: Path, quick: bool) -> None:
     rows = []
     with _ray(max(counts) + 2):
         for count in counts:
-            rows.append(_run_nothing(storage, count, epochs=2 if quick else max(4, 2 * count)))
+            rows.append(_run_nothing(storage, count, seconds=2 if quick else 15))
     columns = ["workers", "start, s", "ms a step", "CPU ms a step and worker", "controller", "desk", "driver"]
     _common.show("a model that does nothing; CPU of the last three in percent of a core", columns, rows)
 
 
-def _run_nothing(storage: Path, count: int, epochs: int) -> list[str]:
+def _run_nothing(storage: Path, count: int, seconds: float) -> list[str]:
+    """Train for so many seconds."""
     from trainers.launch import Control, fit
     from trainers.progress import Progress
     from trainers.recipe import Scale
@@ -77,8 +79,10 @@ def _run_nothing(storage: Path, count: int, epochs: int) -> list[str]:
     class Watch(Control):
         def epoch(self, line: Any) -> None:
             used.append((time.perf_counter(), _cpu_seconds()))
+            if used[-1][0] - used[0][0] > seconds:
+                self.stop.set()
 
-    changes: dict[str, Any] = {"model": str(storage / "nothing.py"), "epochs": epochs, "patience": None}
+    changes: dict[str, Any] = {"model": str(storage / "nothing.py"), "epochs": 10**6, "patience": None}
     changes |= {"batch_size": SMALL * count, "micro_batch_size": SMALL}
     result = fit(
         "digits.cnn",
@@ -88,13 +92,13 @@ def _run_nothing(storage: Path, count: int, epochs: int) -> list[str]:
         progress=Progress(file=io.StringIO()),
         control=Watch(),
     )
-    (first, before), (last, after) = used[0], used[-1]
-    seconds, steps = last - first, -(-ROWS // (SMALL * count))
+    (first, before), (last, after) = used[1], next(pair for pair in used if pair[0] - used[0][0] > seconds)
     spent = {name: after.get(name, 0.0) - before.get(name, 0.0) for name in WATCHED}
-    training = sum(line["seconds"] for line in result.history[1:])
-    done = steps * (epochs - 1)
-    figures = [result.run["seconds"]["setup"], 1000 * training / done, 1000 * spent["RayTrainWorker"] / done / count]
-    shares = [f"{100 * spent[name] / seconds:.0f} %" for name in WATCHED[1:]]
+    steps = -(-ROWS // (SMALL * count))
+    per_step = 1000 * statistics.median(line["seconds"] for line in result.history) / steps
+    done = steps * (used.index((last, after)) - 1)
+    figures = [result.run["seconds"]["setup"], per_step, 1000 * spent["RayTrainWorker"] / done / count]
+    shares = [f"{100 * spent[name] / (last - first):.0f} %" for name in WATCHED[1:]]
     return [str(count), f"{figures[0]:.1f}", f"{figures[1]:.2f}", f"{figures[2]:.2f}", *shares]
 
 
