@@ -20,7 +20,31 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.skipif(_why is 
 
 STEPS = 23
 FP64 = ["--precision", "fp64", "--micro-batch-size", "16"]
-LONG = ["--image-size", "64", "--epochs", "24", "--checkpoint-seconds", "2", *FP64]
+SLOW = """
+import sys
+import time
+
+import torch
+
+from trainers.models import linear_cnn
+
+
+class Slow(torch.nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images):
+        if self.training and "ray" in sys.modules:
+            time.sleep(0.1)
+        return self.inner(images)
+
+
+def build(**args):
+    return Slow(linear_cnn.build(**args))
+"""
+"""A model that takes its time, not the processor's, in a worker on Ray."""
+EPOCHS = 24
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +87,15 @@ def test_three_hosts_equal_one_worker(hosts: Hosts, storage: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(hosts: Hosts, storage: Path) -> dict[str, torch.Tensor]:
-    Training(hosts, storage, "undisturbed", "--workers", "0", *LONG).end()
+def long(storage: Path) -> list[str]:
+    """The flags of a run of minutes."""
+    (storage / "slow.py").write_text(SLOW)
+    return ["--model", str(storage / "slow.py"), "--epochs", str(EPOCHS), "--checkpoint-seconds", "1", *FP64]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(hosts: Hosts, storage: Path, long: list[str]) -> dict[str, torch.Tensor]:
+    Training(hosts, storage, "undisturbed", "--workers", "0", *long).end()
     return last_weights(storage / "undisturbed")
 
 
@@ -75,14 +106,14 @@ def assert_undisturbed(training: Training, undisturbed: dict[str, torch.Tensor])
     for name, value in undisturbed.items():
         torch.testing.assert_close(weights[name], value, rtol=1e-6, atol=1e-8)
     seen = [round(line["images_per_second"] * line["seconds"]) for line in history(training.folder)]
-    assert seen == [1438] * 24
+    assert seen == [1438] * EPOCHS
 
 
 @pytest.mark.parametrize("trouble", ["killed", "frozen", "cut off"])
 def test_a_host_is_lost_and_comes_back(
-    hosts: Hosts, storage: Path, undisturbed: dict[str, torch.Tensor], trouble: str
+    hosts: Hosts, storage: Path, long: list[str], undisturbed: dict[str, torch.Tensor], trouble: str
 ) -> None:
-    training = Training(hosts, storage, trouble.replace(" ", "-"), "--workers", "1:3", *LONG)
+    training = Training(hosts, storage, trouble.replace(" ", "-"), "--workers", "1:3", *long)
     training.wait_for("epoch 1/")
     training.wait_for_the_middle_of_an_epoch(STEPS)
     victim = hosts.all[2]
