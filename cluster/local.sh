@@ -12,4 +12,5 @@ set -euo pipefail
 [ -s "$HOME/.ray/auth_token" ] || ray get-auth-token --generate >/dev/null
 chmod 600 "$HOME/.ray/auth_token"
 export RAY_AUTH_MODE=token
+export RAY_JOB_STOP_WAIT_TIME_S=60 # what a stopped job has to save; Ray's default is 3
 ray start --head --node-ip-address=127.0.0.1 --disable-usage-stats "$@"
