@@ -35,9 +35,9 @@ if [ -z "${SLURM_JOB_ID:-}" ] || [ $# -eq 0 ]; then
   exit 2
 fi
 
-# Two jobs on one node collide only where their numbers differ by a multiple of 2000. Below the ports that Linux hands
-# out by itself (32768 and more). Ports not named here are chosen by the system.
-export PORT=$((10000 + SLURM_JOB_ID % 2000 * 10))
+# Two jobs on one node collide only where their numbers differ by a multiple of 1200: 20000 to 31999, between the ports
+# of a Ray of defaults and those that Linux hands out by itself. All other ports are chosen by the system.
+export PORT=$((20000 + SLURM_JOB_ID % 1200 * 10))
 export AUTOSCALER_METRIC_PORT=$((PORT + 3)) DASHBOARD_METRIC_PORT=$((PORT + 4))
 # This script runs on the first node, which will be the head. Workers get its address as a number: no DNS.
 HEAD_IP="$(hostname -I | tr ' ' '\n' | grep -m 1 -E '^[0-9]+(\.[0-9]+){3}$')"
@@ -45,10 +45,12 @@ export HEAD_IP
 export RAY_TEMP="/tmp/ty$SLURM_JOB_ID" # short: paths of sockets end at 107 characters
 shared="$HOME/.trainyard/slurm-$SLURM_JOB_ID"
 
-export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$shared/.ray/auth_token"
+unset RAY_ADDRESS RAY_AUTH_TOKEN RAY_AUTH_TOKEN_PATH # of another cluster
+export RAY_AUTH_MODE=token
 # A dead or hanging node is noticed after 12 s, not 63 s.
 export RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=3000 RAY_health_check_failure_threshold=3
 export RAY_JOB_STOP_WAIT_TIME_S=60 # what a stopped job has to save; Ray's default is 3
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # Ray is ended when the command has: nothing to wait 30 s for
 
 # What each node does: Ray, started anew whenever it dies, until srun ends it.
 node() {
@@ -63,11 +65,13 @@ node() {
     start+=(--ray-client-server-port=$((PORT + 2)))
   fi
   start+=(--num-cpus="$SLURM_CPUS_ON_NODE" --num-gpus="${SLURM_GPUS_ON_NODE:-0}")
+  start+=(--temp-dir="$RAY_TEMP" --disable-usage-stats)
+  start+=(--min-worker-port=0 --max-worker-port=0 --dashboard-agent-listen-port=0) # 0: chosen by the system
   if [ "${SLURM_MEM_PER_NODE:-0}" -gt 0 ]; then # MiB; Ray would take its 30 % of the host, not of the job
     start+=(--object-store-memory=$((SLURM_MEM_PER_NODE * 1048576 * 3 / 10)))
   fi
   while :; do
-    ray start --block "${start[@]}" --temp-dir="$RAY_TEMP" --dashboard-agent-listen-port=0 --disable-usage-stats &
+    ray start --block "${start[@]}" &
     child=$!
     wait "$child"
     sleep 1
@@ -104,6 +108,7 @@ trap '[ -n "$child" ] || exit 143; kill -TERM "$child" 2>/dev/null' TERM INT
 rm -rf "$shared" # of a job that was requeued
 mkdir -p "$shared"
 HOME="$shared" ray get-auth-token --generate >/dev/null
+export RAY_AUTH_TOKEN_PATH="$shared/.ray/auth_token"
 
 srun --overlap --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
   --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --kill-on-bad-exit=0 --wait=0 \

@@ -230,7 +230,7 @@ wait
 HOSTNAME = "#!/bin/sh\necho 'fd00::2 127.0.0.1 203.0.113.9'\n"
 # Writes down how it was called. A worker that comes before the head is refused, as by the real one.
 RAY = """#!/usr/bin/env bash
-if [ "$1" = get-auth-token ]; then mkdir -p "$HOME/.ray"; echo abc > "$HOME/.ray/auth_token"; exit; fi
+if [ "$1" = get-auth-token ]; then [ -z "${RAY_AUTH_TOKEN_PATH:-}" ] || exit 1; mkdir -p "$HOME/.ray"; echo abc > "$HOME/.ray/auth_token"; exit; fi
 echo "$SLURM_PROCID $RAY_AUTH_MODE $(cat "$RAY_AUTH_TOKEN_PATH") $RAY_health_check_period_ms $*" >> "$NOTES/calls"
 if [ "$SLURM_PROCID" = 0 ]; then sleep 0.3; touch "$NOTES/head"; elif [ ! -e "$NOTES/head" ]; then exit 1; fi
 touch "$NOTES/joined.$SLURM_PROCID"
@@ -299,7 +299,7 @@ def test_slurm_starts_a_head_and_workers_and_then_the_command(allocation: dict[s
     see = 'ls "$NOTES"/joined.*; stat -c %a "$RAY_AUTH_TOKEN_PATH"; stat -c %a "$RAY_TEMP"; echo "$RAY_ADDRESS"; exit 7'
     process = start(allocation, "bash", "-c", see)
     out, _ = process.communicate(timeout=60)
-    port = 10000 + os.getpid() % 2000 * 10
+    port = 20000 + os.getpid() % 1200 * 10
     assert process.returncode == 7
     assert out.splitlines()[-5:] == [
         f"{tmp_path}/joined.0",
