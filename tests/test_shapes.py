@@ -230,7 +230,10 @@ wait
 HOSTNAME = "#!/bin/sh\necho 'fd00::2 127.0.0.1 203.0.113.9'\n"
 # Writes down how it was called. A worker that comes before the head is refused, as by the real one.
 RAY = """#!/usr/bin/env bash
-if [ "$1" = get-auth-token ]; then [ -z "${RAY_AUTH_TOKEN_PATH:-}" ] || exit 1; mkdir -p "$HOME/.ray"; echo abc > "$HOME/.ray/auth_token"; exit; fi
+if [ "$1" = get-auth-token ]; then
+  [ -z "${RAY_AUTH_TOKEN_PATH:-}" ] || exit 1
+  mkdir -p "$HOME/.ray"; echo abc > "$HOME/.ray/auth_token"; exit
+fi
 echo "$SLURM_PROCID $RAY_AUTH_MODE $(cat "$RAY_AUTH_TOKEN_PATH") $RAY_health_check_period_ms $*" >> "$NOTES/calls"
 if [ "$SLURM_PROCID" = 0 ]; then sleep 0.3; touch "$NOTES/head"; elif [ ! -e "$NOTES/head" ]; then exit 1; fi
 touch "$NOTES/joined.$SLURM_PROCID"
