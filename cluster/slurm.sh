@@ -16,8 +16,8 @@
 # Ray's own servers listen on every address of a node; what keeps others out is the token, made for this job and read
 # by this user alone. The dashboard listens on loopback.
 #
-# Tried: shellcheck, and a stub scheduler whose nodes are processes of one machine: a run of two workers on a real Ray of
-# two nodes, and clean-up; signals with a stub of Ray. Not tried: Slurm itself, GPUs, several machines.
+# Tried: shellcheck, and a stub scheduler whose nodes are processes of one machine: a run of two workers on a real Ray
+# of two nodes, and clean-up; signals with a stub of Ray. Not tried: Slurm itself, GPUs, several machines.
 #SBATCH --job-name=trainyard
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
