@@ -32,7 +32,7 @@ LEVELS = [
         "trainers.report_sweep_page",
     },
     {"trainers.data", "trainers.pairing", "trainers.report_page"},
-    {"trainers.loop", "trainers.report_columns"},
+    {"trainers.loop", "trainers.report_columns", "trainers.watch", "trainers.gauges"},
     {"trainers.memory"},
     {"trainers.worker", "trainers.report", "trainers.ray_hooks"},
     {"trainers.on_ray"},

@@ -610,7 +610,7 @@ def ahead(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:
         except BaseException as error:
             put(error)
 
-    thread = threading.Thread(target=fill, daemon=True)
+    thread = threading.Thread(target=fill, name="read-ahead", daemon=True)
     thread.start()
     try:
         while (item := ready.get()) is not None:

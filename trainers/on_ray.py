@@ -20,6 +20,7 @@ from typing import Any
 
 from trainers.recipe import Scale
 from trainers.store import Store
+from trainers.watch import STALL_SECONDS, Lookout, Watch
 
 Job = Mapping[str, Any]
 Event = dict[str, Any]
@@ -120,7 +121,8 @@ class Cluster:
             ray.remote(num_cpus=0)(Desk).options(name=desk_name, label_selector=_here()).remote(self.scale.max_failures)
         )
         traces = Store(job["storage"]) / ".ray"
-        job = {**job, "desk": desk_name, "report": bool(callbacks)}
+        lookout = Lookout(float(os.environ.get("TRAINYARD_STALL_SECONDS", STALL_SECONDS)))
+        job = {**job, "desk": desk_name, "report": bool(callbacks), "stall_seconds": lookout.stall_seconds}
         trainer = _trainer(job, self.scale, self._resources, traces.address, desk_name, callbacks)
         failed: list[BaseException] = []
         fitting = threading.Thread(target=_fit, args=(trainer, failed), daemon=True)
@@ -130,9 +132,11 @@ class Cluster:
         while ended_at is None or (fitting.is_alive() and time.monotonic() - ended_at < GRACE_SECONDS):
             alive = fitting.is_alive()
             for event in ray.get(desk.take.remote()):
-                listen(event)
+                (lookout.hear if event["kind"] == "beat" else listen)(event)
                 if event["kind"] == "done":
                     ended_at = time.monotonic()
+            if ended_at is None and (text := lookout.look()):
+                listen({"kind": "warning", "text": text})
             if stop.is_set() and not asked:
                 asked = True
                 desk.ask_to_stop.remote()
@@ -305,23 +309,32 @@ def _train_worker(job: Job) -> None:
     import ray.train
 
     from trainers import worker
+    from trainers.gauges import Gauges
 
     worker.change_folder(job["cwd"])
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
     desk = ray.get_actor(job["desk"])
-    start = _begin(job, desk, rank, size)
-    if start is None:
-        return
-    line = _Line(desk)
+    gauges = Gauges(Store(job["folder"]).name, rank)
+
+    def beat(event: Event) -> None:
+        gauges.take(event)
+        desk.put.remote([event])
 
     def tell(event: Event) -> None:
+        gauges.take(event)
         if event["kind"] == "epoch" and job["report"]:
             ray.train.report(event["line"])  # on every rank, equally often; it waits for Ray's controller
         if rank == 0 or event["kind"] == "machine":
             line.tell(event)
 
-    end = worker.work(job, rank, size, job["attempt"] * 1000 + start, tell, line.stopping, line.saving)
+    with Watch(rank, size, gauges.host, beat, job["stall_seconds"]) as watching:
+        start = _begin(job, desk, rank, size)
+        if start is None:
+            return
+        line = _Line(desk)
+        attempt = job["attempt"] * 1000 + start
+        end = worker.work(job, rank, size, attempt, tell, line.stopping, line.saving, watching)
     if rank == 0 or end["status"] in ("failed", "out_of_memory"):
         line.tell(end)
     line.close()

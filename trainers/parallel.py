@@ -217,3 +217,8 @@ def peak_memory(device: torch.device) -> dict[str, int | None]:
         found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
         host = int(found[1]) * 1024 if found else host
     return {"host": host, "device": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None}
+
+
+def memory_held(device: torch.device) -> int:
+    """Bytes of its GPU that this process's allocator holds now; 0 on a CPU."""
+    return torch.cuda.memory_reserved(device) if device.type == "cuda" else 0

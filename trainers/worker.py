@@ -17,6 +17,7 @@ from trainers.parallel import World
 from trainers.recipe import Recipe, Scale
 from trainers.record import machine
 from trainers.store import Store, explain
+from trainers.watch import Watch
 
 Job = Mapping[str, Any]
 """recipe, scale, folder, storage, attempt, data {mode, folder, meta}, threads, cwd, adopt: JSON."""
@@ -31,12 +32,13 @@ def work(
     tell: Tell,
     stopping: Callable[[], bool],
     saving: Callable[[], bool] = lambda: False,
+    watching: Watch | None = None,
 ) -> dict[str, Any]:
     """Train as `job` says, from the newest checkpoint. Returns the event that ends the run.
 
     Parameters: `attempt`, larger at every start of the run; `tell`, takes events (see launch._Listener);
-    `stopping`, `saving`: whether rank 0 is wished to stop, to save. What would come again (bad values, no memory, a
-    storage that takes no checkpoint) is an end, not an exception.
+    `stopping`, `saving`: whether rank 0 is wished to stop, to save; `watching`, looks at how far this is. What would
+    come again (bad values, no memory, a storage that takes no checkpoint) is an end, not an exception.
     """
     recipe, scale = Recipe.from_json(job["recipe"]), Scale.from_json(job["scale"])
     parallel.set_threads(job["threads"])
@@ -49,6 +51,8 @@ def work(
         data = _open_data(job, recipe, scale)
         checkpoints = Checkpoints(Store(job["folder"]), attempt, lambda step: tell({"kind": "saved", "step": step}))
         state = _restore(recipe, data.meta, world, checkpoints, job, tell)
+        if watching is not None:
+            data = watching.follow(state, data, world)
         before = dict(state.seconds)
         history = list(state.history)  # an event may leave this process after the next epoch
         tell({"kind": "start", "history": history, "step": state.total_steps, "epoch": state.epoch})
