@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from ranks import watched_work
@@ -37,6 +41,12 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def processes_of(home: Path | str) -> list[psutil.Process]:
+    """Those that were started in this home: a cluster's, and its drivers."""
+    found = psutil.process_iter(["environ"])
+    return [process for process in found if (process.info["environ"] or {}).get("HOME") == str(home)]
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
@@ -50,6 +60,7 @@ def cluster(home: Path) -> Iterator[dict[str, str]]:
     environment = {**os.environ, "HOME": str(home), "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # `python` of jobs
     environment.pop("RAY_ADDRESS", None)
+    environment["RAY_metrics_report_interval_ms"] = "1000"  # Ray's 10 s are long for a test
     ray = str(Path(sys.executable).parent / "ray")
     start = [ray, "start", "--head", "--num-cpus=3", f"--port={port}", f"--dashboard-port={dashboard}"]
     start += ["--node-ip-address=127.0.0.1", "--disable-usage-stats", f"--temp-dir=/tmp/ty{os.getpid()}"]
@@ -57,7 +68,9 @@ def cluster(home: Path) -> Iterator[dict[str, str]]:
     subprocess.run(token, env=environment, check=True, capture_output=True, timeout=SECONDS)
     subprocess.run(start, env=environment, check=True, capture_output=True, timeout=SECONDS)
     yield {**environment, "RAY_ADDRESS": f"127.0.0.1:{port}", "DASHBOARD": f"http://127.0.0.1:{dashboard}"}
-    subprocess.run([ray, "stop", "--force"], env=environment, capture_output=True, timeout=SECONDS)
+    for process in processes_of(home):  # `ray stop` would end every Ray of this machine
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended with its parent
+            process.kill()
     subprocess.run(["rm", "-rf", f"/tmp/ty{os.getpid()}"])
 
 
@@ -121,16 +134,62 @@ def test_two_workers_equal_none(cluster: dict[str, str], storage: Path) -> None:
     assert sorted(path.name for path in storage.iterdir()) == ["cache", "none", "two"]
 
 
+def workers_of(cluster: dict[str, str]) -> list[int]:
+    """Process ids of the workers that train on this cluster."""
+    return [each.pid for each in processes_of(cluster["HOME"]) if each.name().startswith("ray::RayTrainWo")]
+
+
 def test_a_worker_that_is_killed(cluster: dict[str, str], storage: Path, undisturbed: dict[str, torch.Tensor]) -> None:
     process = start_training(cluster, storage, "worker", *SLOW)
     wait_for_the_middle_of_an_epoch(storage, "worker")
-    found = subprocess.run(["pgrep", "-f", "ray::RayTrainWorker"], capture_output=True, text=True).stdout.split()
+    found = workers_of(cluster)
     assert len(found) == 2
-    os.kill(int(found[0]), signal.SIGKILL)
+    os.kill(found[0], signal.SIGKILL)
     _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, err
     assert "going on from step" in err
     assert_equal(last_weights(storage / "worker"), undisturbed)
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_is_named_and_metrics_are_exported(
+    cluster: dict[str, str], storage: Path, undisturbed: dict[str, torch.Tensor]
+) -> None:
+    process = start_training({**cluster, "TRAINYARD_STALL_SECONDS": "3"}, storage, "hangs", *SLOW)
+    environment = {**cluster, "RAY_AUTH_MODE": "token"}
+    where = subprocess.check_output([sys.executable, "-c", _METRICS], env=environment, text=True).strip()
+    lines, limit = storage / "hangs" / "metrics.jsonl", time.monotonic() + SECONDS
+    while not (lines.exists() and lines.read_text().count("\n") >= 1) and time.monotonic() < limit:
+        time.sleep(0.05)
+    hanging = workers_of(cluster)[0]
+    os.kill(hanging, signal.SIGSTOP)
+    time.sleep(10)
+    os.kill(hanging, signal.SIGCONT)
+    exported = set()
+    while process.poll() is None and time.monotonic() < limit:
+        with urllib.request.urlopen(f"http://{where}/metrics", timeout=SECONDS) as answer:
+            exported |= set(re.findall(r"^ray_\w+(?=.*[{,](?:run=.hangs|ip=))", answer.read().decode(), re.MULTILINE))
+        time.sleep(0.3)
+    _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, err
+    address = re.escape(where.partition(":")[0])
+    who = rf"rank \d on {re.escape(socket.gethostname())} \({address}\), not heard of for \d+ s"
+    assert re.search(
+        rf"warning: no step for \d+ s: rank \d waits in (step \d+|the evaluation) of epoch \d for {who}", err
+    )
+    assert re.search(r"goes on after \d\d s", err)
+    assert_equal(last_weights(storage / "hangs"), undisturbed)
+    queries = re.findall('"expr": (.*)', (ROOT / "cluster/grafana.json").read_text())
+    wanted = set(re.findall(r"ray_\w+", " ".join(queries)))
+    assert {name for name in wanted - exported if "_gpus_" not in name and "_gram_" not in name} == set()
+
+
+_METRICS = """
+import ray
+ray.init(log_to_driver=False, logging_level="ERROR")
+node = ray.nodes()[0]
+print(f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}")
+"""
 
 
 @pytest.mark.slow

@@ -22,6 +22,11 @@ ROOT = Path(__file__).parent.parent
 SECONDS = 200
 
 
+def told_by(lookout: Lookout) -> str:
+    event = lookout.look()
+    return "" if event is None else f"{event['kind']}: {event['text']}"
+
+
 def beat(rank: int, size: int = 3, **changes: Any) -> watch.Beat:
     ours = {"kind": "beat", "rank": rank, "size": size, "host": f"host{rank}", "idle": 0.0, "stalled": False}
     stand = {"at": "step 118 of epoch 3", "where": "the end of a step (parallel.py:79 add_up)", "waits": True}
@@ -93,13 +98,13 @@ def test_a_stall_is_told_once_then_ever_more_seldom_and_its_end(hours: Hours) ->
         if idle % 5 == 0:
             for rank in range(3):
                 lookout.hear(beat(rank, idle=idle, stalled=idle >= 20, **(READING if rank == 1 else {})))
-        told += [(idle, text)] if (text := lookout.look()) else []
+        told += [(idle, text)] if (text := told_by(lookout)) else []
     assert [idle for idle, _ in told] == [20, 40, 80]
-    assert all("no step for" in text and "for rank 1 on host1" in text for _, text in told)
+    assert all("warning: no step for" in text and "for rank 1 on host1" in text for _, text in told)
     for rank in range(3):
         lookout.hear(beat(rank))
-    assert lookout.look() == "goes on after 100 s"
-    assert lookout.look() is None
+    assert told_by(lookout) == "message: goes on after 100 s"
+    assert told_by(lookout) == ""
 
 
 def test_a_rank_that_falls_silent_and_one_that_ends(hours: Hours) -> None:
@@ -108,11 +113,11 @@ def test_a_rank_that_falls_silent_and_one_that_ends(hours: Hours) -> None:
         lookout.hear(beat(rank, 2, first=True))
     lookout.hear(beat(0, 2, last=True))
     hours.now += 19
-    assert lookout.look() is None
+    assert told_by(lookout) == ""
     hours.now += 2
-    assert "rank 1 on host1, not heard of for 21 s" in (lookout.look() or "")
+    assert "rank 1 on host1, not heard of for 21 s" in told_by(lookout)
     lookout.hear(beat(1, 2, last=True))
-    assert lookout.look() == "goes on after 21 s"
+    assert told_by(lookout) == "message: goes on after 21 s"
 
 
 def test_a_new_and_smaller_group_of_workers_leaves_nobody_behind(hours: Hours) -> None:
@@ -120,14 +125,14 @@ def test_a_new_and_smaller_group_of_workers_leaves_nobody_behind(hours: Hours) -
     for rank in range(3):
         lookout.hear(beat(rank, first=True))
     hours.now += 60
-    assert lookout.look()
+    assert told_by(lookout)
     lookout.hear(beat(1, 2, first=True))
     lookout.hear(beat(0, 2, first=True))
-    assert lookout.look() == "goes on after 60 s"
+    assert told_by(lookout) == "message: goes on after 60 s"
     hours.now += 19
-    assert lookout.look() is None
+    assert told_by(lookout) == ""
     hours.now += 2
-    assert "rank 2" not in (lookout.look() or "")
+    assert "rank 2" not in told_by(lookout)
 
 
 def frames(*places: str) -> list[Frame]:
@@ -250,8 +255,9 @@ def test_a_rank_with_a_slow_disk_is_named(tmp_path: Path) -> None:
             ends += [event["status"]] if event["kind"] == "done" else []
             if event["kind"] == "beat":
                 lookout.hear(event)
-        told += [text] if (text := lookout.look()) else []
+        told += [text] if (text := told_by(lookout)) else []
     assert ends == ["finished"] * size
-    named = r"no step for \d s: rank 0 waits in step \d+ of epoch 1 for rank 1 on host1, which stands in reading data "
-    assert any(re.fullmatch(named + r"\(test_watch.py:\d+ slow_disk\)", text) for text in told), told
-    assert re.fullmatch(r"goes on after \d s", told[-1]), told
+    named = r"warning: no step for \d s: rank 0 waits in step \d+ of epoch 1 for rank 1 on host1, "
+    named += r"which stands in reading data \(test_watch.py:\d+ slow_disk\)"
+    assert any(re.fullmatch(named, text) for text in told), told
+    assert re.fullmatch(r"message: goes on after \d s", told[-1]), told

@@ -135,8 +135,8 @@ class Cluster:
                 (lookout.hear if event["kind"] == "beat" else listen)(event)
                 if event["kind"] == "done":
                     ended_at = time.monotonic()
-            if ended_at is None and (text := lookout.look()):
-                listen({"kind": "warning", "text": text})
+            if ended_at is None and (event := lookout.look()):
+                listen(event)
             if stop.is_set() and not asked:
                 asked = True
                 desk.ask_to_stop.remote()

@@ -248,8 +248,8 @@ class Lookout:
         if beat["last"]:
             del self._heard[rank], self._beats[rank]
 
-    def look(self) -> str | None:
-        """What people should know now."""
+    def look(self) -> dict[str, str] | None:
+        """The event that tells people what they should know now: of kind "warning", and "message" when it is over."""
         now = self.clock()
         silent = {rank: now - heard for rank, heard in self._heard.items() if now - heard > self.stall_seconds}
         heard = {rank: beat for rank, beat in self._beats.items() if rank not in silent}
@@ -257,13 +257,14 @@ class Lookout:
         seconds = max([*idle, *silent.values()], default=0.0)
         if not seconds:
             begun, self._begun, self._next = self._begun, None, 0.0
-            return None if begun is None else f"goes on after {now - begun:.0f} s"
+            return None if begun is None else {"kind": "message", "text": f"goes on after {now - begun:.0f} s"}
         self._begun = now - seconds if self._begun is None else min(self._begun, now - seconds)
         if seconds < self._next:
             return None
         self._next = 2 * seconds
         hosts = {rank: beat["host"] for rank, beat in self._beats.items()}
-        return f"no step for {seconds:.0f} s: {describe(heard, silent, hosts)}"
+        text = f"no step for {seconds:.0f} s: {describe(heard, silent, hosts)}"
+        return {"kind": "warning", "text": text}
 
 
 def describe(heard: Mapping[int, Beat], silent: Mapping[int, float], hosts: Mapping[int, str]) -> str:
