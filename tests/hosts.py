@@ -91,7 +91,8 @@ class Host:
         pipe = subprocess.PIPE
         words = ["env", *(f"{name}={value}" for name, value in self.environment(env).items()), *command]
         words = ["sh", "-c", f"cd {shlex.quote(str(cwd))} && exec {shlex.join(words)}"]
-        return subprocess.Popen([*_DIES_WITH_US, *self.enter(*words)], text=True, stdout=pipe, stderr=pipe)
+        words = [*_DIES_WITH_US, *self.enter(*_DIES_WITH_US, *words)]  # nsenter forks: both halves
+        return subprocess.Popen(words, text=True, stdout=pipe, stderr=pipe)
 
     def run(self, *command: str, env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> str:
         """Run a command on this host to its end; returns what it printed."""
@@ -216,7 +217,18 @@ class Hosts:
 
     def serve(self, *command: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """Start a server on the switch, which all hosts reach."""
-        words = [*_DIES_WITH_US, "nsenter", "-t", str(self._switch), "--net", "--pid", "--mount", "--", *command]
+        words = [
+            *_DIES_WITH_US,
+            "nsenter",
+            "-t",
+            str(self._switch),
+            "--net",
+            "--pid",
+            "--mount",
+            "--",
+            *_DIES_WITH_US,
+            *command,
+        ]
         return subprocess.Popen(words, text=True, env={**os.environ, **(env or {})})
 
     def close(self) -> None:
