@@ -1,0 +1,42 @@
+"""Where a cluster's job server is, and the token that it asks for. Imports no Ray."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+DEFAULT = "http://127.0.0.1:8265"
+PORT = 8265
+
+
+def job_server(given: str | None) -> str:
+    """`given`, $RAY_API_SERVER_ADDRESS or this machine's, as http://HOST:PORT. Raises ValueError."""
+    text = given or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT
+    what = f"the address {text!r}"
+    parts = urlsplit(text if "://" in text else f"http://{text}")
+    if parts.scheme not in ("http", "https"):
+        raise ValueError(f"{what} is not that of a dashboard; give http://HOST:{PORT}, or HOST:PORT")
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else PORT)
+    except ValueError:
+        raise ValueError(f"{what} has no port from 1 to 65535; give HOST:PORT, as in 127.0.0.1:{PORT}") from None
+    if not parts.hostname or parts.username or " " in text:
+        raise ValueError(f"{what} is not understood; give http://HOST:PORT, as in {DEFAULT}")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}:{port}{parts.path.rstrip('/')}"
+
+
+def token_origin() -> str | None:
+    """Where Ray's token comes from, for people; None where there is none."""
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        if os.environ.get(name):
+            return name
+    file = Path.home() / ".ray" / "auth_token"
+    return str(file) if file.exists() else None
+
+
+def use_token() -> None:
+    """Turn Ray's token authentication on where there is a token. To be called before Ray is imported."""
+    if token_origin():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -1,0 +1,149 @@
+"""What of this machine a job takes along: the working directory without what it does not need, and its packages."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainers.recipe import spell_size
+from trainers.store import default_storage
+
+PACKAGES = ("trainers", "tune_spaces", "cluster")
+EXCLUDES = (
+    *(".git", ".hg", ".svn", ".venv*", ".tox", ".nox", "node_modules"),
+    *("__pycache__", "*.pyc", "*.egg-info", ".*_cache", ".cache", ".ipynb_checkpoints"),
+    *(".env", ".netrc", ".ssh", ".aws", ".ray", ".config", ".kube"),  # secrets
+    "/data",
+)
+"""Never uploaded, besides what .gitignore names. Patterns as in .gitignore."""
+MARKS = ("run.json", "sweep.json", "pyvenv.cfg")
+"""A folder that holds one of these is a run, a sweep or a virtual environment."""
+WARN_BYTES = 100 * 2**20
+MOST_FILES = 200_000
+"""The walk ends there: a home folder is named as too large without being read to its end."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What would be uploaded of a folder."""
+
+    folder: Path
+    excludes: tuple[str, ...]
+    """Patterns of what stays, relative to the folder; .gitignore counts besides."""
+    entries: tuple[tuple[str, int], ...]
+    """What lies directly in the folder, with the bytes of it that would be uploaded; the largest first."""
+    files: int
+    limit: int
+    """Bytes that Ray takes."""
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(size for _, size in self.entries)
+
+    @property
+    def largest(self) -> str:
+        """What makes it large, for people."""
+        return ", ".join(f"{name} ({spell_size(size)})" for name, size in self.entries[:5] if size)
+
+
+def measure(folder: Path) -> Upload:
+    """Walk through `folder` as Ray will when it uploads it."""
+    from ray._private.runtime_env import packaging
+
+    folder = folder.resolve()
+    sizes: Counter[str] = Counter()
+    outputs: list[str] = []
+    files, limit = 0, packaging.GCS_STORAGE_MAX_SIZE
+    kept = [
+        Path(path).expanduser().absolute() for path in (default_storage(), os.environ.get("TRAINYARD_CACHE")) if path
+    ]
+
+    def is_output(path: Path) -> bool:
+        if files > MOST_FILES or sizes.total() > 4 * limit:
+            return True  # enough is known
+        if path == folder or not path.is_dir():
+            return False
+        prepared = (path / "meta.json").exists() and next(path.glob("*.arrow"), None)
+        if path not in kept and not prepared and not any((path / mark).exists() for mark in MARKS):
+            return False
+        outputs.append(f"/{path.relative_to(folder)}")
+        return True
+
+    def count(path: Path) -> None:
+        nonlocal files
+        if path.is_file():
+            files += 1
+            name, *below = path.relative_to(folder).parts
+            sizes[f"{name}/" if below else name] += path.stat().st_size
+
+    with_gitignore = os.environ.get("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "0") != "1"  # as Ray has it
+    skips = [packaging._get_excludes(folder, list(EXCLUDES)), is_output]
+    packaging._dir_travel(folder, skips, count, with_gitignore, logging.getLogger("ray"))
+    return Upload(folder, (*EXCLUDES, *outputs), tuple(sizes.most_common()), files, limit)
+
+
+def refuse_what_is_too_large(upload: Upload) -> None:
+    """Raises ValueError where Ray would not take it."""
+    if upload.size > upload.limit or upload.files > MOST_FILES:
+        raise ValueError(
+            f"the working directory {upload.folder} is too large to upload: {upload.files:,} files, "
+            f"{spell_size(upload.size)} or more, and Ray takes {spell_size(upload.limit)}; "
+            f"the largest in it: {upload.largest}; list in a .gitignore what the job does not need, or submit from "
+            "a folder that holds less"
+        )
+
+
+def modules(folder: Path) -> list[Path]:
+    """The packages of ours that `folder` does not hold itself: they are uploaded besides it."""
+    found = []
+    for name in PACKAGES:
+        if not (folder / name / "__init__.py").exists():
+            spec = importlib.util.find_spec(name)
+            assert spec is not None
+            assert spec.origin is not None
+            found.append(Path(spec.origin).parent)
+    return found
+
+
+def requirements(folder: Path) -> list[str]:
+    """The packages that a job needs: Trainyard's, and those that the pyproject.toml of `folder` names.
+
+    Raises ValueError where that cannot be read.
+    """
+    ours = Path(__file__).parent.parent
+    found = list(_listed(folder))
+    if folder.resolve() != ours:
+        found += _listed(ours) if _project(ours).get("name") == "trainyard" else _installed()
+    return [need for need in dict.fromkeys(found) if not need.startswith("trainyard")]
+
+
+def _listed(folder: Path) -> Iterator[str]:
+    for need in _project(folder).get("dependencies", []):
+        yield str(need)
+
+
+def _project(folder: Path) -> dict[str, Any]:
+    path = folder / "pyproject.toml"
+    try:
+        return dict(tomllib.loads(path.read_text()).get("project", {}))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+
+
+def _installed() -> list[str]:
+    try:
+        listed = importlib.metadata.requires("trainyard") or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    return [need for need in listed if "extra ==" not in need]
