@@ -1,0 +1,216 @@
+"""Jobs on a Ray cluster: Ray's job client with time limits, plain words for its errors, a log that is not lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import aiohttp
+import requests
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from cluster.address import token_origin
+from trainers.progress import Progress
+
+CONNECT_SECONDS, VERSION_SECONDS, ANSWER_SECONDS, UPLOAD_SECONDS = 5.0, 10.0, 60.0, 1800.0
+START_SECONDS = 60.0
+"""So long a cluster that has just been started may need to take jobs."""
+SILENT_SECONDS = 60.0
+"""A connection that brings no log for so long may be dead, without a sign: it is made anew."""
+PATIENCE_SECONDS = 600.0
+"""So long an address that does not answer is asked again."""
+RETRY_SECONDS, LOOK_SECONDS = 2.0, 0.3
+KEPT_LINES = 200
+_RAYS_OWN = ("Runtime env is setting up.", "Running entrypoint for job ")
+
+for _talkative in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.working_dir"):
+    logging.getLogger(f"ray.{_talkative}").setLevel(logging.ERROR)
+logging.getLogger("ray").setLevel(logging.ERROR)
+
+
+class UnknownJob(ValueError):
+    """The cluster has no job of that name."""
+
+
+class RefusedRequest(OSError):
+    """The cluster answers, but does not do what it is asked to."""
+
+
+class Client(JobSubmissionClient):
+    """Ray's job client, which waits for no answer without end and says in plain words what is wrong.
+
+    Its methods raise ConnectionError where nothing answers, RefusedRequest, UnknownJob, and ValueError where the token
+    is refused.
+    """
+
+    def __init__(self, address: str) -> None:
+        """Parameters: `address`, as in http://host:8265. Raises ValueError where it is not Ray that answers."""
+        os.environ["RAY_API_SERVER_ADDRESS"] = address  # counts more for Ray than the argument, as RAY_ADDRESS does
+        self.where = address
+        try:
+            super().__init__(address)
+            self._ssl_context = ssl.create_default_context()  # in place of Ray's None, which aiohttp gives up
+        except (RuntimeError, requests.RequestException, KeyError):
+            raise ValueError(
+                f"what answers at {address} is not the job server of a Ray cluster; "
+                "give the address of the head's dashboard, as in --address http://HEAD:8265"
+            ) from None
+        except AuthenticationError as error:
+            raise ValueError(f"Ray's token cannot be used: {str(error).splitlines()[0]}") from None
+
+    def _do_request(self, method: str, endpoint: str, **arguments: Any) -> Any:
+        # The limit to connect is also that for sending the whole body.
+        answer = VERSION_SECONDS if endpoint == "/api/version" else ANSWER_SECONDS
+        limits = UPLOAD_SECONDS if method == "PUT" else (CONNECT_SECONDS, answer)
+        try:
+            return super()._do_request(method, endpoint, timeout=limits, **arguments)
+        except AuthenticationError:
+            origin = token_origin()
+            tried = f"the token of {origin}" if origin else "a request without a token"
+            raise ValueError(
+                f"the cluster at {self.where} refuses {tried}; copy ~/.ray/auth_token of its head to ~/.ray/auth_token "
+                "here (chmod 600), or set RAY_AUTH_TOKEN_PATH to such a file"
+            ) from None
+        except (requests.ConnectionError, requests.Timeout) as error:
+            raise ConnectionError(
+                f"no Ray cluster answers at {self.where} ({_cause(error)}); is it up, and is this the address of its "
+                "dashboard? From outside the cluster: ssh -N -L 8265:127.0.0.1:8265 HEAD, and no --address"
+            ) from None
+
+    def _raise_error(self, r: requests.Response) -> None:
+        if r.status_code == 404:
+            raise UnknownJob(f"the cluster at {self.where} knows no such job; python -m cluster status lists them")
+        raise RefusedRequest(f"the cluster at {self.where} answers {r.status_code}: {_last_line(r.text)}")
+
+    def send(self, job: str, command: str, environment: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
+        """Upload what it needs and start a job; one whose answer got lost is not started twice.
+
+        Raises RefusedRequest where the cluster does not take it, ConnectionError.
+        """
+        limit = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self.submit_job(
+                    entrypoint=command, submission_id=job, runtime_env=dict(environment), metadata=dict(metadata)
+                )
+                return
+            except (RefusedRequest, ConnectionError) as error:
+                if f"{job} already exists" in str(error):
+                    return
+                no_agent = "No available agent" in str(error)
+                if time.monotonic() > limit and no_agent:
+                    raise RefusedRequest(
+                        f"the head at {self.where} runs no dashboard agent, which starts jobs; is its port taken? Give "
+                        "ray start --dashboard-agent-listen-port another, and see dashboard_agent.log"
+                    ) from None
+                if time.monotonic() > limit or not (no_agent or isinstance(error, ConnectionError)):
+                    raise
+            time.sleep(RETRY_SECONDS)
+
+
+class Log:
+    """What a job has written so far; each line is shown once, however often it is brought."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self.lines: deque[str] = deque(maxlen=KEPT_LINES)
+        """The last ones."""
+        self._show = show
+        self._seen = 0
+        self._line = ""
+
+    def take(self, start: int, text: str) -> int:
+        """`text`, which stands at character `start` of the log; returns where it ends."""
+        end = start + len(text)
+        *lines, self._line = (self._line + text[max(0, self._seen - start) :]).split("\n")
+        self._seen = max(self._seen, end)
+        for line in lines:
+            self._put(line)
+        return end
+
+    def close(self) -> None:
+        """The last line may have no end."""
+        line, self._line = self._line, ""
+        if line:
+            self._put(line)
+
+    def _put(self, line: str) -> None:
+        if not any(own in line for own in _RAYS_OWN):
+            self.lines.append(line)
+            self._show(line)
+
+
+def follow(
+    client: Any, job: str, log: Log, progress: Progress, enough: Callable[[], bool] = lambda: False
+) -> Any | None:
+    """Show the log of a job until it ends, or until `enough`; connections may break. Returns its details at its end.
+
+    Raises UnknownJob; ConnectionError where the cluster has not answered for long.
+    """
+    lost: float | None = None
+    while not enough():
+        try:
+            details = client.get_job_info(job)
+            if lost is not None:
+                lost = None
+                progress.message("connected again")
+            if details.status.is_terminal():
+                log.take(0, client.get_job_logs(job))
+                log.close()
+                return details
+            _show_more(client, job, log, progress, details.status, enough)
+        except (OSError, RuntimeError, aiohttp.ClientError) as error:
+            if lost is None:
+                lost = time.monotonic()
+                cause = _last_line(error).partition("; ")[0]
+                progress.warning(f"the connection is lost ({cause}); the job goes on, trying again...")
+            if time.monotonic() - lost > PATIENCE_SECONDS:
+                raise ConnectionError(f"gave up after {PATIENCE_SECONDS:.0f} s: {_last_line(error)}") from None
+            time.sleep(RETRY_SECONDS)
+    return None
+
+
+def _show_more(
+    client: Any, job: str, log: Log, progress: Progress, status: JobStatus, enough: Callable[[], bool]
+) -> None:
+    """Until the job's status may be another."""
+    if status != JobStatus.PENDING:
+        asyncio.run(_tail(client, job, log, enough))
+        return
+    with progress.waiting("the cluster prepares the job: its files, packages and process"):
+        while client.get_job_info(job).status == JobStatus.PENDING:
+            time.sleep(LOOK_SECONDS)
+
+
+async def _tail(client: Any, job: str, log: Log, enough: Callable[[], bool]) -> None:
+    """Show what one connection brings, which begins with the log's beginning. Returns when it ends or falls silent."""
+    position = 0
+    chunks = client.tail_job_logs(job)
+    try:
+        while not enough():
+            async with asyncio.timeout(SILENT_SECONDS):
+                position = log.take(position, await anext(chunks))
+    except (StopAsyncIteration, TimeoutError):
+        return
+    finally:
+        await chunks.aclose()
+
+
+def _cause(error: Exception) -> str:
+    """The innermost words of an error of requests."""
+    inner = getattr(error.args[0], "reason", error.args[0]) if error.args else error
+    told = re.sub(r"^.*(: |\] )", "", str(inner)).rstrip(")'\" ")
+    return told or type(error).__name__
+
+
+def _last_line(error: Exception | str) -> str:
+    """Without the traceback that Ray sends along."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
