@@ -1,4 +1,4 @@
-"""python -m cluster plan
+"""python -m cluster plan | submit | status | logs | stop
 
 Exit codes: 0 done, 1 failed, 2 bad usage or input, 130 interrupted.
 Messages and progress go to stderr; what was asked for goes to stdout.
@@ -14,6 +14,10 @@ from trainers.words import run_command
 USAGE = """usage: python -m cluster COMMAND ...
 
   plan RECIPE --memory SIZE...  which batches fit into which memory, and in which micro-batches
+  submit [...] -- COMMAND       run a command on a cluster, as if it ran here
+  status [JOB]                  the jobs of a cluster, or one of them
+  logs JOB                      what a job has written; follows it while it runs
+  stop JOB                      end a job, with time to write its checkpoint
 
 COMMAND --help tells more."""
 
@@ -29,7 +33,37 @@ def _plan(argv: list[str]) -> int:
     return main(argv)
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"plan": _plan}
+def _submit(argv: list[str]) -> int:
+    from cluster.submit import submit
+
+    return submit(argv)
+
+
+def _status(argv: list[str]) -> int:
+    from cluster.submit import status
+
+    return status(argv)
+
+
+def _logs(argv: list[str]) -> int:
+    from cluster.submit import logs
+
+    return logs(argv)
+
+
+def _stop(argv: list[str]) -> int:
+    from cluster.submit import stop
+
+    return stop(argv)
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "plan": _plan,
+    "submit": _submit,
+    "status": _status,
+    "logs": _logs,
+    "stop": _stop,
+}
 
 
 if __name__ == "__main__":

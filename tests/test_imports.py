@@ -115,6 +115,7 @@ def test_only_one_module_knows_ray_train_and_only_one_the_process_group() -> Non
         ("trainers.memory", "torchvision ray matplotlib"),
         ("cluster.__main__", "torch ray numpy pyarrow matplotlib"),
         ("cluster.plan", "torch ray numpy pyarrow matplotlib"),
+        ("cluster.submit", "torch ray numpy pyarrow matplotlib"),
     ],
 )
 def test_what_must_be_light_is_light(module: str, unwanted: str) -> None:
