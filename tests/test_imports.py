@@ -24,6 +24,7 @@ LEVELS = [
     {"trainers.sliding", "trainers.store", "trainers.task", "trainers.sweep_report"},
     {
         "trainers.words",
+        "trainers.hosts",
         "trainers.parallel",
         "trainers.record",
         "trainers.augment",
@@ -116,6 +117,7 @@ def test_only_one_module_knows_ray_train_and_only_one_the_process_group() -> Non
         ("cluster.__main__", "torch ray numpy pyarrow matplotlib"),
         ("cluster.plan", "torch ray numpy pyarrow matplotlib"),
         ("cluster.submit", "torch ray numpy pyarrow matplotlib"),
+        ("cluster.doctor", "torch ray numpy pyarrow matplotlib"),
     ],
 )
 def test_what_must_be_light_is_light(module: str, unwanted: str) -> None:

@@ -96,7 +96,7 @@ class Cluster:
         elif self.ours:
             self.threads = max(1, len(os.sched_getaffinity(0)) // workers)
         else:
-            self.threads = _share_of_cpus(nodes, workers)
+            self.threads = share_of_cpus(nodes, workers)
         gpus = self.scale.gpus_per_worker
         self._resources = {"CPU": 1.0 if self.ours else float(self.threads)}
         if gpus or (gpus is None and self.gpus):
@@ -404,7 +404,7 @@ def _fit(trainer: Any, failed: list[BaseException]) -> None:
         failed.append(error)
 
 
-def _share_of_cpus(nodes: Sequence[Mapping[str, float]], workers: int) -> int:
+def share_of_cpus(nodes: Sequence[Mapping[str, float]], workers: int) -> int:
     """CPUs of each worker: a host's, less one for data tasks, shared by the workers it gets; at least 1."""
     cpus = [int(node["CPU"]) for node in nodes if node.get("CPU")]
     if not cpus:
