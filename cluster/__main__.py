@@ -1,4 +1,4 @@
-"""python -m cluster plan | submit | status | logs | stop
+"""python -m cluster doctor | plan | submit | status | logs | stop
 
 Exit codes: 0 done, 1 failed, 2 bad usage or input, 130 interrupted.
 Messages and progress go to stderr; what was asked for goes to stdout.
@@ -13,6 +13,7 @@ from trainers.words import run_command
 
 USAGE = """usage: python -m cluster COMMAND ...
 
+  doctor                        what would stop a run on the cluster, or slow it: on every host, before one is started
   plan RECIPE --memory SIZE...  which batches fit into which memory, and in which micro-batches
   submit [...] -- COMMAND       run a command on a cluster, as if it ran here
   status [JOB]                  the jobs of a cluster, or one of them
@@ -57,7 +58,14 @@ def _stop(argv: list[str]) -> int:
     return stop(argv)
 
 
+def _doctor(argv: list[str]) -> int:
+    from cluster.doctor import main
+
+    return main(argv)
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "doctor": _doctor,
     "plan": _plan,
     "submit": _submit,
     "status": _status,
