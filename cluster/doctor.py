@@ -157,8 +157,8 @@ def gather_facts(scale: Scale, storage: Store, working_dir: Path) -> tuple[Facts
     hosts: label -> what probe.Probe.look told, and id, arrived (its file is in the storage), clock {offset,
         round_trip}, met {unreached, storage}, exchange {bytes_per_second}; or {error} where no process started
     this: versions, and storage {error} where it cannot be written from here
-    cluster: cpus, store {label: bytes that the object store may still take}, resources (of a worker), unfit (why the
-        workers find no place)
+    cluster: cpus, workers (most), resources (of each), unfit (why they find no place), shapes (label -> what the host
+        has), store (label -> bytes that its object store may still take)
     upload: bytes, largest: name -> bytes
     """
     from trainers.launch import cache_folder
