@@ -38,8 +38,8 @@ CONNECT_SECONDS = 15.0
 START_SECONDS = 9.0
 LOOK_SECONDS = 8.0
 MEET_SECONDS = 4.0
-WHOLE_SECONDS = 22.0
-"""For the hosts, from first to last."""
+WHOLE_SECONDS = 28.0
+"""The last answer that is waited for, that of the all-reduce, is in by then."""
 UPLOAD_SECONDS = 3.0
 PINGS = 5
 
@@ -84,7 +84,7 @@ def main(argv: list[str]) -> int:
         raise ValueError(f"--working-dir {options.working_dir} is not a folder")
     storage = Store(scale.storage or default_storage())
     begun, progress = time.monotonic(), Progress()
-    facts, findings = _visit(scale, storage, Path(options.working_dir), progress)
+    facts, findings = _visit(scale, storage, Path(options.working_dir), begun + WHOLE_SECONDS, progress)
     seconds = time.monotonic() - begun
     if options.json:
         told = [dataclasses.asdict(finding) for finding in findings]
@@ -97,7 +97,9 @@ def main(argv: list[str]) -> int:
 # What is found out ---------------------------------------------------------------------------------------------
 
 
-def _visit(scale: Scale, storage: Store, working_dir: Path, progress: Progress) -> tuple[Facts, list[Finding]]:
+def _visit(
+    scale: Scale, storage: Store, working_dir: Path, end: float, progress: Progress
+) -> tuple[Facts, list[Finding]]:
     """Connect, look, and judge: (facts, findings)."""
     address = os.environ.get("RAY_ADDRESS")
     if address is None:
@@ -110,7 +112,7 @@ def _visit(scale: Scale, storage: Store, working_dir: Path, progress: Progress) 
 
     try:
         with progress.waiting("looking at every host"), contextlib.redirect_stdout(sys.stderr):  # where Ray may talk
-            facts, wanted = gather_facts(scale, storage, working_dir)
+            facts, wanted = gather_facts(scale, storage, working_dir, end)
         return facts, examine(facts, wanted)
     finally:
         ray.shutdown()
@@ -151,8 +153,10 @@ def _join(address: str, **options: Any) -> Facts:
     return {}
 
 
-def gather_facts(scale: Scale, storage: Store, working_dir: Path) -> tuple[Facts, Facts]:
+def gather_facts(scale: Scale, storage: Store, working_dir: Path, end: float) -> tuple[Facts, Facts]:
     """What there is to know of the cluster that Ray is connected to: (facts, wanted), as `findings.examine` takes them.
+
+    Parameters: `end`, by time.monotonic(). The facts:
 
     hosts: label -> what probe.Probe.look told, and id, arrived (its file is in the storage), clock {offset,
         round_trip}, met {unreached, storage}, exchange {bytes_per_second}; or {error} where no process started
@@ -185,7 +189,7 @@ def gather_facts(scale: Scale, storage: Store, working_dir: Path) -> tuple[Facts
             wanted |= stack.enter_context(hosts.probe_file(storage))
         except ValueError as error:
             facts["this"]["storage"] = {"error": str(error)}
-        facts["hosts"] = _ask_all(nodes, wanted)
+        facts["hosts"] = _ask_all(nodes, wanted, end)
         if wanted["storage"] is not None:
             names = (storage / wanted["folder"]).names()
     for node in nodes:
@@ -193,7 +197,7 @@ def gather_facts(scale: Scale, storage: Store, working_dir: Path) -> tuple[Facts
     return facts, wanted
 
 
-def _ask_all(nodes: Sequence[Host], wanted: Facts) -> dict[str, Facts]:
+def _ask_all(nodes: Sequence[Host], wanted: Facts, end: float) -> dict[str, Facts]:
     """Start a probe on every node and ask it everything: label -> facts."""
     import ray
 
@@ -203,10 +207,10 @@ def _ask_all(nodes: Sequence[Host], wanted: Facts) -> dict[str, Facts]:
         actor: Any = ray.remote(probe.Probe)
         probes = {}
         for node in nodes:
-            own = {**wanted, "host": node.id, "address": node.address}
+            own = {**wanted, "host": node.id, "address": node.address, "alone": len(nodes) == 1}
             probes[node.label] = actor.options(num_cpus=0, max_concurrency=4, **hosts.pinned(node)).remote(own)
     try:
-        found = _ask(probes, {node.label: node.address for node in nodes})
+        found = _ask(probes, {node.label: node.address for node in nodes}, end)
     finally:
         for each in probes.values():
             ray.kill(each)
@@ -217,8 +221,7 @@ def _ask_all(nodes: Sequence[Host], wanted: Facts) -> dict[str, Facts]:
     return found
 
 
-def _ask(probes: Mapping[str, Any], addresses: Mapping[str, str]) -> dict[str, Facts]:
-    end = time.monotonic() + WHOLE_SECONDS
+def _ask(probes: Mapping[str, Any], addresses: Mapping[str, str], end: float) -> dict[str, Facts]:
     found = hosts.gather({label: each.clock.remote() for label, each in probes.items()}, START_SECONDS)
     up = _answered(probes, found)
     clocks = {label: _clock(each) for label, each in up.items()}
@@ -233,7 +236,7 @@ def _ask(probes: Mapping[str, Any], addresses: Mapping[str, str]) -> dict[str, F
     exchanged: dict[str, Facts] = {}
     able = [label for label in up if {"torch", "trainyard"} <= found[label]["versions"].keys()]
     if len(able) > 1 and not any("error" in met[label] or met[label]["unreached"] for label in able):
-        at, left = (addresses[able[0]], found[able[0]]["ports"][1]), end - time.monotonic()
+        at, left = (addresses[able[0]], found[able[0]]["ports"][1]), max(3.0, end - time.monotonic())
         calls = {label: up[label].all_reduce.remote(rank, len(able), at, left - 2) for rank, label in enumerate(able)}
         exchanged = hosts.gather(calls, left)
     for label in up:

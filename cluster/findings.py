@@ -207,7 +207,11 @@ def _no_exchange(hosts: Mapping[str, Facts]) -> Iterator[Finding]:
     failed = {
         label: found["exchange"]["error"] for label, found in hosts.items() if "error" in (found["exchange"] or {})
     }
-    if failed:
+    slow = [label for label in failed if not hosts[label]["exchange"].get("ready", True)]
+    if slow:
+        mend = "ask again; if it stays so, look at what else runs there, and at the disk that Python lies on"
+        yield Finding(False, "torch was not loaded in time to measure the network", ", ".join(slow), mend)
+    elif failed:
         what = f"numbers cannot be exchanged by Gloo (all-reduce): {next(iter(failed.values()))}"
         mend = "look at the network between these hosts, or set GLOO_SOCKET_IFNAME there"
         yield Finding(True, what, ", ".join(failed), mend)

@@ -10,6 +10,7 @@ import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -35,8 +36,13 @@ class Probe:
     """An actor on one host. Its methods answer in bounded time, whatever hangs."""
 
     def __init__(self, wanted: Facts) -> None:
-        """Parameters: `wanted`, host (its id), address (Ray's, of the host), storage, folder, token, data, paths."""
+        """Parameters: `wanted`, host (its id), address (Ray's, of the host), storage, folder, token,
+        data, paths, alone (there are no other hosts)."""
         self.wanted = wanted
+        self.ready = threading.Event()
+        """torch is loaded, which takes seconds: in a thread, while the rest is asked."""
+        if not wanted["alone"]:
+            threading.Thread(target=self._load, daemon=True).start()
         self.doors = [_listen(wanted["address"]) for _ in range(2)]
         """One for the other hosts to knock at, one for rank 0's store."""
 
@@ -83,7 +89,13 @@ class Probe:
         door = self.doors[1].detach() if rank == 0 else None
         own = self.wanted["address"]
         found: Facts = take_steps({"": lambda: exchange(own, rank, size, at, door, seconds)}, seconds + 1)[""]
-        return found
+        return {**found, "ready": self.ready.is_set()}
+
+    def _load(self) -> None:
+        with contextlib.suppress(ImportError):
+            import torch  # noqa: F401
+
+            self.ready.set()
 
 
 def token() -> Facts:
@@ -132,13 +144,16 @@ def memory() -> Facts:
 
 
 def gpu() -> Facts:
-    """{devices, driver, torch_cuda, usable}: what the driver tells, and what torch was built for and can use."""
+    """{devices, driver}: what the GPUs' driver tells; where there are any, {torch_cuda, usable, why} too: what torch
+    was built for, and whether it can use them."""
     devices, driver = [], None
     if shutil.which("nvidia-smi"):
         command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=DRIVER_SECONDS)
         rows = [line.rpartition(", ") for line in done.stdout.splitlines() if ", " in line]
         devices, driver = [name for name, _, _ in rows], next((version for _, _, version in rows), None)
+    if not devices:
+        return {"devices": [], "driver": None}
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray hides GPUs from processes that asked for none
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")

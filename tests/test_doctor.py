@@ -46,13 +46,13 @@ def host(name: str) -> Facts:
         "shm": {"path": "/dev/shm", "total": 32 * GIB, "free": 30 * GIB},
         "disk": {"Ray's files": {"path": "/tmp/ray", "total": 500 * GIB, "free": 300 * GIB}},
         "memory": {"total": 64 * GIB, "available": 60 * GIB},
-        "gpu": {"devices": [], "driver": None, "torch_cuda": None, "usable": False, "why": ""},
+        "gpu": {"devices": [], "driver": None},
         "health": {"settings": SET if name == "a" else None},
         "storage": {"seen": True},
         "data": {"found": True},
         "clock": {"offset": 0.001, "round_trip": 0.002},
         "met": {"unreached": {}, "storage": {"seen": ["a", "b", "c", "driver"]}},
-        "exchange": {"bytes_per_second": 1e9},
+        "exchange": {"bytes_per_second": 1e9, "ready": True},
     }
 
 
@@ -121,6 +121,7 @@ FAULTS: list[tuple[str, Any, bool, str, str, str]] = [
     ("hosts/b/data", {"error": "no answer in 3 s"}, True, "b", "cannot be read: no answer", "mount or copy it"),
     ("hosts/b/met/unreached", {"c": "timed out"}, True, "b", "does not reach c: timed out", "firewall"),
     ("hosts/b/exchange", {"error": "timed out"}, True, "b", "cannot be exchanged", "GLOO_SOCKET_IFNAME"),
+    ("hosts/b/exchange", {"error": "no answer", "ready": False}, False, "b", "torch was not loaded", "ask again"),
     ("hosts/a/health/settings", {}, False, "a", "noticed after 63 s", "RAY_health_check_period_ms=1000"),
     ("cluster/resources", {"CPU": 4.0}, False, "all hosts", "leave none of 12 to prepare", "--cpus-per-worker"),
     ("cluster/unfit", "workers=3 do not fit; give less", True, "all hosts", "do not fit", "give less"),
@@ -158,7 +159,7 @@ def test_streaming_without_a_cpu_left_is_fatal() -> None:
     [
         ({"devices": ["H"], "driver": "470.1", "torch_cuda": "13.0", "usable": False, "why": "too old"}, 1, "too old"),
         ({"devices": ["H"], "driver": "580.1", "torch_cuda": None, "usable": False, "why": ""}, 1, "without CUDA"),
-        ({"devices": [], "driver": None, "torch_cuda": "13.0", "usable": False, "why": ""}, 1, "shows none"),
+        ({"devices": [], "driver": None}, 1, "shows none"),
         ({"devices": ["H"], "driver": "580.1", "torch_cuda": "13.0", "usable": True, "why": ""}, 0, "does not know"),
         ({"error": "nvidia-smi hangs"}, 1, "nvidia-smi hangs"),
     ],
@@ -186,7 +187,7 @@ def test_a_probe_looks_at_its_host(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(probe, "_temporary", lambda: str(tmp_path))
     monkeypatch.setattr(probe, "gpu", lambda: {"devices": []})
     with hosts.probe_file(Store(tmp_path / "runs")) as wanted:
-        wanted |= {"host": "me", "address": "127.0.0.1", "data": str(tmp_path / "none"), "paths": {}}
+        wanted |= {"host": "me", "address": "127.0.0.1", "data": str(tmp_path / "none"), "paths": {}, "alone": True}
         one = probe.Probe(wanted)
         seen = one.look(5)
         door = ("127.0.0.1", seen["ports"][0])
