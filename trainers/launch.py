@@ -190,7 +190,9 @@ def _settle(
     """Wait for the place, check the model, prepare the data: the recipe as it will be trained, and what of."""
     source = _look(recipe, scale, progress) if data is None else None
     with progress.waiting("starting Ray") if scale.on_ray else contextlib.nullcontext():
-        place.wait()
+        warnings = place.wait()
+    for warning in warnings:
+        progress.warning(warning)
     recipe = _settle_precision(recipe, place.gpus)
     if source is not None:
         _check_model(recipe, source)
@@ -666,10 +668,11 @@ class _ThisProcess:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def wait(self) -> None:
+    def wait(self) -> list[str]:
         import torch
 
         self.gpus = torch.cuda.is_available()
+        return []
 
     def train(self, job: Job, listen: Listen, stop: threading.Event, callbacks: Sequence[Any]) -> None:
         from trainers.worker import work

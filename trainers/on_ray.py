@@ -18,8 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trainers.hosts import check_hosts
 from trainers.recipe import Scale
-from trainers.store import Store
+from trainers.store import Store, default_storage
 from trainers.watch import STALL_SECONDS, Lookout, Watch
 
 Job = Mapping[str, Any]
@@ -76,6 +77,9 @@ class Cluster:
         os.environ.update({name: os.environ.get(name, value) for name, value in environment.items()})
         if os.environ.get("RAY_ADDRESS") and (Path.home() / ".ray" / "auth_token").exists():
             os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported
+        if not os.environ.get("RAY_ADDRESS"):
+            # A Ray of our own listens on loopback alone; without this it takes another address, and listens on all.
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         self._thread.start()
         return self
 
@@ -83,8 +87,11 @@ class Cluster:
         self._leave.set()
         self._thread.join()
 
-    def wait(self) -> None:
-        """Until Ray answers. Raises ValueError where the cluster can never hold the workers."""
+    def wait(self) -> list[str]:
+        """Until Ray answers; returns warnings.
+
+        Raises ValueError where the cluster can never hold the workers, or its hosts do not agree on what they must.
+        """
         self._ready.wait()
         if self._error is not None:
             raise self._error
@@ -103,6 +110,10 @@ class Cluster:
             self._resources["GPU"] = gpus or 1
         self._resources |= named_resources(self.scale)
         refuse_what_never_fits(self.scale.worker_range[0], self._resources, nodes)
+        if self.ours or len(nodes) == 1:
+            return []
+        storage, streamed = Store(self.scale.storage or default_storage()), self.scale.data_mode == "stream"
+        return check_hosts(storage, self.scale.data if streamed else None)
 
     def nodes(self) -> list[Mapping[str, float]]:
         """What each host has: CPU, GPU, memory..."""
@@ -186,6 +197,7 @@ class Cluster:
         dashboard = not self.sweeping or self.scale.worker_range[1] > 1
         ray.init(
             address="local",
+            _node_ip_address="127.0.0.1",
             num_cpus=cpus,
             include_dashboard=dashboard,
             log_to_driver=False,

@@ -91,7 +91,9 @@ def run(
             with progress.waiting("starting Ray"):
                 cluster.imported.wait()
                 importlib.import_module("tune_spaces.tuner")  # takes seconds, as Ray does to start
-                cluster.wait()
+                warnings = cluster.wait()
+            for warning in warnings:
+                progress.warning(warning)
             running.prepare(cluster, earlier, space_name, begun)
             running.book.content["repeats"] = repeats
             signals.training_starts()
