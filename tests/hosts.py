@@ -177,6 +177,7 @@ class Hosts:
     def plug(self, host: Host) -> None:
         """Connect a host that was booted."""
         port = f"to-{host.name}"
+        subprocess.run(self._at_switch("ip", "link", "del", port), capture_output=True)  # of before it was down
         self._on_switch(f"ip link add {port} type veth peer name eth0 netns {host.pid}")
         self._on_switch(f"ip link set {port} master br0 up")
         host.run("ip", "addr", "add", f"{host.address}/24", "dev", "eth0", cwd=Path("/"))
@@ -243,10 +244,14 @@ class Hosts:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _at_switch(self, *command: str) -> list[str]:
+        return ["nsenter", "-t", str(self._switch), "--net", "--", *command]
+
     def _on_switch(self, *commands: str) -> None:
         for command in commands:
-            words = ["nsenter", "-t", str(self._switch), "--net", "--", *command.split()]
-            subprocess.run(words, check=True, capture_output=True, text=True, timeout=SECONDS)
+            subprocess.run(
+                self._at_switch(*command.split()), check=True, capture_output=True, text=True, timeout=SECONDS
+            )
 
 
 class Training:
