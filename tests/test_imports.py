@@ -16,6 +16,7 @@ LEVELS = [
     {
         "trainers.boundary",
         "trainers.order",
+        "trainers.parallel",
         "trainers.pictures",
         "trainers.progress",
         "trainers.recipe",
@@ -25,7 +26,6 @@ LEVELS = [
     {
         "trainers.words",
         "trainers.hosts",
-        "trainers.parallel",
         "trainers.record",
         "trainers.augment",
         "trainers.checkpoint",

@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from trainers import parallel
 from trainers.store import Store, explain
 
 Line = dict[str, float]
@@ -52,7 +53,8 @@ class TrainState:
     """Time spent so far on data_wait, compute, evaluate, checkpoint."""
 
     def snapshot(self) -> dict[str, Any]:
-        """A copy on the host that later steps do not change: plain data and tensors."""
+        """A copy on the host that later steps do not change: plain data and whole tensors, the same for any number of
+        workers. Of a sharded state: while all others `join_snapshot`."""
         plain = ("epoch", "step", "total_steps", "sums", "history", "best", "seconds")
         return {
             "model": _copy(self.model.state_dict()),
@@ -62,13 +64,27 @@ class TrainState:
             "progress": json.dumps({name: getattr(self, name) for name in plain}),
         }
 
+    def join_snapshot(self) -> None:
+        """Hand this worker's parts to the one that takes a snapshot, tensor by tensor, and keep nothing."""
+        for part in (self.model.state_dict(), self.optimizer.state_dict(), self.ema):
+            _gather(part)
+
+    def load_weights(self, weights: Mapping[str, Tensor], *, strict: bool = True) -> None:
+        """Take over whole weights; of a sharded model, this worker's parts of them."""
+        self.model.load_state_dict(parallel.shares(weights, self.model.state_dict()), strict=strict)
+
     def restore(self, snapshot: Mapping[str, Any]) -> None:
-        """Take over what `snapshot` returned, on any device."""
-        self.model.load_state_dict(snapshot["model"])
-        self.optimizer.load_state_dict(snapshot["optimizer"])
+        """Take over what `snapshot` returned, on any device, whether sharded or not."""
+        self.load_weights(snapshot["model"])
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        states = {
+            index: {name: parallel.share(value, parameters[index]) for name, value in values.items()}
+            for index, values in snapshot["optimizer"]["state"].items()
+        }
+        self.optimizer.load_state_dict({**snapshot["optimizer"], "state": states})
         if self.ema is not None:
             for name, tensor in snapshot["ema"].items():
-                self.ema[name].copy_(tensor)
+                self.ema[name].copy_(parallel.share(tensor, self.ema[name]))
         self.counts = {name: count.numpy() for name, count in snapshot["counts"].items()}
         for name, value in json.loads(snapshot["progress"]).items():
             setattr(self, name, value)
@@ -206,9 +222,18 @@ class Checkpoints:
 
 def _copy(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
+        return parallel.whole(value.detach()).to("cpu", copy=True)
     if isinstance(value, Mapping):
         return {key: _copy(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_copy(item) for item in value]
     return value
+
+
+def _gather(value: Any) -> None:
+    """What `_copy` does on another worker, in the same order."""
+    if isinstance(value, Tensor):
+        parallel.whole(value.detach())
+    elif isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            _gather(item)

@@ -203,11 +203,13 @@ def create_state(recipe: Recipe, meta: Mapping[str, Any], world: World, *, fresh
     """The state of a run before its first step, the same on every rank; not `fresh`: about to be restored."""
     if not fresh:  # downloads nothing
         recipe = without_weights(recipe)
-    model = build_model(recipe, meta).to(world.device, world.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = build_model(recipe, meta)
     parallel.freeze(model, recipe.frozen)
+    model = parallel.place(model, world)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     ema = None if recipe.ema is None else {k: v.detach().clone() for k, v in model.state_dict().items()}
-    return TrainState(model=model, optimizer=_optimizer(recipe, trained), ema=ema)
+    optimizer = _optimizer(recipe, trained, fused=not world.sharded)
+    return TrainState(model=model, optimizer=optimizer, ema=ema)
 
 
 def train(
@@ -220,6 +222,7 @@ def train(
     checkpoints: Checkpoints | None = None,
     checkpoint_seconds: float = math.inf,
     compile: bool = False,
+    activation_checkpointing: bool = False,
     profile: bool = False,
 ) -> Summary:
     """Train from where `state` stands to the recipe's last epoch; `state` is changed in place.
@@ -234,7 +237,7 @@ def train(
         state=state,
         data=data,
         world=world,
-        model=parallel.wrap(state.model, world, compile),
+        model=parallel.wrap(state.model, world, compile=compile, recompute=activation_checkpointing),
         reporter=reporter or Reporter(),
         checkpoints=checkpoints if world.rank == 0 else None,
         checkpoint_seconds=checkpoint_seconds,
@@ -294,7 +297,7 @@ def evaluate(run: Run, split: str) -> Evaluation:
 
 def show(run: Run, split: str, rows: Sequence[int]) -> list[dict[str, Any]]:
     """Pictures with what the model makes of them, for people: name, image, target and labels, uint8 arrays of at
-    most PICTURE_SIDE pixels a side. Not a matter of all ranks: `state.model` is called on this one alone."""
+    most PICTURE_SIDE pixels a side. Where the model is sharded every rank calls this, elsewhere any that likes."""
     recipe, state = run.recipe, run.state
     shown = []
     for row in rows:
@@ -431,7 +434,7 @@ class _Step:
             own = [weight * first[0].weight]
             own += [_divisors(run.task, targets) * of.weight for of, _, targets in rest]
             self.divisors = run.world.add_up(torch.stack(own).sum(0))
-        factors = _inverse(self.divisors, run.world.size)  # DDP takes the mean over the workers, not the sum
+        factors = _inverse(self.divisors, run.world.size)  # DDP and FSDP2 take the mean over the workers, not the sum
         self.loss = None
         for of, images, targets in ready:
             seed = order.torch_seed(run.recipe.seed, run.state.total_steps, of.micro_batch)
@@ -644,22 +647,22 @@ def _finish_epoch(run: Run) -> Summary | None:
     for name, seconds in spent.items():
         state.seconds[name] = state.seconds.get(name, 0.0) + seconds
     # Epochs of milliseconds are not all worth a file; the best and the last are.
-    save = better or state.epoch == run.recipe.epochs or time.monotonic() - run.last_save > SAVE_SECONDS
+    save = better or state.epoch == run.recipe.epochs
+    save = save or run.world.agree(time.monotonic() - run.last_save > SAVE_SECONDS)
     if save:
         _save(run)
     pictures = _show_now_and_then(run)
     run.reporter.tell({"kind": "epoch", "line": line, "better": better, "counts": counts, "pictures": pictures})
-    wish = torch.tensor(float(run.world.rank == 0 and run.reporter.stopping()), device=run.world.device)
-    stop = bool(run.world.add_up(wish)) and state.epoch < run.recipe.epochs
+    stop = run.world.agree(run.reporter.stopping()) and state.epoch < run.recipe.epochs
     if stop and not save:
         _save(run)
     return Summary("interrupted", f"interrupted after epoch {state.epoch}") if stop else None
 
 
 def _show_now_and_then(run: Run) -> list[dict[str, Any]] | None:
-    """The same pictures every time, on rank 0, and not so often that training waits for them."""
-    due = time.monotonic() - run.last_pictures > PICTURE_SECONDS
-    if not (due and run.task.shown and run.world.rank == 0):
+    """The same pictures every time, and not so often that training waits for them."""
+    due = run.task.shown and run.world.agree(time.monotonic() - run.last_pictures > PICTURE_SECONDS)
+    if not (due and (run.world.rank == 0 or run.world.sharded)):
         return None
     run.last_pictures = time.monotonic()
     return show(run, "val", _fixed_rows(run, "val"))
@@ -679,10 +682,12 @@ def _stopped_early(run: Run) -> Summary | None:
 
 
 def _save(run: Run) -> None:
-    """Write a checkpoint, on rank 0; the time that training waits for it is counted."""
+    """Write a checkpoint, on rank 0; the time that training waits for it is counted. Every rank calls this."""
     start = time.perf_counter()
     if run.checkpoints is not None:
         run.checkpoints.save(run.state)
+    elif run.world.sharded:
+        run.state.join_snapshot()
     spent = run.state.seconds.get("checkpoint", 0.0) + time.perf_counter() - start
     run.state.seconds["checkpoint"] = spent
     run.last_save = time.monotonic()
@@ -698,8 +703,8 @@ def _diverged(what: str, value: float, epoch: int, step: int, lr: float) -> str:
 # Small parts -------------------------------------------------------------------------------------------------
 
 
-def _optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    common: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": True}
+def _optimizer(recipe: Recipe, parameters: list[nn.Parameter], *, fused: bool = True) -> torch.optim.Optimizer:
+    common: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": fused}
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(parameters, momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
     kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW

@@ -1,13 +1,14 @@
-"""Device, precision, threads and the exchange between workers: the only module that knows them."""
+"""Device, precision, threads, DDP, FSDP2 and the exchange between workers: the only module that knows them."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +16,9 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,13 @@ class World:
     size: int
     device: torch.device
     precision: Literal["fp32", "bf16", "fp64"]
+    strategy: Literal["ddp", "fsdp2"] = "ddp"
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each worker holds a part of the weights. Then all of them must take part in a forward pass, and in
+        a snapshot. One worker alone has nothing to share."""
+        return self.strategy == "fsdp2" and self.size > 1
 
     @property
     def dtype(self) -> torch.dtype:
@@ -50,6 +59,10 @@ class World:
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
+
+    def agree(self, wish: bool) -> bool:
+        """What rank 0 wishes; waits until every worker asks."""
+        return bool(self.add_up(torch.tensor(float(wish and self.rank == 0), device=self.device)))
 
 
 def settle_precision(wanted: str, gpus: bool) -> str:
@@ -97,11 +110,33 @@ def set_training(model: nn.Module, frozen: tuple[str, ...]) -> None:
             module.eval()
 
 
-def wrap(model: nn.Module, world: World, compile: bool = False) -> nn.Module:
-    """The model as it is called in training: compiled on request, and DDP where there are several workers."""
+def place(model: nn.Module, world: World) -> nn.Module:
+    """The model on its device and in its precision: whole or, under FSDP2, this worker's part of every weight.
+
+    To be called before the optimizer is made: FSDP2 puts new parameters in the place of the old ones.
+    """
+    if not world.sharded:
+        return model.to(world.device, world.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.fsdp import fully_shard
+
+    assert dist.group.WORLD is not None
+    model.to(world.dtype)  # not channels_last: FSDP2 takes contiguous weights; to the device it moves them block by block
+    mesh = DeviceMesh.from_group(dist.group.WORLD, world.device.type)
+    for block in [*_blocks(model), model]:
+        # The outermost too: between passes `parameters()` are the optimizer's
+        fully_shard(block, mesh=mesh, reshard_after_forward=True)
+    return model
+
+
+def wrap(model: nn.Module, world: World, *, compile: bool = False, recompute: bool = False) -> nn.Module:
+    """The model as it is called in training: with recomputed activations and compiled on request, and DDP where
+    there are several workers. Raises ValueError where there is nothing to recompute."""
+    if recompute:
+        recompute_activations(model)
     if compile:
         model.compile()
-    if world.size == 1:
+    if world.size == 1 or world.sharded:
         return model
     with warnings.catch_warnings():  # torch 2.15 renames broadcast_buffers; older ones know only this name
         warnings.simplefilter("ignore", FutureWarning)
@@ -115,12 +150,101 @@ def wrap(model: nn.Module, world: World, compile: bool = False) -> nn.Module:
 
 @contextlib.contextmanager
 def accumulating(model: nn.Module, last: bool) -> Iterator[None]:
-    """Gradients are exchanged in the last backward pass of a step only."""
+    """DDP exchanges gradients in the last backward pass of a step only. FSDP2 does in each: so it never keeps whole
+    gradients, which would take as much memory as the weights that it spreads."""
     if last or not isinstance(model, DistributedDataParallel):
         yield
     else:
         with model.no_sync():
             yield
+
+
+def _blocks(model: nn.Module) -> list[nn.Module]:
+    """What a model consists of: the innermost modules of several layers with weights, and the layers beside these.
+
+    A ResNet's first convolution, its residual blocks, its last layer; the pairs of convolutions of a U-Net. None where
+    weights are used in several places, which only the whole model sees.
+    """
+    names = dict(model.named_parameters(remove_duplicate=False))
+    return [] if len(set(names.values())) < len(names) else list(dict.fromkeys(_blocks_below(model)))
+
+
+def _blocks_below(module: nn.Module) -> Iterator[nn.Module]:
+    for child in module.children():
+        only_holds = isinstance(child, nn.ModuleList | nn.ModuleDict)
+        if only_holds or any(_count_weights(part) > 1 for part in child.children()):
+            yield from _blocks_below(child)
+        elif _count_weights(child):
+            yield child
+
+
+def _count_weights(module: nn.Module) -> int:
+    return sum(parameter.ndim > 1 for parameter in module.parameters())
+
+
+def recompute_activations(model: nn.Module) -> None:
+    """Activation checkpointing: of each block of layers only the input is kept, and its forward pass is made again on
+    the way back, with the same random numbers. Raises ValueError where the model has no such blocks."""
+    blocks = [block for block in _blocks(model) if any(block.children())]
+    if not blocks:
+        raise ValueError(
+            "activation_checkpointing: this model has no blocks of several layers to make again; leave the flag out"
+        )
+    for block in blocks:
+        block.forward = _recomputed(block)  # type: ignore[method-assign]  # names and structure stay
+
+
+def _recomputed(block: nn.Module) -> Any:
+    forward = block.forward
+    norms = [module for module in block.modules() if isinstance(module, _NormBase)]
+
+    def contexts() -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
+        return contextlib.nullcontext(), _at_rest(norms)
+
+    @functools.wraps(forward)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+
+    return run
+
+
+@contextlib.contextmanager
+def _at_rest(norms: Sequence[_NormBase]) -> Iterator[None]:
+    """Running statistics stay as they are: a pass that is made again counts once."""
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, tracked) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, tracked
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A sharded tensor's whole, in which every worker must take part; any other tensor as it is."""
+    return tensor.full_tensor() if _is_sharded(tensor) else tensor  # type: ignore[no-any-return, operator]
+
+
+def share(tensor: Any, like: Tensor) -> Any:
+    """This worker's part of a whole tensor, where `like` is sharded and of its shape; else the tensor as it is."""
+    if not (_is_sharded(like) and isinstance(tensor, Tensor) and tensor.shape == like.shape) or _is_sharded(tensor):
+        return tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(like, DTensor)
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)  # None: all have it
+
+
+def shares(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`share` of each, by name; names that `like` lacks stay as they are."""
+    return {name: share(tensor, like.get(name, tensor)) for name, tensor in tensors.items()}
+
+
+def _is_sharded(tensor: Tensor) -> bool:
+    return hasattr(tensor, "full_tensor")
 
 
 class BatchNormStatistics:

@@ -247,6 +247,10 @@ class Scale(_Value):
     """A batch that cannot fit: micro_batch: in the largest micro-batches that do; record: not at all, and recorded."""
     max_failures: int = 3
     """Attempts without a new checkpoint after which the run gives up."""
+    strategy: Literal["ddp", "fsdp2"] = "ddp"
+    """ddp: each worker holds the whole model; fsdp2: a part of every weight, of its gradient and of its states."""
+    activation_checkpointing: bool = False
+    """Keep the input of each block of layers only, and compute it again on the way back: less memory, more time."""
     compile: bool = False
     """Run the model through torch.compile."""
     profile: bool = False

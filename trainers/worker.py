@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Callable, Mapping
@@ -42,7 +43,7 @@ def work(
     """
     recipe, scale = Recipe.from_json(job["recipe"]), Scale.from_json(job["scale"])
     parallel.set_threads(job["threads"])
-    world = World(rank, size, parallel.settle_device(), recipe.precision)  # type: ignore[arg-type]
+    world = World(rank, size, parallel.settle_device(), recipe.precision, scale.strategy)  # type: ignore[arg-type]
     parallel.reset_peak_memory(world.device)
     tell({"kind": "machine", "host": socket.gethostname(), "machine": machine()})
     state: TrainState | None = None
@@ -65,6 +66,7 @@ def work(
             checkpoints=checkpoints,
             checkpoint_seconds=scale.checkpoint_seconds,
             compile=scale.compile,
+            activation_checkpointing=scale.activation_checkpointing,
             profile=scale.profile,
         )
     except ValueError as error:
@@ -76,7 +78,8 @@ def work(
             raise
         summary = Summary("out_of_memory", _advise(recipe, error))
     event = _ending(summary, state, recipe, job["data"]["meta"], world, before)
-    if rank == 0 and state is not None and state.best and summary.status not in ("failed", "out_of_memory"):
+    looks = rank == 0 or world.sharded
+    if looks and state is not None and state.best and summary.status not in ("failed", "out_of_memory"):
         event["pictures"] = _show(recipe, state, data, world, checkpoints)
     return event
 
@@ -85,10 +88,15 @@ def _show(
     recipe: Recipe, state: TrainState, data: Data, world: World, checkpoints: Checkpoints
 ) -> list[dict[str, Any]]:
     """The shown pictures as the best weights see them; none where these cannot be read."""
-    try:
-        state.model.load_state_dict(checkpoints.best_weights())
-    except ValueError:
+    if world.sharded:
+        world.agree(True)  # all are here: rank 0 has written everything
+    weights = None
+    with contextlib.suppress(ValueError):
+        weights = checkpoints.best_weights()
+    lacking = torch.tensor(float(weights is None), device=world.device)
+    if (world.add_up(lacking) if world.sharded else lacking) or weights is None:
         return []
+    state.load_weights(weights)
     state.ema = None
     return loop.show_best_and_worst(recipe, state, data, world, "val")
 
@@ -135,7 +143,7 @@ def _take_weights(state: TrainState, run: str, storage: Store, tell: Tell) -> No
     fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
     if not fitting:
         raise ValueError(f"init_from={run!r}: none of its weights fits this model")
-    state.model.load_state_dict(fitting, strict=False)
+    state.load_weights(fitting, strict=False)
     if state.ema is not None:
         state.ema = {name: value.detach().clone() for name, value in state.model.state_dict().items()}
     fresh = [name for name in own if name not in fitting]
