@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
@@ -121,12 +122,20 @@ def place(model: nn.Module, world: World) -> nn.Module:
     from torch.distributed.fsdp import fully_shard
 
     assert dist.group.WORLD is not None
-    model.to(world.dtype)  # not channels_last: FSDP2 takes contiguous weights; to the device it moves them block by block
+    model.to(world.dtype)  # to its device FSDP2 moves it, block by block
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):  # FSDP2 takes contiguous weights only
+            layer.register_forward_pre_hook(_channels_last)
     mesh = DeviceMesh.from_group(dist.group.WORLD, world.device.type)
     for block in [*_blocks(model), model]:
         # The outermost too: between passes `parameters()` are the optimizer's
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
     return model
+
+
+def _channels_last(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """What a convolution puts out is laid out as by weights in channels_last: dropout draws in the order of memory."""
+    return (inputs[0].to(memory_format=torch.channels_last), *inputs[1:]) if inputs[0].ndim == 4 else inputs
 
 
 def wrap(model: nn.Module, world: World, *, compile: bool = False, recompute: bool = False) -> nn.Module:
@@ -191,7 +200,7 @@ def recompute_activations(model: nn.Module) -> None:
             "activation_checkpointing: this model has no blocks of several layers to make again; leave the flag out"
         )
     for block in blocks:
-        block.forward = _recomputed(block)  # type: ignore[method-assign]  # names and structure stay
+        block.forward = _recomputed(block)  # names and structure stay
 
 
 def _recomputed(block: nn.Module) -> Any:
@@ -225,26 +234,19 @@ def _at_rest(norms: Sequence[_NormBase]) -> Iterator[None]:
 
 def whole(tensor: Tensor) -> Tensor:
     """A sharded tensor's whole, in which every worker must take part; any other tensor as it is."""
-    return tensor.full_tensor() if _is_sharded(tensor) else tensor  # type: ignore[no-any-return, operator]
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def share(tensor: Any, like: Tensor) -> Any:
     """This worker's part of a whole tensor, where `like` is sharded and of its shape; else the tensor as it is."""
-    if not (_is_sharded(like) and isinstance(tensor, Tensor) and tensor.shape == like.shape) or _is_sharded(tensor):
+    if not isinstance(like, DTensor) or not isinstance(tensor, Tensor) or tensor.shape != like.shape:
         return tensor
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    assert isinstance(like, DTensor)
-    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)  # None: all have it
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)  # None: each has the whole
 
 
 def shares(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`share` of each, by name; names that `like` lacks stay as they are."""
     return {name: share(tensor, like.get(name, tensor)) for name, tensor in tensors.items()}
-
-
-def _is_sharded(tensor: Tensor) -> bool:
-    return hasattr(tensor, "full_tensor")
 
 
 class BatchNormStatistics:
