@@ -19,7 +19,7 @@ def run_ranks(jobs: Sequence[tuple[Job, int]]) -> list[list[dict[str, Any]]]:
 
     A job may hold "stop_after": steps after which rank 0 is asked to stop.
     Returns the events that rank 0 told, for each job; "steps" of the "done" event are the training losses of
-    all optimizer steps, and "seen" the ids that any rank trained on, by epoch.
+    all optimizer steps, "seen" the ids that any rank trained on, by epoch, and "weights" how many each rank held.
     """
     size = max(size for _, size in jobs)
     context = multiprocessing.get_context("spawn")
@@ -46,7 +46,7 @@ def run_ranks(jobs: Sequence[tuple[Job, int]]) -> list[list[dict[str, Any]]]:
         seen = [
             sorted(row for part in ids for row in part) for ids in zip(*(rank["seen"] for rank in end), strict=True)
         ]
-        gathered[index, 0][-1]["seen"] = seen
+        gathered[index, 0][-1] |= {"seen": seen, "weights": [rank["weights"] for rank in end]}
     return [gathered[index, 0] for index in range(len(jobs))]
 
 
@@ -78,6 +78,7 @@ def watched_work(job: Job, rank: int = 0, size: int = 1) -> list[dict[str, Any]]
     events: list[dict[str, Any]] = []
     losses: list[float] = []
     seen: list[list[int]] = []
+    weights = 0
 
     class Watched(loop._Step):
         def accumulate(self, batches: list[Any]) -> None:
@@ -89,8 +90,10 @@ def watched_work(job: Job, rank: int = 0, size: int = 1) -> list[dict[str, Any]]
             super().accumulate(batches)
 
         def update(self) -> None:
+            nonlocal weights
             super().update()
             losses.append(self.mean())
+            weights = sum(getattr(p, "_local_tensor", p).numel() for p in self.run.state.model.parameters())
 
     def stopping() -> bool:
         return len(losses) >= job.get("stop_after", 10**9)
@@ -100,4 +103,4 @@ def watched_work(job: Job, rank: int = 0, size: int = 1) -> list[dict[str, Any]]
         end = worker.work(job, rank, size, job["attempt"] * 1000 + 1, events.append, stopping)
     finally:
         loop._Step = original
-    return [*events, {**end, "steps": losses, "seen": seen}]
+    return [*events, {**end, "steps": losses, "seen": seen, "weights": weights}]

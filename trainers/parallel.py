@@ -16,7 +16,6 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
@@ -214,6 +213,8 @@ def _recomputed(block: nn.Module) -> Any:
     def run(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
+        if torch.compiler.is_compiling():  # a compiled graph keeps statistics apart from what it makes again
+            return checkpoint(forward, *args, use_reentrant=False, **kwargs)
         return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
     return run
@@ -234,13 +235,16 @@ def _at_rest(norms: Sequence[_NormBase]) -> Iterator[None]:
 
 def whole(tensor: Tensor) -> Tensor:
     """A sharded tensor's whole, in which every worker must take part; any other tensor as it is."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # importing DTensor takes 0.4 s
 
 
 def share(tensor: Any, like: Tensor) -> Any:
     """This worker's part of a whole tensor, where `like` is sharded and of its shape; else the tensor as it is."""
-    if not isinstance(like, DTensor) or not isinstance(tensor, Tensor) or tensor.shape != like.shape:
+    if not (hasattr(like, "full_tensor") and isinstance(tensor, Tensor) and tensor.shape == like.shape):
         return tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(like, DTensor)
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)  # None: each has the whole
 
 
