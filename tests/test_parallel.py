@@ -180,7 +180,10 @@ def test_a_run_with_activations_made_again_ends_with_the_same_weights(storage: P
 
 
 def test_a_model_without_blocks_says_so(storage: Path) -> None:
-    recipe, raw = small_recipe("mnist.cnn", epochs=1), small_data("mnist.cnn", storage / "raw" / "mnist.cnn")
+    recipe, raw = (
+        small_recipe("mnist.cnn", precision="fp32", epochs=1),
+        small_data("mnist.cnn", storage / "raw" / "mnist.cnn"),
+    )
     end = watched_work(job(recipe, raw, storage, "no-blocks", activation_checkpointing=True))[-1]
     assert end["status"] == "failed"
     assert "no blocks of several layers" in end["message"]

@@ -81,7 +81,8 @@ class TrainState:
             index: {name: parallel.share(value, parameters[index]) for name, value in values.items()}
             for index, values in snapshot["optimizer"]["state"].items()
         }
-        self.optimizer.load_state_dict({**snapshot["optimizer"], "state": states})
+        own_options = self.optimizer.state_dict()["param_groups"]  # DDP and FSDP2 do not use the same kernels
+        self.optimizer.load_state_dict({"state": states, "param_groups": own_options})
         if self.ema is not None:
             for name, tensor in snapshot["ema"].items():
                 self.ema[name].copy_(parallel.share(tensor, self.ema[name]))

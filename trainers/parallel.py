@@ -239,13 +239,19 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def share(tensor: Any, like: Tensor) -> Any:
-    """This worker's part of a whole tensor, where `like` is sharded and of its shape; else the tensor as it is."""
-    if not (hasattr(like, "full_tensor") and isinstance(tensor, Tensor) and tensor.shape == like.shape):
+    """A whole tensor of the shape of `like` as that is: this worker's part of it, or laid out in memory as that, which
+    fused optimizers take for granted. Anything else as it is."""
+    if not (isinstance(tensor, Tensor) and tensor.shape == like.shape):
         return tensor
+    if not hasattr(like, "full_tensor"):
+        return tensor if tensor.stride() == like.stride() else torch.empty_like(like).copy_(tensor)
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     assert isinstance(like, DTensor)
-    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)  # None: each has the whole
+    if isinstance(tensor, DTensor):
+        return tensor
+    parts = tensor.contiguous(), like.device_mesh, like.placements
+    return distribute_tensor(*parts, src_data_rank=None)  # None: each worker has the whole
 
 
 def shares(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
