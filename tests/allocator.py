@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch.profiler import ProfilerActivity, profile
 
 from trainers import loop, order, parallel
@@ -46,29 +49,59 @@ def facts(recipe: Recipe, channels: int, classes: int) -> dict[str, Any]:
     }
 
 
-def measure(recipe: Recipe, meta: Mapping[str, Any], device: str = "cpu") -> int:
-    """Bytes of the allocator's peak in two steps, and in making what they need."""
+def measure(
+    recipe: Recipe,
+    meta: Mapping[str, Any],
+    device: str = "cpu",
+    *,
+    recompute: bool = False,
+    ranks: int = 1,
+    rank: int = 0,
+) -> int:
+    """Bytes of the allocator's peak in two steps, and in making what they need; with several ranks, under FSDP2."""
     assert recipe.precision != "auto"
     recipe = recipe.replace(micro_batch_size=recipe.micro_batch_size or recipe.batch_size)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        _steps(recipe, meta, torch.device("cuda", 0))
+        _steps(recipe, meta, World(0, 1, torch.device("cuda", 0), recipe.precision), recompute)
         return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        _steps(recipe, meta, torch.device("cpu"))
+        _steps(recipe, meta, World(rank, ranks, torch.device("cpu"), recipe.precision, "fsdp2"), recompute)
     events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
     events.sort(key=lambda event: event.start_ns())
     return int(np.cumsum([event.nbytes() for event in events]).max())
 
 
-def _steps(recipe: Recipe, meta: Mapping[str, Any], device: torch.device) -> None:
+def measure_sharded(recipe: Recipe, meta: Mapping[str, Any], ranks: int) -> int:
+    """`measure` under FSDP2, of the rank that takes most."""
+    context = multiprocessing.get_context("spawn")
+    peaks: Any = context.Queue()
+    with tempfile.TemporaryDirectory() as meeting:
+        arguments = [(recipe.to_json(), meta, ranks, rank, f"file://{meeting}/met", peaks) for rank in range(ranks)]
+        processes = [context.Process(target=_measure_rank, args=each) for each in arguments]
+        for process in processes:
+            process.start()
+        found = [peaks.get(timeout=240) for _ in processes]
+        for process in processes:
+            process.join()
+    return max(found)
+
+
+def _measure_rank(recipe: Any, meta: Mapping[str, Any], ranks: int, rank: int, meeting: str, peaks: Any) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=ranks)
+    peaks.put(measure(Recipe.from_json(recipe), meta, ranks=ranks, rank=rank))
+    dist.destroy_process_group()
+
+
+def _steps(recipe: Recipe, meta: Mapping[str, Any], world: World, recompute: bool) -> None:
     """The first two steps of an epoch, as the loop makes them."""
     assert recipe.micro_batch_size is not None
-    world = World(0, 1, device, recipe.precision)  # type: ignore[arg-type]
     data = _Drawn(recipe, meta)
     state = loop.create_state(recipe, meta, world, fresh=False)
-    run = loop.Run(recipe=recipe, state=state, data=data, world=world, model=state.model)
+    model = parallel.wrap(state.model, world, recompute=recompute)
+    run = loop.Run(recipe=recipe, state=state, data=data, world=world, model=model)
     parallel.set_training(state.model, recipe.frozen)
     step = loop._Step(run, BatchNormStatistics(state.model, world))
     passes = order.passes(

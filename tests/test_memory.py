@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from allocator import facts, measure
+from allocator import facts, measure, measure_sharded
 
 from trainers import memory
 from trainers.recipe import Recipe, parse_size, resolve, spell_size
@@ -62,6 +62,23 @@ def test_bf16_takes_less_than_fp32_and_is_predicted_as_well() -> None:
     predicted = memory.predict(recipe, meta)
     assert predicted == pytest.approx(measure(recipe, meta), rel=0.05)
     assert predicted < memory.predict(recipe.replace(precision="fp32"), meta)
+
+
+@pytest.mark.parametrize("name", ["unet", "erfnet encoder"])
+def test_activations_that_are_made_again_are_predicted_as_well(name: str) -> None:
+    recipe, meta = made(name)
+    predicted = memory.predict(recipe, meta, recompute=True)
+    assert predicted == pytest.approx(measure(recipe, meta, recompute=True), rel=0.05)
+    assert predicted < 0.95 * memory.predict(recipe, meta)
+
+
+@pytest.mark.slow
+def test_a_sharded_model_takes_less_and_not_more_than_predicted() -> None:
+    recipe, meta = made("resnet-50", optimizer="adam", ema=0.99)
+    predicted = memory.predict(recipe, meta, workers=2, sharded=True)
+    assert predicted < 0.85 * memory.predict(recipe, meta, workers=2)
+    assert predicted / 1.4 < measure_sharded(recipe, meta, 2) <= predicted
+    assert memory.predict(recipe, meta, workers=8, sharded=True) < 0.8 * predicted
 
 
 def test_states_and_averages_are_counted_once_for_each_weight() -> None:

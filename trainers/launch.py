@@ -434,12 +434,15 @@ def fit_memory(
 
     limit -= context_bytes(gpus)
     asked = recipe.replace(micro_batch_size=micro)
-    workers = max(1, scale.worker_range[1])
-    peak = memory.predict(asked, meta, workers=workers)
+    sharded = scale.strategy == "fsdp2"
+    workers = max(1, scale.worker_range[0 if sharded else 1])  # with fewer, each holds a larger part
+    peak = memory.predict(asked, meta, workers=workers, sharded=sharded, recompute=scale.activation_checkpointing)
     if peak <= limit:
         return Need(recipe, True, peak, limit)
     needs = f"needs {recipes.spell_size(peak)} of {recipes.spell_size(limit)}"
-    smaller = memory.largest_micro_batch(asked, meta, limit, workers=workers)
+    smaller = memory.largest_micro_batch(
+        asked, meta, limit, workers=workers, sharded=sharded, recompute=scale.activation_checkpointing
+    )
     if smaller is None:
         return Need(recipe, False, peak, limit, f"does not fit: {needs}, and not even one picture at a time fits")
     if scale.on_oom == "record":

@@ -126,7 +126,7 @@ def place(model: nn.Module, world: World) -> nn.Module:
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):  # FSDP2 takes contiguous weights only
             layer.register_forward_pre_hook(_channels_last)
     mesh = DeviceMesh.from_group(dist.group.WORLD, world.device.type)
-    for block in [*_blocks(model), model]:
+    for block in [*blocks(model), model]:
         # The outermost too: between passes `parameters()` are the optimizer's
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
     return model
@@ -167,7 +167,7 @@ def accumulating(model: nn.Module, last: bool) -> Iterator[None]:
             yield
 
 
-def _blocks(model: nn.Module) -> list[nn.Module]:
+def blocks(model: nn.Module) -> list[nn.Module]:
     """What a model consists of: the innermost modules of several layers with weights, and the layers beside these.
 
     A ResNet's first convolution, its residual blocks, its last layer; the pairs of convolutions of a U-Net. None where
@@ -193,12 +193,12 @@ def _count_weights(module: nn.Module) -> int:
 def recompute_activations(model: nn.Module) -> None:
     """Activation checkpointing: of each block of layers only the input is kept, and its forward pass is made again on
     the way back, with the same random numbers. Raises ValueError where the model has no such blocks."""
-    blocks = [block for block in _blocks(model) if any(block.children())]
-    if not blocks:
+    several = [block for block in blocks(model) if any(block.children())]
+    if not several:
         raise ValueError(
             "activation_checkpointing: this model has no blocks of several layers to make again; leave the flag out"
         )
-    for block in blocks:
+    for block in several:
         block.forward = _recomputed(block)  # names and structure stay
 
 
