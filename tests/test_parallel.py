@@ -114,7 +114,7 @@ def test_fsdp2_learns_what_ddp_learns_with_the_other_models_too(storage: Path) -
         "cifar.r18",
         "resnet.r50",
         "streets.erfnet_encoder",
-        "streets.erfnet_decoder",
+        "streets.erfnet",
         "deeplab.camvid",
     )
     for name in names:
@@ -158,7 +158,9 @@ def test_what_is_made_again_counts_once_and_draws_the_same(compile: bool) -> Non
             assert isinstance(block, nn.Sequential)
             block[1], block[3] = nn.BatchNorm2d(3).double(), nn.Identity()
     again = copy.deepcopy(plain)
-    parallel.wrap(again, ALONE, recompute=True, compile=compile)
+    parallel.wrap(again, ALONE, recompute=True)
+    if compile:
+        again.compile(backend="aot_eager")  # the way back is cut as inductor cuts it, without compiling in C++
     images = torch.randn(4, 3, 12, 12, dtype=torch.float64)
     after = []
     for model in (plain, again):
