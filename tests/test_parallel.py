@@ -149,7 +149,7 @@ class _Blocks(nn.Module):
         return out
 
 
-@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("compile", [False, True])
 def test_what_is_made_again_counts_once_and_draws_the_same(compile: bool) -> None:
     torch.manual_seed(0)
     plain = _Blocks().double()
