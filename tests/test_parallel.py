@@ -112,7 +112,6 @@ def test_fsdp2_learns_what_ddp_learns_with_the_other_models_too(storage: Path) -
     names = (
         "textures.cnn",
         "cifar.r18",
-        "resnet.r50",
         "streets.erfnet_encoder",
         "streets.erfnet",
         "deeplab.camvid",
