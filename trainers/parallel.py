@@ -1,4 +1,13 @@
-"""Device, precision, threads, DDP, FSDP2 and the exchange between workers: the only module that knows them."""
+"""Device, precision, threads, DDP, FSDP2 and the exchange between workers: the only module that knows them.
+
+Pipeline stages over devices are not offered. `torch.distributed.pipelining.pipeline` (torch 2.15) does cut ResNets and
+U-Nets, within the encoder too, without touching them, and carries skip connections. But its stages are graphs exported
+in training mode: no BatchNorm module is left in them, so that statistics cannot be applied in the order of the
+micro-batches and no part can be frozen, and `eval()` is taken without effect: evaluation would use each batch's own
+statistics. A stage receives into buffers of the first micro-batch's shape, where an epoch's last step cuts 7 pictures
+into 4 and 3: it fails there. And a schedule makes all passes of a step in one call: dropout cannot be seeded before
+each. A model that does not fit is sharded, its activations made again, its batch cut into micro-batches.
+"""
 
 from __future__ import annotations
 
