@@ -1,26 +1,53 @@
 """A folder on any file system that pyarrow knows: a local path, a shared disk, s3://, gs://, hdfs://.
 
-Every write is atomic: a reader sees the old file or the new one, never half of one.
+Every write is atomic: a reader sees the old file or the new one, never half of one. Stores that are reached over a
+network fail now and then: what may pass is tried again. Credentials come from the environment or the machine, as the
+store's own tools take them, never from an address: an address is written down.
 """
 
 from __future__ import annotations
 
+import copy
 import errno
+import functools
 import json
 import os
+import re
+import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+Value = TypeVar("Value")
 
 CACHE = "cache"
 """Name of the folder of prepared pictures, next to the runs."""
+PATIENCE = 180.0
+"""Seconds for which a request that fails is tried again: a store that is restarted is back by then."""
+FIRST_PATIENCE = 10.0
+"""The same before a run starts, when a person waits: an address may be wrong."""
+CONNECT_SECONDS, SILENT_SECONDS = 5.0, 15.0
+"""A request fails where no connection stands after so long, or no byte has come for so long."""
+_S3_OPTIONS = ("endpoint_override", "region", "scheme", "force_virtual_addressing", "allow_bucket_creation")
+_LASTING = {  # what a store answers that will come again -> in plain words
+    r"HTTP status 507|QuotaExceeded|InsufficientStorage|StorageFull": "the store is full",
+    r"NO_SUCH_BUCKET": "there is no such bucket; make it first",
+    r"ACCESS_DENIED|INVALID_ACCESS_KEY|SIGNATURE|TOKEN|Token|HTTP status 40[13]": (
+        "access is denied; on every host, the environment (AWS_ACCESS_KEY_ID, AWS_PROFILE) or the machine's own role "
+        "must allow reading, writing, listing and deleting there"
+    ),
+    r"INVALID_|HTTP status 4(?!08|29)": "",
+}
 
 
 class Store:
     """A folder. `Store("~/trainyard") / "my-run"` is a folder below it. Nothing is created before the first write."""
 
     def __init__(self, address: str | os.PathLike[str]) -> None:
-        """Parameters: `address`, a path or a URI. Raises ValueError for a URI that pyarrow cannot open."""
+        """Parameters: `address`, a path or a URI. Raises ValueError for a URI that cannot be opened, or that carries
+        credentials."""
         self.address = os.fspath(address)
         self.local: Path | None = None
         if "://" in self.address:
@@ -30,8 +57,13 @@ class Store:
             self.address = str(self.local)
 
     def __truediv__(self, name: str) -> Store:
+        if self.local is not None:
+            return Store(self.local / name)
+        below = copy.copy(self)  # with the same connection
         folder, mark, query = self.address.partition("?")  # s3://bucket/folder?endpoint_override=...
-        return Store(f"{folder.rstrip('/')}/{name}{mark}{query}")
+        below.address = f"{folder.rstrip('/')}/{name}{mark}{query}"
+        below._path = f"{self._path.rstrip('/')}/{name}"
+        return below
 
     def __repr__(self) -> str:
         return f"Store({self.address!r})"
@@ -40,12 +72,16 @@ class Store:
     def name(self) -> str:
         return self.address.partition("?")[0].rstrip("/").rsplit("/", 1)[-1]
 
-    def write(self, name: str, data: bytes) -> None:
-        """Put `data` at `name`, atomically. Raises OSError where the storage does not take it."""
+    def write(self, name: str, data: bytes, patience: float = PATIENCE) -> None:
+        """Put `data` at `name`, atomically. Raises OSError where the storage does not take it, after `patience`
+        seconds where that may pass."""
         if self.local is None:
-            with self._fs.open_output_stream(f"{self._path}/{name}") as stream:
-                stream.write(data)
-            return
+
+            def put() -> None:
+                with self._fs.open_output_stream(f"{self._path}/{name}") as stream:
+                    stream.write(data)
+
+            return _persist(put, patience)
         target = self.local / name
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
@@ -60,16 +96,21 @@ class Store:
             if isinstance(error, OSError):
                 error.filename = error.filename or str(target)  # a full disk names no file
             raise
+        return None
 
     def write_json(self, name: str, value: Any) -> None:
         self.write(name, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
-    def read(self, name: str) -> bytes:
-        """Raises FileNotFoundError."""
+    def read(self, name: str, patience: float = PATIENCE) -> bytes:
+        """Raises FileNotFoundError; OSError as `write` does."""
         if self.local is not None:
             return (self.local / name).read_bytes()
-        with self._fs.open_input_file(f"{self._path}/{name}") as stream:
-            return bytes(stream.read())
+
+        def get() -> bytes:
+            with self._fs.open_input_file(f"{self._path}/{name}") as stream:
+                return bytes(stream.read())
+
+        return _persist(get, patience)
 
     def read_json(self, name: str) -> Any:
         """The value at `name`, or None where there is no such file. Raises ValueError where it is no JSON."""
@@ -86,8 +127,8 @@ class Store:
             return sorted(os.listdir(self.local)) if self.local.is_dir() else []
         from pyarrow.fs import FileSelector
 
-        found = self._fs.get_file_info(FileSelector(self._path, allow_not_found=True))
-        return sorted(info.base_name for info in found)
+        selector = FileSelector(self._path, allow_not_found=True)
+        return sorted(info.base_name for info in _persist(lambda: self._fs.get_file_info(selector)))
 
     def delete(self, name: str) -> None:
         """Remove the file or the folder `name`; nothing happens where there is none."""
@@ -100,18 +141,23 @@ class Store:
         from pyarrow.fs import FileType
 
         path = f"{self._path}/{name}"
-        kind = self._fs.get_file_info(path).type
-        if kind == FileType.Directory:
-            self._fs.delete_dir(path)
-        elif kind == FileType.File:
-            self._fs.delete_file(path)
+
+        def delete() -> None:
+            kind = self._fs.get_file_info(path).type
+            if kind == FileType.Directory:
+                self._fs.delete_dir(path)
+            elif kind == FileType.File:
+                self._fs.delete_file(path)
+
+        _persist(delete)
 
     def check_writable(self) -> None:
         """Write, read back and remove a small file. Raises ValueError with the cause and what to do."""
         probe = f".probe-{uuid.uuid4().hex[:8]}"
         try:
-            self.write(probe, b"probe")
-            assert self.read(probe) == b"probe"
+            self.write(probe, b"probe", FIRST_PATIENCE)
+            if self.read(probe, FIRST_PATIENCE) != b"probe":
+                raise OSError("what was written there is not what is read back")
             self.delete(probe)
         except OSError as error:
             raise ValueError(
@@ -148,11 +194,75 @@ def default_storage() -> str:
     return os.environ.get("TRAINYARD_STORAGE") or str(Path.home() / "trainyard")
 
 
+def _persist(action: Callable[[], Value], patience: float = PATIENCE) -> Value:
+    """What `action` returns; it is tried again, ever more seldom, while it fails with what may pass.
+
+    Raises OSError in plain words: of what will come again, at once; of the rest, after `patience` seconds.
+    """
+    begun, pause = time.monotonic(), 0.1
+    while True:
+        try:
+            return action()
+        except OSError as error:
+            if error.errno is not None:  # of this machine: no such file, a full disk
+                raise
+            for pattern, words in _LASTING.items():
+                if re.search(pattern, str(error)):
+                    raise OSError(words or str(error)) from None
+            if time.monotonic() - begun + pause > patience:
+                raise OSError(f"the store has failed for {patience:.0f} s: {error}") from None
+        time.sleep(pause)
+        pause = min(2 * pause, 5.0)
+
+
 def _open(address: str) -> tuple[Any, str]:
+    """The file system of a URI, and the path there. Raises ValueError."""
     from pyarrow import ArrowException, fs
 
+    _refuse_credentials(address)
     try:
+        if address.startswith("s3://"):
+            place = urlsplit(address)
+            path = f"{place.netloc}{unquote(place.path)}".rstrip("/")
+            return _open_s3(place.netloc, place.query), path
         opened = fs.FileSystem.from_uri(address)
     except (ArrowException, OSError, ValueError) as error:
         raise ValueError(f"the address {address!r} cannot be opened: {error}") from None
     return opened[0], opened[1]
+
+
+@functools.cache
+def _open_s3(bucket: str, query: str) -> Any:
+    """pyarrow's own way from a URI leaves time-outs and repetitions to the library, which are too short and few."""
+    from pyarrow import fs
+
+    options = dict(parse_qsl(query))
+    if unknown := sorted(options.keys() - set(_S3_OPTIONS)):
+        raise ValueError(f"there is no option {unknown[0]}; allowed are {', '.join(_S3_OPTIONS)}")
+    environment = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    scheme, _, endpoint = options.get("endpoint_override", environment).rpartition("://")
+    region = options.get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return fs.S3FileSystem(
+        endpoint_override=endpoint or None,
+        scheme=options.get("scheme") or scheme or "https",
+        region=region or ("us-east-1" if endpoint else fs.resolve_s3_region(bucket)),
+        force_virtual_addressing=options.get("force_virtual_addressing", "").lower() == "true",
+        allow_bucket_creation=options.get("allow_bucket_creation", "").lower() == "true",
+        connect_timeout=CONNECT_SECONDS,
+        request_timeout=SILENT_SECONDS,
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),  # _persist tries again
+        allow_delayed_open=True,  # small files in one request
+        background_writes=False,
+    )
+
+
+def _refuse_credentials(address: str) -> None:
+    """Addresses stand in run.json and in messages; neither the secret nor the address is repeated here."""
+    place = urlsplit(address)
+    secret = re.search(r"key|secret|token|password|credential|signature", place.query, re.IGNORECASE)
+    user = place.username if place.scheme != "hdfs" else None
+    if secret or "@" in unquote(place.query) or user not in (None, "anonymous") or place.password:
+        raise ValueError(
+            f"a {place.scheme}:// address must not carry credentials, since it is written into run folders; put them "
+            "into the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) or ~/.aws/credentials, on every host"
+        )
