@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -63,7 +65,7 @@ def test_the_best_the_last_and_the_one_before_are_kept(tmp_path: Path) -> None:
     checkpoints = Checkpoints(Store(tmp_path), 1)
     for step in (10, 20, 30, 40, 50):
         checkpoints.save(at(step, best_step=20 if step > 10 else 10))
-    checkpoints.wait()
+        checkpoints.wait()
     assert steps(tmp_path) == ["00000020", "00000040", "00000050"]
 
 
@@ -116,3 +118,57 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"weights_only|Unsupported"):
         checkpoints.latest()
     assert not (tmp_path / "pwned").exists()
+
+
+def test_a_write_that_takes_long_does_not_stop_training_and_the_best_and_the_newest_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, write = threading.Event(), Store.write
+
+    def slow(*args: Any, **options: Any) -> None:
+        assert go.wait(30)
+        write(*args, **options)
+
+    monkeypatch.setattr(Store, "write", slow)
+    checkpoints = Checkpoints(Store(tmp_path), 1)
+    for step, best_step in ((10, 10), (20, 20), (30, 20), (40, 20)):
+        checkpoints.save(at(step, best_step))  # none of them waits
+    go.set()
+    checkpoints.close()
+    assert steps(tmp_path) == ["00000020", "00000040"]
+    assert '"total_steps": 20' in checkpoints.best()["progress"]
+
+
+def test_a_write_that_failed_is_told_at_the_next_save_and_the_one_before_is_intact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(Store(tmp_path), 1)
+    checkpoints.save(at(10))
+    checkpoints.wait()
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write", full)
+        checkpoints.save(at(20))
+        with pytest.raises(OSError, match=r"00000020 cannot be written: the disk is full; earlier ones are kept"):
+            checkpoints.wait()
+    assert '"total_steps": 10' in (checkpoints.latest() or {})["progress"]
+    checkpoints.save(at(30))
+    checkpoints.close()
+    assert '"total_steps": 30' in (checkpoints.latest() or {})["progress"]
+
+
+def test_a_host_that_was_cut_off_changes_nothing_where_the_run_goes_on_elsewhere(tmp_path: Path) -> None:
+    cut_off, new = Checkpoints(Store(tmp_path), 1), Checkpoints(Store(tmp_path), 2)
+    for step in (10, 20):
+        cut_off.save(at(step))
+        cut_off.wait()
+    new.save(at(15))
+    new.wait()
+    for step in (30, 40, 50):
+        cut_off.save(at(step))
+    cut_off.close()
+    assert steps(tmp_path) == ["00000015", "00000020"]
+    assert '"total_steps": 15' in (new.latest() or {})["progress"]

@@ -1,16 +1,19 @@
 """The state of a training run, and its checkpoints.
 
 `checkpoints/<step>/` holds one file with the full state, readable by any number of workers, and then
-`manifest.json` with its hash: a checkpoint without a manifest, or with another hash, does not exist. Files are
+`manifest.json` with its hash: a checkpoint without a manifest, or with another hash, does not exist. What went over a
+network is read back before the manifest is written. Writing is done by a thread; training never waits for it. Files are
 read with `weights_only=True`: a checkpoint from elsewhere cannot run code. Ray's own checkpoints are not used:
 one cut in half made a run name unusable there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -91,6 +94,15 @@ class TrainState:
             setattr(self, name, value)
 
 
+@dataclass(frozen=True)
+class _Copy:
+    """A state on its way to the store."""
+
+    snapshot: Mapping[str, Any]
+    step: int
+    best_step: int | None
+
+
 class Checkpoints:
     """The checkpoints of one run folder: the best, the last, and the one before it."""
 
@@ -101,20 +113,37 @@ class Checkpoints:
         self.store, self.attempt, self.saved = store / "checkpoints", attempt, saved
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
+        self._waiting: list[_Copy] = []
+        """What is to be written next, in host memory: while a write takes long, the newest state and the best."""
+        self._lock = threading.Lock()
+        self._busy = False
+        """Whether the thread takes what waits."""
+        self._error: Exception | None = None
+        self._superseded = False
         self._complete: list[str] = []
         """The two newest checkpoints, once this process has written one."""
 
     def save(self, state: TrainState) -> None:
-        """Copy the state now and write it in a thread; waits for the checkpoint before. Raises OSError of either."""
-        self.wait()
+        """Copy the state now, to be written by a thread; what waits there and is neither the best nor the newest is
+        given up. Raises OSError where a checkpoint before could not be written."""
+        if self._error is not None:
+            self.wait()
         best_step = state.best["step"] if state.best else None
-        self._pending = self._thread.submit(self._write, state.snapshot(), state.total_steps, best_step)
+        new = _Copy(state.snapshot(), state.total_steps, best_step)
+        with self._lock:
+            self._waiting = [*(copy for copy in self._waiting if copy.step == best_step), new]
+            if not self._busy:
+                self._busy = True
+                self._pending = self._thread.submit(self._write_waiting)
 
     def wait(self) -> None:
         """Until everything is written. Raises OSError where the storage did not take it."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
     def latest(self, warn: Callable[[str], None] = lambda text: None) -> dict[str, Any] | None:
         """The newest snapshot that verifies, or None; `warn` is told of each newer one that does not."""
@@ -160,6 +189,21 @@ class Checkpoints:
         weights: dict[str, Tensor] = snapshot["ema"] or snapshot["model"]
         return weights
 
+    def _write_waiting(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._busy = False
+                    return
+                copy = self._waiting.pop(0)
+            try:
+                self._write(copy.snapshot, copy.step, copy.best_step)
+            except Exception as error:
+                with self._lock:
+                    self._error, self._busy = error, False
+                    self._waiting.clear()
+                return
+
     def _write(self, snapshot: Mapping[str, Any], step: int, best_step: int | None) -> None:
         buffer = io.BytesIO()
         torch.save(dict(snapshot), buffer)
@@ -174,22 +218,36 @@ class Checkpoints:
             "sha256": hashlib.sha256(data).hexdigest(),
         }
         try:
+            if self._is_superseded():
+                return
             folder.write(file, data)
+            if folder.local is None and folder.read(file) != data:
+                raise OSError("what is read back is not what was written")
             folder.write_json("manifest.json", manifest)
         except OSError as error:
-            folder.delete(file)
+            with contextlib.suppress(OSError):
+                folder.delete(file, patience=0)
             raise OSError(
                 f"the checkpoint {folder.address} cannot be written: {explain(error)}; "
                 "earlier ones are kept, and the same command goes on from there"
             ) from None
         self.saved(step)
+        with contextlib.suppress(OSError):  # what is left is removed next time
+            self._remove_old(folder.name, best_step)
+
+    def _remove_old(self, newest: str, best_step: int | None) -> None:
         if not self._complete:
             self._complete = [name for _, _, name in sorted(self._list())]
-        self._complete = [*self._complete[-2:], folder.name][-2:]
+        self._complete = [*(name for name in self._complete[-2:] if name != newest), newest][-2:]
         keep = {*self._complete, *([] if best_step is None else [f"{best_step:08}"])}
         for name in self.store.names():
             if name not in keep:
                 self.store.delete(name)
+
+    def _is_superseded(self) -> bool:
+        """Whether the run goes on elsewhere, from a later start than this one: nothing may be changed there."""
+        self._superseded = self._superseded or any(attempt > self.attempt for attempt, _, _ in self._list())
+        return self._superseded
 
     def _list(self, warn: Callable[[str], None] = lambda text: None) -> Iterator[tuple[int, int, str]]:
         """(attempt, step, folder name) of every checkpoint that has a manifest; `warn` is told of broken ones."""
@@ -210,6 +268,8 @@ class Checkpoints:
             manifest = folder.read_json("manifest.json")
             data = folder.read(manifest["file"])
         except (OSError, TypeError, KeyError) as error:
+            if isinstance(error, OSError) and error.errno is None:  # a store that does not answer: nothing is known
+                raise
             warn(f"checkpoint {folder.address} cannot be read ({error})")
             return None
         if hashlib.sha256(data).hexdigest() != manifest["sha256"]:

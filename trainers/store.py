@@ -130,8 +130,8 @@ class Store:
         selector = FileSelector(self._path, allow_not_found=True)
         return sorted(info.base_name for info in _persist(lambda: self._fs.get_file_info(selector)))
 
-    def delete(self, name: str) -> None:
-        """Remove the file or the folder `name`; nothing happens where there is none."""
+    def delete(self, name: str, patience: float = PATIENCE) -> None:
+        """Remove the file or the folder `name`; nothing happens where there is none. Raises OSError as `write` does."""
         if self.local is not None:
             import shutil
 
@@ -149,7 +149,7 @@ class Store:
             elif kind == FileType.File:
                 self._fs.delete_file(path)
 
-        _persist(delete)
+        _persist(delete, patience)
 
     def check_writable(self) -> None:
         """Write, read back and remove a small file. Raises ValueError with the cause and what to do."""
