@@ -61,8 +61,8 @@ class Flaky:
         """How long each write takes more."""
         self.requests: list[str] = []
         """METHOD path of all requests that arrived."""
-        self._random = random.Random(seed)
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.random = random.Random(seed)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"flaky": self}))
         self.port = int(self._server.server_address[1])
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
@@ -76,61 +76,58 @@ class Flaky:
     def down(self, seconds: float) -> None:
         self.down_until = time.monotonic() + seconds
 
-    def _handler(self) -> Any:
-        flaky = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+class _Handler(BaseHTTPRequestHandler):
+    flaky: Flaky
+    protocol_version = "HTTP/1.1"
 
-            def forward(self) -> None:
-                flaky.requests.append(f"{self.command} {self.path}")
-                body = self.body()
-                if time.monotonic() < flaky.down_until:
-                    self.close_connection = True
-                    return
-                writes = self.command in ("PUT", "POST")
-                if flaky._random.random() < flaky.share:
-                    self.answer(500, [], b"")
-                elif writes and flaky.full:
-                    self.answer(507, [], b"")
-                else:
-                    time.sleep(flaky.put_seconds if writes else 0)
-                    self.pass_on(body)
+    def forward(self) -> None:
+        flaky = self.flaky
+        flaky.requests.append(f"{self.command} {self.path}")
+        body = self._body()
+        writes = self.command in ("PUT", "POST")
+        if time.monotonic() < flaky.down_until:
+            self.close_connection = True
+        elif flaky.random.random() < flaky.share:
+            self._answer(500, [], b"")
+        elif writes and flaky.full:
+            self._answer(507, [], b"")
+        else:
+            time.sleep(flaky.put_seconds if writes else 0)
+            self._pass_on(body)
 
-            do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = forward  # noqa: N815
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = forward  # noqa: N815
 
-            def body(self) -> bytes:
-                if self.headers.get("Transfer-Encoding") != "chunked":
-                    return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                parts = []
-                while size := int(self.rfile.readline(), 16):
-                    parts.append(self.rfile.read(size))
-                    self.rfile.readline()
-                self.rfile.readline()
-                return b"".join(parts)
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
 
-            def pass_on(self, body: bytes) -> None:
-                headers = {name: text for name, text in self.headers.items() if name.lower() not in _OWN_HEADERS}
-                with contextlib.closing(http.client.HTTPConnection("127.0.0.1", flaky.behind)) as store:
-                    store.request(self.command, self.path, body, {**headers, "Content-Length": str(len(body))})
-                    got = store.getresponse()
-                    kept = [pair for pair in got.getheaders() if pair[0].lower() not in _OWN_HEADERS]
-                    length = got.getheader("Content-Length") if self.command == "HEAD" else None
-                    self.answer(got.status, kept, got.read(), length)
+    def _pass_on(self, body: bytes) -> None:
+        headers = {name: text for name, text in self.headers.items() if name.lower() not in _OWN_HEADERS}
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.flaky.behind)) as store:
+            store.request(self.command, self.path, body, {**headers, "Content-Length": str(len(body))})
+            got = store.getresponse()
+            kept = [pair for pair in got.getheaders() if pair[0].lower() not in _OWN_HEADERS]
+            length = got.getheader("Content-Length") if self.command == "HEAD" else None
+            self._answer(got.status, kept, got.read(), length)
 
-            def answer(self, status: int, headers: list[tuple[str, str]], body: bytes, length: str | None = None) -> None:
-                self.send_response_only(status)
-                for name, value in headers:
-                    self.send_header(name, value)
-                self.send_header("Content-Length", length or str(len(body)))
-                self.end_headers()
-                with contextlib.suppress(OSError):  # a client that was killed
-                    self.wfile.write(body)
+    def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes, length: str | None = None) -> None:
+        with contextlib.suppress(OSError):  # a client that was killed
+            self.send_response_only(status)
+            for name, value in headers:
+                self.send_header(name, value)
+            self.send_header("Content-Length", length or str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
 
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        return Handler
+    def log_message(self, *_: Any) -> None:
+        pass
 
 
 _OWN_HEADERS = ("connection", "transfer-encoding", "content-length", "expect")

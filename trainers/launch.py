@@ -132,12 +132,12 @@ def fit(
         wanted = _settle_micro_batch(wanted, scale)
         if earlier is None:
             check_init_from(wanted, storage)
-        with _place(scale) as place:
+        with _place(scale) as place, contextlib.ExitStack() as stack:
             need, data = _settle(wanted, scale, place, storage, earlier, data, progress)
             wanted = need.recipe
             facts = _new_run(run, name, wanted, scale, data["meta"], (earlier or {}).get("attempt", 0) + 1, earlier)
             facts |= need.facts()
-            record = Record(folder, facts, control.first_picture)
+            record = stack.enter_context(contextlib.closing(Record(folder, facts, control.first_picture)))
             job = {
                 "recipe": wanted.to_json(),
                 "scale": scale.to_json(),
@@ -532,7 +532,8 @@ class _Listener:
         self.done: dict[str, Any] | None = None
         self._machines: dict[str, Any] = {}
         self._waiting = contextlib.ExitStack()
-        record.store.write(ROOM, os.urandom(ROOM_BYTES))
+        if record.store.local is not None:
+            record.store.write(ROOM, os.urandom(ROOM_BYTES))
         record.write()
 
     def wait_for(self, text: str) -> None:
@@ -574,7 +575,7 @@ class _Listener:
         self.progress.step(event)
 
     def _on_file(self, event: dict[str, Any]) -> None:
-        self.record.store.write(event["name"], event["data"])
+        self.record.folder.write(event["name"], event["data"])
 
     def _on_epoch(self, event: dict[str, Any]) -> None:
         self.history.append(event["line"])
@@ -599,7 +600,7 @@ class _Listener:
             error = predicted["predicted_bytes"] / measured - 1
             self.record.run["memory"] = {**predicted, "measured_bytes": measured, "error": error}
         self.progress.close()
-        self.record.store.delete(ROOM)
+        self.record.folder.delete(ROOM)
         self.record.finish(
             event["status"],
             event["counts"].get("confusion"),

@@ -16,14 +16,13 @@ import platform
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainers.store import Store
+from trainers.store import Mirror, Store
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,6 +63,9 @@ class Record:
         """Parameters: `store`, the run folder; `run`, the content of run.json, shared with the caller;
         `first_picture`, seconds before which TensorBoard gets no picture, but at the end."""
         self.store = store
+        self._mirror = Mirror(store) if store.local is None else None
+        self.folder = self._mirror.folder if self._mirror else store
+        """Where the files are written: the run folder, or what is uploaded to it."""
         self.run = run
         self.first_picture = first_picture
         self.run.update(status="running", finished=None)
@@ -77,14 +79,20 @@ class Record:
 
     def write(self) -> None:
         """Write run.json, atomically."""
-        self.store.write_json("run.json", _plain(self.run))
+        self.folder.write_json("run.json", _plain(self.run))
+        self._upload()
+
+    def _upload(self) -> None:
+        if self._mirror is not None:
+            self._mirror.flush()
 
     def restore(self, history: list[dict[str, float]]) -> None:
         """Write metrics.jsonl and tensorboard/ anew from `history`: on resuming; empty, at a fresh start."""
         if self._board is not None:
             self._board.close()
             self._board = None
-        self.store.delete("tensorboard")
+        for place in (self.store, self.folder):
+            place.delete("tensorboard")
         self.history = [dict(line) for line in history]
         self._write_history()
         if history:
@@ -102,12 +110,12 @@ class Record:
         """
         epoch = int(line["epoch"])
         self.history.append(dict(line))
-        if self.store.local is None:
-            self._write_history()
-        else:
-            self.store.local.mkdir(parents=True, exist_ok=True)
-            with open(self.store.local / "metrics.jsonl", "a", encoding="utf-8") as stream:
-                stream.write(_json_line(line))
+        if self._mirror is not None:
+            self._mirror.check()
+        assert self.folder.local is not None
+        self.folder.local.mkdir(parents=True, exist_ok=True)
+        with open(self.folder.local / "metrics.jsonl", "a", encoding="utf-8") as stream:
+            stream.write(_json_line(line))
         board = self._open_board()
         board.scalars(line)
         if confusion is not None:
@@ -120,7 +128,7 @@ class Record:
                     board.confusion(confusion, self._confusion_figure, epoch)
                 if self._undrawn and self._examples:  # those of an earlier epoch too: they may never come when wanted
                     png = _png(self._examples_figure(*self._examples), dpi=90)
-                    self.store.write("predictions.png", png)
+                    self.folder.write("predictions.png", png)
                     board.picture("predictions", png, self._examples[1])
                     self._undrawn = False
         if time.monotonic() - self._saved > SAVE_SECONDS:
@@ -138,35 +146,49 @@ class Record:
         """End the run. `fields` go into run.json; `confusion` and `pictures` are those of the final scores, if any.
         Not `draw`: no pictures, which take a second."""
         self.run.update(fields, status=status, finished=_now())
-        self.write()  # first: whatever happens to the pictures
-        if not self.history:
-            return
+        try:
+            self.write()  # first: whatever happens to the pictures
+            if self.history:
+                self._finish_pictures(confusion, pictures, draw)
+                self._upload()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Nothing is written from here on; what could not be uploaded is given up."""
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+        if self._mirror is not None:
+            self._mirror.close()
+            self._mirror = None
+
+    def _finish_pictures(self, confusion: np.ndarray | None, pictures: Sequence[Row] | None, draw: bool) -> None:
         last = int(self.history[-1]["epoch"])
         board = self._open_board()
         if draw:
             self._draw(board, self._confusion if confusion is None else confusion, pictures, last)
         board.hparams(self.run, last)
-        board.save()
         board.close()
         self._board = None
 
     def _draw(self, board: _Board, matrix: np.ndarray | None, pictures: Sequence[Row] | None, last: int) -> None:
-        self.store.write("curves.png", _png(_draw_curves(self.run, self.history)))
+        self.folder.write("curves.png", _png(_draw_curves(self.run, self.history)))
         if matrix is not None:
-            self.store.write("confusion.png", _png(self._confusion_figure(matrix, self.run["name"])))
+            self.folder.write("confusion.png", _png(self._confusion_figure(matrix, self.run["name"])))
             board.confusion(matrix, self._confusion_figure, last)
         best = (self.run.get("best") or {}).get("epoch") or last
         if examples := (pictures, best, matrix) if pictures else self._examples:
             figure = self._examples_figure(*examples)
-            self.store.write("predictions.png", _png(figure))
+            self.folder.write("predictions.png", _png(figure))
             board.picture("predictions", _png(figure, dpi=90), last)
 
     def _write_history(self) -> None:
-        self.store.write("metrics.jsonl", "".join(map(_json_line, self.history)).encode())
+        self.folder.write("metrics.jsonl", "".join(map(_json_line, self.history)).encode())
 
     def _open_board(self) -> _Board:
         if self._board is None:
-            self._board = _Board(self.store, self.first_picture)
+            self._board = _Board(self.folder, self.first_picture)
         return self._board
 
     def _confusion_figure(self, matrix: np.ndarray, name: str = "") -> Figure:
@@ -186,17 +208,12 @@ class Record:
 
 
 class _Board:
-    """TensorBoard's files. For an object store they are written to a temporary folder and uploaded whole."""
+    """TensorBoard's files, in a folder on this machine."""
 
-    def __init__(self, store: Store, first_picture: float = 0.0) -> None:
+    def __init__(self, folder: Store, first_picture: float = 0.0) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._store = store / "tensorboard"
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
-        if self._store.local is None:
-            self._scratch = tempfile.TemporaryDirectory(prefix="trainyard-")
-        self._folder = Path(self._scratch.name) if self._scratch else self._store.local
-        self._writer = SummaryWriter(str(self._folder))
+        self._writer = SummaryWriter((folder / "tensorboard").address)
         self._opened = time.monotonic()
         self._next_picture = self._opened + first_picture
         self._drawn: np.ndarray | None = None  # the matrix, and the other pictures by tag
@@ -251,14 +268,9 @@ class _Board:
     def save(self) -> None:
         """Make what was added readable by others."""
         self._writer.flush()
-        if self._scratch:
-            for path in sorted(Path(self._scratch.name).iterdir()):
-                self._store.write(path.name, path.read_bytes())
 
     def close(self) -> None:
         self._writer.close()
-        if self._scratch:
-            self._scratch.cleanup()
 
     def _add(self, summary: Any, epoch: int | None = None) -> None:
         self._writer._get_file_writer().add_summary(summary, epoch)
