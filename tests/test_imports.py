@@ -24,6 +24,8 @@ LEVELS = [
     },
     {"trainers.sliding", "trainers.store", "trainers.task", "trainers.sweep_report"},
     {
+        "trainers.lock",
+        "trainers.shards",
         "trainers.words",
         "trainers.hosts",
         "trainers.record",

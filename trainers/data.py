@@ -6,7 +6,7 @@
 
 A cache folder holds `meta.json` and shards: Arrow IPC files, uncompressed, with the columns `image` (uint8,
 height x width x channels) and `target` (int64, or a mask: uint8, height x width). `meta.json` is written last:
-without it a folder counts as empty.
+without it a folder counts as empty. How shards get from host to host: shards.py.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import itertools
 import json
 import os
 import queue
 import shutil
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,11 +29,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from trainers import order
+from trainers import order, shards
 from trainers.datasets import IGNORED, MASK, BadImage, Item, Source
 from trainers.order import Pass
 from trainers.recipe import Recipe, load
-from trainers.store import explain
+from trainers.store import Store, explain
 
 Array = npt.NDArray[Any]
 Advance = Callable[[int], None]
@@ -41,6 +41,8 @@ Advance = Callable[[int], None]
 SHARD_BYTES = 64 * 2**20
 INLINE_BYTES = 256 * 2**20
 """Raw data up to this size is prepared by threads of this process; starting Ray tasks would cost more."""
+FORMAT = 2
+"""Of `meta.json` and the shards; another one is prepared anew."""
 SAMPLED_ITEMS = 512
 """Items from which the streamed mode estimates mean and standard deviation."""
 SHOWN = 20
@@ -90,7 +92,7 @@ def cache_key(recipe: Recipe, source: Source) -> str:
     """Changes with anything that the shards depend on: arguments, size, and each file's path, size and time."""
     digest = hashlib.sha256()
     wanted: list[Any] = [recipe.dataset, recipe.dataset_args, recipe.storage_size, recipe.resize, recipe.on_bad_image]
-    wanted += [source.classes, source.colours]
+    wanted += [source.classes, source.colours, FORMAT]
     digest.update(json.dumps(wanted, sort_keys=True, default=list).encode())
     seen: dict[str, str] = {}
     for split, items in source.splits.items():
@@ -147,30 +149,52 @@ def prepare(
     source: Source,
     cache: Path,
     *,
+    published: Store | None = None,
     ray: bool = False,
     advance: Advance = lambda n: None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """Decode, shrink and store every picture, unless that was done before. Returns the folder of the shards.
 
-    Parameters: `cache`, the folder of all prepared sets; `ray`, whether Ray runs and may be used; `advance`,
+    Parameters: `cache`, the folder of all prepared sets; `published`, that of an object store, from which a set is
+    copied if it is there, and to which it is uploaded if it is not; `ray`, whether Ray runs and may be used; `advance`,
     told the number of pictures done; `warn`, told where what was prepared is damaged, and done again. Raises
     ValueError naming all pictures that cannot be decoded (none is published then), OSError where the disk is full.
     Killed half-way it leaves nothing that counts, and two at once do not collide: shards have names of their own
     and the first `meta.json` wins.
     """
     folder = cache / cache_key(recipe, source)
-    if (folder / "meta.json").exists():
-        damage = _find_damage(folder)
-        if damage is None:
+    if published is None:
+        _prepare(recipe, source, folder, ray, advance, warn)
+        return folder
+    there = published / folder.name
+    if shards.find_damage(folder) is not None and shards.META in there.names():
+        try:
+            shards.copy_set(there.read, folder)
             return folder
+        except shards.Damaged as error:
+            warn(f"the prepared pictures in {there.address} are damaged ({error}) and are prepared anew")
+            there.delete(shards.META)
+    _prepare(recipe, source, folder, ray, advance, warn)
+    shards.publish(folder, there)
+    return folder
+
+
+def _prepare(
+    recipe: Recipe, source: Source, folder: Path, ray: bool, advance: Advance, warn: Callable[[str], None]
+) -> None:
+    """`prepare`, to a folder on this host or on a disk that it shares with others."""
+    if (folder / shards.META).exists():
+        damage = shards.find_damage(folder)
+        if damage is None:
+            return
         warn(f"the prepared pictures in {folder} are damaged ({damage}) and are prepared anew")
-        (folder / "meta.json").unlink()
+        (folder / shards.META).unlink()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(
-            f"the cache {cache} cannot be written: {explain(error)}; set TRAINYARD_CACHE to another folder"
+            f"the cache {folder.parent} cannot be written: {explain(error)}; set TRAINYARD_CACHE to another folder"
         ) from None
     token = uuid.uuid4().hex[:8]
     chunks = _chunks(recipe, source)
@@ -187,20 +211,6 @@ def prepare(
         if not any(folder.iterdir()):
             folder.rmdir()
         raise
-    return folder
-
-
-def _find_damage(folder: Path) -> str | None:
-    """What is wrong with a prepared set, as far as can be told without reading it all."""
-    import pyarrow as pa
-
-    try:
-        meta = json.loads((folder / "meta.json").read_text())
-        for name in itertools.chain(*meta["shards"].values()):
-            pa.ipc.open_file(pa.memory_map(str(folder / name)))  # reads the end of the file
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{type(error).__name__}: {error}"
-    return None
 
 
 def _chunks(recipe: Recipe, source: Source) -> list[tuple[str, list[Item]]]:
@@ -247,27 +257,38 @@ def _run_chunks(
             "split": split,
             "items": json.dumps([dataclasses.asdict(item) for item in items]),
             "file": str(folder / f"{split}-{token}-{number:05}.arrow"),
+            "mark": str(folder / f".{token}"),
         }
         for number, (split, items) in enumerate(chunks)
     ]
-    for row in ray_map(tasks, _shard_task):
-        result = json.loads(row["result"])
-        if "error" in result:
-            raise OSError(*result["error"])
-        advance(result["decoded"])
-        yield result
+    mark = folder / f".{token}"
+    mark.touch()
+    try:
+        for row in ray_map(tasks, _shard_task):
+            result = json.loads(row["result"])
+            if "error" in result:
+                raise OSError(*result["error"])
+            if row["shard"]:
+                Store(folder).write(result["file"], row["shard"])
+            advance(result["decoded"])
+            yield result
+    finally:
+        mark.unlink()
 
 
-def _shard_task(row: dict[str, Any]) -> dict[str, str]:
-    """One shard, as a task of Ray Data."""
+def _shard_task(row: dict[str, Any]) -> dict[str, Any]:
+    """One shard, as a task of Ray Data; its content, where this host does not see the driver's folder."""
     decoder = Decoder(Recipe.from_json(json.loads(row["recipe"])), row["channels"], row["classes"])
     items = [Item(**item) for item in json.loads(row["items"])]
-    with ThreadPoolExecutor(1) as threads:
+    file, seen = Path(row["file"]), os.path.exists(row["mark"])
+    with ThreadPoolExecutor(1) as threads, tempfile.TemporaryDirectory(prefix="trainyard-") as scratch:
+        to = file if seen else Path(scratch) / file.name
         try:
-            result = _write_shard(decoder, row["split"], items, Path(row["file"]), lambda n: None, threads)
+            result = _write_shard(decoder, row["split"], items, to, lambda n: None, threads)
         except OSError as error:  # told as data: Ray would wrap an exception in pages of its own
             result = {"error": [error.errno, error.strerror, error.filename]}
-    return {"result": json.dumps(result)}
+        shard = to.read_bytes() if not seen and to.exists() else b""
+    return {"result": json.dumps(result), "shard": shard}
 
 
 def _write_shard(
@@ -299,6 +320,7 @@ def _write_shard(
     return {
         "split": split,
         "file": file.name,
+        "check": [file.stat().st_size, shards.digest(file)] if filled else None,
         "rows": filled,
         "decoded": decoded,
         "bad": bad,
@@ -374,6 +396,7 @@ def _summarise(recipe: Recipe, source: Source, done: Sequence[Mapping[str, Any]]
             split: [result["file"] for result in done if result["split"] == split and result["rows"]]
             for split in source.splits
         },
+        "files": {result["file"]: result["check"] for result in done if result["rows"]},
     }
     if source.masks:
         meta["names"] = {

@@ -25,7 +25,7 @@ from trainers import loop, parallel, pictures
 from trainers.checkpoint import Checkpoints, TrainState
 from trainers.datasets import BadImage, Source
 from trainers.datasets._files import SUFFIXES, decode
-from trainers.launch import cache_folder
+from trainers.launch import cache_folder, published
 from trainers.parallel import World
 from trainers.recipe import Recipe, Scale, nearest
 from trainers.sliding import slide
@@ -79,8 +79,8 @@ def evaluate(
     if native or sliding:
         predictor = _Predictor(folder, sliding, overlap)
         return {"split": split, **_evaluate_native(predictor, source, split, advance)}
-    home = cache_folder(Store(storage or scale.storage or default_storage()))
-    cached = datas.Cached(datas.prepare(recipe, source, home))
+    below = Store(storage or scale.storage or default_storage())
+    cached = datas.Cached(datas.prepare(recipe, source, cache_folder(below), published=published(below)))
     state, world = _restore(recipe, cached.meta, folder)
     run_ = loop.Run(recipe=recipe, state=state, data=cached, world=world, model=state.model)
     loss, counts, ms_per_image = loop.evaluate(run_, split)

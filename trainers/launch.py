@@ -8,17 +8,15 @@ folder; workers write checkpoints only, and tell the rest through a small actor,
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import os
 import re
 import signal
-import socket
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +24,7 @@ from typing import Any
 
 from trainers import recipe as recipes
 from trainers.datasets import Source
+from trainers.lock import lock
 from trainers.progress import Progress
 from trainers.recipe import Recipe, Scale
 from trainers.record import Record, commit, versions
@@ -44,10 +43,6 @@ HOST_SHARE = 0.85
 """Of a host's memory, what training may take."""
 Job = Mapping[str, Any]
 Listen = Callable[[dict[str, Any]], None]
-
-
-class Busy(ValueError):
-    """Another process trains this run."""
 
 
 class Control:
@@ -123,7 +118,7 @@ def fit(
     storage.check_writable()
     run = check_run_name(run) if run else new_run_name(storage, name)
     folder = storage / run
-    with lock(folder), Signals(control.stop) as signals:
+    with lock(folder, progress, control.stop), Signals(control.stop) as signals:
         earlier = read_run(folder)
         wanted = _agree(wanted, earlier, run) if control.adopt is None else wanted
         if earlier and (earlier["status"] == "finished" or earlier["status"] == "stopped_early"):
@@ -207,42 +202,6 @@ def _settle(
 
 
 # Before it starts --------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def lock(folder: Store) -> Iterator[None]:
-    """One process at a time owns a run. The lock goes with the process, however that ends."""
-    if folder.local is None:
-        yield
-        return
-    fresh = not folder.local.exists()
-    path = folder.local / ".lock"
-    try:
-        folder.local.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+")  # noqa: SIM115
-    except OSError as error:
-        raise ValueError(
-            f"the run folder {folder.address} cannot be written: {explain(error)}; give another --run"
-        ) from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise Busy(
-                f"the run {folder.name} is being trained already, by {file.read().strip() or 'another process'}; "
-                "wait for it, or give another --run"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-            if fresh:  # a refused command leaves nothing behind
-                with contextlib.suppress(OSError):
-                    folder.local.rmdir()
 
 
 def run_name(recipe: str, rest: str) -> str:
@@ -344,7 +303,15 @@ def _prepare(recipe: Recipe, scale: Scale, source: Source, storage: Store, progr
     else:
         total = sum(len(item.targets) for items in source.splits.values() for item in items)
         with progress.bar("preparing pictures", total) as advance:  # nothing moves where it was done before
-            folder = data.prepare(recipe, source, cache, ray=scale.on_ray, advance=advance, warn=progress.warning)
+            folder = data.prepare(
+                recipe,
+                source,
+                cache,
+                published=published(storage),
+                ray=scale.on_ray,
+                advance=advance,
+                warn=progress.warning,
+            )
         meta = data.Cached(folder).meta
     for line in data.describe(meta):
         progress.message(line)
@@ -353,14 +320,35 @@ def _prepare(recipe: Recipe, scale: Scale, source: Source, storage: Store, progr
             f"batch_size={recipe.batch_size} is more than the {meta['rows']['train']} training pictures: "
             "each epoch is a single step"
         )
-    return {"mode": mode, "folder": None if folder is None else str(folder), "meta": dict(meta)}
+    there = published(storage)
+    return {
+        "mode": mode,
+        "folder": None if folder is None else str(folder),
+        "published": None if folder is None or there is None else (there / folder.name).address,
+        "node": this_node() if scale.on_ray else None,
+        "meta": dict(meta),
+    }
 
 
 def cache_folder(storage: Store) -> Path:
-    """Where prepared pictures lie: `$TRAINYARD_CACHE`, else `<storage>/cache`, else below the default storage."""
-    if "TRAINYARD_CACHE" in os.environ:
-        return Path(os.environ["TRAINYARD_CACHE"]).expanduser().absolute()
-    return (storage.local or Path(default_storage())) / "cache"
+    """Where prepared pictures lie on this host: `$TRAINYARD_CACHE`, else `<storage>/cache`, else a folder at home."""
+    from trainers import shards
+
+    if storage.local is None or os.environ.get("TRAINYARD_CACHE"):
+        return shards.home()
+    return storage.local / CACHE
+
+
+def published(storage: Store) -> Store | None:
+    """Where prepared pictures lie for all hosts; None where that is the cache folder itself."""
+    return storage / CACHE if storage.local is None else None
+
+
+def this_node() -> str:
+    """Ray's name of this host, where Ray runs."""
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
 
 
 def _check_model(recipe: Recipe, source: Source) -> None:

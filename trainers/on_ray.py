@@ -157,7 +157,7 @@ class Cluster:
         with contextlib.suppress(OSError):
             traces.delete(desk_name)
             if not traces.names():
-                (traces / "..").delete(".ray")
+                traces.parent.delete(".ray")
         ray.kill(desk)
 
     def _stay(self) -> None:

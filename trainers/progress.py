@@ -178,7 +178,7 @@ def _facts(run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if shown := [f"{name} {value / 2**30:.2f} GiB" for name, value in memory.items() if value]:
         yield "peak memory", ", ".join(shown)
     yield "run folder", run["folder"]
-    yield "dashboard", f"tensorboard --logdir {run['folder']}"
+    yield "dashboard", f"tensorboard --logdir {run['folder'].partition('?')[0]}"
 
 
 def _trained(seconds: Mapping[str, float]) -> float:

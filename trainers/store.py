@@ -69,6 +69,17 @@ class Store:
         below._path = f"{self._path.rstrip('/')}/{name}"
         return below
 
+    @property
+    def parent(self) -> Store:
+        """The folder that this one lies in."""
+        if self.local is not None:
+            return Store(self.local.parent)
+        above = copy.copy(self)
+        folder, mark, query = self.address.partition("?")
+        above.address = f"{folder.rstrip('/').rpartition('/')[0]}{mark}{query}"
+        above._path = self._path.rpartition("/")[0]
+        return above
+
     def __repr__(self) -> str:
         return f"Store({self.address!r})"
 
@@ -102,8 +113,8 @@ class Store:
             raise
         return None
 
-    def write_json(self, name: str, value: Any) -> None:
-        self.write(name, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+    def write_json(self, name: str, value: Any, patience: float = PATIENCE) -> None:
+        self.write(name, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode(), patience)
 
     def read(self, name: str, patience: float = PATIENCE) -> bytes:
         """Raises FileNotFoundError; OSError as `write` does."""

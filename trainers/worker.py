@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from trainers import loop, parallel
+from trainers import loop, parallel, shards
 from trainers.checkpoint import Checkpoints, TrainState
 from trainers.data import Cached, Data, Streamed, look
 from trainers.loop import Summary
@@ -21,7 +21,7 @@ from trainers.store import Store, explain
 from trainers.watch import Watch
 
 Job = Mapping[str, Any]
-"""recipe, scale, folder, storage, attempt, data {mode, folder, meta}, threads, cwd, adopt: JSON."""
+"""recipe, scale, folder, storage, attempt, data {mode, folder, published, node, meta}, threads, cwd, adopt: JSON."""
 Tell = Callable[[dict[str, Any]], None]
 
 
@@ -112,7 +112,7 @@ def ending(status: str, message: str) -> dict[str, Any]:
 def _open_data(job: Job, recipe: Recipe, scale: Scale) -> Data:
     where = job["data"]
     if where["mode"] == "cache":
-        return Cached(where["folder"])
+        return Cached(shards.local(where))
     return Streamed(recipe, look(recipe, scale.data), where["meta"])
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trainers import launch
+from trainers.lock import lock
 from trainers.on_ray import Cluster, named_resources, refuse_what_never_fits
 from trainers.progress import Progress
 from trainers.recipe import Recipe, nearest, parse_size
@@ -81,7 +82,7 @@ def run(
         launch.check_init_from(recipe, storage)
     name = launch.check_run_name(name) if name else launch.new_run_name(storage, space_name)
     folder, stop = storage / name, threading.Event()
-    with launch.lock(folder), launch.Signals(stop) as signals:
+    with lock(folder, progress, stop), launch.Signals(stop) as signals:
         earlier = _agree(sweep, folder)
         if earlier and earlier["status"] == "finished" and repeats <= earlier.get("repeats", 1):
             progress.message(f"the sweep {name} has finished already; nothing is left to do")

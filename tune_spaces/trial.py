@@ -21,8 +21,9 @@ from typing import Any
 import ray
 from ray import tune
 
-from trainers import launch, worker
+from trainers import launch, shards, worker
 from trainers.data import Cached
+from trainers.lock import Busy
 from trainers.progress import Progress
 from trainers.recipe import Recipe, Scale
 from trainers.store import Store
@@ -182,7 +183,7 @@ class _Watch(launch.Control):
                     data=_with_meta(config["data"]),
                     control=self,
                 )
-            except launch.Busy:
+            except Busy:
                 if time.monotonic() - since > BUSY_SECONDS:
                     raise
                 time.sleep(POLL_SECONDS)
@@ -197,7 +198,7 @@ def _folder(shared: Mapping[str, Any], config: Mapping[str, Any]) -> Store:
 
 def _with_meta(data: Mapping[str, Any]) -> Mapping[str, Any]:
     """What prepare_data returned; what lies beside prepared pictures is read here, and did not travel."""
-    return data if data["meta"] is not None else {**data, "meta": dict(Cached(data["folder"]).meta)}
+    return data if data["meta"] is not None else {**data, "meta": dict(Cached(shards.local(data)).meta)}
 
 
 def _open_things() -> dict[str, int]:
