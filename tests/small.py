@@ -59,12 +59,14 @@ def job(recipe: Recipe, raw: str | None, storage: Path, run: str, **scale: Any) 
     """What launch.fit would hand to the workers."""
     source = data.look(recipe, raw)
     folder = data.prepare(recipe, source, storage / "cache")
+    Store(storage / run).write_json("run.json", {"start_id": "of tests"})
     return {
         "recipe": recipe.to_json(),
         "scale": Scale(data=raw, storage=str(storage), **scale).to_json(),
         "folder": str(storage / run),
         "storage": str(storage),
         "attempt": 1,
+        "start_id": "of tests",
         "data": {"mode": "cache", "folder": str(folder), "meta": dict(data.Cached(folder).meta)},
         "threads": 1,
         "cwd": os.getcwd(),

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -139,6 +140,7 @@ def fit(
                 "folder": folder.address,
                 "storage": storage.address,
                 "attempt": facts["attempt"],
+                "start_id": facts["start_id"],
                 "data": data,
                 "threads": place.threads,
                 "cwd": os.getcwd(),
@@ -494,6 +496,7 @@ def _new_run(
         "versions": versions(),
         "commit": commit(),
         "attempt": attempt,
+        "start_id": uuid.uuid4().hex,
         "started": (earlier or {}).get("started") or datetime.now(UTC).isoformat(timespec="seconds"),
         "finished": None,
         "command": " ".join(sys.argv),

@@ -76,8 +76,10 @@ def digest(file: Path) -> str:
 
 def publish(folder: Path, store: Store) -> None:
     """Upload a set, unless it is there. Raises OSError."""
-    if META in store.names():
-        return
+    names = set(store.names())
+    with contextlib.suppress(Damaged):
+        if META in names and names.issuperset(_files(store.read(META))):
+            return
     meta = json.loads((folder / META).read_text())
     with ThreadPoolExecutor(THREADS) as threads:
         list(threads.map(lambda name: store.write(name, (folder / name).read_bytes()), meta["files"]))

@@ -13,11 +13,12 @@ import functools
 import json
 import os
 import re
+import socket
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -32,6 +33,8 @@ FIRST_PATIENCE = 10.0
 """The same before a run starts, when a person waits: an address may be wrong."""
 CONNECT_SECONDS, SILENT_SECONDS = 5.0, 15.0
 """A request fails where no connection stands after so long, or no byte has come for so long."""
+SEEN_SECONDS = 5.0
+"""What one host wrote is seen by the others after so long: network file systems remember what was not there."""
 UPLOAD_SECONDS = 10.0
 """A file that has changed is uploaded after so long; later where uploading takes more than a tenth of that."""
 _S3_OPTIONS = ("endpoint_override", "region", "scheme", "force_virtual_addressing", "allow_bucket_creation")
@@ -238,6 +241,29 @@ def explain(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full"
     return error.strerror or str(error)
+
+
+def sees(folder: Store, file: str, start_id: str) -> bool:
+    """Whether this host sees what the driver wrote when it started, of this start. Raises OSError naming the host."""
+    until = time.monotonic() + SEEN_SECONDS
+    while True:
+        try:
+            found = folder.read_json(file)
+        except (OSError, ValueError) as error:
+            raise OSError(f"{socket.gethostname()} cannot read {folder.address}/{file}: {error}") from None
+        if isinstance(found, dict) and found.get("start_id") == start_id:
+            return True
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.5)
+
+
+def not_shared(folder: Store, hosts: Iterable[str]) -> str:
+    """What is wrong where hosts do not see a run's folder, and what to do."""
+    return (
+        f"the storage is not shared: {', '.join(sorted(set(hosts)))} cannot see {folder.address} as the driver wrote "
+        "it; mount the same disk there on every host, or give --storage an s3:// address"
+    )
 
 
 def read_run(folder: Store) -> dict[str, Any] | None:

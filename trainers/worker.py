@@ -17,11 +17,14 @@ from trainers.loop import Summary
 from trainers.parallel import World
 from trainers.recipe import Recipe, Scale
 from trainers.record import machine
-from trainers.store import Store, explain
+from trainers.store import Store, explain, not_shared, sees
 from trainers.watch import Watch
 
 Job = Mapping[str, Any]
-"""recipe, scale, folder, storage, attempt, data {mode, folder, published, node, meta}, threads, cwd, adopt: JSON."""
+"""recipe, scale, folder, storage, attempt, start_id, data {mode, folder, published, node, meta}, threads, cwd, adopt: as
+JSON."""
+HOST_BYTES = 64
+"""Of a host's name, as ranks tell it to each other."""
 Tell = Callable[[dict[str, Any]], None]
 
 
@@ -49,6 +52,7 @@ def work(
     state: TrainState | None = None
     before: dict[str, float] = {}
     try:
+        _refuse_unshared(job, world)
         data = _open_data(job, recipe, scale)
         checkpoints = Checkpoints(Store(job["folder"]), attempt, lambda step: tell({"kind": "saved", "step": step}))
         state = _restore(recipe, data.meta, world, checkpoints, job, tell)
@@ -114,6 +118,18 @@ def _open_data(job: Job, recipe: Recipe, scale: Scale) -> Data:
     if where["mode"] == "cache":
         return Cached(shards.local(where))
     return Streamed(recipe, look(recipe, scale.data), where["meta"])
+
+
+def _refuse_unshared(job: Job, world: World) -> None:
+    """Every rank raises the same ValueError, naming all hosts that do not see the driver's storage."""
+    folder = Store(job["folder"])
+    names = torch.zeros(world.size, HOST_BYTES, dtype=torch.float64, device=world.device)
+    if not sees(folder, "run.json", job["start_id"]):
+        name = socket.gethostname().encode()[:HOST_BYTES]
+        names[world.rank, : len(name)] = torch.tensor(list(name), dtype=torch.float64)
+    told = world.add_up(names).to("cpu", torch.uint8)
+    if told.any():
+        raise ValueError(not_shared(folder, [bytes(row[row > 0]).decode() for row in told if row.any()]))
 
 
 def _restore(

@@ -14,6 +14,7 @@ import os
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -155,6 +156,7 @@ class _Running:
         """CPUs that a trial holds at least."""
         self.slots = self._places(len(os.sched_getaffinity(0))) * max(1, self.workers)
         self.data: dict[str, Any] = {}
+        self.start_id = uuid.uuid4().hex
         self.oom: list[Cell] = []
         """Trials that ran out of memory."""
         self._proposed: set[str] = set()
@@ -175,6 +177,7 @@ class _Running:
         self._settle_places(cluster)
         facts = {
             "name": self.name,
+            "start_id": self.start_id,
             "space_name": space_name,
             "recipe_name": sweep.recipe,
             "metric": self.metric,
@@ -393,6 +396,7 @@ class _Running:
         return {
             "desk": desk_name,
             "sweep": self.name,
+            "start_id": self.start_id,
             "recipe_name": self.sweep.recipe,
             "metric": self.metric,
             "sign": self.book.sign,

@@ -10,6 +10,7 @@ import gc
 import io
 import os
 import queue
+import socket
 import sys
 import threading
 import time
@@ -26,7 +27,8 @@ from trainers.data import Cached
 from trainers.lock import Busy
 from trainers.progress import Progress
 from trainers.recipe import Recipe, Scale
-from trainers.store import Store
+from trainers.store import Store, not_shared, sees
+from tune_spaces.book import FILE
 
 POLL_SECONDS = 0.5
 BUSY_SECONDS = 60.0
@@ -40,7 +42,8 @@ class Trial(tune.Trainable):
 
     def setup(self, config: Mapping[str, Any], shared: Mapping[str, Any] | None = None) -> None:
         """Parameters: `config` {"trial": {"name", "recipe", "scale", "data"}, "lr"?: where that changes on the way};
-        `shared` {"desk", "sweep", "recipe_name", "metric", "sign" (1: more is better, or -1), "cwd", "argv"}."""
+        `shared` {"desk", "sweep", "start_id" (of sweep.json), "recipe_name", "metric", "sign" (1: more is better, or
+        -1), "cwd", "argv"}."""
         assert shared is not None
         self.shared = shared
         self.desk = ray.get_actor(shared["desk"])
@@ -169,6 +172,9 @@ class _Watch(launch.Control):
             return dict(zip(("status", "message"), given_up, strict=True))
         config, shared = self.config, self.shared
         recipe, scale = Recipe.from_json(config["recipe"]), Scale.from_json(config["scale"])
+        sweep = _folder(shared, config).parent
+        if not sees(sweep, FILE, shared["start_id"]):
+            return {"status": "failed", "message": not_shared(sweep, [socket.gethostname()])}
         if "lr" in config:
             recipe = recipe.replace(lr=config["lr"])
         since = time.monotonic()
