@@ -21,7 +21,7 @@ from trainers.store import Store, explain, not_shared, sees
 from trainers.watch import Watch
 
 Job = Mapping[str, Any]
-"""recipe, scale, folder, storage, attempt, start_id, data {mode, folder, published, node, meta}, threads, cwd, adopt: as
+"""recipe, scale, folder, storage, attempt, start_id, data {mode, folder, published, node, meta}, threads, cwd, adopt:
 JSON."""
 HOST_BYTES = 64
 """Of a host's name, as ranks tell it to each other."""
