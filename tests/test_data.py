@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import socket
 import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainers import data, order
+from trainers import data, order, shards
 from trainers.recipe import Recipe, resolve
 
 
@@ -108,6 +109,58 @@ def test_two_at_once_do_not_collide_and_what_a_killed_one_left_is_removed(tmp_pa
     shards = {name for names in meta["shards"].values() for name in names}
     assert {path.name for path in left.iterdir()} == {"meta.json", *shards}
     assert read_all(data.Cached(left), "train").images.shape == (10, 16, 16, 3)
+
+
+def test_shards_of_hosts_that_do_not_see_the_folder_arrive_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = data.look(recipe(), str(folder_of_pictures(tmp_path / "raw")))
+    one = data.Cached(data.prepare(recipe(), source, tmp_path / "one"))
+    monkeypatch.setattr(data, "SHARD_BYTES", 3 * 16 * 16 * 3)
+    monkeypatch.setattr(data, "INLINE_BYTES", -1)
+    seen: list[bool] = []
+
+    def tasks(rows: list[dict[str, Any]], function: Any) -> Iterator[dict[str, Any]]:
+        """Every second one on a host that sees the driver's folder."""
+        for number, row in enumerate(rows):
+            away = function({**row, **({"mark": "/nowhere", "file": f"/nowhere/{row['file']}"} if number % 2 else {})})
+            seen.append(away["shard"] == b"")
+            yield away
+
+    monkeypatch.setattr(data, "ray_map", tasks)
+    many = data.Cached(data.prepare(recipe(), source, tmp_path / "many", ray=True))
+    assert set(seen) == {True, False}
+    assert many.meta["fingerprint"] == one.meta["fingerprint"]
+    np.testing.assert_array_equal(read_all(many, "train").images, read_all(one, "train").images)
+    assert not [path for path in many.folder.iterdir() if path.name.startswith(".")]
+
+
+def test_a_host_that_does_not_see_the_shards_copies_them_from_the_drivers_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = data.look(recipe(), str(folder_of_pictures(tmp_path / "raw")))
+    folder = data.prepare(recipe(), source, tmp_path / "cache")
+    hidden = folder.rename(tmp_path / "elsewhere")
+    monkeypatch.setenv("TRAINYARD_CACHE", str(tmp_path / "own"))
+    with pytest.raises(ValueError, match=f"{socket.gethostname()} does not see the prepared pictures in {folder}"):
+        shards.local({"folder": str(folder)})
+    read: list[str] = []
+
+    def read_there(node: str, path: str) -> bytes:
+        read.append(path)
+        assert (node, str(Path(path).parent)) == ("driver", str(folder))
+        return (hidden / Path(path).name).read_bytes()
+
+    monkeypatch.setattr(shards, "_read_there", read_there)
+    for _ in range(2):
+        own = shards.local({"folder": str(folder), "node": "driver"})
+    assert sorted(read) == sorted(str(folder / path.name) for path in hidden.iterdir())  # each once
+    np.testing.assert_array_equal(read_all(data.Cached(own), "val").images, read_all(data.Cached(hidden), "val").images)
+    next(hidden.glob("*.arrow")).write_bytes(b"damaged")
+    monkeypatch.setenv("TRAINYARD_CACHE", str(tmp_path / "third"))
+    with pytest.raises(shards.Damaged, match="is damaged where it is copied from"):
+        shards.local({"folder": str(folder), "node": "driver"})
+    assert not list((tmp_path / "third").rglob("meta.json"))  # half a copy does not count
 
 
 def test_pictures_that_occur_twice_are_told(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
-from trainers.store import Store
+from trainers import store as store_module
+from trainers.store import Store, not_shared, sees
 
 
 @pytest.fixture(params=["path", "uri"])
@@ -58,3 +60,19 @@ def test_addresses() -> None:
     with pytest.raises(ValueError, match="cannot be opened"):
         Store("ftp://somewhere/runs")
     assert Store("~/runs").address == str(Path.home() / "runs")
+
+
+def test_a_host_that_does_not_see_what_the_driver_wrote_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "SEEN_SECONDS", 0.0)
+    run = Store(tmp_path / "run")
+    assert not sees(run, "run.json", "this start")
+    run.write_json("run.json", {"start_id": "an earlier start"})
+    assert not sees(run, "run.json", "this start")
+    run.write_json("run.json", {"start_id": "this start"})
+    assert sees(run, "run.json", "this start")
+    run.write("run.json", b"{")
+    with pytest.raises(OSError, match=f"{socket.gethostname()} cannot read .*run.json"):
+        sees(run, "run.json", "this start")
+    assert "host1, host2 cannot see" in not_shared(run, ["host2", "host1", "host2"])
