@@ -258,7 +258,7 @@ def test_one_process_at_a_time_owns_a_run(folder: Store, monkeypatch: pytest.Mon
 
 
 def command(port: int, *flags: str) -> list[str]:
-    sizes = ["--precision", "fp64", "--model-args", "num_filters=8", "--batch-size", "32", "--epochs", "4"]
+    sizes = ["--precision", "fp64", "--model-args", "num_filters=4", "--batch-size", "64", "--epochs", "3"]
     where = ["--storage", address(port, "killed"), "--run", "run", "--checkpoint-seconds", "0.2"]
     return [sys.executable, "-m", "trainers", "train", "digits.cnn", *where, *sizes, *flags]
 
