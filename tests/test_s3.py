@@ -124,7 +124,10 @@ def test_a_run_its_resumption_and_all_that_reads_it(
     assert len((run / "tensorboard").names()) == 1  # what the first part wrote is written anew
     scores = inference.evaluate("run", storage=folder.address)
     assert scores["accuracy"] == pytest.approx(result.run["best"]["value"])
+    assert inference.evaluate(result.folder, storage=folder.address)["loss"] == scores["loss"]
     assert "finished" in report([], storage=folder.address)
+    assert "finished" in report([result.folder], storage=folder.address)
+    assert "finished" in report([result.folder])
     for name, content in contents(server).items():
         assert SECRET.encode() not in content, name
 
@@ -280,14 +283,14 @@ def test_a_driver_that_is_killed_while_it_uploads_and_workers_on_a_bad_store(
     driver.wait()
     assert Checkpoints(run).latest() is not None
     flaky.put_seconds, flaky.share = 0.0, 0.1
-    again = subprocess.Popen([*command(flaky.port), "--workers", "2"], stderr=subprocess.PIPE, text=True)
-    assert again.stderr is not None
     told = ""
-    for line in again.stderr:
-        told += line
-        if "going on from step" in line:
-            flaky.down(20)
-    assert again.wait(60) == 0, told
+    with subprocess.Popen([*command(flaky.port), "--workers", "2"], stderr=subprocess.PIPE, text=True) as again:
+        assert again.stderr is not None
+        for line in again.stderr:
+            told += line
+            if "going on from step" in line:
+                flaky.down(20)
+    assert again.returncode == 0, told
     assert "going on from step" in told
     assert Store(address(server, "killed")).names() == ["cache", "run"]  # nothing of Ray's is left
     for name, value in last_weights(Store(tmp_path / "disk" / "run")).items():

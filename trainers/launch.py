@@ -591,6 +591,7 @@ class _Listener:
             error = predicted["predicted_bytes"] / measured - 1
             self.record.run["memory"] = {**predicted, "measured_bytes": measured, "error": error}
         self.progress.close()
+        self.progress.message(event["message"])  # first: a full storage may not take the rest
         self.record.folder.delete(ROOM)
         self.record.finish(
             event["status"],
@@ -605,7 +606,6 @@ class _Listener:
             best=best,
             final=event["final"],
         )
-        self.progress.message(event["message"])
 
 
 def _spell_workers(scale: Scale) -> str:

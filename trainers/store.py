@@ -11,6 +11,7 @@ import copy
 import errno
 import functools
 import json
+import logging
 import os
 import re
 import socket
@@ -24,6 +25,7 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 Value = TypeVar("Value")
+_log = logging.getLogger(__name__)
 
 CACHE = "cache"
 """Name of the folder of prepared pictures, next to the runs."""
@@ -64,6 +66,8 @@ class Store:
             self.address = str(self.local)
 
     def __truediv__(self, name: str) -> Store:
+        if "://" in name or name.startswith("/"):  # as pathlib does it
+            return Store(name)
         if self.local is not None:
             return Store(self.local / name)
         below = copy.copy(self)  # with the same connection
@@ -292,7 +296,7 @@ def _persist(action: Callable[[], Value], patience: float = PATIENCE) -> Value:
 
     Raises OSError in plain words: of what will come again, at once; of the rest, after `patience` seconds.
     """
-    begun, pause = time.monotonic(), 0.1
+    begun, pause, told = time.monotonic(), 0.1, False
     while True:
         try:
             return action()
@@ -302,8 +306,12 @@ def _persist(action: Callable[[], Value], patience: float = PATIENCE) -> Value:
             for pattern, words in _LASTING.items():
                 if re.search(pattern, str(error)):
                     raise OSError(words or str(error)) from None
-            if time.monotonic() - begun + pause > patience:
+            spent = time.monotonic() - begun
+            if spent + pause > patience:
                 raise OSError(f"the store has failed for {patience:.0f} s: {error}") from None
+            if spent > FIRST_PATIENCE and not told:
+                told = True
+                _log.warning("the store has failed for %.0f s and is tried for %.0f s: %s", spent, patience, error)
         time.sleep(pause)
         pause = min(2 * pause, 5.0)
 
