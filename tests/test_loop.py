@@ -188,7 +188,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_the_last_good_checkpoint_sta
     assert end["status"] == "failed"
     assert "epoch 1, step" in end["message"]
     assert "at learning rate" in end["message"]
-    assert not (storage / "diverged").exists()  # nothing good was there to save
+    assert not (storage / "diverged" / "checkpoints").exists()  # nothing good was there to save
 
 
 def test_patience_ends_the_run_and_says_why(storage: Path) -> None:

@@ -511,7 +511,8 @@ class _Running:
             f"{epochs['run']:,} of {epochs['planned']:,} epochs were trained, {_duration(seconds['run'])} of training; "
             f"early stopping saved {share:.0%}, about {_duration(seconds['saved'])}"
         )
-        yield f"report: {self.folder.address}/report.html   dashboard: tensorboard --logdir {self.folder.address}"
+        plain = self.folder.address.partition("?")[0]
+        yield f"report: {plain}/report.html   dashboard: tensorboard --logdir {plain}"
 
 
 def _data_key(recipe: Recipe) -> str:
