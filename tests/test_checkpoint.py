@@ -72,9 +72,9 @@ def test_the_best_the_last_and_the_one_before_are_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["cut", "changed", "no manifest", "cut manifest", "gone"])
 def test_of_a_damaged_checkpoint_the_one_before_is_used_and_it_is_said(tmp_path: Path, damage: str) -> None:
     checkpoints = Checkpoints(Store(tmp_path), 1)
-    checkpoints.save(at(10))
-    checkpoints.save(at(20))
-    checkpoints.wait()
+    for step in (10, 20):
+        checkpoints.save(at(step))
+        checkpoints.wait()
     folder = tmp_path / "checkpoints" / "00000020"
     file, manifest = folder / "state-1.pt", folder / "manifest.json"
     data = file.read_bytes()

@@ -7,8 +7,11 @@ import socket
 from pathlib import Path
 
 import pytest
+import torch
 
 from trainers import store as store_module
+from trainers import worker
+from trainers.parallel import World
 from trainers.store import Store, not_shared, sees
 
 
@@ -75,4 +78,8 @@ def test_a_host_that_does_not_see_what_the_driver_wrote_is_told(
     run.write("run.json", b"{")
     with pytest.raises(OSError, match=f"{socket.gethostname()} cannot read .*run.json"):
         sees(run, "run.json", "this start")
+    run.write_json("run.json", {"start_id": "another start"})
+    world = World(0, 1, torch.device("cpu"), "fp32")
+    with pytest.raises(ValueError, match=f"the storage is not shared: {socket.gethostname()} cannot see"):
+        worker._refuse_unshared({"folder": run.address, "start_id": "this start"}, world)
     assert "host1, host2 cannot see" in not_shared(run, ["host2", "host1", "host2"])
