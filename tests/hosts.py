@@ -7,7 +7,6 @@ would, and it ends by itself when the process that made it does.
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import secrets
@@ -163,16 +162,26 @@ class Hosts:
         self._switch = _first_child(self._outer.pid)
         self._on_switch("ip link add br0 type bridge", f"ip addr add {SWITCH}/24 dev br0", "ip link set br0 up")
         self._on_switch("ip link set lo up")
-        token = secrets.token_hex(32)
-        self.all = []
+        self._token = secrets.token_hex(32)
+        self.all: list[Host] = []
+        self.others: list[Host] = []
         for index in range(count):
-            host = Host(f"host{index + 1}", f"10.77.0.{index + 11}", folder / f"host{index + 1}")
-            (host.home / ".ray").mkdir(exist_ok=True)
-            (host.home / ".ray" / "auth_token").write_text(token)
-            (host.home / ".ray" / "auth_token").chmod(0o600)
-            self.all.append(host)
-            self.plug(host)
+            self.all.append(self._add(f"host{index + 1}", f"10.77.0.{index + 11}"))
         self.head = self.all[0]
+
+    def add_outsider(self) -> Host:
+        """A machine on the same network, with the token, that runs no Ray."""
+        self.others.append(self._add("outside", "10.77.0.100"))
+        return self.others[-1]
+
+    def _add(self, name: str, address: str) -> Host:
+        host = Host(name, address, self.folder / name)
+        token = host.home / ".ray" / "auth_token"
+        token.parent.mkdir(exist_ok=True)
+        token.write_text(self._token)
+        token.chmod(0o600)
+        self.plug(host)
+        return host
 
     def plug(self, host: Host) -> None:
         """Connect a host that was booted."""
@@ -210,6 +219,11 @@ class Hosts:
         """RAY_ADDRESS of a driver."""
         return f"{self.head.address}:{PORT}"
 
+    @property
+    def dashboard(self) -> str:
+        """Where jobs are submitted."""
+        return f"http://{self.head.address}:{DASHBOARD}"
+
     def restart(self, host: Host, cpus: int = 1) -> None:
         """A host that is down comes back, as a machine whose services start by themselves."""
         host.boot()
@@ -233,7 +247,7 @@ class Hosts:
         return subprocess.Popen(words, text=True, env={**os.environ, **(env or {})})
 
     def close(self) -> None:
-        for host in self.all:
+        for host in (*self.all, *self.others):
             host.down()
         self._outer.kill()
         self._outer.wait()
@@ -255,12 +269,24 @@ class Hosts:
 
 
 class Training:
-    """A `train` command on a host, whose messages can be waited for."""
+    """A `train` command on the head, whose messages can be waited for; or as a job, submitted by another host."""
 
-    def __init__(self, hosts: Hosts, storage: Path, run: str, *flags: str, recipe: str = "digits.cnn") -> None:
-        command = [sys.executable, "-m", "trainers", "train", recipe, "--run", run, "--storage", str(storage), *flags]
-        self.folder = storage / run
-        self.process = hosts.head.start(*command, env={"RAY_ADDRESS": hosts.address})
+    def __init__(
+        self,
+        hosts: Hosts,
+        storage: Path | str,
+        run: str,
+        *flags: str,
+        recipe: str = "digits.cnn",
+        submitted_by: Host | None = None,
+    ) -> None:
+        self.folder = Store(storage) / run
+        command = ["python", "-m", "trainers", "train", recipe, "--run", run, "--storage", str(storage), *flags]
+        if submitted_by is None:
+            self.process = hosts.head.start(*command, env={"RAY_ADDRESS": hosts.address})
+        else:
+            submit = ["python", "-m", "cluster", "submit", "--address", hosts.dashboard, "--"]
+            self.process = submitted_by.start(*submit, *command, cwd=submitted_by.home)
         self.lines: list[str] = []
         self._new: queue.Queue[str] = queue.Queue()
         self._reading = threading.Thread(target=self._read, daemon=True)
@@ -281,7 +307,7 @@ class Training:
 
     def wait_for_the_middle_of_an_epoch(self, steps: int) -> None:
         """Until a checkpoint lies there, where an epoch has so many steps."""
-        checkpoints, limit = Checkpoints(Store(self.folder)), time.monotonic() + TRAINING_SECONDS
+        checkpoints, limit = Checkpoints(self.folder), time.monotonic() + TRAINING_SECONDS
         while time.monotonic() < limit:
             if checkpoints.latest_step() % steps:
                 return
@@ -295,7 +321,7 @@ class Training:
         finally:
             self.kill()
         assert code == 0, "\n".join([*self.lines, *self._new.queue])
-        found: dict[str, Any] = json.loads((self.folder / "run.json").read_text())
+        found: dict[str, Any] = self.folder.read_json("run.json")
         return found
 
     def kill(self) -> None:

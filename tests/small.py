@@ -74,9 +74,9 @@ def job(recipe: Recipe, raw: str | None, storage: Path, run: str, **scale: Any) 
     }
 
 
-def last_weights(folder: Path) -> dict[str, torch.Tensor]:
+def last_weights(folder: Path | Store) -> dict[str, torch.Tensor]:
     """Those of the newest checkpoint of a run."""
-    snapshot = Checkpoints(Store(folder)).latest()
+    snapshot = Checkpoints(folder if isinstance(folder, Store) else Store(folder)).latest()
     assert snapshot is not None
     weights: dict[str, torch.Tensor] = snapshot["model"]
     return weights

@@ -15,6 +15,9 @@ import torch
 from hosts import Host, Hosts, Training, why_not
 from small import last_weights
 
+from trainers.checkpoint import Checkpoints
+from trainers.store import Store
+
 _why = why_not()
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.skipif(_why is not None, reason=str(_why))]
 
@@ -60,11 +63,11 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("storage")
 
 
-def history(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def history(folder: Store) -> list[dict[str, float]]:
+    return [json.loads(line) for line in folder.read("metrics.jsonl").splitlines()]
 
 
-def assert_equal_history(folder: Path, other: Path, rel: float = 1e-8) -> None:
+def assert_equal_history(folder: Store, other: Store, rel: float = 1e-8) -> None:
     mine, theirs = history(folder), history(other)
     assert len(mine) == len(theirs)
     for one, two in zip(mine, theirs, strict=True):
@@ -136,3 +139,42 @@ def _bring_back(hosts: Hosts, host: Host, trouble: str, lost: float) -> None:
         host.thaw()
     host.down()
     hosts.restart(host)
+
+
+def test_a_host_that_is_taken_back_saves_in_time(hosts: Hosts, storage: Path, long: list[str]) -> None:
+    """A preemption notice, 12 s before the end."""
+    slowly = [*long, "--checkpoint-seconds", "1000"]
+    training = Training(hosts, storage, "preempted", "--workers", "1:3", *slowly)
+    training.wait_for("epoch 1/")
+    listed = hosts.head.run("ray", "list", "nodes", "--format=json", "--address", hosts.dashboard)
+    node = next(
+        n["node_id"] for n in json.loads(listed) if n["node_ip"] == hosts.all[2].address and n["state"] == "ALIVE"
+    )
+    notice = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "taken back"]
+    notice += ["--deadline-remaining-seconds", "12"]
+    hosts.head.run("ray", "drain-node", "--address", hosts.address, "--node-id", node, *notice)
+    assert "checkpoints every 5 s" in training.wait_for("taken back")
+    training.wait_for_the_middle_of_an_epoch(STEPS)
+    training.wait_for("going on from step")
+    training.kill()
+    hosts.all[2].down()
+    hosts.restart(hosts.all[2])
+
+
+def test_the_head_is_lost_and_the_same_submitted_line_continues(
+    hosts: Hosts, storage: Path, long: list[str], undisturbed: dict[str, torch.Tensor]
+) -> None:
+    outside = hosts.add_outsider()
+    line = ["--workers", "3", *long]
+    training = Training(hosts, storage, "headless", *line, submitted_by=outside)
+    training.wait_for("epoch 1/")
+    training.wait_for_the_middle_of_an_epoch(STEPS)
+    hosts.head.down()
+    training.kill()
+    kept = Checkpoints(training.folder).latest_step()
+    for host in hosts.all:
+        host.down()
+        hosts.restart(host)
+    again = Training(hosts, storage, "headless", *line, submitted_by=outside)
+    assert again.wait_for("going on from step").split("step ")[1].startswith(f"{kept},")
+    assert_undisturbed(again, undisturbed)

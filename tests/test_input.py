@@ -395,6 +395,7 @@ def test_a_disk_that_fills_up_while_preparing(
     assert files(path) == files(storage) == []
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's own thread
 def test_a_disk_that_is_full_at_the_first_checkpoint(cli: Cli, disk: Callable[[str], Path]) -> None:
     path = disk("size=2m")
     ended = cli(*DIGITS, *BIG, "--storage", path, "--run", "full")
@@ -417,6 +418,7 @@ def test_a_disk_that_is_full_before_the_first_step(
     assert files(path) == []
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's own thread
 def test_a_disk_that_fills_up_later_keeps_the_checkpoint_before(cli: Cli, disk: Callable[[str], Path]) -> None:
     path = disk("size=5m")
     command = [*DIGITS[:-1], "3", *BIG, "--storage", path, "--run", "later"]

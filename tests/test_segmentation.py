@@ -158,7 +158,7 @@ def test_the_shown_pictures_are_the_fixed_ones_and_the_best_and_worst(storage: P
     best = min(picture["score"] for picture in pictures if picture["kind"] == "best")
     worst = max(picture["score"] for picture in pictures if picture["kind"] == "worst")
     assert best >= worst
-    again = watched_work(work | {"folder": str(storage / "shown again")})[-1]["pictures"]
+    again = watched_work(job(recipe, None, storage, "shown again"))[-1]["pictures"]
     assert [picture["name"] for picture in again] == [picture["name"] for picture in pictures]
 
 
