@@ -33,6 +33,30 @@ HEALTH = {  # as the cluster shapes set it: a host that hangs is noticed after 1
     "RAY_health_check_failure_threshold": "3",
 }
 SECONDS, TRAINING_SECONDS = 90, 150
+SLOW_MODEL = """
+import sys
+import time
+
+import torch
+
+from trainers.models import linear_cnn
+
+
+class Slow(torch.nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images):
+        if self.training and "ray" in sys.modules:
+            time.sleep(0.06)
+        return self.inner(images)
+
+
+def build(**args):
+    return Slow(linear_cnn.build(**args))
+"""
+"""A model that takes its time, not the processor's, in a worker on Ray."""
 _DIES_WITH_US = ["setpriv", "--pdeathsig", "KILL"]
 """Not even a test run that is killed leaves anything behind."""
 
@@ -187,7 +211,9 @@ class Hosts:
         """Connect a host that was booted."""
         port = f"to-{host.name}"
         subprocess.run(self._at_switch("ip", "link", "del", port), capture_output=True)  # of before it was down
-        self._on_switch(f"ip link add {port} type veth peer name eth0 netns {host.pid}")
+        number = host.address.rsplit(".", 1)[1]  # the same card as before: others remember it
+        card = f"address 02:00:00:00:00:{int(number):02x}"
+        self._on_switch(f"ip link add {port} type veth peer name eth0 {card} netns {host.pid}")
         self._on_switch(f"ip link set {port} master br0 up")
         host.run("ip", "addr", "add", f"{host.address}/24", "dev", "eth0", cwd=Path("/"))
         host.run("ip", "link", "set", "eth0", "up", cwd=Path("/"))

@@ -5,14 +5,16 @@ Made of network namespaces on this machine (tests/hosts.py): needs root, and is 
 
 from __future__ import annotations
 
+import functools
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from hosts import Host, Hosts, Training, why_not
+from hosts import SLOW_MODEL, Host, Hosts, Training, why_not
 from small import last_weights
 
 from trainers.checkpoint import Checkpoints
@@ -23,31 +25,6 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.skipif(_why is 
 
 STEPS = 23
 FP64 = ["--precision", "fp64", "--micro-batch-size", "16"]
-SLOW = """
-import sys
-import time
-
-import torch
-
-from trainers.models import linear_cnn
-
-
-class Slow(torch.nn.Module):
-    def __init__(self, inner):
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, images):
-        if self.training and "ray" in sys.modules:
-            time.sleep(0.06)
-        return self.inner(images)
-
-
-def build(**args):
-    return Slow(linear_cnn.build(**args))
-"""
-"""A model that takes its time, not the processor's, in a worker on Ray."""
-EPOCHS = 30
 
 
 @pytest.fixture(scope="module")
@@ -90,44 +67,41 @@ def test_three_hosts_equal_one_worker(hosts: Hosts, storage: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def long(storage: Path) -> list[str]:
-    """The flags of a run of minutes."""
-    (storage / "slow.py").write_text(SLOW)
-    return ["--model", str(storage / "slow.py"), "--epochs", str(EPOCHS), "--checkpoint-seconds", "1", *FP64]
+def slow(storage: Path) -> list[str]:
+    """The flags of a run whose epochs take seconds."""
+    (storage / "slow.py").write_text(SLOW_MODEL)
+    return ["--model", str(storage / "slow.py"), "--checkpoint-seconds", "1", *FP64]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(hosts: Hosts, storage: Path, long: list[str]) -> dict[str, torch.Tensor]:
-    Training(hosts, storage, "undisturbed", "--workers", "0", *long).end()
-    return last_weights(storage / "undisturbed")
-
-
-def assert_undisturbed(training: Training, undisturbed: dict[str, torch.Tensor]) -> None:
+def assert_as_undisturbed(training: Training, hosts: Hosts, storage: Path, *flags: str) -> None:
     """Equal up to rounding, which the number of workers changes; each sample of each epoch was counted once."""
-    run, weights = training.end(), last_weights(training.folder)
-    assert run["status"] == "finished"
-    for name, value in undisturbed.items():
+    run = training.end()
+    undisturbed = Training(hosts, storage, "undisturbed", "--workers", "0", *flags).end()
+    shutil.move(storage / "undisturbed", storage / f"undisturbed-{run['name']}")
+    weights = last_weights(training.folder)
+    assert (run["status"], undisturbed["status"]) == ("finished", "finished")
+    for name, value in last_weights(storage / f"undisturbed-{run['name']}").items():
         torch.testing.assert_close(weights[name], value, rtol=1e-6, atol=1e-8)
     seen = [round(line["images_per_second"] * line["seconds"]) for line in history(training.folder)]
-    assert seen == [1438] * EPOCHS
+    assert seen == [1438] * run["recipe"]["epochs"]
 
 
-@pytest.mark.parametrize("trouble", ["killed", "frozen", "cut off"])
-def test_a_host_is_lost_and_comes_back(
-    hosts: Hosts, storage: Path, long: list[str], undisturbed: dict[str, torch.Tensor], trouble: str
-) -> None:
-    training = Training(hosts, storage, trouble.replace(" ", "-"), "--workers", "1:3", *long)
+def test_hosts_are_lost_and_come_back(hosts: Hosts, storage: Path, slow: list[str]) -> None:
+    """One is killed, another hangs, a third is cut off for a minute, all in the middle of an epoch of one run."""
+    flags = [*slow, "--epochs", "40"]
+    training = Training(hosts, storage, "troubled", "--workers", "1:3", *flags)
     training.wait_for("epoch 1/")
-    training.wait_for_the_middle_of_an_epoch(STEPS)
-    victim = hosts.all[2]
-    lost = time.monotonic()
-    {"killed": victim.down, "frozen": victim.freeze, "cut off": lambda: hosts.cut(victim)}[trouble]()
-    training.wait_for("going on from step")
-    print(f"{trouble}: went on after {time.monotonic() - lost:.1f} s")
-    _bring_back(hosts, victim, trouble, lost)
-    training.wait_for("room for more workers")
-    training.wait_for("going on from step")
-    assert_undisturbed(training, undisturbed)
+    for trouble, victim in (("killed", hosts.all[1]), ("frozen", hosts.all[2]), ("cut off", hosts.all[1])):
+        training.wait_for_the_middle_of_an_epoch(STEPS)
+        lost = time.monotonic()
+        {"killed": victim.down, "frozen": victim.freeze, "cut off": functools.partial(hosts.cut, victim)}[trouble]()
+        training.wait_for("going on from step")
+        print(f"{trouble}: went on after {time.monotonic() - lost:.1f} s")
+        _bring_back(hosts, victim, trouble, lost)
+        training.wait_for("room for more workers")
+        training.wait_for("going on from step")
+        print(f"{trouble}: three again after {time.monotonic() - lost:.1f} s")
+    assert_as_undisturbed(training, hosts, storage, *flags)
 
 
 def _bring_back(hosts: Hosts, host: Host, trouble: str, lost: float) -> None:
@@ -141,18 +115,16 @@ def _bring_back(hosts: Hosts, host: Host, trouble: str, lost: float) -> None:
     hosts.restart(host)
 
 
-def test_a_host_that_is_taken_back_saves_in_time(hosts: Hosts, storage: Path, long: list[str]) -> None:
+def test_a_host_that_is_taken_back_saves_in_time(hosts: Hosts, storage: Path, slow: list[str]) -> None:
     """A preemption notice, 12 s before the end."""
-    slowly = [*long, "--checkpoint-seconds", "1000"]
-    training = Training(hosts, storage, "preempted", "--workers", "1:3", *slowly)
+    seldom = [*slow, "--epochs", "60", "--checkpoint-seconds", "1000"]
+    training = Training(hosts, storage, "preempted", "--workers", "1:3", *seldom)
     training.wait_for("epoch 1/")
-    listed = hosts.head.run("ray", "list", "nodes", "--format=json", "--address", hosts.dashboard)
-    node = next(
-        n["node_id"] for n in json.loads(listed) if n["node_ip"] == hosts.all[2].address and n["state"] == "ALIVE"
-    )
+    listed = json.loads(hosts.head.run("ray", "list", "nodes", "--format=json", "--address", hosts.dashboard))
+    alive = {node["node_ip"]: node["node_id"] for node in listed if node["state"] == "ALIVE"}
     notice = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "taken back"]
-    notice += ["--deadline-remaining-seconds", "12"]
-    hosts.head.run("ray", "drain-node", "--address", hosts.address, "--node-id", node, *notice)
+    notice += ["--node-id", alive[hosts.all[2].address], "--deadline-remaining-seconds", "12"]
+    hosts.head.run("ray", "drain-node", "--address", hosts.address, *notice)
     assert "checkpoints every 5 s" in training.wait_for("taken back")
     training.wait_for_the_middle_of_an_epoch(STEPS)
     training.wait_for("going on from step")
@@ -161,12 +133,10 @@ def test_a_host_that_is_taken_back_saves_in_time(hosts: Hosts, storage: Path, lo
     hosts.restart(hosts.all[2])
 
 
-def test_the_head_is_lost_and_the_same_submitted_line_continues(
-    hosts: Hosts, storage: Path, long: list[str], undisturbed: dict[str, torch.Tensor]
-) -> None:
+def test_the_head_is_lost_and_the_same_submitted_line_continues(hosts: Hosts, storage: Path, slow: list[str]) -> None:
     outside = hosts.add_outsider()
-    line = ["--workers", "3", *long]
-    training = Training(hosts, storage, "headless", *line, submitted_by=outside)
+    flags = [*slow, "--epochs", "10"]
+    training = Training(hosts, storage, "headless", "--workers", "3", *flags, submitted_by=outside)
     training.wait_for("epoch 1/")
     training.wait_for_the_middle_of_an_epoch(STEPS)
     hosts.head.down()
@@ -175,6 +145,6 @@ def test_the_head_is_lost_and_the_same_submitted_line_continues(
     for host in hosts.all:
         host.down()
         hosts.restart(host)
-    again = Training(hosts, storage, "headless", *line, submitted_by=outside)
+    again = Training(hosts, storage, "headless", "--workers", "3", *flags, submitted_by=outside)
     assert again.wait_for("going on from step").split("step ")[1].startswith(f"{kept},")
-    assert_undisturbed(again, undisturbed)
+    assert_as_undisturbed(again, hosts, storage, *flags)

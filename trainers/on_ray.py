@@ -125,6 +125,8 @@ class Cluster:
         """Run `job` on the workers; `listen` gets their events, the last one of kind "done"."""
         import ray
 
+        from trainers.ray_hooks import look_again
+
         if job["data"]["mode"] == "stream":
             _refuse_to_starve(self.scale.worker_range[1], self._resources["CPU"], ray.cluster_resources())
         desk_name = f"trainyard-desk-{uuid.uuid4().hex[:12]}"
@@ -138,7 +140,7 @@ class Cluster:
         failed: list[BaseException] = []
         fitting = threading.Thread(target=_fit, args=(trainer, failed), daemon=True)
         fitting.start()
-        ended_at, asked = None, False
+        ended_at, asked, looked = None, False, time.monotonic()
         # A run that ended with an error needs no second attempt: the driver leaves, and Ray ends the workers.
         while ended_at is None or (fitting.is_alive() and time.monotonic() - ended_at < GRACE_SECONDS):
             alive = fitting.is_alive()
@@ -151,6 +153,9 @@ class Cluster:
             if stop.is_set() and not asked:
                 asked = True
                 desk.ask_to_stop.remote()
+            if self.scale.elastic and time.monotonic() - looked > RESIZE_SECONDS:
+                looked = time.monotonic()
+                look_again()
             if not alive and ended_at is None:
                 raise failed[0] if failed else RuntimeError("the workers ended without a word")
             time.sleep(POLL_SECONDS)

@@ -63,7 +63,7 @@ class Changes(ControllerCallback):
 
     Workers save before they are ended to start more of them, and before their host is taken back (preemption;
     `get_preemption_info`, Ray's way to tell the workers, waits for all of them at each call). When a host is lost, the
-    view of the cluster that the next group is made from is brought up to date: Ray does so every 20 s.
+    next group of workers is made for the cluster as it is now.
     """
 
     def __init__(self, desk: str) -> None:
@@ -77,8 +77,7 @@ class Changes(ControllerCallback):
             if isinstance(current_state, ResizingState):
                 self._save()
             if isinstance(current_state, RestartingState | ReschedulingState):
-                coordinator: Any = get_or_create_autoscaling_coordinator()
-                ray.get(coordinator.get_reserved_resources.remote("trainyard", recompute=True), timeout=LOOK_SECONDS)
+                ray.get(look_again(), timeout=LOOK_SECONDS)
 
     def _hurry(self, info: Any) -> None:
         seconds = info.deadline_ms and max(0.0, info.deadline_ms / 1000 - time.time())
@@ -91,3 +90,9 @@ class Changes(ControllerCallback):
         limit = time.monotonic() + SAVING_SECONDS
         while time.monotonic() < limit and ray.get(desk.is_saving.remote()):
             time.sleep(0.1)
+
+
+def look_again() -> Any:
+    """Bring Ray Train's view of the cluster up to date, which it does itself every 20 s; done when this is ready."""
+    coordinator: Any = get_or_create_autoscaling_coordinator()
+    return coordinator.get_reserved_resources.remote("trainyard", recompute=True)
