@@ -64,6 +64,7 @@ def cluster(home: Path) -> Iterator[dict[str, str]]:
     ray = str(Path(sys.executable).parent / "ray")
     start = [ray, "start", "--head", "--num-cpus=3", f"--port={port}", f"--dashboard-port={dashboard}"]
     start += ["--node-ip-address=127.0.0.1", "--disable-usage-stats", f"--temp-dir=/tmp/ty{os.getpid()}"]
+    start += ['--resources={"fast_disk": 1}']
     token = [ray, "get-auth-token", "--generate"]
     subprocess.run(token, env=environment, check=True, capture_output=True, timeout=SECONDS)
     subprocess.run(start, env=environment, check=True, capture_output=True, timeout=SECONDS)
@@ -226,8 +227,8 @@ def test_more_workers_than_the_cluster_has(cluster: dict[str, str], storage: Pat
     process = start_training(cluster, storage, "crowd", "--workers", "8")
     _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 2
-    assert time.monotonic() - begun < 15
-    assert "1 hosts (3 CPUs, 0 GPUs)" in err
+    assert time.monotonic() - begun < 60  # within seconds, but for a machine that does other work
+    assert "1 hosts (3 CPUs, 0 GPUs, 1 fast_disk)" in err
     assert "Traceback" not in err
     assert not (storage / "crowd").exists()
 
@@ -307,7 +308,8 @@ def test_two_sweeps_and_a_training_at_once(cluster: dict[str, str], storage: Pat
         start_sweep(cluster, storage, "many", "0.01,0.02,0.05", "--cpus-per-worker", "1"),
         start_sweep(cluster, storage, "pairs", "0.01,0.05", "--workers", "2", "--cpus-per-worker", "1"),
     ]
-    training = start_training(cluster, storage, "beside", "--workers", "2", "--cpus-per-worker", "1", "--epochs", "2")
+    where = ["--resources", "fast_disk=0.5", "--placement", "spread", "--cpus-per-worker", "1"]
+    training = start_training(cluster, storage, "beside", "--workers", "2", *where, "--epochs", "2")
     for process in (*sweeps, training):
         _, err = process.communicate(timeout=SECONDS)
         assert process.returncode == 0, err

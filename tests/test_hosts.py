@@ -30,6 +30,8 @@ FP64 = ["--precision", "fp64", "--micro-batch-size", "16"]
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     with Hosts(tmp_path_factory.mktemp("hosts")) as made:
+        for host in made.all:
+            host.resolve_to_loopback()  # where Gloo would bind to by itself
         made.start_cluster()
         yield made
 

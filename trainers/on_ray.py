@@ -27,6 +27,8 @@ Job = Mapping[str, Any]
 Event = dict[str, Any]
 
 MOST_WORKERS_PER_CORE = 4
+CONNECT_SECONDS = 90.0
+"""Ray itself waits for minutes where something else listens at the address."""
 POLL_SECONDS = 0.3
 GRACE_SECONDS = 30.0
 RESIZE_SECONDS = 10.0
@@ -85,14 +87,17 @@ class Cluster:
 
     def __exit__(self, *_: object) -> None:
         self._leave.set()
-        self._thread.join()
+        if self._ready.is_set():
+            self._thread.join()
 
     def wait(self) -> list[str]:
         """Until Ray answers; returns warnings.
 
         Raises ValueError where the cluster can never hold the workers, or its hosts do not agree on what they must.
         """
-        self._ready.wait()
+        if not self._ready.wait(CONNECT_SECONDS):
+            address = os.environ.get("RAY_ADDRESS")
+            raise ValueError(f"no Ray cluster answers at RAY_ADDRESS={address} within {CONNECT_SECONDS:g} s")
         if self._error is not None:
             raise self._error
         nodes = self.nodes()
@@ -468,9 +473,10 @@ def refuse_what_never_fits(workers: int, resources: Mapping[str, float], nodes: 
         return
     has = "; ".join(_spell_host(node) for node in nodes)
     need = ", ".join(f"{value:g} {name}" for name, value in resources.items())
+    fewer = f"give --workers {places} or fewer, or ask for less for each" if places else "ask for what a host has"
     raise ValueError(
         f"workers={workers} with {need} each do not fit: the cluster has {len(nodes)} hosts ({has}) and its "
-        f"autoscaler adds none that would do; give --workers {places} or fewer, or ask for less for each"
+        f"autoscaler adds none that would do; {fewer}"
     )
 
 
