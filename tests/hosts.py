@@ -7,10 +7,12 @@ would, and it ends by itself when the process that made it does.
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import secrets
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +21,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
+from small import last_weights
 
 from trainers.checkpoint import Checkpoints
 from trainers.store import Store
@@ -359,6 +364,23 @@ class Training:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self._new.put(line.rstrip())
+
+
+def history(folder: Store) -> list[dict[str, float]]:
+    return [json.loads(line) for line in folder.read("metrics.jsonl").splitlines()]
+
+
+def assert_as_undisturbed(training: Training, hosts: Hosts, storage: Path, *flags: str) -> None:
+    """Equal up to rounding, which the number of workers changes; each sample of each epoch was counted once."""
+    run = training.end()
+    undisturbed = Training(hosts, storage, "undisturbed", "--workers", "0", *flags).end()
+    shutil.move(storage / "undisturbed", storage / f"undisturbed-{run['name']}")
+    weights = last_weights(training.folder)
+    assert (run["status"], undisturbed["status"]) == ("finished", "finished")
+    for name, value in last_weights(storage / f"undisturbed-{run['name']}").items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-6, atol=1e-8)
+    seen = [round(line["images_per_second"] * line["seconds"]) for line in history(training.folder)]
+    assert seen == [1438] * run["recipe"]["epochs"]
 
 
 def _first_child(pid: int) -> int:

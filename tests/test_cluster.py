@@ -140,6 +140,7 @@ def workers_of(cluster: dict[str, str]) -> list[int]:
     return [each.pid for each in processes_of(cluster["HOME"]) if each.name().startswith("ray::RayTrainWo")]
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed(cluster: dict[str, str], storage: Path, undisturbed: dict[str, torch.Tensor]) -> None:
     process = start_training(cluster, storage, "worker", *SLOW)
     wait_for_the_middle_of_an_epoch(storage, "worker")
@@ -231,15 +232,6 @@ def test_more_workers_than_the_cluster_has(cluster: dict[str, str], storage: Pat
     assert "1 hosts (3 CPUs, 0 GPUs, 1 fast_disk)" in err
     assert "Traceback" not in err
     assert not (storage / "crowd").exists()
-
-
-@pytest.mark.slow
-def test_streaming_gives_the_same_losses(cluster: dict[str, str], storage: Path) -> None:
-    flags = ["--precision", "fp64", "--micro-batch-size", "32", "--epochs", "2", "--image-size", "12"]
-    train(cluster, storage, "none", "--workers", "0", *flags)
-    run = train(cluster, storage, "streamed", "--workers", "1", "--data-mode", "stream", *flags)
-    assert losses(storage, "streamed") == pytest.approx(losses(storage, "none"), rel=1e-8)
-    assert run["dataset"]["rows"] == {"train": 1438, "val": 359}
 
 
 @pytest.mark.slow

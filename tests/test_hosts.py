@@ -6,18 +6,12 @@ Made of network namespaces on this machine (tests/hosts.py): needs root, and is 
 from __future__ import annotations
 
 import functools
-import json
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from hosts import SLOW_MODEL, Host, Hosts, Training, why_not
-from small import last_weights
+from hosts import Host, Hosts, Training, assert_as_undisturbed, history, why_not
 
-from trainers.checkpoint import Checkpoints
 from trainers.store import Store
 
 _why = why_not()
@@ -28,22 +22,9 @@ FP64 = ["--precision", "fp64", "--micro-batch-size", "16"]
 
 
 @pytest.fixture(scope="module")
-def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    with Hosts(tmp_path_factory.mktemp("hosts")) as made:
-        for host in made.all:
-            host.resolve_to_loopback()  # where Gloo would bind to by itself
-        made.start_cluster()
-        yield made
-
-
-@pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that all hosts see, as a shared disk."""
     return tmp_path_factory.mktemp("storage")
-
-
-def history(folder: Store) -> list[dict[str, float]]:
-    return [json.loads(line) for line in folder.read("metrics.jsonl").splitlines()]
 
 
 def assert_equal_history(folder: Store, other: Store, rel: float = 1e-8) -> None:
@@ -66,26 +47,6 @@ def test_three_hosts_equal_one_worker(hosts: Hosts, storage: Path) -> None:
         assert len(run["machine"]["nodes"]) == 3
     prepared = [path for path in (storage / "cache").iterdir() if (path / "meta.json").exists()]
     assert len(prepared) == 2  # once for each recipe
-
-
-@pytest.fixture(scope="module")
-def slow(storage: Path) -> list[str]:
-    """The flags of a run whose epochs take seconds."""
-    (storage / "slow.py").write_text(SLOW_MODEL)
-    return ["--model", str(storage / "slow.py"), "--checkpoint-seconds", "1", *FP64]
-
-
-def assert_as_undisturbed(training: Training, hosts: Hosts, storage: Path, *flags: str) -> None:
-    """Equal up to rounding, which the number of workers changes; each sample of each epoch was counted once."""
-    run = training.end()
-    undisturbed = Training(hosts, storage, "undisturbed", "--workers", "0", *flags).end()
-    shutil.move(storage / "undisturbed", storage / f"undisturbed-{run['name']}")
-    weights = last_weights(training.folder)
-    assert (run["status"], undisturbed["status"]) == ("finished", "finished")
-    for name, value in last_weights(storage / f"undisturbed-{run['name']}").items():
-        torch.testing.assert_close(weights[name], value, rtol=1e-6, atol=1e-8)
-    seen = [round(line["images_per_second"] * line["seconds"]) for line in history(training.folder)]
-    assert seen == [1438] * run["recipe"]["epochs"]
 
 
 def test_hosts_are_lost_and_come_back(hosts: Hosts, storage: Path, slow: list[str]) -> None:
@@ -115,38 +76,3 @@ def _bring_back(hosts: Hosts, host: Host, trouble: str, lost: float) -> None:
         host.thaw()
     host.down()
     hosts.restart(host)
-
-
-def test_a_host_that_is_taken_back_saves_in_time(hosts: Hosts, storage: Path, slow: list[str]) -> None:
-    """A preemption notice, 12 s before the end."""
-    seldom = [*slow, "--epochs", "60", "--checkpoint-seconds", "1000"]
-    training = Training(hosts, storage, "preempted", "--workers", "1:3", *seldom)
-    training.wait_for("epoch 1/")
-    listed = json.loads(hosts.head.run("ray", "list", "nodes", "--format=json", "--address", hosts.dashboard))
-    alive = {node["node_ip"]: node["node_id"] for node in listed if node["state"] == "ALIVE"}
-    notice = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "taken back"]
-    notice += ["--node-id", alive[hosts.all[2].address], "--deadline-remaining-seconds", "12"]
-    hosts.head.run("ray", "drain-node", "--address", hosts.address, *notice)
-    assert "checkpoints every 5 s" in training.wait_for("taken back")
-    training.wait_for_the_middle_of_an_epoch(STEPS)
-    training.wait_for("going on from step")
-    training.kill()
-    hosts.all[2].down()
-    hosts.restart(hosts.all[2])
-
-
-def test_the_head_is_lost_and_the_same_submitted_line_continues(hosts: Hosts, storage: Path, slow: list[str]) -> None:
-    outside = hosts.add_outsider()
-    flags = [*slow, "--epochs", "10"]
-    training = Training(hosts, storage, "headless", "--workers", "3", *flags, submitted_by=outside)
-    training.wait_for("epoch 1/")
-    training.wait_for_the_middle_of_an_epoch(STEPS)
-    hosts.head.down()
-    training.kill()
-    kept = Checkpoints(training.folder).latest_step()
-    for host in hosts.all:
-        host.down()
-        hosts.restart(host)
-    again = Training(hosts, storage, "headless", "--workers", "3", *flags, submitted_by=outside)
-    assert again.wait_for("going on from step").split("step ")[1].startswith(f"{kept},")
-    assert_as_undisturbed(again, hosts, storage, *flags)

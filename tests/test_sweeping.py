@@ -122,6 +122,7 @@ def killed(storage: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     return finished, content
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_and_no_trial_runs_twice(
     storage: Path, killed: tuple[dict[str, dict[str, Any]], dict[str, Any]]
 ) -> None:
@@ -141,6 +142,7 @@ def test_its_table_is_that_of_an_undisturbed_sweep(storage: Path) -> None:
     assert table(storage / "killed") == table(storage / "undisturbed")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("killed")
 def test_a_trial_is_what_train_would_make_of_it(storage: Path) -> None:
     words = ["digits.cnn", "--workers", "0", "--cpus-per-worker", "1", "--epochs", "6", "--precision", "fp32"]
@@ -150,6 +152,7 @@ def test_a_trial_is_what_train_would_make_of_it(storage: Path) -> None:
     assert table(storage / "killed")["004-lr=0.05-batch_size=32"] == alone
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("killed")
 def test_the_same_command_again_does_nothing_and_another_plan_is_refused(storage: Path) -> None:
     before = (storage / "killed" / "sweep.json").read_text()

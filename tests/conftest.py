@@ -1,0 +1,33 @@
+"""What test modules on several hosts share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from hosts import Hosts
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    """Three, with a Ray cluster."""
+    from hosts import Hosts
+
+    with Hosts(tmp_path_factory.mktemp("hosts")) as made:
+        for host in made.all:
+            host.resolve_to_loopback()  # where Gloo would bind to by itself
+        made.start_cluster()
+        yield made
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The flags of a run whose epochs take seconds."""
+    from hosts import SLOW_MODEL
+
+    model = tmp_path_factory.mktemp("model") / "slow.py"
+    model.write_text(SLOW_MODEL)
+    return ["--model", str(model), "--checkpoint-seconds", "1", "--precision", "fp64", "--micro-batch-size", "16"]
