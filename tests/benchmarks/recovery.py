@@ -2,9 +2,9 @@
 
     python tests/benchmarks/recovery.py [--quick] [--repeats N] [--only killed|frozen|cut|checkpoints|doctor]
 
-Three hosts made of network namespaces on this machine (needs root), sharing its cores. digits.cnn at 64x64 on
-`--workers 1:3`; one host is killed, stopped, or cut off in the middle of an epoch. As the cluster shapes do, the head
-asks its hosts every second and gives up after three answers that did not come within 3 s.
+Three hosts made of network namespaces on this machine (needs root), sharing its cores. digits.cnn on `--workers 1:3` with
+a model that sleeps, so that epochs take seconds; one host is killed, stopped, or cut off in the middle of an epoch. As
+the cluster shapes do, the head asks its hosts every second and gives up after three answers that did not come in 3 s.
 checkpoints: share of the training time that `--checkpoint-seconds 10` takes, against one at each epoch's end.
 """
 
@@ -19,9 +19,9 @@ import _common
 
 sys.path.insert(0, str(_common.ROOT / "tests"))
 
-from hosts import Hosts, Training, why_not
+from hosts import SLOW_MODEL, Hosts, Training, why_not
 
-FLAGS = ["--image-size", "64", "--micro-batch-size", "16", "--checkpoint-seconds", "2"]
+FLAGS = ["--micro-batch-size", "16", "--checkpoint-seconds", "1"]
 STEPS = 23
 
 
@@ -46,11 +46,13 @@ def main() -> None:
 
 
 def _recovery(hosts: Hosts, storage: Path, run: str, trouble: str) -> float:
-    training = Training(hosts, storage, run, "--workers", "1:3", "--epochs", "1000", *FLAGS)
+    (storage / "slow.py").write_text(SLOW_MODEL)
+    flags = ["--workers", "1:3", "--epochs", "1000", "--model", str(storage / "slow.py"), *FLAGS]
+    training, victim = Training(hosts, storage, run, *flags), hosts.all[2]
     try:
         training.wait_for("epoch 1/")
         training.wait_for_the_middle_of_an_epoch(STEPS)
-        victim, lost = hosts.all[2], time.monotonic()
+        lost = time.monotonic()
         {"killed": victim.down, "frozen": victim.freeze, "cut off": lambda: hosts.cut(victim)}[trouble]()
         training.wait_for("going on from step")
         return time.monotonic() - lost
