@@ -2,9 +2,9 @@
 
     python tests/benchmarks/recovery.py [--quick] [--repeats N] [--only killed|frozen|cut|checkpoints|doctor]
 
-Three hosts made of network namespaces on this machine (needs root), sharing its cores. digits.cnn on `--workers 1:3` with
-a model that sleeps, so that epochs take seconds; one host is killed, stopped, or cut off in the middle of an epoch. As
-the cluster shapes do, the head asks its hosts every second and gives up after three answers that did not come in 3 s.
+Three hosts made of network namespaces on this machine (needs root), sharing its cores. digits.cnn on `--workers 1:3`,
+with a model that sleeps, so that epochs take seconds; one host is killed, stopped, or cut off in mid-epoch. As the
+cluster shapes do, the head asks its hosts every second and gives up after three answers that did not come in 3 s.
 checkpoints: share of the training time that `--checkpoint-seconds 10` takes, against one at each epoch's end.
 """
 
