@@ -201,12 +201,9 @@ def _environment(folder: Path, progress: Progress) -> dict[str, Any]:
     variables = {name: os.environ[name] for name in FORWARDED if os.environ.get(name)}
     # The process that watches the job on the head reads how long it may take to stop.
     variables |= {"NO_COLOR": "1", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), "TRAINYARD_START": _START}
-    return {
-        "working_dir": str(folder),
-        "py_modules": [str(path) for path in modules(folder)],
-        "excludes": list(upload.excludes),
-        "env_vars": variables,
-    }
+    sent = {"working_dir": str(folder), "excludes": list(upload.excludes), "env_vars": variables}
+    ours = [str(path) for path in modules(folder)]
+    return {**sent, "py_modules": ours} if ours else sent  # Ray fails over an empty list
 
 
 def _run(

@@ -140,6 +140,15 @@ def fill(folder: Path) -> None:
         (folder / name).write_text(text)
 
 
+def test_from_a_checkout_nothing_is_sent_twice(fake: FakeCluster, folder: Path) -> None:
+    for name in ("trainers", "tune_spaces", "cluster"):
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").write_text("")
+    assert main(["submit", "--", "python", "./mine.py"]) == 0
+    [job] = fake.jobs.values()
+    assert "py_modules" not in job["runtime_env"]  # Ray fails over an empty list
+
+
 def test_what_is_uploaded(fake: FakeCluster, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And what is measured is what Ray takes."""
     fill(folder)
