@@ -108,6 +108,13 @@ def ray_hosts() -> list[Host]:
     ]
 
 
+def this_node() -> str:
+    """Ray's name of this process's host."""
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
+
+
 def on_every(
     hosts: Sequence[Host],
     function: Callable[[Facts], Facts],

@@ -25,6 +25,7 @@ from typing import Any
 
 from trainers import recipe as recipes
 from trainers.datasets import Source
+from trainers.hosts import this_node
 from trainers.lock import lock
 from trainers.progress import Progress
 from trainers.recipe import Recipe, Scale
@@ -344,13 +345,6 @@ def cache_folder(storage: Store) -> Path:
 def published(storage: Store) -> Store | None:
     """Where prepared pictures lie for all hosts; None where that is the cache folder itself."""
     return storage / CACHE if storage.local is None else None
-
-
-def this_node() -> str:
-    """Ray's name of this host, where Ray runs."""
-    import ray
-
-    return str(ray.get_runtime_context().get_node_id())
 
 
 def _check_model(recipe: Recipe, source: Source) -> None:

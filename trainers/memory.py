@@ -408,7 +408,7 @@ class _NoData:
     meta: Mapping[str, Any]
 
     def batches(self, split: str, passes: Iterable[Pass]) -> Iterator[Batch]:
-        raise NotImplementedError
+        raise AssertionError("a step that is traced reads no data")
 
 
 def _meta(recipe: Recipe, channels: int, classes: int) -> dict[str, Any]:

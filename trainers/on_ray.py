@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainers.hosts import check_hosts
+from trainers.hosts import check_hosts, this_node
 from trainers.recipe import Scale
 from trainers.store import Store, default_storage
 from trainers.watch import STALL_SECONDS, Lookout, Watch
@@ -136,7 +136,9 @@ class Cluster:
             _refuse_to_starve(self.scale.worker_range[1], self._resources["CPU"], ray.cluster_resources())
         desk_name = f"trainyard-desk-{uuid.uuid4().hex[:12]}"
         desk: Any = (
-            ray.remote(num_cpus=0)(Desk).options(name=desk_name, label_selector=_here()).remote(self.scale.max_failures)
+            ray.remote(num_cpus=0)(Desk)
+            .options(name=desk_name, label_selector={"ray.io/node-id": this_node()})  # not lost with another host
+            .remote(self.scale.max_failures)
         )
         traces = Store(job["storage"]) / ".ray"
         lookout = Lookout(float(os.environ.get("TRAINYARD_STALL_SECONDS", STALL_SECONDS)))
@@ -410,13 +412,6 @@ def _trainer(
             callbacks=[Changes(job["desk"]), *callbacks],  # type: ignore[list-item]
         ),
     )
-
-
-def _here() -> dict[str, str]:
-    """This driver's host, as Ray selects it: what the driver needs must not be lost with another host."""
-    import ray
-
-    return {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
 
 
 def _fit(trainer: Any, failed: list[BaseException]) -> None:
