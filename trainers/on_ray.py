@@ -95,6 +95,9 @@ class Cluster:
 
         Raises ValueError where the cluster can never hold the workers, or its hosts do not agree on what they must.
         """
+        self.imported.wait()
+        if not self.sweeping and self._error is None:
+            import ray.train.torch  # here, not in the thread: SciPy fails where torch is half imported beside it
         if not self._ready.wait(CONNECT_SECONDS):
             address = os.environ.get("RAY_ADDRESS")
             raise ValueError(f"no Ray cluster answers at RAY_ADDRESS={address} within {CONNECT_SECONDS:g} s")
@@ -193,8 +196,6 @@ class Cluster:
         address = os.environ.get("RAY_ADDRESS")
         import ray
 
-        if not self.sweeping:
-            import ray.train.torch
         self.imported.set()
         logging.getLogger("ray.train").setLevel(logging.ERROR)
         if ray.is_initialized():
