@@ -1,8 +1,9 @@
-"""What test modules on several hosts share."""
+"""What test modules share."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,14 +14,26 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    """Three, with a Ray cluster."""
+    """Three, with a Ray cluster: on each there is room for one worker ON_DISK, one IN_STORE, and one more."""
     from hosts import Hosts
 
     with Hosts(tmp_path_factory.mktemp("hosts")) as made:
         for host in made.all:
             host.resolve_to_loopback()  # where Gloo would bind to by itself
-        made.start_cluster()
+        made.start_cluster(3, '--resources={"disk": 1, "store": 1}')
         yield made
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For the runs of a module; all test hosts see it, as a shared disk."""
+    return tmp_path_factory.mktemp("storage")
+
+
+@pytest.fixture(scope="module")
+def store(hosts: Hosts) -> str:
+    """An object store that all hosts reach."""
+    return hosts.start_store()
 
 
 @pytest.fixture(scope="module")

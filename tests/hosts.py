@@ -12,17 +12,16 @@ import os
 import queue
 import secrets
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
+from object_store import CREDENTIALS
 from small import last_weights
 
 from trainers.checkpoint import Checkpoints
@@ -32,6 +31,9 @@ ROOT = Path(__file__).parent.parent
 PORT, DASHBOARD = 6379, 8265
 SWITCH = "10.77.0.1"
 """The address of the switch, where servers for all hosts may listen."""
+STORE_PORT = 9000
+STORE = f"s3://runs/team?endpoint_override=http://{SWITCH}:{STORE_PORT}&region=us-east-1"
+"""A folder of the object store on the switch, whose keys are in every host's home."""
 HEALTH = {  # as the cluster shapes set it: a host that hangs is noticed after 12 s
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "3000",
@@ -62,6 +64,29 @@ def build(**args):
     return Slow(linear_cnn.build(**args))
 """
 """A model that takes its time, not the processor's, in a worker on Ray."""
+ON_DISK = ["--cpus-per-worker", "1", "--resources", "disk=1"]
+IN_STORE = ["--cpus-per-worker", "1", "--resources", "store=1"]
+"""One worker on a host."""
+_MAKE_BUCKET = f"""
+import time, urllib.request
+for _ in range(100):
+    try:
+        urllib.request.urlopen(urllib.request.Request("http://{SWITCH}:{STORE_PORT}/runs", method="PUT"))
+        break
+    except OSError:
+        time.sleep(0.3)
+"""
+_FETCH = """
+import sys
+from trainers.store import Store
+
+run, here = Store(sys.argv[1]) / sys.argv[2], Store(sys.argv[3])
+for name in ("run.json", "metrics.jsonl"):
+    here.write(name, run.read(name))
+for step in (run / "checkpoints").names():
+    for name in (run / "checkpoints" / step).names():
+        (here / "checkpoints" / step).write(name, (run / "checkpoints" / step).read(name))
+"""
 _DIES_WITH_US = ["setpriv", "--pdeathsig", "KILL"]
 """Not even a test run that is killed leaves anything behind."""
 
@@ -189,8 +214,14 @@ class Hosts:
         command = [*_DIES_WITH_US, "unshare", *flags, "bash", "-c", "while :; do sleep 1000 & wait; done"]
         self._outer = subprocess.Popen(command)
         self._switch = _first_child(self._outer.pid)
-        self._on_switch("ip link add br0 type bridge", f"ip addr add {SWITCH}/24 dev br0", "ip link set br0 up")
+        # Its own address: else it takes that of a port, and is not found for a while where that goes down.
+        self._on_switch(
+            "ip link add br0 address 02:00:00:00:00:01 type bridge",
+            f"ip addr add {SWITCH}/24 dev br0",
+            "ip link set br0 up",
+        )
         self._on_switch("ip link set lo up")
+        self._servers: list[subprocess.Popen[bytes]] = []
         self._token = secrets.token_hex(32)
         self.all: list[Host] = []
         self.others: list[Host] = []
@@ -209,6 +240,9 @@ class Hosts:
         token.parent.mkdir(exist_ok=True)
         token.write_text(self._token)
         token.chmod(0o600)
+        (host.home / ".aws").mkdir()
+        keys = [f"{name.lower()} = {value}" for name, value in CREDENTIALS.items()]
+        (host.home / ".aws" / "credentials").write_text("\n".join(["[default]", *keys, ""]))
         self.plug(host)
         return host
 
@@ -240,10 +274,11 @@ class Hosts:
             own += [f"--address={self.address}"]
         host.run("ray", "start", *own, env=HEALTH)
 
-    def start_cluster(self, cpus: int = 1) -> None:
-        """Ray on every host."""
+    def start_cluster(self, cpus: int = 1, *flags: str) -> None:
+        """Ray on every host, now and whenever one comes back."""
+        self._of_each = (cpus, *flags)
         for host in self.all:
-            self.start_ray(host, cpus)
+            self.start_ray(host, *self._of_each)
 
     @property
     def address(self) -> str:
@@ -255,33 +290,33 @@ class Hosts:
         """Where jobs are submitted."""
         return f"http://{self.head.address}:{DASHBOARD}"
 
-    def restart(self, host: Host, cpus: int = 1) -> None:
+    def restart(self, host: Host) -> None:
         """A host that is down comes back, as a machine whose services start by themselves."""
         host.boot()
         self.plug(host)
-        self.start_ray(host, cpus)
+        self.start_ray(host, *self._of_each)
 
-    def serve(self, *command: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-        """Start a server on the switch, which all hosts reach."""
-        words = [
-            *_DIES_WITH_US,
-            "nsenter",
-            "-t",
-            str(self._switch),
-            "--net",
-            "--pid",
-            "--mount",
-            "--",
-            *_DIES_WITH_US,
-            *command,
-        ]
-        return subprocess.Popen(words, text=True, env={**os.environ, **(env or {})})
+    def start_store(self) -> str:
+        """An object store on the switch, with an empty bucket; returns STORE."""
+        server = f"from moto.server import main; main(['-H', '{SWITCH}', '-p', '{STORE_PORT}'])"
+        enter = ["nsenter", "-t", str(self._switch), "--net", "--pid", "--mount", "--"]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self._servers.append(
+            subprocess.Popen([*_DIES_WITH_US, *enter, *_DIES_WITH_US, sys.executable, "-c", server], **quiet)
+        )
+        self.head.run("python", "-c", _MAKE_BUCKET)
+        return STORE
+
+    def fetch(self, store: str, run: str, folder: Path) -> None:
+        """Copy what matters of a run from the object store, which only the hosts reach, into a folder."""
+        self.head.run("python", "-c", _FETCH, store, run, str(folder))
 
     def close(self) -> None:
         for host in (*self.all, *self.others):
             host.down()
-        self._outer.kill()
-        self._outer.wait()
+        for process in (*self._servers, self._outer):
+            process.kill()
+            process.wait()
 
     def __enter__(self) -> Hosts:
         return self
@@ -300,7 +335,8 @@ class Hosts:
 
 
 class Training:
-    """A `train` command on the head, whose messages can be waited for; or as a job, submitted by another host."""
+    """A `train` or `tune_spaces` command on the head, whose messages can be waited for; or as a job, submitted by
+    another host."""
 
     def __init__(
         self,
@@ -308,11 +344,11 @@ class Training:
         storage: Path | str,
         run: str,
         *flags: str,
-        recipe: str = "digits.cnn",
+        command: Sequence[str] = ("trainers", "train", "digits.cnn"),
         submitted_by: Host | None = None,
     ) -> None:
         self.folder = Store(storage) / run
-        command = ["python", "-m", "trainers", "train", recipe, "--run", run, "--storage", str(storage), *flags]
+        command = ["python", "-m", *command, "--run", run, "--storage", str(storage), *flags]
         if submitted_by is None:
             self.process = hosts.head.start(*command, env={"RAY_ADDRESS": hosts.address})
         else:
@@ -345,15 +381,13 @@ class Training:
             time.sleep(0.05)
         raise AssertionError("no checkpoint within an epoch was written:\n" + "\n".join(self.lines))
 
-    def end(self, seconds: float = TRAINING_SECONDS) -> dict[str, Any]:
-        """Wait for the end; returns run.json."""
+    def end(self, seconds: float = TRAINING_SECONDS) -> None:
+        """Wait for it, which must be a good one."""
         try:
             code = self.process.wait(seconds)
         finally:
             self.kill()
         assert code == 0, "\n".join([*self.lines, *self._new.queue])
-        found: dict[str, Any] = self.folder.read_json("run.json")
-        return found
 
     def kill(self) -> None:
         self.process.kill()
@@ -366,21 +400,20 @@ class Training:
             self._new.put(line.rstrip())
 
 
-def history(folder: Store) -> list[dict[str, float]]:
-    return [json.loads(line) for line in folder.read("metrics.jsonl").splitlines()]
+def history(folder: Path | Store) -> list[dict[str, float]]:
+    return [json.loads(line) for line in Store(folder).read("metrics.jsonl").splitlines()]
 
 
-def assert_as_undisturbed(training: Training, hosts: Hosts, storage: Path, *flags: str) -> None:
+def assert_as_undisturbed(run: Path, undisturbed: Path) -> None:
     """Equal up to rounding, which the number of workers changes; each sample of each epoch was counted once."""
-    run = training.end()
-    undisturbed = Training(hosts, storage, "undisturbed", "--workers", "0", *flags).end()
-    shutil.move(storage / "undisturbed", storage / f"undisturbed-{run['name']}")
-    weights = last_weights(training.folder)
-    assert (run["status"], undisturbed["status"]) == ("finished", "finished")
-    for name, value in last_weights(storage / f"undisturbed-{run['name']}").items():
+    info = json.loads((run / "run.json").read_text())
+    assert info["status"] == "finished"
+    weights, expected = last_weights(run), last_weights(undisturbed)
+    assert weights.keys() == expected.keys()
+    for name, value in expected.items():
         torch.testing.assert_close(weights[name], value, rtol=1e-6, atol=1e-8)
-    seen = [round(line["images_per_second"] * line["seconds"]) for line in history(training.folder)]
-    assert seen == [1438] * run["recipe"]["epochs"]
+    seen = [round(line["images_per_second"] * line["seconds"]) for line in history(run)]
+    assert seen == [1438] * info["recipe"]["epochs"]
 
 
 def _first_child(pid: int) -> int:

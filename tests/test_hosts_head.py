@@ -1,4 +1,4 @@
-"""Three hosts: one is taken back with notice; the head is lost, and the same submitted line continues.
+"""Three hosts: one is taken back with notice; the head is lost, and the same submitted lines continue.
 
 Made of network namespaces on this machine (tests/hosts.py): needs root, and is skipped elsewhere.
 """
@@ -6,12 +6,23 @@ Made of network namespaces on this machine (tests/hosts.py): needs root, and is 
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
-from hosts import Hosts, Training, assert_as_undisturbed, why_not
+from hosts import (
+    IN_STORE,
+    ON_DISK,
+    TRAINING_SECONDS,
+    Hosts,
+    Training,
+    assert_as_undisturbed,
+    history,
+    why_not,
+)
 
 from trainers.checkpoint import Checkpoints
+from trainers.store import Store
 
 _why = why_not()
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.skipif(_why is not None, reason=str(_why))]
@@ -19,16 +30,10 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.skipif(_why is 
 STEPS = 23
 
 
-@pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that all hosts see, as a shared disk."""
-    return tmp_path_factory.mktemp("storage")
-
-
 def test_a_host_that_is_taken_back_saves_in_time(hosts: Hosts, storage: Path, slow: list[str]) -> None:
     """A preemption notice, 12 s before the end."""
     seldom = [*slow, "--epochs", "60", "--checkpoint-seconds", "1000"]
-    training = Training(hosts, storage, "preempted", "--workers", "1:3", *seldom)
+    training = Training(hosts, storage, "preempted", "--workers", "1:3", *ON_DISK, *seldom)
     training.wait_for("epoch 1/")
     listed = json.loads(hosts.head.run("ray", "list", "nodes", "--format=json", "--address", hosts.dashboard))
     alive = {node["node_ip"]: node["node_id"] for node in listed if node["state"] == "ALIVE"}
@@ -43,18 +48,62 @@ def test_a_host_that_is_taken_back_saves_in_time(hosts: Hosts, storage: Path, sl
     hosts.restart(hosts.all[2])
 
 
-def test_the_head_is_lost_and_the_same_submitted_line_continues(hosts: Hosts, storage: Path, slow: list[str]) -> None:
+def test_the_head_is_lost_and_the_same_submitted_lines_continue(
+    hosts: Hosts, storage: Path, store: str, slow: list[str], tmp_path: Path
+) -> None:
+    """Two runs, one of them in an object store, and a sweep."""
     outside = hosts.add_outsider()
-    flags = [*slow, "--epochs", "10"]
-    training = Training(hosts, storage, "headless", "--workers", "3", *flags, submitted_by=outside)
-    training.wait_for("epoch 1/")
-    training.wait_for_the_middle_of_an_epoch(STEPS)
+    epochs = ["--epochs", "10"]
+    grid = ["tune_spaces", "--recipe", "digits.cnn", "--space", "seed=0,1,2", "--scheduler", "none"]
+
+    def submit() -> tuple[Training, Training, Training]:
+        """The same lines each time."""
+        on_disk = Training(hosts, storage, "run", "--workers", "3", *ON_DISK, *slow, *epochs, submitted_by=outside)
+        in_store = Training(hosts, store, "run", "--workers", "2", *IN_STORE, *slow, *epochs, submitted_by=outside)
+        few = ["--epochs", "4", "--cpus-per-worker", "1", "--max-concurrent", "2"]
+        return on_disk, in_store, Training(hosts, storage, "sweep", *slow, *few, command=grid, submitted_by=outside)
+
+    on_disk, in_store, sweep = submit()
+    for training in (on_disk, in_store):
+        training.wait_for("epoch 1/")
+    trials = _wait_for_trials(storage / "sweep")
+    on_disk.wait_for_the_middle_of_an_epoch(STEPS)
     hosts.head.down()
-    training.kill()
-    kept = Checkpoints(training.folder).latest_step()
+    for command in (on_disk, in_store, sweep):
+        command.kill()
+    kept = Checkpoints(on_disk.folder).latest_step()
+    steps = {trial: Checkpoints(Store(trial)).latest_step() for trial in trials}
+    assert all(0 < step < 4 * STEPS for step in steps.values())
     for host in hosts.all:
         host.down()
         hosts.restart(host)
-    again = Training(hosts, storage, "headless", "--workers", "3", *flags, submitted_by=outside)
-    assert again.wait_for("going on from step").split("step ")[1].startswith(f"{kept},")
-    assert_as_undisturbed(again, hosts, storage, *flags)
+
+    on_disk, in_store, sweep = submit()
+    assert on_disk.wait_for("going on from step").split("step ")[1].startswith(f"{kept},")
+    assert not in_store.wait_for("going on from step").split("step ")[1].startswith("0,")
+    for command in (on_disk, in_store, sweep):
+        command.end()
+    Training(hosts, storage, "undisturbed", "--workers", "0", *slow, *epochs).end()
+    hosts.fetch(store, "run", tmp_path)
+    for run in (storage / "run", tmp_path):
+        assert_as_undisturbed(run, storage / "undisturbed")
+
+    content = json.loads((storage / "sweep" / "sweep.json").read_text())
+    assert [trial["status"] for trial in content["trials"]] == ["finished"] * 3
+    for trial in content["trials"]:
+        folder = storage / "sweep" / trial["name"]
+        assert [line["epoch"] for line in history(folder)] == [1, 2, 3, 4]
+        assert json.loads((folder / "run.json").read_text())["attempt"] == 1 + (folder in steps)
+    Training(hosts, storage, "alone", "--workers", "0", *slow, "--epochs", "4").end()
+    assert_as_undisturbed(storage / "sweep" / content["trials"][0]["name"], storage / "alone")
+
+
+def _wait_for_trials(sweep: Path) -> list[Path]:
+    """Until two trials of a sweep have a checkpoint; returns their folders."""
+    limit = time.monotonic() + TRAINING_SECONDS
+    while time.monotonic() < limit:
+        found = [path.parent for path in sweep.glob("*/checkpoints") if Checkpoints(Store(path.parent)).latest_step()]
+        if len(found) == 2:
+            return found
+        time.sleep(0.05)
+    raise AssertionError("no two trials have written a checkpoint")

@@ -26,11 +26,6 @@ CLASSES = 4
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("storage")
-
-
-@pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures of several sizes with masks, and a classes.csv."""
     folder = tmp_path_factory.mktemp("raw")

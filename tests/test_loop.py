@@ -35,11 +35,6 @@ FP32: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("storage")
-
-
-@pytest.fixture(scope="module")
 def everywhere(storage: Path) -> dict[str, Events]:
     """Every recipe in float64 on 1, 2 and 3 ranks, and some more; run names like "digits.cnn/2"."""
     jobs: dict[str, tuple[dict[str, Any], int]] = {}

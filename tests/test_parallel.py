@@ -24,11 +24,6 @@ EVERYTHING: dict[str, Any] = {"ema": 0.9, "clip_norm": 0.05, "optimizer": "adamw
 """What touches weights and gradients one by one."""
 
 
-@pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("storage")
-
-
 def on_ranks(storage: Path, runs: dict[str, tuple[Recipe, str, int, dict[str, Any]]]) -> dict[str, Events]:
     """Run name -> recipe, its name, ranks, and what the job and the scale hold besides; all in the same processes."""
     jobs = []

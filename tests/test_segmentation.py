@@ -28,11 +28,6 @@ STREETS += ["--dataset-args", "train=13", "val=5", "test=3"]
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("storage")
-
-
-@pytest.fixture(scope="module")
 def uneven(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A user's own folder of 19 and 6 pictures: from none to all of the pixels of a picture are ignored."""
     folder = tmp_path_factory.mktemp("uneven")

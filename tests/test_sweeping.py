@@ -63,11 +63,6 @@ def space():
 '''
 
 
-@pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("storage")
-
-
 def start(storage: Path, *words: str, cwd: Path = ROOT, **environment: str) -> subprocess.Popen[str]:
     own = {"TRAINYARD_STORAGE": str(storage), "PYTHONPATH": str(ROOT), "NO_COLOR": "1", **environment}
     kept = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "TRAINYARD_CACHE")}
@@ -103,66 +98,70 @@ def table(folder: Path) -> dict[str, list[tuple[float, float]]]:
     }
 
 
-GRID = [*QUICK, "--epochs", "6", "--scheduler", "none", "--space", "lr=0.01,0.05", "batch_size=16,32,64"]
+EPOCHS = 12
+GRID = [*QUICK, "--epochs", str(EPOCHS), "--scheduler", "none", "--space", "lr=0.01,0.05", "batch_size=16,32,64"]
 
 
-@pytest.fixture(scope="module")
-def killed(storage: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """A grid whose driver was killed after two trials: its finished runs then, and sweep.json of the same command."""
-    process = start(storage, *GRID, "--run", "killed")
+@pytest.mark.slow
+def test_a_sweep_that_is_killed_and_stopped_goes_on_and_no_trial_runs_twice(storage: Path) -> None:
+    """The driver is killed after two trials; then Ctrl-C; then the time is over; then it may go on to the end."""
+    folder = storage / "troubled"
+    process = start(storage, *GRID, "--run", "troubled")
     limit = time.monotonic() + SECONDS
     finished: dict[str, dict[str, Any]] = {}
     while len(finished) < 2 and time.monotonic() < limit and process.poll() is None:
-        finished = {name: run for name, run in runs(storage / "killed").items() if run["status"] == "finished"}
+        finished = {name: run for name, run in runs(folder).items() if run["status"] == "finished"}
         time.sleep(0.05)
     process.kill()
     process.communicate()
     assert 2 <= len(finished) < 6
-    content, _ = sweep(storage, *GRID, "--run", "killed")
-    return finished, content
 
+    before = table(folder)
+    process = start(storage, *GRID, "--run", "troubled")
+    while table(folder) == before and time.monotonic() < limit:
+        time.sleep(0.05)
+    asked = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130, err
+    assert time.monotonic() - asked < 30
+    assert out.splitlines()[-1] == str(folder)
+    assert "repeat the command with --run troubled" in err
+    assert json.loads((folder / "sweep.json").read_text())["status"] == "interrupted"
+    assert any(0 < run["epochs_run"] < EPOCHS for run in runs(folder).values())
+    content, _ = sweep(storage, *GRID, "--run", "troubled", "--budget", "2s")  # at once out of time
+    assert content["status"] == "out_of_time"
 
-@pytest.mark.slow
-def test_a_killed_sweep_goes_on_and_no_trial_runs_twice(
-    storage: Path, killed: tuple[dict[str, dict[str, Any]], dict[str, Any]]
-) -> None:
-    finished, content = killed
-    after = runs(storage / "killed")
+    content, _ = sweep(storage, *GRID, "--run", "troubled")
+    after = runs(folder)
     assert {name: after[name] for name in finished} == finished  # untouched, to the second
     assert content["status"] == "finished"
     assert [trial["status"] for trial in content["trials"]] == ["finished"] * 6
-    assert all(run["epochs_run"] == 6 for run in after.values())
-    assert sum(run["attempt"] > 1 for run in after.values()) <= 2  # those that were running
+    assert all(run["epochs_run"] == EPOCHS for run in after.values())
+    undisturbed, _ = sweep(storage, *GRID, "--run", "undisturbed")
+    assert undisturbed["status"] == "finished"
+    assert table(folder) == table(storage / "undisturbed")
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("killed")
-def test_its_table_is_that_of_an_undisturbed_sweep(storage: Path) -> None:
-    sweep(storage, *GRID, "--run", "undisturbed")
-    assert table(storage / "killed") == table(storage / "undisturbed")
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("killed")
 def test_a_trial_is_what_train_would_make_of_it(storage: Path) -> None:
-    words = ["digits.cnn", "--workers", "0", "--cpus-per-worker", "1", "--epochs", "6", "--precision", "fp32"]
+    words = ["digits.cnn", "--workers", "0", "--cpus-per-worker", "1", "--epochs", str(EPOCHS), "--precision", "fp32"]
     words += ["--lr", "0.05", "--batch-size", "32", "--run", "alone", "--storage", str(storage)]
     subprocess.run([sys.executable, "-m", "trainers", "train", *words], cwd=ROOT, check=True, capture_output=True)
     alone = [(line["train/loss"], line["val/accuracy"]) for line in read(storage / "alone" / "metrics.jsonl")]
-    assert table(storage / "killed")["004-lr=0.05-batch_size=32"] == alone
+    assert table(storage / "undisturbed")["004-lr=0.05-batch_size=32"] == alone
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("killed")
 def test_the_same_command_again_does_nothing_and_another_plan_is_refused(storage: Path) -> None:
-    before = (storage / "killed" / "sweep.json").read_text()
-    _, err = sweep(storage, *GRID, "--run", "killed")
+    before = (storage / "undisturbed" / "sweep.json").read_text()
+    _, err = sweep(storage, *GRID, "--run", "undisturbed")
     assert "finished already" in err
-    process = start(storage, *QUICK, "--space", "lr=0.01,0.02", "--run", "killed")
+    process = start(storage, *QUICK, "--space", "lr=0.01,0.02", "--run", "undisturbed")
     _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 2
     assert "exists with another plan" in err
-    assert (storage / "killed" / "sweep.json").read_text() == before
+    assert (storage / "undisturbed" / "sweep.json").read_text() == before
 
 
 @pytest.mark.slow
@@ -216,31 +215,6 @@ def test_no_trial_is_lost_to_trouble(storage: Path, tmp_path: Path) -> None:
     assert all("ran out of memory and needs no more" in trial["message"] for trial in settled)
     assert not any((storage / "trouble" / trial["name"] / "metrics.jsonl").exists() for trial in settled)
     assert "settled without a try" in err
-
-
-@pytest.mark.slow
-def test_ctrl_c_saves_and_the_same_command_goes_on(storage: Path) -> None:
-    words = [*QUICK, "--epochs", "40", "--scheduler", "none", "--space", "batch_size=8,16,32", "--run", "stopped"]
-    process = start(storage, *words)
-    limit = time.monotonic() + SECONDS
-    while not any(read(path) for path in storage.glob("stopped/*/metrics.jsonl")) and time.monotonic() < limit:
-        time.sleep(0.05)
-    asked = time.monotonic()
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=SECONDS)
-    assert process.returncode == 130, err
-    assert time.monotonic() - asked < 30
-    assert out.splitlines()[-1] == str(storage / "stopped")
-    content = json.loads((storage / "stopped" / "sweep.json").read_text())
-    assert content["status"] == "interrupted"
-    before = {name: run["epochs_run"] for name, run in runs(storage / "stopped").items()}
-    assert any(0 < epochs < 40 for epochs in before.values())
-    assert "repeat the command with --run stopped" in err
-    content, _ = sweep(storage, *words, "--budget", "2s")  # at once out of time, with what is there
-    assert content["status"] == "out_of_time"
-    content, _ = sweep(storage, *words)
-    assert [trial["status"] for trial in content["trials"]] == ["finished"] * 3
-    assert all(len(read(path)) == 40 for path in storage.glob("stopped/*/metrics.jsonl"))
 
 
 LEAKS = """
@@ -326,7 +300,7 @@ def test_workers_that_can_never_be_placed(storage: Path) -> None:
 )
 def test_searches_and_schedulers_of_tune(storage: Path, words: list[str]) -> None:
     name = f"run-{words[words.index('--search') + 1]}-{words.count('pbt')}"
-    content, _ = sweep(storage, *QUICK, "--epochs", "8", *words, "--run", name)
+    content, _ = sweep(storage, *QUICK, "--epochs", "6", *words, "--run", name)
     assert content["status"] == "finished"
     assert len(content["trials"]) == int(words[words.index("--trials") + 1])
     assert {trial["status"] for trial in content["trials"]} <= {"finished", "stopped_early"}
@@ -334,7 +308,7 @@ def test_searches_and_schedulers_of_tune(storage: Path, words: list[str]) -> Non
     assert len(set(rates)) == len(rates)
     if "pbt" in words:  # a weak trial took over the weights and the changed rate of a strong one
         lines = [read(path) for path in (storage / name).glob("*/metrics.jsonl")]
-        assert all(len(each) == 8 for each in lines)
+        assert all(len(each) == 6 for each in lines)
         now = [run["recipe"]["lr"] for run in runs(storage / name).values()]
         assert set(now) != set(rates)
 

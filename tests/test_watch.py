@@ -16,6 +16,7 @@ import torch
 from small import job, small_recipe
 
 from trainers import data, watch
+from trainers.on_ray import Desk
 from trainers.watch import Frame, Lookout, Watch, describe, judge
 
 ROOT = Path(__file__).parent.parent
@@ -265,3 +266,15 @@ def test_a_rank_with_a_slow_disk_is_named(tmp_path: Path) -> None:
     assert ends == ["finished"] * size
     assert any(re.fullmatch(named, text) for text in told), told
     assert re.fullmatch(r"message: goes on after \d+ s", told[-1]), told
+
+
+def test_workers_that_get_on_are_waited_for_until_they_have_saved() -> None:
+    """Before they are ended to start more of them; a store that is away may take its time."""
+    desk = Desk(max_failures=3)
+    assert not desk.is_saving()
+    desk.ask_to_save()
+    for idle, waited_for in ((1.0, True), (60.0, False), (0.0, True)):
+        desk.put([{"kind": "beat", "rank": 1, "idle": 0.0}, {"kind": "beat", "rank": 0, "idle": idle}])
+        assert desk.is_saving() == waited_for
+    desk.put([{"kind": "saved", "step": 7}])
+    assert not desk.is_saving()

@@ -648,21 +648,23 @@ def _finish_epoch(run: Run) -> Summary | None:
         state.seconds[name] = state.seconds.get(name, 0.0) + seconds
     # Epochs of milliseconds are not all worth a file; the best and the last are.
     save = better or state.epoch == run.recipe.epochs
-    save = save or run.world.agree(time.monotonic() - run.last_save > SAVE_SECONDS)
+    now = time.monotonic()
+    long_ago, due = run.world.agree(now - run.last_save > SAVE_SECONDS, now - run.last_pictures > PICTURE_SECONDS)
+    save = save or long_ago
     if save:
         _save(run)
-    pictures = _show_now_and_then(run)
+    pictures = _show_again(run) if due else None
     run.reporter.tell({"kind": "epoch", "line": line, "better": better, "counts": counts, "pictures": pictures})
-    stop = run.world.agree(run.reporter.stopping()) and state.epoch < run.recipe.epochs
+    (asked,) = run.world.agree(run.reporter.stopping())  # whoever was told of the epoch may ask now
+    stop = asked and state.epoch < run.recipe.epochs
     if stop and not save:
         _save(run)
     return Summary("interrupted", f"interrupted after epoch {state.epoch}") if stop else None
 
 
-def _show_now_and_then(run: Run) -> list[dict[str, Any]] | None:
-    """The same pictures every time, and not so often that training waits for them."""
-    due = run.task.shown and run.world.agree(time.monotonic() - run.last_pictures > PICTURE_SECONDS)
-    if not (due and (run.world.rank == 0 or run.world.sharded)):
+def _show_again(run: Run) -> list[dict[str, Any]] | None:
+    """The same pictures every time. Every rank calls this."""
+    if not (run.task.shown and (run.world.rank == 0 or run.world.sharded)):
         return None
     run.last_pictures = time.monotonic()
     return show(run, "val", _fixed_rows(run, "val"))

@@ -33,6 +33,8 @@ POLL_SECONDS = 0.3
 GRACE_SECONDS = 30.0
 RESIZE_SECONDS = 10.0
 """So often elastic training looks whether the cluster has room for more workers."""
+STILL_SECONDS = 20.0
+"""Workers that are to save, and then to be ended, are not waited for where they have not moved for so long."""
 HURRY_SECONDS = 5.0
 """Between checkpoints once a host is about to be taken back."""
 NETWORK_SECONDS = 900
@@ -228,6 +230,8 @@ class Desk:
         self.saves = 0
         """Checkpoints that were asked for."""
         self.saved = 0
+        self.moved = 0.0
+        """Time (monotonic) when rank 0 last did, or was asked to save."""
         self.hurry = False
         self.over = False
         self.starts = 0
@@ -245,8 +249,11 @@ class Desk:
 
     def put(self, events: list[Event]) -> dict[str, Any]:
         """Take in events; returns what is wished: {stop, saves: so many so far, hurry: save often}."""
-        if any(event["kind"] == "saved" for event in events):
-            self.saved = self.saves
+        for event in events:
+            if event["kind"] == "saved":
+                self.saved = self.saves
+            if event["kind"] == "beat" and event["rank"] == 0:
+                self.moved = time.monotonic() - event["idle"]
         events = [event for event in events if event["kind"] != "saved"]
         self.events += [] if self.over else events
         self.over = self.over or any(event["kind"] == "done" for event in events)
@@ -264,10 +271,12 @@ class Desk:
         text = "the cluster has room for more workers: a checkpoint, then training goes on with them"
         self.put([{"kind": "message", "text": text}])
         self.saves += 1
+        self.moved = time.monotonic()
 
     def is_saving(self) -> bool:
-        """Whether what `ask_to_save` asked for is still to be done."""
-        return self.saved < self.saves and not self.over
+        """Whether what `ask_to_save` asked for is still to be done, and the workers get on: while a store is away
+        they train, and what they have done since the last checkpoint is not to be lost."""
+        return self.saved < self.saves and not self.over and time.monotonic() - self.moved < STILL_SECONDS
 
     def host_goes(self, ranks: Sequence[int], seconds: float | None) -> None:
         """The host of these ranks is about to be taken back, in so many seconds where that is known."""

@@ -69,9 +69,10 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
-    def agree(self, wish: bool) -> bool:
+    def agree(self, *wishes: bool) -> list[bool]:
         """What rank 0 wishes; waits until every worker asks."""
-        return bool(self.add_up(torch.tensor(float(wish and self.rank == 0), device=self.device)))
+        mine = [float(wish and self.rank == 0) for wish in wishes]
+        return [bool(wish) for wish in self.add_up(torch.tensor(mine, device=self.device)).tolist()]
 
 
 def settle_precision(wanted: str, gpus: bool) -> str:

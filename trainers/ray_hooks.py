@@ -25,8 +25,6 @@ from ray.train.v2._internal.execution.controller.state import (
 
 from trainers import parallel
 
-SAVING_SECONDS = 20.0
-"""So long a group of workers that is to be resized is given to save."""
 LOOK_SECONDS = 5.0
 
 
@@ -87,8 +85,7 @@ class Changes(ControllerCallback):
     def _save(self) -> None:
         desk: Any = ray.get_actor(self.desk)
         ray.get(desk.ask_to_save.remote())
-        limit = time.monotonic() + SAVING_SECONDS
-        while time.monotonic() < limit and ray.get(desk.is_saving.remote()):
+        while ray.get(desk.is_saving.remote()):
             time.sleep(0.1)
 
 
