@@ -24,13 +24,13 @@ def small_recipe(name: str, **changes: Any) -> Recipe:
     small |= {
         "textures": {"image_size": (16, 16), "dataset_args": {"crop_size": 24, "crops_per_photo": 5}},
         "resnet": {
-            "image_size": (64, 64),
-            "stored_size": (72, 72),
+            "image_size": (48, 48),
+            "stored_size": (54, 54),
             "lr": 0.0005,
             "batch_size": 16,
             "micro_batch_size": 8,
         },
-        "cifar": {"image_size": (16, 16), "lr": 0.002, "batch_size": 32, "micro_batch_size": 16},
+        "cifar": {"image_size": (12, 12), "lr": 0.002, "batch_size": 32, "micro_batch_size": 16},
         "mnist": {"image_size": (12, 12)},
         "erfnet": {"image_size": (32, 48), "init_from": None},
         "deeplab": {"image_size": (32, 33)},
