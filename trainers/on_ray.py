@@ -99,7 +99,7 @@ class Cluster:
         """
         self.imported.wait()
         if not self.sweeping and self._error is None:
-            import ray.train.torch  # here, not in the thread: SciPy fails where torch is half imported beside it
+            pass  # here, not in the thread: SciPy fails where torch is half imported beside it
         if not self._ready.wait(CONNECT_SECONDS):
             address = os.environ.get("RAY_ADDRESS")
             raise ValueError(f"no Ray cluster answers at RAY_ADDRESS={address} within {CONNECT_SECONDS:g} s")
