@@ -7,6 +7,7 @@ is not relied on: workers resume from the run folder, and tell the driver what h
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import queue
@@ -99,7 +100,8 @@ class Cluster:
         """
         self.imported.wait()
         if not self.sweeping and self._error is None:
-            pass  # here, not in the thread: SciPy fails where torch is half imported beside it
+            # Takes seconds, as Ray does to start; not in the thread: SciPy fails where torch is half imported beside it.
+            importlib.import_module("ray.train.torch")
         if not self._ready.wait(CONNECT_SECONDS):
             address = os.environ.get("RAY_ADDRESS")
             raise ValueError(f"no Ray cluster answers at RAY_ADDRESS={address} within {CONNECT_SECONDS:g} s")
