@@ -100,7 +100,7 @@ class Cluster:
         """
         self.imported.wait()
         if not self.sweeping and self._error is None:
-            # Takes seconds, as Ray does to start; not in the thread: SciPy fails where torch is half imported beside it.
+            # As long as Ray starts, and not in its thread: SciPy fails where torch is half imported beside it.
             importlib.import_module("ray.train.torch")
         if not self._ready.wait(CONNECT_SECONDS):
             address = os.environ.get("RAY_ADDRESS")
