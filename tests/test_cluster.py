@@ -128,7 +128,7 @@ def workers_of(cluster: dict[str, str]) -> list[int]:
 @pytest.mark.slow
 def test_nothing_is_lost_of_one_run_in_much_trouble(cluster: dict[str, str], storage: Path, slow: list[str]) -> None:
     """A worker hangs, and is named; a worker is killed; SIGTERM; the driver is killed: the same command continues."""
-    flags = [*slow, "--checkpoint-seconds", "0.2", "--epochs", "6", "--workers", "2"]
+    flags = [*slow, "--checkpoint-seconds", "0.2", "--epochs", "5", "--workers", "2"]
     process = start_training({**cluster, "TRAINYARD_STALL_SECONDS": "3"}, storage, "troubled", *flags)
     step = wait_for_the_middle_of_an_epoch(storage, "troubled")
     hanging = workers_of(cluster)[0]
@@ -214,23 +214,21 @@ def test_more_workers_than_the_cluster_has(cluster: dict[str, str], storage: Pat
 
 
 @pytest.mark.slow
-def test_masks_give_the_same_losses_and_scores_on_workers_and_streamed(
+def test_masks_give_the_same_losses_and_scores_streamed_to_workers(
     cluster: dict[str, str], storage: Path, tmp_path: Path
 ) -> None:
     raw = str(small_data("unet.camvid", tmp_path / "raw"))
     flags = ["--data", raw, "--precision", "fp64", "--batch-size", "4", "--micro-batch-size", "2", "--epochs", "2"]
     flags += ["--image-size", "33x24", "--model-args", "base_channels=4", "depth=2", "--lr", "1e-4"]
-    ways = {"alone": ["0"], "together": ["2"], "in passing": ["1", "--data-mode", "stream"]}
-    for run, how in ways.items():
+    for run, how in {"alone": ["0"], "together": ["2", "--cpus-per-worker", "1", "--data-mode", "stream"]}.items():
         train(cluster, storage, run, *flags, "--workers", *how, recipe="unet.camvid")
     one = [json.loads(line) for line in (storage / "alone/metrics.jsonl").read_text().splitlines()]
     assert len(one) == 2
-    for run in ("together", "in passing"):
-        other = [json.loads(line) for line in (storage / run / "metrics.jsonl").read_text().splitlines()]
-        for mine, theirs in zip(one, other, strict=True):
-            for name in mine:
-                if name.startswith("val/") or name == "train/loss":
-                    assert theirs[name] == pytest.approx(mine[name], rel=1e-8), (run, name)
+    other = [json.loads(line) for line in (storage / "together/metrics.jsonl").read_text().splitlines()]
+    for mine, theirs in zip(one, other, strict=True):
+        for name in mine:
+            if name.startswith("val/") or name == "train/loss":
+                assert theirs[name] == pytest.approx(mine[name], rel=1e-8), name
     pictures = str(tmp_path / "raw/test")
     for workers in ("0", "2"):
         command = [sys.executable, "-m", "trainers", "predict", str(storage / "alone"), pictures, "--workers", workers]

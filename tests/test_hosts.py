@@ -1,5 +1,5 @@
 """Three hosts: the same results as on one, and nothing lost when one dies, hangs or is cut off, be the run on a shared
-disk or in an object store.
+disk or in an object store; pictures are copied once to each host that lacks them.
 
 Made of network namespaces on this machine (tests/hosts.py): needs root, and is skipped elsewhere.
 """
@@ -8,29 +8,39 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from hosts import IN_STORE, ON_DISK, Host, Hosts, Training, assert_as_undisturbed, history, why_not
+from object_store import SECRET
 
 _why = why_not()
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.skipif(_why is not None, reason=str(_why))]
 
 STEPS = 23
+DIGITS = ["--precision", "fp64", "--micro-batch-size", "16", "--epochs", "2", "--batch-size", "64"]
+
+
+def assert_equal_scores(folder: Path, other: Path) -> None:
+    """In each epoch, up to rounding."""
+    scores = [
+        [{name: line[name] for name in line if name.startswith(("val/", "train/"))} for line in history(each)]
+        for each in (folder, other)
+    ]
+    for mine, theirs in zip(*scores, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-8)
 
 
 def test_three_hosts_equal_one_worker(hosts: Hosts, storage: Path) -> None:
-    """Masks; for classes see tests/test_hosts_storage.py."""
+    """Masks; classes are below."""
     flags = ["--image-size", "32x48", "--dataset-args", "train=13", "val=5", "test=3", "--batch-size", "6"]
     flags += ["--precision", "fp64", "--micro-batch-size", "2", "--epochs", "2"]
     for run, where in {"one": ["--workers", "0"], "three": ["--workers", "3", *ON_DISK]}.items():
         Training(hosts, storage, run, *where, *flags, command=("trainers", "train", "streets.unet")).end()
-    mine, theirs = history(storage / "three"), history(storage / "one")
-    assert len(mine) == len(theirs) == 2
-    for one, two in zip(mine, theirs, strict=True):
-        scores = [name for name in one if name.startswith(("val/", "train/"))]
-        assert {name: one[name] for name in scores} == pytest.approx({name: two[name] for name in scores}, rel=1e-8)
+    assert_equal_scores(storage / "three", storage / "one")
     assert len(json.loads((storage / "three" / "run.json").read_text())["machine"]["nodes"]) == 3
     prepared = [path for path in (storage / "cache").iterdir() if (path / "meta.json").exists()]
     assert len(prepared) == 1
@@ -73,3 +83,67 @@ def _bring_back(hosts: Hosts, host: Host, trouble: str, lost: float) -> None:
         host.thaw()
     host.down()
     hosts.restart(host)
+
+
+# What hosts see of the disks ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def one(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run without workers."""
+    storage = tmp_path_factory.mktemp("one")
+    code, told = train(hosts, str(storage), "one", "--workers", "0")
+    assert code == 0, told
+    return storage / "one"
+
+
+def train(hosts: Hosts, storage: str, run: str, *flags: str, env: dict[str, str] | None = None) -> tuple[int, str]:
+    """Exit code and what was told of a `train` command on the head."""
+    command = [sys.executable, "-m", "trainers", "train", "digits.cnn", "--run", run, "--storage", storage]
+    driver = hosts.head.start(*command, *DIGITS, *flags, env={"RAY_ADDRESS": hosts.address, **(env or {})})
+    try:
+        out, err = driver.communicate(timeout=280)
+    finally:
+        driver.kill()
+    return driver.returncode, out + err
+
+
+def copies(host: Host) -> list[Path]:
+    """Whole sets in the host's own cache."""
+    return [path.parent for path in (host.home / ".cache" / "trainyard").glob("*/meta.json")]
+
+
+def test_hosts_that_do_not_see_the_pictures_copy_them_once_and_unshared_storage_is_refused(
+    hosts: Hosts, one: Path, tmp_path: Path
+) -> None:
+    storage, cache, unshared = tmp_path / "storage", tmp_path / "cache", tmp_path / "unshared"
+    for path in (storage, cache, unshared):
+        path.mkdir()
+    for host in hosts.all[1:]:
+        host.hide(cache)
+    hosts.all[2].hide(unshared)
+    env = {"TRAINYARD_CACHE": str(cache)}
+    code, told = train(hosts, str(storage), "three", "--workers", "3", *ON_DISK, env=env)
+    assert code == 0, told
+    assert_equal_scores(storage / "three", one)
+    assert [len(copies(host)) for host in hosts.all] == [0, 1, 1]
+    (prepared,) = [path.parent for path in cache.glob("*/meta.json")]
+    assert [path.name for path in copies(hosts.all[1])] == [prepared.name]
+
+    code, told = train(hosts, str(unshared), "run", "--workers", "3", *ON_DISK)
+    assert code == 2
+    assert "host3" in told
+    assert "storage" in told
+    assert "epoch 1/2" not in told
+
+
+def test_an_object_store_serves_all_hosts(hosts: Hosts, one: Path, store: str, tmp_path: Path) -> None:
+    for host in hosts.all[1:]:
+        host.hide(tmp_path)
+        shutil.rmtree(host.home / ".cache", ignore_errors=True)
+    code, told = train(hosts, store, "three", "--workers", "3", *ON_DISK, env={"TRAINYARD_CACHE": str(tmp_path)})
+    assert code == 0, told
+    hosts.fetch(store, "three", tmp_path / "fetched")
+    assert_equal_scores(tmp_path / "fetched", one)
+    assert [len(copies(host)) for host in hosts.all] == [0, 1, 1]
+    assert SECRET not in told
