@@ -31,9 +31,9 @@ STEPS = 23
 
 
 def test_a_host_that_is_taken_back_saves_in_time(hosts: Hosts, storage: Path, slow: list[str]) -> None:
-    """A preemption notice, 12 s before the end."""
-    seldom = [*slow, "--epochs", "60", "--checkpoint-seconds", "1000"]
-    training = Training(hosts, storage, "preempted", "--workers", "1:3", *ON_DISK, *seldom)
+    """A preemption notice, 12 s before the end. Then the driver is killed, and the same command continues."""
+    seldom = ["--workers", "1:3", *ON_DISK, *slow, "--epochs", "60", "--checkpoint-seconds", "1000"]
+    training = Training(hosts, storage, "preempted", *seldom)
     training.wait_for("epoch 1/")
     listed = json.loads(hosts.head.run("ray", "list", "nodes", "--format=json", "--address", hosts.dashboard))
     alive = {node["node_ip"]: node["node_id"] for node in listed if node["state"] == "ALIVE"}
@@ -46,6 +46,11 @@ def test_a_host_that_is_taken_back_saves_in_time(hosts: Hosts, storage: Path, sl
     training.kill()
     hosts.all[2].down()
     hosts.restart(hosts.all[2])
+    begun = time.monotonic()
+    again = Training(hosts, storage, "preempted", *seldom)
+    again.wait_for("going on from step")
+    print(f"a killed driver: went on after {time.monotonic() - begun:.1f} s")
+    again.kill()
 
 
 def test_the_head_is_lost_and_the_same_submitted_lines_continue(

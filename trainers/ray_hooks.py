@@ -22,10 +22,14 @@ from ray.train.v2._internal.execution.controller.state import (
     ResizingState,
     RestartingState,
 )
+from ray.train.v2._internal.execution.scaling_policy import autoscaling_coordinator_client
 
 from trainers import parallel
 
 LOOK_SECONDS = 5.0
+# What an elastic run claims of the cluster is claimed anew every 20 s. A driver that is killed leaves its claim behind,
+# and whoever gives the same command waits until it is void: with Ray's number 180 s.
+autoscaling_coordinator_client.AUTOSCALING_REQUESTS_EXPIRE_TIME_S = 30
 
 
 class Network(TorchConfig):
