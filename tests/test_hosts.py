@@ -108,6 +108,12 @@ def train(hosts: Hosts, storage: str, run: str, *flags: str, env: dict[str, str]
     return driver.returncode, out + err
 
 
+def forget_pictures(hosts: Hosts) -> None:
+    """Those of the tests before."""
+    for host in hosts.all:
+        shutil.rmtree(host.home / ".cache", ignore_errors=True)
+
+
 def copies(host: Host) -> list[Path]:
     """Whole sets in the host's own cache."""
     return [path.parent for path in (host.home / ".cache" / "trainyard").glob("*/meta.json")]
@@ -119,6 +125,7 @@ def test_hosts_that_do_not_see_the_pictures_copy_them_once_and_unshared_storage_
     storage, cache, unshared = tmp_path / "storage", tmp_path / "cache", tmp_path / "unshared"
     for path in (storage, cache, unshared):
         path.mkdir()
+    forget_pictures(hosts)
     for host in hosts.all[1:]:
         host.hide(cache)
     hosts.all[2].hide(unshared)
@@ -138,9 +145,9 @@ def test_hosts_that_do_not_see_the_pictures_copy_them_once_and_unshared_storage_
 
 
 def test_an_object_store_serves_all_hosts(hosts: Hosts, one: Path, store: str, tmp_path: Path) -> None:
+    forget_pictures(hosts)
     for host in hosts.all[1:]:
         host.hide(tmp_path)
-        shutil.rmtree(host.home / ".cache", ignore_errors=True)
     code, told = train(hosts, store, "three", "--workers", "3", *ON_DISK, env={"TRAINYARD_CACHE": str(tmp_path)})
     assert code == 0, told
     hosts.fetch(store, "three", tmp_path / "fetched")
