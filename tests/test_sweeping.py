@@ -138,6 +138,7 @@ def test_a_sweep_that_is_killed_and_stopped_goes_on_and_no_trial_runs_twice(stor
     assert content["status"] == "finished"
     assert [trial["status"] for trial in content["trials"]] == ["finished"] * 6
     assert all(run["epochs_run"] == EPOCHS for run in after.values())
+    assert sum(run["attempt"] - 1 for run in after.values()) <= 3 * 2  # those that were running, each time
     undisturbed, _ = sweep(storage, *GRID, "--run", "undisturbed")
     assert undisturbed["status"] == "finished"
     assert table(folder) == table(storage / "undisturbed")
