@@ -116,8 +116,10 @@ def test_a_sweep_that_is_killed_and_stopped_goes_on_and_no_trial_runs_twice(stor
     process.communicate()
     assert 2 <= len(finished) < 6
 
-    before = table(folder)
     process = start(storage, *GRID, "--run", "troubled")
+    while not any(run["attempt"] == 2 for run in runs(folder).values()) and time.monotonic() < limit:
+        time.sleep(0.05)
+    before = table(folder)  # from here on none but the new trials write: those of the killed driver are gone
     while table(folder) == before and time.monotonic() < limit:
         time.sleep(0.05)
     asked = time.monotonic()
