@@ -225,6 +225,7 @@ class Hosts:
         self._token = secrets.token_hex(32)
         self.all: list[Host] = []
         self.others: list[Host] = []
+        self.trainings: list[Training] = []
         for index in range(count):
             self.all.append(self._add(f"host{index + 1}", f"10.77.0.{index + 11}"))
         self.head = self.all[0]
@@ -314,6 +315,8 @@ class Hosts:
     def close(self) -> None:
         for host in (*self.all, *self.others):
             host.down()
+        for training in self.trainings:
+            training.kill()
         for process in (*self._servers, self._outer):
             process.kill()
             process.wait()
@@ -345,12 +348,13 @@ class Training:
         run: str,
         *flags: str,
         command: Sequence[str] = ("trainers", "train", "digits.cnn"),
+        env: Mapping[str, str] | None = None,
         submitted_by: Host | None = None,
     ) -> None:
         self.folder = Store(storage) / run
         command = ["python", "-m", *command, "--run", run, "--storage", str(storage), *flags]
         if submitted_by is None:
-            self.process = hosts.head.start(*command, env={"RAY_ADDRESS": hosts.address})
+            self.process = hosts.head.start(*command, env={"RAY_ADDRESS": hosts.address, **(env or {})})
         else:
             submit = ["python", "-m", "cluster", "submit", "--address", hosts.dashboard, "--"]
             self.process = submitted_by.start(*submit, *command, cwd=submitted_by.home)
@@ -358,6 +362,7 @@ class Training:
         self._new: queue.Queue[str] = queue.Queue()
         self._reading = threading.Thread(target=self._read, daemon=True)
         self._reading.start()
+        hosts.trainings.append(self)
 
     def wait_for(self, text: str, seconds: float = TRAINING_SECONDS) -> str:
         """Until a new line has this text; returns it."""
@@ -381,18 +386,21 @@ class Training:
             time.sleep(0.05)
         raise AssertionError("no checkpoint within an epoch was written:\n" + "\n".join(self.lines))
 
-    def end(self, seconds: float = TRAINING_SECONDS) -> None:
-        """Wait for it, which must be a good one."""
+    def end(self, seconds: float = TRAINING_SECONDS, code: int = 0) -> str:
+        """Wait for it, which must end with this exit code; returns all that it told."""
         try:
-            code = self.process.wait(seconds)
+            self.process.wait(seconds)
         finally:
-            self.kill()
-        assert code == 0, "\n".join([*self.lines, *self._new.queue])
+            out = self.kill()
+        told = "\n".join([*self.lines, *self._new.queue, out])
+        assert self.process.returncode == code, told
+        return told
 
-    def kill(self) -> None:
+    def kill(self) -> str:
+        """Returns what it printed, and closes its pipes; again, it does nothing."""
         self.process.kill()
         self._reading.join()
-        self.process.communicate()
+        return self.process.communicate()[0]
 
     def _read(self) -> None:
         assert self.process.stderr is not None

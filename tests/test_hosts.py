@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-import sys
 import time
 from pathlib import Path
 
@@ -92,20 +91,8 @@ def _bring_back(hosts: Hosts, host: Host, trouble: str, lost: float) -> None:
 def one(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run without workers."""
     storage = tmp_path_factory.mktemp("one")
-    code, told = train(hosts, str(storage), "one", "--workers", "0")
-    assert code == 0, told
+    Training(hosts, storage, "one", "--workers", "0", *DIGITS).end()
     return storage / "one"
-
-
-def train(hosts: Hosts, storage: str, run: str, *flags: str, env: dict[str, str] | None = None) -> tuple[int, str]:
-    """Exit code and what was told of a `train` command on the head."""
-    command = [sys.executable, "-m", "trainers", "train", "digits.cnn", "--run", run, "--storage", storage]
-    driver = hosts.head.start(*command, *DIGITS, *flags, env={"RAY_ADDRESS": hosts.address, **(env or {})})
-    try:
-        out, err = driver.communicate(timeout=280)
-    finally:
-        driver.kill()
-    return driver.returncode, out + err
 
 
 def forget_pictures(hosts: Hosts) -> None:
@@ -130,15 +117,13 @@ def test_hosts_that_do_not_see_the_pictures_copy_them_once_and_unshared_storage_
         host.hide(cache)
     hosts.all[2].hide(unshared)
     env = {"TRAINYARD_CACHE": str(cache)}
-    code, told = train(hosts, str(storage), "three", "--workers", "3", *ON_DISK, env=env)
-    assert code == 0, told
+    Training(hosts, storage, "three", "--workers", "3", *ON_DISK, *DIGITS, env=env).end()
     assert_equal_scores(storage / "three", one)
     assert [len(copies(host)) for host in hosts.all] == [0, 1, 1]
     (prepared,) = [path.parent for path in cache.glob("*/meta.json")]
     assert [path.name for path in copies(hosts.all[1])] == [prepared.name]
 
-    code, told = train(hosts, str(unshared), "run", "--workers", "3", *ON_DISK)
-    assert code == 2
+    told = Training(hosts, unshared, "run", "--workers", "3", *ON_DISK, *DIGITS).end(code=2)
     assert "host3" in told
     assert "storage" in told
     assert "epoch 1/2" not in told
@@ -148,8 +133,8 @@ def test_an_object_store_serves_all_hosts(hosts: Hosts, one: Path, store: str, t
     forget_pictures(hosts)
     for host in hosts.all[1:]:
         host.hide(tmp_path)
-    code, told = train(hosts, store, "three", "--workers", "3", *ON_DISK, env={"TRAINYARD_CACHE": str(tmp_path)})
-    assert code == 0, told
+    env = {"TRAINYARD_CACHE": str(tmp_path)}
+    told = Training(hosts, store, "three", "--workers", "3", *ON_DISK, *DIGITS, env=env).end()
     hosts.fetch(store, "three", tmp_path / "fetched")
     assert_equal_scores(tmp_path / "fetched", one)
     assert [len(copies(host)) for host in hosts.all] == [0, 1, 1]
