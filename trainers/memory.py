@@ -13,7 +13,8 @@ context, the allocator's rounding and fragmentation, and what kernels borrow for
 their weights that convolutions make on the way back (`_borrowed`). Each rank of DDP needs as much, and its gradients
 live from step to step, as they do here where a step has several micro-batches. With activation checkpointing the trace
 makes activations again too. Under FSDP2 a worker holds its share of weights, gradients, states and averages, and the
-largest block GATHERED times as a whole: an upper estimate, 10 to 35 % above what three workers took on a CPU.
+largest block GATHERED times as a whole: an upper estimate, 10 to 40 % above what two and three workers took on a CPU
+(which differs by 10 % from run to run, as ranks wait for each other).
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ TRACED = (2, 4)
 """Micro-batches that are traced. Not 1: a network with BatchNorm after global pooling takes no single image."""
 MOST = 2**24
 """Pictures of the largest batch that is looked for."""
-GATHERED = 4
-"""Copies of FSDP2's largest block: its weights, as they arrive, its gradient, and that as it leaves."""
+GATHERED = 5
+"""Copies of FSDP2's largest block: weights, those that arrive, those fetched ahead, gradient, and that as it leaves."""
 Line = tuple[float, float]
 """Bytes of no picture, and bytes of each picture."""
 
