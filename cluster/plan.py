@@ -17,7 +17,17 @@ import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from trainers.progress import Progress
-from trainers.recipe import Recipe, arguments, load, parse_size, recipe_names, resolve, spell_size
+from trainers.recipe import (
+    Recipe,
+    Scale,
+    arguments,
+    load,
+    parse_size,
+    recipe_names,
+    resolve,
+    settle_micro_batch,
+    spell_size,
+)
 from trainers.words import cli, cli_type, leading, size_of
 
 USAGE = (
@@ -50,7 +60,8 @@ def main(argv: list[str]) -> int:
             raise ValueError(f"--memory {text} is less than what the device's context takes, {context} bytes")
     meta = _meta(asked.recipes[0], asked.data, asked.classes)
     progress = Progress()
-    plan = make_plan(asked.recipes, meta, {text: limit - (context or 0) for text, limit in limits.items()}, progress)
+    free = {text: limit - (context or 0) for text, limit in limits.items()}
+    plan = make_plan(asked.recipes, meta, free, asked.scale, progress)
     if asked.json:
         print(json.dumps({**plan, "context_bytes": context}, indent=1))
         return 0
@@ -59,46 +70,54 @@ def main(argv: list[str]) -> int:
 
 
 def make_plan(
-    recipes: Sequence[Recipe], meta: Mapping[str, Any], limits: Mapping[str, int], progress: Progress
+    recipes: Sequence[Recipe], meta: Mapping[str, Any], limits: Mapping[str, int], scale: Scale, progress: Progress
 ) -> dict[str, Any]:
     """What fits: a row for each recipe, and for each of their sizes and precisions the largest batch on each card.
 
     Parameters: `recipes`, with a settled precision; `meta`, the channels and classes of the data; `limits`, what a
-    card is called -> bytes that torch may take there. Returns
+    card is called -> bytes that torch may take there; `scale`, the workers, each on a card of its own, their strategy
+    and whether they recompute activations. Returns
 
+    workers, strategy, activation_checkpointing: as given
     batch_norm: whether the model's statistics are those of a micro-batch
     rows: image_size, precision, batch_size, micro_batch_size, predicted_bytes, and cards: name -> {fits,
         micro_batch_size, predicted_bytes}: the largest micro-batch that fits, None where not even 1 does, and the
         bytes of a step of it, or of 1
-    largest: image_size, precision, memory, batch_size, predicted_bytes: of a step of one micro-batch
+    largest: image_size, precision, memory, batch_size, predicted_bytes: of a step of one micro-batch on each worker
 
-    Raises ValueError as memory.predict does.
+    Bytes are those of each worker. Raises ValueError as memory.predict does, and where the workers cannot share a batch
+    evenly.
     """
     from trainers import memory
 
+    workers = max(1, scale.worker_range[1])
+    how = {"sharded": scale.strategy == "fsdp2", "recompute": scale.activation_checkpointing}
     rows, largest, norm = [], [], False
     curves: dict[tuple[Size, str], Any] = {}
     with progress.bar("tracing steps", len({_kind(recipe) for recipe in recipes})) as advance:
-        for recipe in recipes:
+        for given in recipes:
+            recipe = settle_micro_batch(given, scale)
             if _kind(recipe) not in curves:
-                curves[_kind(recipe)] = memory.curve(recipe, meta)
+                parts = workers if how["sharded"] else 1
+                curves[_kind(recipe)] = memory.curve(recipe, meta, parts=parts, recompute=how["recompute"])
                 advance(1)
             norm = norm or curves[_kind(recipe)].batch_norm
-            row = {**_named(recipe), "batch_size": recipe.batch_size}
-            row |= {"micro_batch_size": recipe.micro_batch_size or recipe.batch_size}
-            row |= {"predicted_bytes": memory.predict(recipe, meta), "cards": {}}
+            row = {**_named(recipe), "batch_size": recipe.batch_size, "micro_batch_size": recipe.micro_batch_size}
+            row |= {"predicted_bytes": memory.predict(recipe, meta, workers=workers, **how), "cards": {}}
             for name, limit in limits.items():
-                micro = memory.largest_micro_batch(recipe, meta, limit)
-                fits = micro == row["micro_batch_size"]
-                peak = memory.predict(recipe, meta, micro or 1)
+                micro = memory.largest_micro_batch(recipe, meta, limit, workers=workers, **how)
+                fits = micro == recipe.micro_batch_size
+                peak = memory.predict(recipe, meta, micro or 1, workers=workers, **how)
                 row["cards"][name] = {"fits": fits, "micro_batch_size": micro, "predicted_bytes": peak}
             rows.append(row)
     for (size, precision), curve in curves.items():
         for name, limit in limits.items():
-            batch = curve.largest_batch(limit)
-            found = {"memory": name, "batch_size": batch, "predicted_bytes": curve(max(1, batch))}
+            batch = curve.largest_batch(limit, workers)
+            peak = curve(max(1, batch // workers), 1, workers)
+            found = {"memory": name, "batch_size": batch, "predicted_bytes": peak}
             largest.append({"image_size": list(size), "precision": precision, **found})
-    return {"batch_norm": norm, "rows": rows, "largest": largest}
+    asked = {"strategy": scale.strategy, "activation_checkpointing": scale.activation_checkpointing}
+    return {"workers": workers, **asked, "batch_norm": norm, "rows": rows, "largest": largest}
 
 
 def _kind(recipe: Recipe) -> tuple[Size, str]:
@@ -120,6 +139,12 @@ class _Options:
     """Folder of the raw data, for its number of classes, where the data set does not know it."""
     classes: int | None = None
     """Number of classes, in place of what the data would tell."""
+    workers: int = 1
+    """Training processes, each on a card of its own, that share a batch."""
+    strategy: Literal["ddp", "fsdp2"] = "ddp"
+    """ddp: each worker holds the whole model; fsdp2: a part of every weight, of its gradient and of its states."""
+    activation_checkpointing: bool = False
+    """Keep the input of each block of layers only, and compute it again on the way back: less memory, more time."""
     json: bool = False
     """Print records."""
 
@@ -127,6 +152,7 @@ class _Options:
 @dataclass(frozen=True)
 class _Asked:
     recipes: Sequence[Recipe]
+    scale: Scale
     memory: Sequence[str]
     data: str | None
     classes: int | None
@@ -168,7 +194,12 @@ def _ask(name: str, flags: Sequence[str]) -> _Asked:
         for precision in dict.fromkeys(values["precision"])
         for batch in dict.fromkeys(values["batch_size"])
     ]
-    return _Asked(recipes, options.memory or _this_card(), options.data, options.classes, options.json)
+    scale = Scale(
+        workers=options.workers,
+        strategy=options.strategy,
+        activation_checkpointing=options.activation_checkpointing,
+    )
+    return _Asked(recipes, scale, options.memory or _this_card(), options.data, options.classes, options.json)
 
 
 _Precision = Literal["fp32", "bf16", "fp64"]
@@ -254,7 +285,7 @@ def _show(name: str, plan: Mapping[str, Any], context: int | None, progress: Pro
     from rich.console import Console
     from rich.table import Table
 
-    cards = list(plan["rows"][0]["cards"])
+    cards, workers = list(plan["rows"][0]["cards"]), plan["workers"]
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("image size", "precision", "batch", "predicted peak", *cards):
         table.add_column(column, justify="right" if column in ("batch", "predicted peak") else "left")
@@ -269,11 +300,12 @@ def _show(name: str, plan: Mapping[str, Any], context: int | None, progress: Pro
     console.print(table)
     print()
     for line in plan["largest"]:
-        where, peak = f"{line['memory']} at {_spell(line)} in {line['precision']}", spell_size(line["predicted_bytes"])
+        cards_of_it = line["memory"] if workers == 1 else f"{workers} x {line['memory']}"
+        where, peak = f"{cards_of_it} at {_spell(line)} in {line['precision']}", spell_size(line["predicted_bytes"])
         if line["batch_size"]:
-            print(f"largest batch on {where}: {line['batch_size']} (predicted {peak})")
+            print(f"largest batch on {where}: {line['batch_size']} (predicted {peak}{' each' * (workers > 1)})")
         else:
-            print(f"no batch fits on {where}: one picture needs {peak}")
+            print(f"no batch fits on {where}: one picture{' each' * (workers > 1)} needs {peak}")
     counted = (
         f"{spell_size(context)} of it are counted" if context else "it is not counted, as there is none to measure"
     )

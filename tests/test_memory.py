@@ -132,6 +132,9 @@ def test_the_largest_batch_is_the_last_that_fits() -> None:
     batch = curve.largest_batch(limit)
     assert curve(batch) <= limit < curve(batch + 1)
     assert curve.largest_batch(1000) == 0
+    shared = curve.largest_batch(limit, 3)
+    assert shared % 3 == 0
+    assert curve(shared // 3, 1, 3) <= limit < curve(shared // 3 + 1, 1, 3)
 
 
 def test_a_step_has_no_more_pictures_than_there_are() -> None:

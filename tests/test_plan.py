@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from cluster.__main__ import main
-from trainers.recipe import recipe_names
+from trainers import memory
+from trainers.recipe import recipe_names, resolve
 
 ROOT = Path(__file__).parent.parent
 UNET = "plan streets.unet --batch-size 4 8 --image-size 32x48 64 --precision fp32 --model-args base_channels=4".split()
@@ -47,6 +49,30 @@ def test_records_say_the_same(capsys: pytest.CaptureFixture[str]) -> None:
         assert (line["batch_size"] == 0) == (line["memory"] == "1MB")
 
 
+def test_workers_their_strategy_and_what_is_made_again_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    words = "plan cifar.r18 --batch-size 8 --image-size 32 --precision fp32 --optimizer adam --memory 300MiB".split()
+    ways = {"one": [], "ddp": ["--workers", "4"], "fsdp2": ["--workers", "4", "--strategy", "fsdp2"]}
+    ways["again"] = [*ways["fsdp2"], "--activation-checkpointing"]
+    plans = {}
+    for way, flags in ways.items():
+        assert main([*words, *flags, "--json"]) == 0
+        plans[way] = json.loads(capsys.readouterr().out)
+    rows = {way: plan["rows"][0] for way, plan in plans.items()}
+    assert [row["micro_batch_size"] for row in rows.values()] == [8, 2, 2, 2]
+    assert rows["fsdp2"]["predicted_bytes"] < 0.9 * rows["ddp"]["predicted_bytes"]
+    batches = [plan["largest"][0]["batch_size"] for plan in plans.values()]
+    assert batches == sorted(batches)
+    assert batches[1] % 4 == 0
+    recipe = resolve("cifar.r18", batch_size=8, image_size=(32, 32), precision="fp32", optimizer="adam")
+    meta = {"channels": 3, "classes": ["x"] * 10}
+    for way, how in {"ddp": {}, "fsdp2": {"sharded": True}, "again": {"sharded": True, "recompute": True}}.items():
+        assert rows[way]["predicted_bytes"] == memory.predict(recipe, meta, 2, workers=4, **how)
+    assert main([*words, *ways["fsdp2"]]) == 0
+    written = capsys.readouterr().out
+    assert "8 by 2" in written
+    assert re.search(r"largest batch on 4 x 300MiB at 32x32 in fp32: \d+ \(predicted .* each\)", written)
+
+
 @pytest.mark.parametrize("name", [name for name in recipe_names() if name.split(".")[0] not in ("textures", "resnet")])
 def test_recipes_need_no_data_to_be_asked_about(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     small = {"digits": "8", "mnist": "12"}.get(name.split(".")[0], "32")
@@ -75,6 +101,8 @@ def test_classes_may_be_told(capsys: pytest.CaptureFixture[str]) -> None:
         ("plan digits.cnn --batch-size 7 --micro-batch-size 2 --memory 1GiB", "micro_batch_size=2 does not divide"),
         ("plan digits.cnn --classes 1 --memory 1GiB", "--classes 1 is not allowed"),
         ("plan textures.cnn --memory 1GiB", "give --classes N"),
+        ("plan digits.cnn --batch-size 8 --workers 3 --memory 1GiB", "cannot be dealt evenly to workers=3; use 6 or 9"),
+        ("plan digits.cnn --workers -1 --memory 1GiB", "workers=-1 is not allowed"),
         ("plan digits.cnn --data /nowhere --memory 1GiB", "digits"),
         ("plan erfnet.decoder --image-size 8 --memory 1GiB", "at least 16x16"),
     ],

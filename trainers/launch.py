@@ -126,7 +126,7 @@ def fit(
         if earlier and (earlier["status"] == "finished" or earlier["status"] == "stopped_early"):
             progress.message(f"the run {run} has {earlier['status'].replace('_', ' ')} already; nothing is left to do")
             return RunResult(folder.address, earlier, _history(folder))
-        wanted = _settle_micro_batch(wanted, scale)
+        wanted = recipes.settle_micro_batch(wanted, scale)
         if earlier is None:
             check_init_from(wanted, storage)
         with _place(scale) as place, contextlib.ExitStack() as stack:
@@ -265,22 +265,6 @@ def _settle_precision(recipe: Recipe, gpus: bool) -> Recipe:
     from trainers import parallel
 
     return recipe.replace(precision=parallel.settle_precision(recipe.precision, gpus))
-
-
-def _settle_micro_batch(recipe: Recipe, scale: Scale) -> Recipe:
-    """Fix the micro-batch at the first start. Raises ValueError where the workers cannot share a batch evenly."""
-    if recipe.micro_batch_size is not None:
-        return recipe
-    low, high = scale.worker_range
-    if low != high:
-        raise ValueError(f"workers={low}:{high} may change while training; give a --micro-batch-size")
-    if recipe.batch_size % max(1, high):
-        below = recipe.batch_size // high * high
-        raise ValueError(
-            f"batch_size={recipe.batch_size} cannot be dealt evenly to workers={high}; "
-            f"use {' or '.join(str(size) for size in (below, below + high) if size)}, or give a --micro-batch-size"
-        )
-    return recipe.replace(micro_batch_size=recipe.batch_size // max(1, high))
 
 
 def _data() -> Any:

@@ -79,15 +79,16 @@ class Curve:
         peak = max(base + per_image * micro_batch_size for base, per_image in lines)
         return round(peak) + max(0, micro_batches - 2) * self.waiting * micro_batch_size
 
-    def largest_batch(self, limit: int) -> int:
-        """Most pictures of a step of one micro-batch whose peak is at most `limit` bytes; 0: not even one."""
+    def largest_batch(self, limit: int, workers: int = 1) -> int:
+        """Most pictures of a step in which each of so many workers has one micro-batch, and whose peak is at most
+        `limit` bytes on each; 0: not even one picture each."""
         low, high = 0, 1
-        while high < MOST and self(high) <= limit:
+        while high < MOST and self(high, 1, workers) <= limit:
             low, high = high, 2 * high
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if self(middle) <= limit else (low, middle)
-        return low
+            low, high = (middle, high) if self(middle, 1, workers) <= limit else (low, middle)
+        return low * workers
 
 
 def predict(

@@ -294,6 +294,25 @@ class Scale(_Value):
         return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)
 
 
+def settle_micro_batch(recipe: Recipe, scale: Scale) -> Recipe:
+    """The recipe with a micro-batch: its own, else what each worker has of a batch.
+
+    Raises ValueError where the workers cannot share a batch evenly.
+    """
+    if recipe.micro_batch_size is not None:
+        return recipe
+    low, high = scale.worker_range
+    if low != high:
+        raise ValueError(f"workers={low}:{high} may change while training; give a --micro-batch-size")
+    if recipe.batch_size % max(1, high):
+        below = recipe.batch_size // high * high
+        raise ValueError(
+            f"batch_size={recipe.batch_size} cannot be dealt evenly to workers={high}; "
+            f"use {' or '.join(str(size) for size in (below, below + high) if size)}, or give a --micro-batch-size"
+        )
+    return recipe.replace(micro_batch_size=recipe.batch_size // max(1, high))
+
+
 def resolve(name: str, **changes: Any) -> Recipe:
     """The recipe called `name`, with some fields changed; mappings are merged.
 
