@@ -10,6 +10,7 @@ import pytest
 
 if TYPE_CHECKING:
     from hosts import Hosts
+    from small import Slow
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +37,9 @@ def store(hosts: Hosts) -> str:
     return hosts.start_store()
 
 
-@pytest.fixture(scope="module")
-def slow(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The flags of a run whose epochs take seconds."""
-    from hosts import SLOW_MODEL
+@pytest.fixture
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Slow:
+    """A model whose epochs take seconds."""
+    from small import Slow
 
-    model = tmp_path_factory.mktemp("model") / "slow.py"
-    model.write_text(SLOW_MODEL)
-    return ["--model", str(model), "--checkpoint-seconds", "1", "--precision", "fp64", "--micro-batch-size", "16"]
+    return Slow(tmp_path_factory.mktemp("model"))

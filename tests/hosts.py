@@ -40,30 +40,6 @@ HEALTH = {  # as the cluster shapes set it: a host that hangs is noticed after 1
     "RAY_health_check_failure_threshold": "3",
 }
 SECONDS, TRAINING_SECONDS = 90, 150
-SLOW_MODEL = """
-import sys
-import time
-
-import torch
-
-from trainers.models import linear_cnn
-
-
-class Slow(torch.nn.Module):
-    def __init__(self, inner):
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, images):
-        if self.training and "ray" in sys.modules:
-            time.sleep(0.06)
-        return self.inner(images)
-
-
-def build(**args):
-    return Slow(linear_cnn.build(**args))
-"""
-"""A model that takes its time, not the processor's, in a worker on Ray."""
 ON_DISK = ["--cpus-per-worker", "1", "--resources", "disk=1"]
 IN_STORE = ["--cpus-per-worker", "1", "--resources", "store=1"]
 """One worker on a host."""

@@ -182,3 +182,50 @@ DRAWN: dict[str, Callable[[Path], None]] = {
     "semantic_drone": _drone,
 }
 """Data sets that read files -> what draws some in their layout."""
+
+
+class Slow:
+    """A digits model whose epochs take seconds in workers on Ray, of time, not of the processor, until it is to hurry.
+
+    `flags`: of `train` or `tune_spaces`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Parameters: `folder`, which every host sees."""
+        self._sign, model = folder / "slow", folder / "slow.py"
+        self._sign.touch()
+        model.write_text(_SLOW)
+        self.flags = ["--model", str(model), "--checkpoint-seconds", "1", "--precision", "fp64"]
+        self.flags += ["--micro-batch-size", "16"]
+
+    def hurry(self) -> None:
+        """From now on, in every worker."""
+        self._sign.unlink()
+
+
+_SLOW = """
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from trainers.models import linear_cnn
+
+SIGN = Path(__file__).with_name("slow")
+
+
+class Slow(torch.nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images):
+        if self.training and "ray" in sys.modules and SIGN.exists():
+            time.sleep(0.06)
+        return self.inner(images)
+
+
+def build(**args):
+    return Slow(linear_cnn.build(**args))
+"""

@@ -21,7 +21,7 @@ import psutil
 import pytest
 import torch
 from ranks import watched_work
-from small import job, last_weights, small_data, small_recipe
+from small import Slow, job, last_weights, small_data, small_recipe
 
 from trainers.checkpoint import Checkpoints
 from trainers.data import Cached
@@ -126,9 +126,9 @@ def workers_of(cluster: dict[str, str]) -> list[int]:
 
 
 @pytest.mark.slow
-def test_nothing_is_lost_of_one_run_in_much_trouble(cluster: dict[str, str], storage: Path, slow: list[str]) -> None:
+def test_nothing_is_lost_of_one_run_in_much_trouble(cluster: dict[str, str], storage: Path, slow: Slow) -> None:
     """A worker hangs, and is named; a worker is killed; SIGTERM; the driver is killed: the same command continues."""
-    flags = [*slow, "--checkpoint-seconds", "0.2", "--epochs", "5", "--workers", "2"]
+    flags = [*slow.flags, "--checkpoint-seconds", "0.2", "--epochs", "5", "--workers", "2"]
     process = start_training({**cluster, "TRAINYARD_STALL_SECONDS": "3"}, storage, "troubled", *flags)
     step = wait_for_the_middle_of_an_epoch(storage, "troubled")
     hanging = workers_of(cluster)[0]
@@ -166,6 +166,7 @@ def test_nothing_is_lost_of_one_run_in_much_trouble(cluster: dict[str, str], sto
     process.kill()
     process.communicate()
     assert json.loads((storage / "troubled" / "run.json").read_text())["status"] == "running"
+    slow.hurry()
     run = train(cluster, storage, "troubled", *flags)
     assert (run["status"], run["attempt"]) == ("finished", 3)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from hosts import IN_STORE, ON_DISK, Host, Hosts, Training, assert_as_undisturbed, history, why_not
 from object_store import SECRET
+from small import Slow
 
 _why = why_not()
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.skipif(_why is not None, reason=str(_why))]
@@ -45,9 +46,9 @@ def test_three_hosts_equal_one_worker(hosts: Hosts, storage: Path) -> None:
     assert len(prepared) == 1
 
 
-def test_hosts_are_lost_and_come_back(hosts: Hosts, storage: Path, store: str, slow: list[str], tmp_path: Path) -> None:
+def test_hosts_are_lost_and_come_back(hosts: Hosts, storage: Path, store: str, slow: Slow, tmp_path: Path) -> None:
     """One is killed, another hangs, a third is cut off for a minute, all in the middle of an epoch of two runs."""
-    flags = [*slow, "--epochs", "40"]
+    flags = [*slow.flags, "--epochs", "60"]
     on_disk = Training(hosts, storage, "troubled", "--workers", "1:3", *ON_DISK, *flags)
     in_store = Training(hosts, store, "troubled", "--workers", "1:3", *IN_STORE, *flags)
     for training in (on_disk, in_store):
@@ -65,6 +66,7 @@ def test_hosts_are_lost_and_come_back(hosts: Hosts, storage: Path, store: str, s
             training.wait_for("room for more workers")
             training.wait_for("going on from step")
             print(f"{trouble}, {name}: three again after {time.monotonic() - lost:.1f} s")
+    slow.hurry()
     for training in (on_disk, in_store):
         training.end()
     Training(hosts, storage, "undisturbed", "--workers", "0", *flags).end()

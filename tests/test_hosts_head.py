@@ -20,6 +20,7 @@ from hosts import (
     history,
     why_not,
 )
+from small import Slow
 
 from trainers.checkpoint import Checkpoints
 from trainers.store import Store
@@ -30,9 +31,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.skipif(_why is 
 STEPS = 23
 
 
-def test_a_host_that_is_taken_back_saves_in_time(hosts: Hosts, storage: Path, slow: list[str]) -> None:
+def test_a_host_that_is_taken_back_saves_in_time(hosts: Hosts, storage: Path, slow: Slow) -> None:
     """A preemption notice, 12 s before the end. Then the driver is killed, and the same command continues."""
-    seldom = ["--workers", "1:3", *ON_DISK, *slow, "--epochs", "60", "--checkpoint-seconds", "1000"]
+    seldom = ["--workers", "1:3", *ON_DISK, *slow.flags, "--epochs", "60", "--checkpoint-seconds", "1000"]
     training = Training(hosts, storage, "preempted", *seldom)
     training.wait_for("epoch 1/")
     listed = json.loads(hosts.head.run("ray", "list", "nodes", "--format=json", "--address", hosts.dashboard))
@@ -54,19 +55,23 @@ def test_a_host_that_is_taken_back_saves_in_time(hosts: Hosts, storage: Path, sl
 
 
 def test_the_head_is_lost_and_the_same_submitted_lines_continue(
-    hosts: Hosts, storage: Path, store: str, slow: list[str], tmp_path: Path
+    hosts: Hosts, storage: Path, store: str, slow: Slow, tmp_path: Path
 ) -> None:
     """Two runs, one of them in an object store, and a sweep."""
     outside = hosts.add_outsider()
     epochs = ["--epochs", "10"]
     grid = ["tune_spaces", "--recipe", "digits.cnn", "--space", "seed=0,1,2", "--scheduler", "none"]
+    lines = [
+        (storage, "run", ["trainers", "train", "digits.cnn"], ["--workers", "3", *ON_DISK, *epochs]),
+        (store, "run", ["trainers", "train", "digits.cnn"], ["--workers", "2", *IN_STORE, *epochs]),
+        (storage, "sweep", grid, ["--epochs", "4", "--cpus-per-worker", "1", "--max-concurrent", "2"]),
+    ]
 
-    def submit() -> tuple[Training, Training, Training]:
-        """The same lines each time."""
-        on_disk = Training(hosts, storage, "run", "--workers", "3", *ON_DISK, *slow, *epochs, submitted_by=outside)
-        in_store = Training(hosts, store, "run", "--workers", "2", *IN_STORE, *slow, *epochs, submitted_by=outside)
-        few = ["--epochs", "4", "--cpus-per-worker", "1", "--max-concurrent", "2"]
-        return on_disk, in_store, Training(hosts, storage, "sweep", *slow, *few, command=grid, submitted_by=outside)
+    def submit() -> list[Training]:
+        return [
+            Training(hosts, where, run, *slow.flags, *flags, command=command, submitted_by=outside)
+            for where, run, command, flags in lines
+        ]
 
     on_disk, in_store, sweep = submit()
     for training in (on_disk, in_store):
@@ -86,9 +91,10 @@ def test_the_head_is_lost_and_the_same_submitted_lines_continue(
     on_disk, in_store, sweep = submit()
     assert on_disk.wait_for("going on from step").split("step ")[1].startswith(f"{kept},")
     assert not in_store.wait_for("going on from step").split("step ")[1].startswith("0,")
+    slow.hurry()
     for command in (on_disk, in_store, sweep):
         command.end()
-    Training(hosts, storage, "undisturbed", "--workers", "0", *slow, *epochs).end()
+    Training(hosts, storage, "undisturbed", "--workers", "0", *slow.flags, *epochs).end()
     hosts.fetch(store, "run", tmp_path)
     for run in (storage / "run", tmp_path):
         assert_as_undisturbed(run, storage / "undisturbed")
@@ -99,7 +105,7 @@ def test_the_head_is_lost_and_the_same_submitted_lines_continue(
         folder = storage / "sweep" / trial["name"]
         assert [line["epoch"] for line in history(folder)] == [1, 2, 3, 4]
         assert json.loads((folder / "run.json").read_text())["attempt"] == 1 + (folder in steps)
-    Training(hosts, storage, "alone", "--workers", "0", *slow, "--epochs", "4").end()
+    Training(hosts, storage, "alone", "--workers", "0", *slow.flags, "--epochs", "4").end()
     assert_as_undisturbed(storage / "sweep" / content["trials"][0]["name"], storage / "alone")
 
 

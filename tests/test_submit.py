@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 from fake_cluster import FakeCluster, serve
+from small import Slow
 
 from cluster import jobs
 from cluster.__main__ import main
@@ -432,12 +433,12 @@ def run(cluster: dict[str, str], cwd: Path, *words: str) -> subprocess.Completed
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_run_that_is_stopped_and_submitted_again(cluster: dict[str, str], tmp_path: Path) -> None:
+def test_a_run_that_is_stopped_and_submitted_again(cluster: dict[str, str], slow: Slow, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from trainers.recipe import resolve\n\ndef cnn():\n    return resolve('digits.cnn')\n"
     )
     train = ["--", "python", "-m", "trainers", "train", "./mine.py:cnn", "--run", "one", "--workers", "2"]
-    train += ["--image-size", "64", "--epochs", "8", "--checkpoint-seconds", "0.5"]
+    train += [*slow.flags, "--epochs", "20"]
     begun = run(cluster, tmp_path, "submit", "--detach", *train)
     assert begun.returncode == 0, begun.stderr
     job, folder = begun.stdout.strip(), Path(cluster["TRAINYARD_STORAGE"], "one")
@@ -452,13 +453,14 @@ def test_a_run_that_is_stopped_and_submitted_again(cluster: dict[str, str], tmp_
     assert logs.returncode == 130
     assert "to continue, repeat the command with --run one" in logs.stdout
 
+    slow.hurry()
     again = run(cluster, tmp_path, "submit", *train)
     assert again.returncode == 0, again.stderr
     assert again.stdout == f"{folder}\n"
     assert f"tensorboard --logdir {folder.parent}" in again.stderr
     assert "Traceback" not in again.stderr
     info = json.loads((folder / "run.json").read_text())
-    assert (info["status"], info["attempt"], info["epochs_run"]) == ("finished", 2, 8)
+    assert (info["status"], info["attempt"], info["epochs_run"]) == ("finished", 2, 20)
     uploaded = list(Path(cluster["FOLDER"]).glob("session_2*/runtime_resources/*_files/_ray_pkg_*/**/*"))
     assert "mine.py" in {path.name for path in uploaded}
     assert sum(path.stat().st_size for path in uploaded if path.is_file()) < 2 * 2**20

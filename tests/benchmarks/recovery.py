@@ -20,9 +20,9 @@ import _common
 
 sys.path.insert(0, str(_common.ROOT / "tests"))
 
-from hosts import SLOW_MODEL, Hosts, Training, why_not
+from hosts import Hosts, Training, why_not
+from small import Slow
 
-FLAGS = ["--micro-batch-size", "16", "--checkpoint-seconds", "1"]
 STEPS = 23
 
 
@@ -47,8 +47,7 @@ def main() -> None:
 
 
 def _recovery(hosts: Hosts, storage: Path, run: str, trouble: str) -> float:
-    (storage / "slow.py").write_text(SLOW_MODEL)
-    flags = ["--workers", "1:3", "--epochs", "1000", "--model", str(storage / "slow.py"), *FLAGS]
+    flags = ["--workers", "1:3", "--epochs", "1000", *Slow(storage).flags]
     training, victim = Training(hosts, storage, run, *flags), hosts.all[2]
     try:
         training.wait_for("epoch 1/")
