@@ -278,7 +278,7 @@ def _map(
 
 def _two_digits(value: float) -> str:
     """Those that tell fields apart: 0.047, 2.1, 47, 4,712."""
-    return f"{value:.2g}" if value < 10 else f"{value:,.0f}"
+    return f"{value:.2g}" if abs(value) < 10 else f"{value:,.0f}"
 
 
 def _why_empty(runs: Sequence[PageRun]) -> str:
