@@ -28,7 +28,8 @@ from trainers.store import Store
 _why = why_not()
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.skipif(_why is not None, reason=str(_why))]
 
-STEPS = 23
+STEPS, EPOCHS = 23, 16
+"""Steps of an epoch; epochs of a trial."""
 
 
 def test_a_host_that_is_taken_back_saves_in_time(hosts: Hosts, storage: Path, slow: Slow) -> None:
@@ -59,12 +60,12 @@ def test_the_head_is_lost_and_the_same_submitted_lines_continue(
 ) -> None:
     """Two runs, one of them in an object store, and a sweep."""
     outside = hosts.add_outsider()
-    epochs = ["--epochs", "10"]
+    epochs = ["--epochs", "20"]
     grid = ["tune_spaces", "--recipe", "digits.cnn", "--space", "seed=0,1,2", "--scheduler", "none"]
     lines = [
         (storage, "run", ["trainers", "train", "digits.cnn"], ["--workers", "3", *ON_DISK, *epochs]),
         (store, "run", ["trainers", "train", "digits.cnn"], ["--workers", "2", *IN_STORE, *epochs]),
-        (storage, "sweep", grid, ["--epochs", "4", "--cpus-per-worker", "1", "--max-concurrent", "2"]),
+        (storage, "sweep", grid, ["--epochs", str(EPOCHS), "--cpus-per-worker", "1", "--max-concurrent", "2"]),
     ]
 
     def submit() -> list[Training]:
@@ -76,14 +77,15 @@ def test_the_head_is_lost_and_the_same_submitted_lines_continue(
     on_disk, in_store, sweep = submit()
     for training in (on_disk, in_store):
         training.wait_for("epoch 3/")  # a checkpoint is uploaded
-    trials = _wait_for_trials(storage / "sweep")
+    _wait_for_trials(storage / "sweep")
     on_disk.wait_for_the_middle_of_an_epoch(STEPS)
     hosts.head.down()
     for command in (on_disk, in_store, sweep):
         command.kill()
     kept = Checkpoints(on_disk.folder).latest_step()
-    steps = {trial: Checkpoints(Store(trial)).latest_step() for trial in trials}
-    assert all(0 < step < 4 * STEPS for step in steps.values())
+    steps = {path.parent: Checkpoints(Store(path.parent)).latest_step() for path in storage.glob("sweep/*/run.json")}
+    assert len(steps) == 2
+    assert all(0 < step < EPOCHS * STEPS for step in steps.values())
     for host in hosts.all:
         host.down()
         hosts.restart(host)
@@ -103,18 +105,15 @@ def test_the_head_is_lost_and_the_same_submitted_lines_continue(
     assert [trial["status"] for trial in content["trials"]] == ["finished"] * 3
     for trial in content["trials"]:
         folder = storage / "sweep" / trial["name"]
-        assert [line["epoch"] for line in history(folder)] == [1, 2, 3, 4]
+        assert [line["epoch"] for line in history(folder)] == list(range(1, EPOCHS + 1))
         assert json.loads((folder / "run.json").read_text())["attempt"] == 1 + (folder in steps)
-    Training(hosts, storage, "alone", "--workers", "0", *slow.flags, "--epochs", "4").end()
+    Training(hosts, storage, "alone", "--workers", "0", *slow.flags, "--epochs", str(EPOCHS)).end()
     assert_as_undisturbed(storage / "sweep" / content["trials"][0]["name"], storage / "alone")
 
 
-def _wait_for_trials(sweep: Path) -> list[Path]:
-    """Until two trials of a sweep have a checkpoint; returns their folders."""
+def _wait_for_trials(sweep: Path) -> None:
+    """Until two trials of a sweep have a checkpoint."""
     limit = time.monotonic() + TRAINING_SECONDS
-    while time.monotonic() < limit:
-        found = [path.parent for path in sweep.glob("*/checkpoints") if Checkpoints(Store(path.parent)).latest_step()]
-        if len(found) == 2:
-            return found
+    while sum(Checkpoints(Store(path.parent)).latest_step() > 0 for path in sweep.glob("*/checkpoints")) < 2:
+        assert time.monotonic() < limit, "no two trials have written a checkpoint"
         time.sleep(0.05)
-    raise AssertionError("no two trials have written a checkpoint")
