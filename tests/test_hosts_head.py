@@ -82,12 +82,13 @@ def test_the_head_is_lost_and_the_same_submitted_lines_continue(
     hosts.head.down()
     for command in (on_disk, in_store, sweep):
         command.kill()
-    kept = Checkpoints(on_disk.folder).latest_step()
     steps = {path.parent: Checkpoints(Store(path.parent)).latest_step() for path in storage.glob("sweep/*/run.json")}
     assert len(steps) == 2
     assert all(0 < step < EPOCHS * STEPS for step in steps.values())
     for host in hosts.all:
         host.down()
+    kept = Checkpoints(on_disk.folder).latest_step()  # now that nobody writes any more
+    for host in hosts.all:
         hosts.restart(host)
 
     on_disk, in_store, sweep = submit()
