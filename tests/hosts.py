@@ -39,7 +39,7 @@ HEALTH = {  # as the cluster shapes set it: a host that hangs is noticed after 1
     "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "3",
 }
-SECONDS, TRAINING_SECONDS = 90, 150
+SECONDS, TRAINING_SECONDS = 90, 300
 ON_DISK = ["--cpus-per-worker", "1", "--resources", "disk=1"]
 IN_STORE = ["--cpus-per-worker", "1", "--resources", "store=1"]
 """One worker on a host."""

@@ -29,7 +29,7 @@ from cluster.submit import last_errors, run_folder
 from cluster.upload import measure, modules, requirements
 
 ROOT = Path(__file__).parent.parent
-SECONDS = 150
+SECONDS = 300
 TRAIN = ["--", "python", "-m", "trainers", "train", "digits.cnn"]
 
 
