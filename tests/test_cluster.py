@@ -31,7 +31,7 @@ pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).parent.parent
 STEPS = 23
-SECONDS = 150
+SECONDS = 300
 
 
 def free_port() -> int:
