@@ -98,8 +98,7 @@ def make_plan(
         for given in recipes:
             recipe = settle_micro_batch(given, scale)
             if _kind(recipe) not in curves:
-                parts = workers if how["sharded"] else 1
-                curves[_kind(recipe)] = memory.curve(recipe, meta, parts=parts, recompute=how["recompute"])
+                curves[_kind(recipe)] = memory.curve(recipe, meta, workers=workers, **how)
                 advance(1)
             norm = norm or curves[_kind(recipe)].batch_norm
             row = {**_named(recipe), "batch_size": recipe.batch_size, "micro_batch_size": recipe.micro_batch_size}

@@ -108,7 +108,7 @@ def predict(
     Raises ValueError where the model cannot be built, looks at numbers, or has nothing to recompute.
     """
     micro = micro_batch_size or recipe.micro_batch_size or recipe.batch_size
-    found = curve(recipe, meta, parts=workers if sharded else 1, recompute=recompute)
+    found = curve(recipe, meta, workers=workers, sharded=sharded, recompute=recompute)
     return _peak(found, recipe, meta, micro, workers)
 
 
@@ -123,7 +123,7 @@ def largest_micro_batch(
 ) -> int | None:
     """The largest divisor of the batch size, at most the recipe's own micro-batch, whose `predict` is within the
     limit; None: not even 1 is. Raises ValueError as `predict` does."""
-    found = curve(recipe, meta, parts=workers if sharded else 1, recompute=recompute)
+    found = curve(recipe, meta, workers=workers, sharded=sharded, recompute=recompute)
     batch = recipe.batch_size
     small = [d for d in range(1, math.isqrt(batch) + 1) if batch % d == 0]
     divisors = sorted({*small, *(batch // d for d in small)}, reverse=True)
@@ -137,10 +137,12 @@ def _peak(found: Curve, recipe: Recipe, meta: Mapping[str, Any], micro_batch_siz
     return found(micro, _ceil(count, workers), workers)
 
 
-def curve(recipe: Recipe, meta: Mapping[str, Any], *, parts: int = 1, recompute: bool = False) -> Curve:
-    """The peaks of a recipe, whatever its batch size: two traces, about a second each at the first call. `meta` and
-    `recompute` as `predict` takes them; `parts`: the workers that share the weights. Raises ValueError as `predict`."""
-    return _curve(*_key(recipe, meta), parts, recompute)
+def curve(
+    recipe: Recipe, meta: Mapping[str, Any], *, workers: int = 1, sharded: bool = False, recompute: bool = False
+) -> Curve:
+    """The peaks of a recipe, whatever its batch size: two traces, about a second each at the first call. Parameters and
+    errors are those of `predict`; `workers` count where the model is sharded."""
+    return _curve(*_key(recipe, meta), workers if sharded else 1, recompute)
 
 
 def roughly(recipe: Recipe, meta: Mapping[str, Any]) -> int:
