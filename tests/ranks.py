@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import queue
-import shutil
 import tempfile
 import traceback
 from collections.abc import Sequence
 from typing import Any
+from unittest import mock
 
 Job = dict[str, Any]
 SECONDS = 240
@@ -17,7 +18,7 @@ SECONDS = 240
 def run_ranks(jobs: Sequence[tuple[Job, int]]) -> list[list[dict[str, Any]]]:
     """Run each (job, world size), one after another, in the same processes.
 
-    A job may hold "stop_after": steps after which rank 0 is asked to stop.
+    A job may hold "stop_after": steps after which rank 0 is asked to stop; and "no_checkpoints": none are written.
     Returns the events that rank 0 told, for each job; "steps" of the "done" event are the training losses of
     all optimizer steps, "seen" the ids that any rank trained on, by epoch, and "weights" how many each rank held.
     """
@@ -63,8 +64,6 @@ def _rank(rank: int, jobs: Sequence[tuple[Job, int]], meeting: str, results: Any
             events = watched_work(job, rank, size)
             if size > 1:
                 dist.destroy_process_group()
-            if rank == 0 and job.get("drop_checkpoints"):  # gigabytes, over all recipes
-                shutil.rmtree(f"{job['folder']}/checkpoints")
             results.put((index, rank, events, None))
         except BaseException:
             results.put((index, rank, [], traceback.format_exc()))
@@ -74,6 +73,7 @@ def _rank(rank: int, jobs: Sequence[tuple[Job, int]], meeting: str, results: Any
 def watched_work(job: Job, rank: int = 0, size: int = 1) -> list[dict[str, Any]]:
     """worker.work, with its events, every step's loss and the ids that were trained on."""
     from trainers import loop, worker
+    from trainers.checkpoint import Checkpoints
 
     events: list[dict[str, Any]] = []
     losses: list[float] = []
@@ -99,8 +99,10 @@ def watched_work(job: Job, rank: int = 0, size: int = 1) -> list[dict[str, Any]]
         return len(losses) >= job.get("stop_after", 10**9)
 
     original, loop._Step = loop._Step, Watched
+    write = mock.patch.object(Checkpoints, "save") if job.get("no_checkpoints") else contextlib.nullcontext()
     try:
-        end = worker.work(job, rank, size, job["attempt"] * 1000 + 1, events.append, stopping)
+        with write:
+            end = worker.work(job, rank, size, job["attempt"] * 1000 + 1, events.append, stopping)
     finally:
         loop._Step = original
     return [*events, {**end, "steps": losses, "seen": seen, "weights": weights}]

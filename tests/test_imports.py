@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -126,6 +127,16 @@ def test_what_must_be_light_is_light(module: str, unwanted: str) -> None:
     code = f"import sys, {module}; print(*(name for name in {unwanted.split()!r} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "", done.stderr
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_training_alone_does_without_the_compiler(optimizer: str, tmp_path: Path) -> None:
+    """Whose import takes longer than the first epochs of a small model."""
+    train = f"trainers.fit('digits.cnn', {{'epochs': 1, 'optimizer': {optimizer!r}}}, trainers.Scale(workers=0))"
+    code = f"import sys, trainers; {train}; print(*{{'torch._dynamo', 'sympy'}} & sys.modules.keys())"
+    env = {**os.environ, "TRAINYARD_STORAGE": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
 
 
 def test_no_function_is_longer_than_70_lines() -> None:

@@ -46,7 +46,7 @@ def everywhere(storage: Path) -> dict[str, Events]:
             if recipe.micro_batch_size is None:
                 recipe = recipe.replace(micro_batch_size=recipe.batch_size // size)
             run = f"{key}/{size}"
-            jobs[run] = (job(recipe, raw, storage, run) | {"drop_checkpoints": True}, size)
+            jobs[run] = (job(recipe, raw, storage, run) | {"no_checkpoints": True}, size)
 
     for name in ALL:
         many = {"batch_size": 120, "micro_batch_size": 40, "epochs": 3} if name == "digits.cnn" else {}
@@ -112,6 +112,30 @@ def test_every_picture_is_evaluated_once(everywhere: dict[str, Events], name: st
         for count, expected in first["counts"].items():
             other = next(event for event in everywhere[f"{name}/1"] if event["kind"] == "epoch")["counts"][count]
             np.testing.assert_array_equal(expected, other, err_msg=count)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "options"),
+    [
+        ({"optimizer": "sgd", "nesterov": True}, torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+        ({"optimizer": "adam"}, torch.optim.Adam, {"betas": (0.9, 0.999)}),
+        ({"optimizer": "adamw"}, torch.optim.AdamW, {"betas": (0.9, 0.999)}),
+    ],
+)
+def test_optimizers_are_those_of_torch(changes: dict[str, Any], kind: Any, options: dict[str, Any]) -> None:
+    recipe = resolve("digits.cnn", momentum=0.9, weight_decay=0.01, **changes)
+    start = torch.linspace(-1, 1, 6, dtype=torch.float64)
+    ours, theirs = start.clone().requires_grad_(), start.clone().requires_grad_()
+    one, other = loop._optimizer(recipe, [ours]), kind([theirs], lr=recipe.lr, weight_decay=0.01, fused=True, **options)
+    for step in range(4):
+        for values, optimizer in ((ours, one), (theirs, other)):
+            (values**3).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert torch.equal(ours, theirs)
+        if step == 1:
+            one.load_state_dict(copy.deepcopy(other.state_dict()))
+    assert str(one) == str(other)
 
 
 def test_a_plain_loop_gives_the_same_weights(storage: Path) -> None:

@@ -594,7 +594,7 @@ class Cached:
                 table = pa.ipc.open_file(pa.memory_map(str(self.folder / name))).read_all()
                 images.append(table["image"].chunk(0).to_numpy_ndarray())
                 target = table["target"].chunk(0)
-                targets.append(target.to_numpy_ndarray() if self.meta["masks"] else target.to_numpy())
+                targets.append(target.to_numpy_ndarray() if self.meta["masks"] else np.from_dlpack(target))
             first_rows = np.cumsum([0] + [len(part) for part in images[:-1]])
             if not self.meta["masks"]:  # few bytes: one array of them is gathered faster
                 targets = [np.concatenate(targets)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import re
 import signal
@@ -41,6 +42,8 @@ ROOM, ROOM_BYTES = ".room", 2**16
 """A file that keeps room on the disk for the run's last word, that the disk is full."""
 CRUDE_BYTES = 8000
 """More than any of our models needs for a pixel: what stays far below the limit at that is not predicted."""
+SMALL_PIXELS = 64 * 64
+"""A model is tried on two such pictures sooner than on none: without memory, it takes imports of 1.5 s."""
 HOST_SHARE = 0.85
 """Of a host's memory, what training may take."""
 Job = Mapping[str, Any]
@@ -332,7 +335,8 @@ def published(storage: Store) -> Store | None:
 
 
 def _check_model(recipe: Recipe, source: Source) -> None:
-    """Build the model without memory, so that one that does not fit the data is refused before pictures are decoded."""
+    """Build the model and try it, on small pictures for real, else without memory: one that does not fit the data is
+    refused before pictures are decoded."""
     import torch
 
     from trainers import loop, parallel
@@ -341,8 +345,9 @@ def _check_model(recipe: Recipe, source: Source) -> None:
     unknown = 1 if source.masks else 0  # how often a class occurs in masks is not known before they are read
     frequencies = [counts[label] or unknown for label in range(len(source.classes))]
     meta = {"channels": source.channels, "classes": source.classes, "class_counts": {"train": frequencies}}
+    where = torch.device("cpu" if math.prod(recipe.image_size) <= SMALL_PIXELS else "meta")
     try:
-        with torch.device("meta"):
+        with where:
             model = loop.build_model(loop.without_weights(recipe), meta)
     except ValueError:
         raise
@@ -351,10 +356,10 @@ def _check_model(recipe: Recipe, source: Source) -> None:
     parallel.freeze(model, recipe.frozen)
     task = loop.make_task(recipe, meta)
     shape = (2, *recipe.image_size)
-    try:  # a step without numbers: do sizes fit?
-        with torch.device("meta"):
-            output = model(torch.empty(2, source.channels, *recipe.image_size))
-            task.loss(output, torch.empty(shape if source.masks else shape[:1], dtype=torch.int64))
+    try:  # do sizes fit?
+        with where:
+            output = model(torch.zeros(2, source.channels, *recipe.image_size))
+            task.loss(output, torch.zeros(shape if source.masks else shape[:1], dtype=torch.int64))
     except ValueError:
         raise
     except Exception as error:
