@@ -222,7 +222,7 @@ class Slow(torch.nn.Module):
 
     def forward(self, images):
         if self.training and "ray" in sys.modules and SIGN.exists():
-            time.sleep(0.06)
+            time.sleep(0.12)
         return self.inner(images)
 
 

@@ -28,13 +28,13 @@ from trainers.store import Store
 _why = why_not()
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.skipif(_why is not None, reason=str(_why))]
 
-STEPS, EPOCHS = 23, 16
+STEPS, EPOCHS = 23, 8
 """Steps of an epoch; epochs of a trial."""
 
 
 def test_a_host_that_is_taken_back_saves_in_time(hosts: Hosts, storage: Path, slow: Slow) -> None:
     """A preemption notice, 12 s before the end. Then the driver is killed, and the same command continues."""
-    seldom = ["--workers", "1:3", *ON_DISK, *slow.flags, "--epochs", "60", "--checkpoint-seconds", "1000"]
+    seldom = ["--workers", "1:3", *ON_DISK, *slow.flags, "--epochs", "36", "--checkpoint-seconds", "1000"]
     training = Training(hosts, storage, "preempted", *seldom)
     training.wait_for("epoch 1/")
     listed = json.loads(hosts.head.run("ray", "list", "nodes", "--format=json", "--address", hosts.dashboard))
@@ -60,7 +60,7 @@ def test_the_head_is_lost_and_the_same_submitted_lines_continue(
 ) -> None:
     """Two runs, one of them in an object store, and a sweep."""
     outside = hosts.add_outsider()
-    epochs = ["--epochs", "20"]
+    epochs = ["--epochs", "14"]
     grid = ["tune_spaces", "--recipe", "digits.cnn", "--space", "seed=0,1,2", "--scheduler", "none"]
     lines = [
         (storage, "run", ["trainers", "train", "digits.cnn"], ["--workers", "3", *ON_DISK, *epochs]),
@@ -76,7 +76,7 @@ def test_the_head_is_lost_and_the_same_submitted_lines_continue(
 
     on_disk, in_store, sweep = submit()
     for training in (on_disk, in_store):
-        training.wait_for("epoch 3/")  # a checkpoint is uploaded
+        training.wait_for("epoch 2/")  # a checkpoint is uploaded
     _wait_for_trials(storage / "sweep")
     on_disk.wait_for_the_middle_of_an_epoch(STEPS)
     hosts.head.down()

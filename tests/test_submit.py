@@ -438,7 +438,7 @@ def test_a_run_that_is_stopped_and_submitted_again(cluster: dict[str, str], slow
         "from trainers.recipe import resolve\n\ndef cnn():\n    return resolve('digits.cnn')\n"
     )
     train = ["--", "python", "-m", "trainers", "train", "./mine.py:cnn", "--run", "one", "--workers", "2"]
-    train += [*slow.flags, "--epochs", "20"]
+    train += [*slow.flags, "--epochs", "10"]
     begun = run(cluster, tmp_path, "submit", "--detach", *train)
     assert begun.returncode == 0, begun.stderr
     job, folder = begun.stdout.strip(), Path(cluster["TRAINYARD_STORAGE"], "one")
@@ -460,7 +460,7 @@ def test_a_run_that_is_stopped_and_submitted_again(cluster: dict[str, str], slow
     assert f"tensorboard --logdir {folder.parent}" in again.stderr
     assert "Traceback" not in again.stderr
     info = json.loads((folder / "run.json").read_text())
-    assert (info["status"], info["attempt"], info["epochs_run"]) == ("finished", 2, 20)
+    assert (info["status"], info["attempt"], info["epochs_run"]) == ("finished", 2, 10)
     uploaded = list(Path(cluster["FOLDER"]).glob("session_2*/runtime_resources/*_files/_ray_pkg_*/**/*"))
     assert "mine.py" in {path.name for path in uploaded}
     assert sum(path.stat().st_size for path in uploaded if path.is_file()) < 2 * 2**20

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small import Slow
 
-from trainers.store import Store
 from trainers.sweep_report import savings
 
 ROOT = Path(__file__).parent.parent
@@ -98,29 +98,51 @@ def table(folder: Path) -> dict[str, list[tuple[float, float]]]:
     }
 
 
-EPOCHS = 8
-GRID = [*QUICK, "--epochs", str(EPOCHS), "--scheduler", "none", "--space", "lr=0.01,0.05", "batch_size=16,32,64"]
+EPOCHS = 4
+
+
+@pytest.fixture(scope="module")
+def slow_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the model of `grid`, whose epochs take 3 s while there is a sign."""
+    return tmp_path_factory.mktemp("model")
+
+
+@pytest.fixture(scope="module")
+def grid(slow_folder: Path) -> list[str]:
+    """A sweep of four trials, which may be disturbed."""
+    model = [*Slow(slow_folder).flags, "--micro-batch-size", "64", "--epochs", str(EPOCHS)]
+    return ["--recipe", "digits.cnn", *model, "--scheduler", "none", "--space", "lr=0.01,0.05", "batch_size=64,128"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(storage: Path, slow_folder: Path, grid: list[str]) -> Path:
+    """The folder of that sweep, which nobody disturbed."""
+    Slow(slow_folder).hurry()
+    content, _ = sweep(storage, *grid, "--run", "undisturbed")
+    assert content["status"] == "finished"
+    return storage / "undisturbed"
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_killed_and_stopped_goes_on_and_no_trial_runs_twice(storage: Path) -> None:
-    """The driver is killed after two trials; then Ctrl-C; then the time is over; then it may go on to the end."""
-    folder = storage / "troubled"
-    process = start(storage, *GRID, "--run", "troubled")
-    limit = time.monotonic() + SECONDS
+def test_a_sweep_that_is_killed_and_stopped_goes_on_and_no_trial_runs_twice(
+    storage: Path, slow_folder: Path, grid: list[str], undisturbed: Path
+) -> None:
+    """The driver is killed after a trial; then Ctrl-C; then the time is over; then it may go on to the end."""
+    folder, slow, limit = storage / "troubled", Slow(slow_folder), time.monotonic() + SECONDS
+    process = start(storage, *grid, "--run", "troubled")
     finished: dict[str, dict[str, Any]] = {}
-    while len(finished) < 2 and time.monotonic() < limit and process.poll() is None:
+    while not finished and time.monotonic() < limit and process.poll() is None:
         finished = {name: run for name, run in runs(folder).items() if run["status"] == "finished"}
         time.sleep(0.05)
     process.kill()
     process.communicate()
-    assert 2 <= len(finished) < 6
+    assert 1 <= len(finished) < 4
 
-    process = start(storage, *GRID, "--run", "troubled")
+    process = start(storage, *grid, "--run", "troubled")
     assert process.stderr is not None
     assert any("at once" in line for line in process.stderr)  # its plan; by now the killed driver's trials have ended
     before = table(folder)
-    while table(folder) == before and time.monotonic() < limit:
+    while not under_way(before, table(folder)) and time.monotonic() < limit:
         time.sleep(0.05)
     asked = time.monotonic()
     process.send_signal(signal.SIGINT)
@@ -131,73 +153,47 @@ def test_a_sweep_that_is_killed_and_stopped_goes_on_and_no_trial_runs_twice(stor
     assert "repeat the command with --run troubled" in err
     assert json.loads((folder / "sweep.json").read_text())["status"] == "interrupted"
     assert any(0 < run["epochs_run"] < EPOCHS for run in runs(folder).values())
-    content, _ = sweep(storage, *GRID, "--run", "troubled", "--budget", "2s")  # at once out of time
+    slow.hurry()
+    content, _ = sweep(storage, *grid, "--run", "troubled", "--budget", "2s")  # at once out of time
     assert content["status"] == "out_of_time"
 
-    content, _ = sweep(storage, *GRID, "--run", "troubled")
+    content, _ = sweep(storage, *grid, "--run", "troubled")
     after = runs(folder)
     assert {name: after[name] for name in finished} == finished  # untouched, to the second
     assert content["status"] == "finished"
-    assert [trial["status"] for trial in content["trials"]] == ["finished"] * 6
+    assert [trial["status"] for trial in content["trials"]] == ["finished"] * 4
     assert all(run["epochs_run"] == EPOCHS for run in after.values())
     assert sum(run["attempt"] - 1 for run in after.values()) <= 3 * 2  # those that were running, each time
-    undisturbed, _ = sweep(storage, *GRID, "--run", "undisturbed")
-    assert undisturbed["status"] == "finished"
-    assert table(folder) == table(storage / "undisturbed")
+    assert table(folder) == table(undisturbed)
+
+
+def under_way(before: dict[str, list[Any]], now: dict[str, list[Any]]) -> bool:
+    """Whether a trial has ended an epoch meanwhile, and not the last but one."""
+    return any(len(before.get(name, ())) < len(lines) < EPOCHS - 1 for name, lines in now.items())
 
 
 @pytest.mark.slow
-def test_a_trial_is_what_train_would_make_of_it(storage: Path) -> None:
-    words = ["digits.cnn", "--workers", "0", "--cpus-per-worker", "1", "--epochs", str(EPOCHS), "--precision", "fp32"]
-    words += ["--lr", "0.05", "--batch-size", "32", "--run", "alone", "--storage", str(storage)]
+def test_a_trial_is_what_train_would_make_of_it(storage: Path, slow_folder: Path, undisturbed: Path) -> None:
+    words = ["digits.cnn", "--workers", "0", "--cpus-per-worker", "1", *Slow(slow_folder).flags]
+    words += ["--micro-batch-size", "64", "--epochs", str(EPOCHS), "--lr", "0.05", "--batch-size", "64"]
+    words += ["--run", "alone", "--storage", str(storage)]
     subprocess.run([sys.executable, "-m", "trainers", "train", *words], cwd=ROOT, check=True, capture_output=True)
     alone = [(line["train/loss"], line["val/accuracy"]) for line in read(storage / "alone" / "metrics.jsonl")]
-    assert table(storage / "undisturbed")["004-lr=0.05-batch_size=32"] == alone
+    assert table(undisturbed)["002-lr=0.05-batch_size=64"] == alone
 
 
 @pytest.mark.slow
-def test_the_same_command_again_does_nothing_and_another_plan_is_refused(storage: Path) -> None:
-    before = (storage / "undisturbed" / "sweep.json").read_text()
-    _, err = sweep(storage, *GRID, "--run", "undisturbed")
+def test_the_same_command_again_does_nothing_and_another_plan_is_refused(
+    storage: Path, grid: list[str], undisturbed: Path
+) -> None:
+    before = (undisturbed / "sweep.json").read_text()
+    _, err = sweep(storage, *grid, "--run", "undisturbed")
     assert "finished already" in err
     process = start(storage, *QUICK, "--space", "lr=0.01,0.02", "--run", "undisturbed")
     _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 2
     assert "exists with another plan" in err
-    assert (storage / "undisturbed" / "sweep.json").read_text() == before
-
-
-@pytest.mark.slow
-def test_asha_stops_trials_and_what_it_saved_is_measured(storage: Path) -> None:
-    words = [*QUICK, "--epochs", "9", "--space", "lr=1e-5,1e-4,0.05", "batch_size=16,32,64,128", "--repeats", "2"]
-    content, err = sweep(storage, *words, "--run", "asha")
-    folder = storage / "asha"
-    statuses = [trial["status"] for trial in content["trials"] if not trial["repeat_of"]]
-    assert set(statuses) == {"finished", "stopped_early"}
-    assert statuses.count("stopped_early") >= 4
-    lines = {path.parent.name: read(path) for path in folder.glob("*/metrics.jsonl")}
-    assert content["epochs"]["run"] == sum(map(len, lines.values()))
-    assert content["training_seconds"]["run"] == pytest.approx(
-        sum(line["seconds"] for each in lines.values() for line in each)
-    )
-    assert content["epochs"] == savings(content["trials"], lines)["epochs"]
-    assert content["epochs"]["saved"] > 20
-    winner = next(trial for trial in content["trials"] if trial["name"] == content["winner"])
-    assert winner["values"]["lr"] == 0.05
-    assert {"confusion.png", "curves.png"} <= {path.name for path in (folder / winner["name"]).iterdir()}
-    kept = {path.parent.name for path in folder.glob("*/checkpoints")}
-    assert len(kept) == 3
-    assert winner["name"] in kept
-    assert all(list((folder / name / "tensorboard").iterdir()) for name in lines)
-    stopped = runs(folder)[next(t["name"] for t in content["trials"] if t["status"] == "stopped_early")]
-    assert re.match(r"stopped by asha after epoch \d+, at accuracy", stopped["message"])
-    page, rows = (folder / "report.html").read_text(), (folder / "trials.csv").read_text().splitlines()
-    assert all(name in page for name in lines)
-    assert len(rows) == 1 + len(content["trials"])
-    repeated = [trial for trial in content["trials"] if trial["repeat_of"]]
-    assert {trial["seed"] for trial in repeated} <= {0, 1}
-    assert all(trial["status"] == "finished" for trial in repeated)
-    assert "2 seeds" in err
+    assert (undisturbed / "sweep.json").read_text() == before
 
 
 def test_no_trial_is_lost_to_trouble(storage: Path, tmp_path: Path) -> None:
@@ -220,8 +216,8 @@ def test_no_trial_is_lost_to_trouble(storage: Path, tmp_path: Path) -> None:
     assert "settled without a try" in err
 
 
-LEAKS = """
-import json, sys, threading
+WATCHED = """
+import json, sys
 from trainers.recipe import Scale
 from tune_spaces import run as running, tuner
 from tune_spaces.sweep import Sweep
@@ -240,24 +236,57 @@ class Looking(tuner.Listener):
             seen.append({"groups": groups, "actors": actors, **facts})
 
 tuner.Listener = Looking
-space = {"seed": list(range(54)), }
-sweep = Sweep(recipe="digits.cnn", space=space, changes={"epochs": 8, "lr": 1e-6}, scale=Scale(storage=sys.argv[1]))
-result = running.run(sweep, name="leaks")
+space = {"lr": [1e-5, 1e-4, 0.05], "batch_size": list(range(60, 132, 4))}
+sweep = Sweep(recipe="digits.cnn", space=space, changes={"epochs": 8}, scale=Scale(storage=sys.argv[1]))
+running.run(sweep, name="asha", repeats=2)
 print(json.dumps(seen))
 """
 
 
 @pytest.mark.slow
-def test_after_50_trials_nothing_is_left_behind(storage: Path, tmp_path: Path) -> None:
-    (tmp_path / "leaks.py").write_text(LEAKS)
+def test_asha_stops_many_trials_saves_what_it_says_and_leaves_nothing_behind(storage: Path, tmp_path: Path) -> None:
+    (tmp_path / "watched.py").write_text(WATCHED)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("RAY_ADDRESS", None)
-    command = [sys.executable, str(tmp_path / "leaks.py"), str(storage)]
+    command = [sys.executable, str(tmp_path / "watched.py"), str(storage)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout.splitlines()[-1])
-    assert len(seen) == 54
-    assert sum(each["status"] == "stopped_early" for each in seen) >= 30
+    folder = storage / "asha"
+    content = json.loads((folder / "sweep.json").read_text())
+    assert content["status"] == "finished"
+    assert_nothing_is_left_behind(json.loads(done.stdout.splitlines()[-1])[:54])
+
+    first = [trial for trial in content["trials"] if not trial["repeat_of"]]
+    assert len(first) == 54
+    assert {trial["status"] for trial in first} == {"finished", "stopped_early"}
+    assert sum(trial["status"] == "stopped_early" for trial in first) >= 30
+    lines = {path.parent.name: read(path) for path in folder.glob("*/metrics.jsonl")}
+    assert content["epochs"]["run"] == sum(map(len, lines.values()))
+    assert content["training_seconds"]["run"] == pytest.approx(
+        sum(line["seconds"] for each in lines.values() for line in each)
+    )
+    assert content["epochs"] == savings(content["trials"], lines)["epochs"]
+    assert content["epochs"]["saved"] > 100
+    winner = next(trial for trial in content["trials"] if trial["name"] == content["winner"])
+    assert winner["values"]["lr"] == 0.05
+    assert {"confusion.png", "curves.png"} <= {path.name for path in (folder / winner["name"]).iterdir()}
+    kept = {path.parent.name for path in folder.glob("*/checkpoints")}
+    assert len(kept) == 3
+    assert winner["name"] in kept
+    assert all(list((folder / name / "tensorboard").iterdir()) for name in lines)
+    stopped = runs(folder)[next(trial["name"] for trial in first if trial["status"] == "stopped_early")]
+    assert re.match(r"stopped by asha after epoch \d+, at accuracy", stopped["message"])
+    page, rows = (folder / "report.html").read_text(), (folder / "trials.csv").read_text().splitlines()
+    assert all(name in page for name in lines)
+    assert len(rows) == 1 + len(content["trials"])
+    repeated = [trial for trial in content["trials"] if trial["repeat_of"]]
+    assert {trial["seed"] for trial in repeated} <= {0, 1}
+    assert all(trial["status"] == "finished" for trial in repeated)
+    assert "2 seeds" in done.stderr
+
+
+def assert_nothing_is_left_behind(seen: list[dict[str, Any]]) -> None:
+    """Parameters: `seen`, what there was of each kind when each trial ended."""
     early, late = seen[6:16], seen[-6:]
     for what in ("groups", "actors"):
         assert max(each[what] for each in late) <= max(each[what] for each in early), what
@@ -267,8 +296,6 @@ def test_after_50_trials_nothing_is_left_behind(storage: Path, tmp_path: Path) -
             now = [each[what] for each in late if each["pid"] == pid]
             assert before
             assert max(now) <= max(before), what
-    content = Store(storage / "leaks").read_json("sweep.json")
-    assert content["status"] == "finished"
 
 
 def test_workers_that_can_never_be_placed(storage: Path) -> None:
@@ -284,28 +311,16 @@ def test_workers_that_can_never_be_placed(storage: Path) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["--search", "tpe", "--trials", "6", "--space", "lr=log:1e-4:1e-1", "image_size=8,16"],
-        ["--search", "random", "--scheduler", "median", "--trials", "6", "--space", "lr=log:1e-5:1e-1"],
-        [
-            "--search",
-            "random",
-            "--scheduler",
-            "pbt",
-            "--trials",
-            "4",
-            "--grace-epochs",
-            "2",
-            "--space",
-            "lr=log:1e-5:1",
-        ],
+        "--search tpe --scheduler median --trials 6 --space lr=log:1e-4:1e-1 image_size=8,16",
+        "--search random --scheduler pbt --trials 4 --grace-epochs 2 --space lr=log:1e-5:1",
     ],
-    ids=["tpe", "median", "pbt"],
+    ids=["tpe and median", "random and pbt"],
 )
-def test_searches_and_schedulers_of_tune(storage: Path, words: list[str]) -> None:
-    name = f"run-{words[words.index('--search') + 1]}-{words.count('pbt')}"
-    content, _ = sweep(storage, *QUICK, "--epochs", "6", *words, "--run", name)
+def test_searches_and_schedulers_of_tune(storage: Path, words: str) -> None:
+    name, many = words.split()[1], int(words.split()[5])
+    content, _ = sweep(storage, *QUICK, "--epochs", "6", *words.split(), "--run", name)
     assert content["status"] == "finished"
-    assert len(content["trials"]) == int(words[words.index("--trials") + 1])
+    assert len(content["trials"]) == many
     assert {trial["status"] for trial in content["trials"]} <= {"finished", "stopped_early"}
     rates = [trial["values"]["lr"] for trial in content["trials"]]
     assert len(set(rates)) == len(rates)
