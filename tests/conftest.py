@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,12 @@ import pytest
 if TYPE_CHECKING:
     from hosts import Hosts
     from small import Slow
+
+
+# Tests run beside tests. Threads of OpenMP wait for each other in a busy loop, in which a small training takes four
+# times the processor's time; and Ray's workers, at niceness 15 by default, stand still as long as any does so.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported, here or in children
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 @pytest.fixture(scope="module")
