@@ -18,7 +18,7 @@ from small import Slow
 from trainers.sweep_report import savings
 
 ROOT = Path(__file__).parent.parent
-SECONDS = 240
+SECONDS = 500
 QUICK = ["--recipe", "digits.cnn", "--precision", "fp32"]
 MINE = '''
 import os
