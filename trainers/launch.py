@@ -42,8 +42,8 @@ ROOM, ROOM_BYTES = ".room", 2**16
 """A file that keeps room on the disk for the run's last word, that the disk is full."""
 CRUDE_BYTES = 8000
 """More than any of our models needs for a pixel: what stays far below the limit at that is not predicted."""
-SMALL_PIXELS = 64 * 64
-"""A model is tried on two such pictures sooner than on none: without memory, it takes imports of 1.5 s."""
+SMALL_PIXELS, SMALL_WEIGHTS = 32 * 32, 2**24
+"""Such a model is tried on two such pictures sooner than without memory, which takes imports of 1.5 s."""
 HOST_SHARE = 0.85
 """Of a host's memory, what training may take."""
 Job = Mapping[str, Any]
@@ -335,8 +335,8 @@ def published(storage: Store) -> Store | None:
 
 
 def _check_model(recipe: Recipe, source: Source) -> None:
-    """Build the model and try it, on small pictures for real, else without memory: one that does not fit the data is
-    refused before pictures are decoded."""
+    """Build the model and try it, without memory unless both are small: one that does not fit the data is refused
+    before pictures are decoded."""
     import torch
 
     from trainers import loop, parallel
@@ -345,9 +345,13 @@ def _check_model(recipe: Recipe, source: Source) -> None:
     unknown = 1 if source.masks else 0  # how often a class occurs in masks is not known before they are read
     frequencies = [counts[label] or unknown for label in range(len(source.classes))]
     meta = {"channels": source.channels, "classes": source.classes, "class_counts": {"train": frequencies}}
-    where = torch.device("cpu" if math.prod(recipe.image_size) <= SMALL_PIXELS else "meta")
+    where = torch.device("meta")
     try:
         with where:
+            model = loop.build_model(loop.without_weights(recipe), meta)
+        weights = sum(parameter.numel() for parameter in model.parameters())
+        if math.prod(recipe.image_size) <= SMALL_PIXELS and weights <= SMALL_WEIGHTS:
+            where = torch.device("cpu")
             model = loop.build_model(loop.without_weights(recipe), meta)
     except ValueError:
         raise
