@@ -98,11 +98,9 @@ def watched_work(job: Job, rank: int = 0, size: int = 1) -> list[dict[str, Any]]
     def stopping() -> bool:
         return len(losses) >= job.get("stop_after", 10**9)
 
-    original, loop._Step = loop._Step, Watched
-    write = mock.patch.object(Checkpoints, "save") if job.get("no_checkpoints") else contextlib.nullcontext()
-    try:
-        with write:
-            end = worker.work(job, rank, size, job["attempt"] * 1000 + 1, events.append, stopping)
-    finally:
-        loop._Step = original
+    with contextlib.ExitStack() as patches:
+        patches.enter_context(mock.patch.object(loop, "_Step", Watched))
+        if job.get("no_checkpoints"):
+            patches.enter_context(mock.patch.object(Checkpoints, "save"))
+        end = worker.work(job, rank, size, job["attempt"] * 1000 + 1, events.append, stopping)
     return [*events, {**end, "steps": losses, "seen": seen, "weights": weights}]

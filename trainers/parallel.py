@@ -169,7 +169,7 @@ def wrap(model: nn.Module, world: World, *, compile: bool = False, recompute: bo
 
 
 class _Eager(DistributedDataParallel):
-    """DDP around a model that is not compiled: it does not import torch._dynamo, which takes 1.6 s and 146 MiB in each
+    """DDP around a model that is not compiled: it does not import torch._dynamo, which takes 1.4 s and 146 MiB in each
     worker, at every start. DDP asks there for a setting of the compiler, and tells it which model runs."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
