@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import os
 import random
 import socket
 import subprocess
@@ -143,9 +142,3 @@ def contents(port: int) -> dict[str, bytes]:
     found = store._fs.get_file_info(fs.FileSelector("runs", recursive=True))
     files = [info.path for info in found if info.type == fs.FileType.File]
     return {path: store.read(path.removeprefix("runs/")) for path in files}
-
-
-def set_environment() -> None:
-    """Credentials for this process and those that it starts."""
-    os.environ.update(CREDENTIALS)
-    os.environ["AWS_EC2_METADATA_DISABLED"] = "true"

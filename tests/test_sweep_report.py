@@ -118,6 +118,7 @@ def test_the_levels_of_an_axis() -> None:
     assert labels[0].startswith("1e-4 to")
     assert places == sorted(places, reverse=True)
     assert set(places) == set(range(5))
+    assert levels([99.7 * n / 2 for n in range(11)])[0][:2] == ["0 to 100", "100 to 199"]
     assert levels([])[0] == []
 
 

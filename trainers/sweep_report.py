@@ -169,4 +169,4 @@ def _brief(value: float) -> str:
     if value and not 0.001 <= abs(value) < 10_000:
         mantissa, _, power = f"{value:.1e}".partition("e")
         return f"{mantissa.removesuffix('.0')}e{int(power)}"
-    return f"{value:.2g}" if abs(value) < 100 else f"{value:.0f}"
+    return f"{value:.2g}" if abs(value) < 99.5 else f"{value:.0f}"  # 99.7 as .2g is 1e+02

@@ -304,10 +304,8 @@ class _Running:
         """Run what is left. Returns the sweep's status."""
         self.oom = [self.by_name[t["name"]] for t in self.book.trials if t["status"] == "out_of_memory"]
         waiting = [self.by_name[t["name"]] for t in self.book.trials if t["status"] not in OVER and not t["repeat_of"]]
-        if (
-            self.sweep.scheduler == "asha"
-        ):  # a trial is stopped by those before it: what is known to be good comes first
-            base = self.sweep.base
+        if self.sweep.scheduler == "asha":
+            base = self.sweep.base  # a trial is stopped by those before it: what is known to be good comes first
             waiting.sort(key=lambda each: distance(each.values, base))
         waiting.sort(key=lambda each: self.book[each.name]["status"] != "interrupted")  # those go on first
         waiting = [each for each in waiting if not self._settle_one(each)]
@@ -407,18 +405,17 @@ class _Running:
     def _propose(self, tpe: Tpe, trial_id: str) -> Cell | None:
         """A further trial that TPE thinks good; None: there are enough."""
         assert self.sweep.trials is not None
-        if sum(not trial["repeat_of"] for trial in self.book.trials) >= self.sweep.trials:
-            return None
-        proposed = cell(self.sweep, len(self.book.trials), tpe.propose(trial_id))
-        self._prepare_data([proposed])
-        self._add(proposed)
-        self._settle_one(proposed)
-        self.book.write()  # before it starts: a sweep that is killed knows of it
-        if self.book[proposed.name]["status"] in OVER:
+        while sum(not trial["repeat_of"] for trial in self.book.trials) < self.sweep.trials:
+            proposed = cell(self.sweep, len(self.book.trials), tpe.propose(trial_id))
+            self._prepare_data([proposed])
+            self._add(proposed)
+            self._settle_one(proposed)
+            self.book.write()  # before it starts: a sweep that is killed knows of it
+            if self.book[proposed.name]["status"] not in OVER:
+                self._proposed.add(trial_id)
+                return self.by_name[proposed.name]
             tpe.end(trial_id, None)
-            return self._propose(tpe, trial_id)
-        self._proposed.add(trial_id)
-        return self.by_name[proposed.name]
+        return None
 
     def _replay(self, schedule: Any, trial_id: str, each: Cell) -> None:
         """A trial that goes on: the scheduler learns what it did before."""

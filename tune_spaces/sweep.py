@@ -107,7 +107,7 @@ class Sweep:
             raise ValueError(f"space: there is no field {top!r}{nearest(top, [*recipe_fields, *scale_fields])}")
         mapping = isinstance(getattr(base, top, None), Mapping)
         if bool(inner) != mapping:
-            example = f"{top}.NAME={'VALUE'}" if mapping else f"{top}=VALUES"
+            example = f"{top}.NAME=VALUES" if mapping else f"{top}=VALUES"
             raise ValueError(f"space: {key} cannot be varied as a whole; give {example}")
         if isinstance(values, Range):
             if self.search == "grid":

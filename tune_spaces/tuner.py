@@ -39,9 +39,6 @@ _ENVIRONMENT = {
 }
 ATTEMPTS = 3
 """A trial whose process dies is tried so often, each time from its newest checkpoint."""
-MOST_PROPOSALS = 100
-"""So often a searcher is asked anew where what it proposes cannot run."""
-Place = Callable[[Cell], Mapping[str, float]]
 
 
 def draw(sweep: Sweep) -> list[dict[str, Any]]:
