@@ -35,7 +35,7 @@ LEVELS = [
         "trainers.run_folders",
         "trainers.report_sweep_page",
     },
-    {"trainers.data", "trainers.pairing", "trainers.report_page"},
+    {"trainers.data", "trainers.deaths", "trainers.pairing", "trainers.report_page"},
     {"trainers.loop", "trainers.report_columns", "trainers.watch", "trainers.gauges"},
     {"trainers.memory"},
     {"trainers.worker", "trainers.report", "trainers.ray_hooks"},

@@ -238,16 +238,22 @@ class Desk:
         self.over = False
         self.starts = 0
         self.tries: dict[int, int] = {}
+        self.error = ""
+        """What Ray said when workers died, the last time."""
+
+    def failed(self, error: str) -> None:
+        self.error = error
 
     def begin(self, step: int) -> dict[str, Any]:
-        """A group of workers starts from the checkpoint of `step`: {start: the how many-eth, over: leave at once}."""
+        """A group of workers starts from the checkpoint of `step`: {start: the how many-eth, over: leave at once,
+        why: that ends the run, error: Ray's}."""
         self.starts += 1
         self.saved, self.hurry = self.saves, False
         self.tries[step] = self.tries.get(step, 0) + 1
         if self.tries[step] > self.max_failures and not self.over:
             text = f"gave up after {self.max_failures} attempts without a new checkpoint (at step {step})"
-            return {"start": self.starts, "over": True, "why": text}
-        return {"start": self.starts, "over": self.over, "why": None}
+            return {"start": self.starts, "over": True, "why": text, "error": self.error}
+        return {"start": self.starts, "over": self.over, "why": None, "error": self.error}
 
     def put(self, events: list[Event]) -> dict[str, Any]:
         """Take in events; returns what is wished: {stop, saves: so many so far, hurry: save often}."""
@@ -385,13 +391,15 @@ def _begin(job: Job, desk: Any, rank: int, size: int) -> int | None:
 
     from trainers import parallel, worker
     from trainers.checkpoint import Checkpoints
+    from trainers.deaths import death
 
     start = 0
     if rank == 0:
         step = Checkpoints(Store(job["folder"])).latest_step()
         answer: dict[str, Any] = dict(ray.get(desk.begin.remote(step)))
         if answer["why"]:
-            ray.get(desk.put.remote([worker.ending("failed", answer["why"])]))
+            status, cause = death(answer["error"])
+            ray.get(desk.put.remote([worker.ending(status, f"{answer['why']}: {cause}")]))
         start = 0 if answer["over"] else answer["start"]
     world = parallel.World(rank, size, parallel.settle_device(), "fp32")
     agreed = int(world.add_up(torch.tensor(start, device=world.device)))

@@ -65,7 +65,7 @@ class Changes(ControllerCallback):
 
     Workers save before they are ended to start more of them, and before their host is taken back (preemption;
     `get_preemption_info`, Ray's way to tell the workers, waits for all of them at each call). When a host is lost, the
-    next group of workers is made for the cluster as it is now.
+    next group of workers is made for the cluster as it is now. Why workers died is told to the run's Desk.
     """
 
     def __init__(self, desk: str) -> None:
@@ -78,8 +78,14 @@ class Changes(ControllerCallback):
                 self._hurry(current_state.preemption_info)
             if isinstance(current_state, ResizingState):
                 self._save()
+            if isinstance(current_state, RestartingState):
+                self._tell(current_state.training_failed_error)
             if isinstance(current_state, RestartingState | ReschedulingState):
                 ray.get(look_again(), timeout=LOOK_SECONDS)
+
+    def _tell(self, error: Exception) -> None:
+        desk: Any = ray.get_actor(self.desk)
+        ray.get(desk.failed.remote(str(error)))  # before the next group of workers asks
 
     def _hurry(self, info: Any) -> None:
         seconds = info.deadline_ms and max(0.0, info.deadline_ms / 1000 - time.time())

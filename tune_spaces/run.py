@@ -455,7 +455,7 @@ class _Running:
         small = next((small for small in self.oom if dominates(each, small)), None)
         if small is None:
             return None
-        return f"settled without a try: {small.number:03} ({told(small.values)}) ran out of memory and needs no more"
+        return f"settled: {small.number:03} ({told(small.values)}) ran out of memory and needs no more"
 
     def _tell(self, name: str) -> None:
         """A line for a trial that is over."""

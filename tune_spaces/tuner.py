@@ -11,20 +11,24 @@ import contextlib
 import logging
 import math
 import os
-import shutil
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import ray
 from ray import tune
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, PopulationBasedTraining
 from ray.tune.search import Searcher
 from ray.tune.search.variant_generator import generate_variants
 
+from trainers.deaths import MONITOR, death
 from tune_spaces.book import Book
 from tune_spaces.desk import Desk
 from tune_spaces.sweep import Cell, Range, Sweep
@@ -35,6 +39,7 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial may end before its first epoch
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # what became of a trial is told in a line
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 ATTEMPTS = 3
@@ -242,26 +247,21 @@ class Listener(_NotKept, tune.Callback):
             self.ended(trial.trial_id, name)
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        why = _death(trial)
-        if "memory" in why:
-            self.desk.give_up.remote(trial.config["trial"]["name"], "out_of_memory", why)
+        if MONITOR in (why := death(_error(trial))):
+            self.desk.give_up.remote(trial.config["trial"]["name"], *why)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        name, why = trial.config["trial"]["name"], _death(trial)
-        status = "out_of_memory" if "memory" in why or "SIGKILL" in why else "failed"
-        self.book.died(name, status, why)
+        name = trial.config["trial"]["name"]
+        self.book.died(name, *death(_error(trial)))
         self.ended(trial.trial_id, name)
 
 
-def _death(trial: Any) -> str:
-    """Why the process of a trial is gone, in a line."""
-    text = str(trial.get_error() or "")
-    if "memory monitor" in text or "OutOfMemory" in text or "running low on memory" in text:
-        return "Ray's memory monitor ended the trial's process: the host was out of memory"
-    if "SIGKILL" in text or "connection error code 2" in text:
-        return "the trial's process was killed (SIGKILL), most likely by the kernel, out of memory"
-    lines = [line for line in text.strip().splitlines() if line.strip()]
-    return f"the trial's process died: {lines[-1].strip() if lines else 'no reason given'}"
+def _error(trial: Any) -> str:
+    """What Ray said when a trial's process died, the last time; Tune's own `get_error` looks where it is not yet."""
+    try:
+        return Path(trial.error_file).read_text().rpartition("Failure # ")[2]
+    except (OSError, TypeError):  # none was written
+        return ""
 
 
 def tune_trials(
@@ -285,9 +285,8 @@ def tune_trials(
         space["trial"] = tune.grid_search([dict(trial) for trial in population])
         drawn: Any = lambda spec: rates[spec.config.trial["name"]]  # noqa: E731
         space["lr"] = tune.sample_from(drawn)
-    scratch = tempfile.mkdtemp(prefix="trainyard-tune-")
-    try:
-        tune.Tuner(
+    with tempfile.TemporaryDirectory(prefix="trainyard-tune-", ignore_cleanup_errors=True) as scratch:
+        tuner = tune.Tuner(
             trainable,
             param_space=space,
             tune_config=tune.TuneConfig(
@@ -303,9 +302,23 @@ def tune_trials(
                 callbacks=[listener],
                 failure_config=tune.FailureConfig(max_failures=ATTEMPTS - 1),
             ),
-        ).fit()
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        )
+        with out_of_memory_is_a_death():
+            tuner.fit()
+
+
+@contextlib.contextmanager
+def out_of_memory_is_a_death() -> Iterator[None]:
+    """A trial that Ray's memory monitor ends is lost as if it had died; Tune would end the sweep with an error."""
+    plain = RayActorManager._actor_task_failed
+
+    def failed(manager: Any, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, OutOfMemoryError):
+            exception = RayActorError(error_msg=str(exception))
+        plain(manager, tracked_actor_task, exception)
+
+    with mock.patch.object(RayActorManager, "_actor_task_failed", failed):
+        yield
 
 
 def start_desk(sign: int) -> tuple[str, Any]:
