@@ -171,7 +171,8 @@ class Cluster:
                 looked = time.monotonic()
                 look_again()
             if not alive and ended_at is None:
-                raise failed[0] if failed else RuntimeError("the workers ended without a word")
+                listen(_end_without_a_word(failed))
+                ended_at = time.monotonic()
             time.sleep(POLL_SECONDS)
         with contextlib.suppress(OSError):
             traces.delete(desk_name)
@@ -220,6 +221,19 @@ class Cluster:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+
+
+def _end_without_a_word(failed: Sequence[BaseException]) -> Event:
+    """The last event of a run that Ray Train gave up: its memory monitor ends Ray Train's own processes, too. Raises
+    the error where that is not why."""
+    from trainers.deaths import death
+    from trainers.worker import ending
+
+    error = failed[0] if failed else RuntimeError("the workers ended without a word")
+    status, why = death(str(error))
+    if status != "out_of_memory":
+        raise error
+    return ending(status, f"{why}; try a smaller --micro-batch-size")
 
 
 class Desk:
