@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from trainers.recipe import Scale, resolve
 from trainers.store import Store
 from tune_spaces.__main__ import main
 from tune_spaces.book import Book, dominates
-from tune_spaces.sweep import Cell, Range, Sweep, cell, distance, find, nested, space_names, spell
+from tune_spaces.sweep import Cell, Range, Sweep, cell, distance, find, nested, setting, settings, space_names, spell
 from tune_spaces.tuner import draw
 
 GRID = {"lr": [0.01, 0.1], "batch_size": [32, 64]}
@@ -79,7 +80,13 @@ REFUSED = {
     "digits.quick --space learning_rate=0.1": "there is no field 'learning_rate'",
     "digits.quick --space model_args.filters=1,2": "there is no argument of model 'linear_cnn' called 'filters'",
     "digits.quick --space model_args=1": "cannot be varied as a whole",
-    "digits.quick --space storage=a,b": "there is no field 'storage'",
+    "digits.quick --space storage=a,b": "storage holds for the whole sweep; give --storage VALUE",
+    "digits.quick --space lr=0.1 lr=0.2": "lr= is given twice",
+    "digits.quick --space lr=0.1 --space lr=0.2": "lr= is given twice",
+    "digits.quick --space batch_size=32,,64": "a value is missing between its commas",
+    "digits.quick --lr 0.5": "--lr is what the space varies; give --space lr=VALUES in its place",
+    "digits.quick --workers 2 --space workers=1,2": "--workers is what the space varies",
+    "digits.quick --search tpe --trials 4 --micro-batch-size 64": "the trial lr=0.003 batch_size=32 cannot be",
     "digits.quick --space lr=": "lr has no values",
     "digits.quick --space lr=0.1,0.1": "lists a value twice",
     "digits.quick --space lr=0,0.1": "lr=0 is not allowed",
@@ -137,12 +144,17 @@ def test_what_needs_as_much_memory_or_more() -> None:
     assert not dominates(made(1, batch_size=128, micro_batch_size=32), small)
     assert not dominates(made(1, batch_size=128, model_args={"num_filters": 4}), small)
     assert not dominates(made(1, batch_size=128, optimizer="adam"), small)
+    assert not dominates(made(1, batch_size=128, frozen=("0",)), small)
+    recomputing = dataclasses.replace(small, scale=Scale(activation_checkpointing=True))
+    assert not dominates(recomputing, small)
 
 
 @pytest.fixture
 def book(tmp_path: Path) -> Callable[..., Book]:
     def open_book(mode: str = "max") -> Book:
-        return Book(Store(tmp_path / "sweep"), {"metric": "accuracy", "mode": mode}, None)
+        return Book(
+            Store(tmp_path / "sweep"), {"metric": "accuracy", "mode": mode, "plan": {"scheduler": "asha"}}, None
+        )
 
     return open_book
 
@@ -170,6 +182,53 @@ def test_checkpoints_are_kept_for_the_best_three_alone(book: Callable[..., Book]
         pages.end(name, "interrupted" if number == 3 else "finished", "")
     kept = sorted(path.parent.name[:3] for path in tmp_path.glob("sweep/*/checkpoints"))
     assert kept == ["001", "002", "003", "004"]  # 003 goes on later
+
+
+def test_the_winner_of_repeats_is_of_the_setting_with_the_best_mean(book: Callable[..., Book], tmp_path: Path) -> None:
+    pages, lucky, steady = book(), made(0, lr=0.1), made(1, lr=0.2)
+    runs = [(lucky, 0.9), (steady, 0.8)]
+    for origin, later in ((lucky, (0.1, 0.2)), (steady, (0.85, 0.75))):
+        for seed, score in enumerate(later, 1):
+            recipe = origin.recipe.replace(seed=seed)
+            again = dataclasses.replace(origin, number=10 * origin.number + seed, recipe=recipe, repeat_of=origin.name)
+            runs.append((again, score))
+    for each, score in runs:
+        name = str(pages.add(each)["name"])
+        (tmp_path / "sweep" / name / "checkpoints").mkdir(parents=True)
+        pages.epoch(name, 1, "accuracy", score)
+    for each, _ in runs:
+        pages.end(each.name, "finished", "")
+    pages.finish("finished", "")
+    assert pages.content["winner"] == "011-lr=0.2-seed=1"
+    kept = {path.parent.name for path in tmp_path.glob("sweep/*/checkpoints")}
+    assert kept == {"000-lr=0.1", "011-lr=0.2-seed=1", "001-lr=0.2"}
+
+
+def test_a_sweep_that_is_cut_short_has_a_best_so_far(book: Callable[..., Book]) -> None:
+    pages = book()
+    name = str(pages.add(made(0, lr=0.1))["name"])
+    pages.epoch(name, 1, "accuracy", 0.5)
+    pages.end(name, "interrupted", "")
+    pages.finish("out_of_time", "")
+    assert pages.content["winner"] == name
+
+
+def test_tpe_proposes_no_setting_twice_and_stops_where_there_are_no_others(book: Callable[..., Book]) -> None:
+    from tune_spaces.tuner import Tpe
+
+    space = {"lr": [0.01, 0.1], "image_size": [(8, 8), (16, 16)]}
+    sweep = Sweep(recipe="digits.cnn", space=space, search="tpe", trials=9)
+    tpe, tried = Tpe(sweep, "accuracy", "max", book()), set[str]()
+    while (values := tpe.propose(tried)) is not None:
+        assert setting(values) not in tried
+        tried.add(setting(values))
+        tpe.end(values, float(values["lr"]))
+    assert len(tried) == 4
+
+
+def test_random_trials_of_a_small_space_are_all_different() -> None:
+    sweep = Sweep(recipe="digits.cnn", space={"lr": [0.01, 0.1], "epochs": [1, 2]}, search="random", trials=9)
+    assert sorted(map(setting, draw(sweep))) == sorted(map(setting, settings(sweep)))
 
 
 def test_a_trial_that_ran_before_is_taken_over(book: Callable[..., Book], tmp_path: Path) -> None:

@@ -52,11 +52,16 @@ def test_savings_are_the_sums_over_the_lines(storage: Path) -> None:
         for path in (storage / "sweep").glob("*/metrics.jsonl")
     }
     found = savings(sweep["trials"], histories)
-    assert found["epochs"] == {"planned": 3 + 3 + 1, "run": 3 + 1 + 1, "saved": 2}
+    assert found["epochs"] == {"planned": 3 + 3 + 1, "run": 3 + 1 + 1, "saved": 2, "repeats": 0}
     assert found["training_seconds"] == {
         "run": pytest.approx(sum(line["seconds"] for lines in histories.values() for line in lines)),
         "saved": pytest.approx(2 * 2.0),
+        "repeats": 0.0,
     }
+    again = [*sweep["trials"], {"name": "again", "repeat_of": sweep["trials"][0]["name"], "status": "finished"}]
+    more = savings(again, {**histories, "again": [{"seconds": 5.0}] * 2})
+    assert more["epochs"] == {**found["epochs"], "repeats": 2}
+    assert more["training_seconds"] == {**found["training_seconds"], "repeats": 10.0}
 
 
 def test_seconds_saved_are_at_each_trials_own_pace() -> None:
@@ -72,9 +77,9 @@ def test_seconds_saved_are_at_each_trials_own_pace() -> None:
         "failed": [{"seconds": 5.0}, {"seconds": None}, {}],
     }
     found = savings(trials, histories)
-    assert found["epochs"] == {"planned": 10 + 10 + 3 + 10, "run": 14, "saved": 1 + 8 + 10}
-    assert found["training_seconds"] == {"run": 214.0, "saved": 1.0 + 8 * 100.0}
-    assert savings([], {})["epochs"] == {"planned": 0, "run": 0, "saved": 0}
+    assert found["epochs"] == {"planned": 10 + 10 + 3 + 10, "run": 14, "saved": 1 + 8 + 10, "repeats": 0}
+    assert found["training_seconds"] == {"run": 214.0, "saved": 1.0 + 8 * 100.0, "repeats": 0.0}
+    assert savings([], {})["epochs"] == {"planned": 0, "run": 0, "saved": 0, "repeats": 0}
 
 
 def test_repeats_against_numpy() -> None:
@@ -167,7 +172,7 @@ def test_the_page_of_a_sweep(storage: Path) -> None:
     assert "<b>x</b>" not in page
     assert "ValueError: &lt;b&gt;x&lt;/b&gt;" in page
     assert page.count("data:image/png;base64") == 2
-    for told in ("winner, accuracy", "5 of 7", "2 saved (29%)", "best accuracy", "limit 4.0 GiB", "Pareto front",
+    for told in ("winner, accuracy", "5 of 7", "2 saved (29%)", "best accuracy", "limit 4.00 GiB", "Pareto front",
                  "does not fit", "class=mark", "class=ring", "no fit"):  # fmt: skip
         assert told in page, told
     assert "Mean and spread" not in page  # nothing was repeated

@@ -271,8 +271,11 @@ def test_asha_stops_many_trials_saves_what_it_says_and_leaves_nothing_behind(sto
     assert {trial["status"] for trial in first} == {"finished", "stopped_early"}
     assert sum(trial["status"] == "stopped_early" for trial in first) >= 30
     lines = {path.parent.name: read(path) for path in folder.glob("*/metrics.jsonl")}
-    assert content["epochs"]["run"] == sum(map(len, lines.values()))
-    assert content["training_seconds"]["run"] == pytest.approx(
+    assert content["epochs"]["run"] + content["epochs"]["repeats"] == sum(map(len, lines.values()))
+    assert content["epochs"]["run"] == sum(len(lines[trial["name"]]) for trial in first)
+    assert content["epochs"]["run"] + content["epochs"]["saved"] == content["epochs"]["planned"] == 54 * 8
+    seconds = content["training_seconds"]
+    assert seconds["run"] + seconds["repeats"] == pytest.approx(
         sum(line["seconds"] for each in lines.values() for line in each)
     )
     assert content["epochs"] == savings(content["trials"], lines)["epochs"]

@@ -207,6 +207,8 @@ def _ending(sweep: Sweep, asked: Asked) -> list[str]:
         f"epochs: {epochs['run']:g} of {epochs['planned']:g} run, {epochs['saved']:g} saved; training: "
         f"{duration_text(seconds['run'])} run, {duration_text(seconds['saved'])} saved"
     )
+    if epochs["repeats"]:
+        lines.append(f"repeats: {epochs['repeats']:g} epochs, {duration_text(seconds['repeats'])} of training")
     if (cost := cost_of(_as_run(sweep), asked)) is not None:
         lines.append(f"cost of the sweep: {cost:,.2f}")
     return lines
@@ -278,7 +280,7 @@ def _page_run(run: Run, record: Record, shown: Sequence[Column], asked: Asked, m
         seconds=record["training_seconds"],
         epochs=run.number("epochs_run"),
         images_per_second=record["images_per_second"],
-        memory=record["peak_memory_bytes"],
+        memory=record["peak_memory_bytes"] if record["peak_memory_of"] == "device" else None,
         predicted_memory=predicted_memory(run),
         values=values_of(run.trial),
         batch_size=number(run.setting("batch_size")),

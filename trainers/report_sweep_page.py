@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from trainers.recipe import spell_size
 from trainers.report_charts import Cell, Series, chart, heat_map
 from trainers.sweep_report import DID_NOT_FIT, duration_text, levels, number, text, values_text
 
 MOST_PAIRS = 6
+FAR = 4.0
+"""A limit of memory beyond so many times what is needed is told, and not drawn."""
 """So many pairs of parameters have maps: those of the parameters named first."""
 
 
@@ -34,7 +37,7 @@ class PageRun:
     """Those run."""
     images_per_second: float | None
     memory: float | None
-    """Measured peak, in bytes."""
+    """Measured peak of the device, in bytes. None on a CPU: a process's memory is mostly not that of its steps."""
     predicted_memory: float | None
     values: Mapping[str, Any]
     """What the sweep set; empty for a run of its own."""
@@ -136,13 +139,18 @@ def sweep_head(sweep: PageSweep) -> str:
     found.append(("trials", str(len(sweep.runs)), status_words(sweep.runs)))
     epochs, seconds = sweep.savings["epochs"], sweep.savings["training_seconds"]
     share = f" ({epochs['saved'] / epochs['planned']:.0%})" if epochs["planned"] else ""
-    found.append(
-        ("epochs run", f"{epochs['run']:,.0f} of {epochs['planned']:,.0f}", f"{epochs['saved']:,.0f} saved{share}")
-    )
+    again = f"; {epochs['repeats']:,.0f} more in repeats" if epochs["repeats"] else ""
+    ran = f"{epochs['run']:,.0f} of {epochs['planned']:,.0f}"
+    found.append(("epochs run", ran, f"{epochs['saved']:,.0f} saved{share}{again}"))
     grid = seconds["run"] + seconds["saved"]
     share = f" ({seconds['saved'] / grid:.0%} of {duration_text(grid)})" if grid else ""
+    again = f"; {duration_text(seconds['repeats'])} more in repeats" if seconds["repeats"] else ""
     found.append(
-        ("training, all trials", duration_text(seconds["run"]), f"{duration_text(seconds['saved'])} saved{share}")
+        (
+            "training, all trials",
+            duration_text(seconds["run"]),
+            f"{duration_text(seconds['saved'])} saved{share}{again}",
+        )
     )
     if sweep.seconds is not None:
         setup = f"setup {duration_text(sweep.setup_seconds)}" if sweep.setup_seconds is not None else ""
@@ -161,14 +169,16 @@ def sweep_sections(sweep: PageSweep, colours: Mapping[str, str], name: str) -> l
     before = f"{name}: " if name else ""
     varied = [key for key in sweep.keys if len({text(run.values.get(key)) for run in sweep.runs}) > 1]
     varied = [key for key in varied if key != "seed"] or varied
-    limit = f"; limit {sweep.memory_limit / 2**30:.1f} GiB" if sweep.memory_limit else ""
+    measured = any(run.memory is not None for run in sweep.runs)
+    dots = "full dots are measured on the device" if measured else "on a CPU it is predicted, not measured"
+    limit = f"; the limit is {spell_size(int(sweep.memory_limit))}" if sweep.memory_limit else ""
     return [
         section(f"{before}Mean and spread over repeats", _REPEATS, _repeats(sweep)),
         section(f"{before}Score and time over parameters", *_maps(sweep, varied)),
         section(
             f"{before}Memory and speed against batch size",
-            "<p class=faint>Full dots are measured, rings predicted, crosses ran out of memory or do not fit"
-            f"{limit}.</p>",
+            "<p class=faint>Memory of a training step: rings are predicted, crosses ran out of memory or do not fit, "
+            f"{dots}{limit}.</p>",
             _memory(sweep, colours),
         ),
     ]
@@ -307,9 +317,12 @@ def _memory(sweep: PageSweep, colours: Mapping[str, str]) -> str:
     fits = [(run, size) for run, size in placed if run.status not in DID_NOT_FIT]
     fails = [(run, size) for run, size in placed if run.status in DID_NOT_FIT]
     known = [each for run, _ in placed for each in (run.memory, run.predicted_memory) if each is not None]
+    if limit and not fails and limit > FAR * max(known, default=0.0):
+        limit = None  # drawn, it would press all the rest to the ground
     top = max([*known, *([limit * 1.05] if limit else [])], default=0.0)
+    unit, scale = ("GiB", 2**30) if top >= 2**30 else ("MiB", 2**20)
     memory = [
-        Series(f"{run.label}, {word}", colours[run.label], [(size, amount / 2**30)], mark)
+        Series(f"{run.label}, {word}", colours[run.label], [(size, amount / scale)], mark)
         for run, size in fits
         for amount, word, mark in ((run.predicted_memory, "predicted", "ring"), (run.memory, "measured", "dot"))
         if amount is not None
@@ -317,8 +330,8 @@ def _memory(sweep: PageSweep, colours: Mapping[str, str]) -> str:
     for run, size in fails:  # without a prediction at the top: all that is known is that it was too much
         height = max(run.predicted_memory or run.memory or top, limit * 1.05 if limit else 0.0)
         told = f"{run.label}, {run.status.replace('_', ' ')}"
-        memory += [Series(told, "bad", [(size, height / 2**30)], "cross")] if height else []
-    line = (f"limit {limit / 2**30:.1f} GiB", limit / 2**30) if limit else None
+        memory += [Series(told, "bad", [(size, height / scale)], "cross")] if height else []
+    line = (f"limit {spell_size(int(limit))}", limit / scale) if limit else None
     rates = [
         Series(run.label, colours[run.label], [(size, run.images_per_second)], "dot")
         for run, size in fits
@@ -330,7 +343,7 @@ def _memory(sweep: PageSweep, colours: Mapping[str, str]) -> str:
         ]
     return charts(
         [
-            chart("peak memory, GiB", "batch size", memory, x_ticks=sizes, level=line),
+            chart(f"peak memory, {unit}", "batch size", memory, x_ticks=sizes, level=line),
             chart("images/s", "batch size", rates, x_ticks=sizes),
         ]
     )

@@ -28,23 +28,27 @@ def number(value: Any) -> float | None:
 def savings(trials: Sequence[Trial], histories: Mapping[str, Lines]) -> dict[str, dict[str, float]]:
     """What early stopping saved against training every trial that ran to its last epoch, as measured.
 
-    Returns {"epochs": {"planned", "run", "saved"}, "training_seconds": {"run", "saved"}}. Run are the lines in
-    `histories` (by the names of the trials) and the sum of their "seconds", over all trials. Saved are the epochs
-    that trials that finished or were stopped early did not run, each at the mean seconds of that trial's lines.
-    A trial that ended otherwise (out of memory, failed) counts as planned what it ran: nothing was saved there.
+    Returns {"epochs": {"planned", "run", "saved", "repeats"}, "training_seconds": {"run", "saved", "repeats"}}. Run
+    are the lines in `histories` (by the names of the trials) and the sum of their "seconds"; those of trials that
+    repeat another, which nothing stops, are counted apart. Saved are the epochs that trials that finished or were
+    stopped early did not run, each at the mean seconds of that trial's lines. A trial that ended otherwise (out of
+    memory, failed) counts as planned what it ran: nothing was saved there.
     """
-    planned = run = saved = 0
-    seconds_run = seconds_saved = 0.0
+    planned = run = saved = again = 0
+    seconds_run = seconds_saved = seconds_again = 0.0
     for trial in trials:
         lines = histories.get(str(trial.get("name")), ())
         took = [number(line.get("seconds")) or 0.0 for line in lines]
+        if trial.get("repeat_of"):
+            again, seconds_again = again + len(lines), seconds_again + math.fsum(took)
+            continue
         wanted = max(int(number(trial.get("epochs")) or 0), len(lines)) if trial.get("status") in RAN else len(lines)
         planned, run, saved = planned + wanted, run + len(lines), saved + wanted - len(lines)
         seconds_run += math.fsum(took)
         seconds_saved += (wanted - len(lines)) * statistics.fmean(took) if took else 0.0
     return {
-        "epochs": {"planned": planned, "run": run, "saved": saved},
-        "training_seconds": {"run": seconds_run, "saved": seconds_saved},
+        "epochs": {"planned": planned, "run": run, "saved": saved, "repeats": again},
+        "training_seconds": {"run": seconds_run, "saved": seconds_saved, "repeats": seconds_again},
     }
 
 

@@ -72,6 +72,7 @@ def _sweep(argv: list[str]) -> int:
         raise ValueError(f"one space at a time: {' '.join(names)}; further values are given with --space FIELD=VALUES")
     recipe, flags = _take(flags, "--recipe")
     spelled, flags = _take(flags, "--space")
+    given_space = _space(spelled)
     if bool(names) == bool(recipe):
         raise ValueError("give the name of a space, or --recipe RECIPE --space FIELD=VALUES")
     if recipe and len(recipe) != 1:
@@ -82,9 +83,15 @@ def _sweep(argv: list[str]) -> int:
     changes, scale, options = words.parse(
         start, base.scale if base else Scale(), _Options(), flags, f"python -m tune_spaces {' '.join(names)}"
     )
-    space = {**(base.space if base else {}), **dict(_values(word) for word in spelled)}
+    space = {**(base.space if base else {}), **given_space}
     if not space:
         raise ValueError(f"the space of {recipe_name} is empty; give --space FIELD=VALUES, as in batch_size=4,8,16")
+    was = base.scale if base else Scale()
+    for key in space:
+        if key in changes or getattr(scale, key, None) != getattr(was, key, None):
+            raise ValueError(
+                f"--{key.replace('_', '-')} is what the space varies; give --space {key}=VALUES in its place"
+            )
     fixed = {
         key: getattr(options, key) for key in ("search", "trials", "scheduler", "grace_epochs", "reduction_factor")
     }
@@ -117,12 +124,26 @@ def _sweep(argv: list[str]) -> int:
 
 
 def _take(flags: list[str], name: str) -> tuple[list[str], list[str]]:
-    """The words after a flag, up to the next one, and what is left."""
-    if name not in flags:
-        return [], flags
-    start = flags.index(name)
-    stop = next((index for index in range(start + 1, len(flags)) if flags[index].startswith("--")), len(flags))
-    return flags[start + 1 : stop], flags[:start] + flags[stop:]
+    """The words after a flag, wherever it is given, each time up to the next flag; and what is left."""
+    taken: list[str] = []
+    left: list[str] = []
+    into = left
+    for word in flags:
+        if word.startswith("--"):
+            into = taken if word == name else left
+        if word != name:
+            into.append(word)
+    return taken, left
+
+
+def _space(words_: Sequence[str]) -> dict[str, Values]:
+    """What --space gives. Raises ValueError where a field is given twice."""
+    found: dict[str, Values] = {}
+    for key, values in map(_values, words_):
+        if key in found:
+            raise ValueError(f"--space {key}= is given twice; list all values in one, as in {key}=VALUE,VALUE")
+        found[key] = values
+    return found
 
 
 def _values(word: str) -> tuple[str, Values]:
@@ -136,7 +157,9 @@ def _values(word: str) -> tuple[str, Values]:
         except ValueError:
             raise ValueError(f"--space {word}: a range is spelled {found[1]}:LOW:HIGH, with two numbers") from None
         return key, Range(low, high, log=found[1] == "log")
-    parts = [part for part in text.split(",") if part]
+    parts = text.split(",") if text else []
+    if "" in parts:
+        raise ValueError(f"--space {word}: a value is missing between its commas")
     sizes = key in ("image_size", "stored_size")
     return key, [words.size_of(part) if sizes else words.value_of(part) for part in parts]
 

@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
 from trainers.record import machine
 from trainers.store import Store, read_run
+from trainers.sweep_report import repeated, repeats
 from tune_spaces.sweep import REPEATED, Cell, spell
 
 FILE = "sweep.json"
 WRITE_SECONDS = 1.0
 OVER = ("finished", "stopped_early", "out_of_memory", "does_not_fit", "settled", "failed")
 """A trial of these is not run again."""
-RANKED = ("finished", "stopped_early")
-MEMORY_FIELDS = ("model", "model_args", "optimizer", "momentum", "ema", "precision", "task")
-"""Two trials that share these fields differ in memory by their micro-batch and image size alone."""
+RANKED = ("finished", "stopped_early", "interrupted")
+SAME_MEMORY = (
+    *("lr", "weight_decay", "schedule", "schedule_args", "warmup_epochs", "epochs", "patience", "seed"),
+    *("class_weights", "augment", "resize", "init_from", "on_bad_image", "stored_size"),
+)
+"""Fields of a recipe that make no difference to the memory of its step; no field of a scale is taken for such."""
 
 
 class Book:
@@ -66,7 +71,7 @@ class Book:
         self._by_name[cell.name] = trial
         run = read_run(self.folder / cell.name) if trial["status"] == "pending" else None
         if run is not None:
-            self._take_over(trial, run)
+            self._take_over(trial, run, cell.recipe.batch_size // max(1, cell.scale.worker_range[1]))
         return trial
 
     def start(self, name: str) -> None:
@@ -85,7 +90,10 @@ class Book:
 
     def end(self, name: str, status: str, message: str) -> None:
         """A trial is over, or interrupted."""
-        self._by_name[name] |= {"status": status, "message": message}
+        trial = self._by_name[name]
+        trial |= {"status": status, "message": message}
+        if self.content["plan"]["scheduler"] == "pbt" and (run := read_run(self.folder / name)) is not None:
+            self._note_rate(trial, run)
         self._drop_checkpoints()
         self.write()
 
@@ -97,9 +105,10 @@ class Book:
         self.end(name, status, message)
 
     def finish(self, status: str, message: str, **facts: Any) -> None:
-        best = self.ranked()
         self.content |= {"status": status, "message": message, "finished": _now(), **facts}
-        self.content["winner"] = best[0]["name"] if best else None
+        winner = self._winner()
+        self.content["winner"] = winner["name"] if winner else None
+        self._drop_checkpoints(finishing=True)
         self.write()
 
     def write(self) -> None:
@@ -110,21 +119,48 @@ class Book:
 
     def ranked(self) -> list[dict[str, Any]]:
         """Trials that have a score, the best first; those that repeat another are left out."""
-        found = [t for t in self.content["trials"] if t["best"] and t["status"] in RANKED and not t["repeat_of"]]
+        return [trial for trial in self._scored() if not trial["repeat_of"]]
+
+    def _scored(self) -> list[dict[str, Any]]:
+        found = [trial for trial in self.content["trials"] if trial["best"] and trial["status"] in RANKED]
         return sorted(found, key=lambda trial: -self.sign * trial["best"]["value"])
 
-    def _drop_checkpoints(self) -> None:
-        """Weights of the best trials are kept, and of those that go on; the others keep everything else."""
-        keep = {trial["name"] for trial in self.ranked()[:REPEATED]}
+    def _winner(self) -> dict[str, Any] | None:
+        """The best trial; once the best settings were repeated, the best of the one with the best mean."""
+        scored = self._scored()
+        scores = {trial["name"]: trial["best"]["value"] for trial in scored}
+        again = [trial for trial in self.content["trials"] if trial["repeat_of"]]
+        if again and all(trial["status"] in OVER for trial in again):
+            groups = repeats(repeated(self.content["trials"]), scores, self.content["mode"])
+            names = groups[0]["trials"] if groups else []
+            return next((trial for trial in scored if trial["name"] in names), None)
+        return next(iter(self.ranked()), None)
+
+    def _drop_checkpoints(self, finishing: bool = False) -> None:
+        """Weights of the best trials are kept, and of those that go on; the others keep everything else. Which of
+        several repeats is worth keeping shows at the end."""
+        scored = self._scored() if finishing else self.ranked()
+        best = [trial["name"] for trial in scored if trial["status"] in OVER]
+        keep = [name for name in dict.fromkeys([self.content["winner"], *best]) if name][:REPEATED]
         for trial in self.content["trials"]:
-            if trial["status"] in OVER and trial["name"] not in keep and not trial.get("dropped"):
+            waits = trial["repeat_of"] and not finishing
+            if trial["status"] in OVER and trial["name"] not in keep and not waits and not trial.get("dropped"):
                 trial["dropped"] = True
                 (self.folder / trial["name"]).delete("checkpoints")
 
-    def _take_over(self, trial: dict[str, Any], run: Mapping[str, Any]) -> None:
+    def _note_rate(self, trial: dict[str, Any], run: Mapping[str, Any]) -> None:
+        """Population-based training changes the learning rate on the way: the values tell how a trial began."""
+        now = run["recipe"]["lr"]
+        if self.content["plan"]["scheduler"] == "pbt" and now != trial["values"].get("lr", now):
+            trial["message"] += f"; its learning rate came to {now:.4g}"
+
+    def _take_over(self, trial: dict[str, Any], run: Mapping[str, Any], whole: int) -> None:
+        """Parameters: `whole`, the micro-batch where each worker takes its share in one."""
         status = run["status"] if run["status"] in OVER else "interrupted"
         trial |= {"status": status, "message": run.get("message", ""), "epochs_run": run.get("epochs_run") or 0}
-        trial["micro_batch_size"] = run["recipe"].get("micro_batch_size")
+        micro = run["recipe"].get("micro_batch_size")
+        trial["micro_batch_size"] = None if micro == whole else micro
+        self._note_rate(trial, run)
         lines = self.history(trial["name"])
         metric = self.content["metric"]
         scored = [(line["epoch"], line[f"val/{metric}"]) for line in lines if f"val/{metric}" in line]
@@ -134,19 +170,24 @@ class Book:
 
     def history(self, name: str) -> list[dict[str, float]]:
         """The lines of a trial's metrics.jsonl."""
-        try:
-            lines = (self.folder / name).read("metrics.jsonl").splitlines()
-        except OSError:
-            return []
-        return [json.loads(line) for line in lines]
+        return history(self.folder / name)
+
+
+def history(folder: Store) -> list[dict[str, float]]:
+    """The lines of a run's metrics.jsonl; none where there is no such file."""
+    try:
+        lines = folder.read("metrics.jsonl").splitlines()
+    except OSError:
+        return []
+    return [json.loads(line) for line in lines]
 
 
 def dominates(cell: Cell, other: Cell) -> bool:
-    """Whether a trial needs at least as much memory as another: no field but these sizes makes a difference."""
+    """Whether a trial needs at least as much memory as another: larger or equal in its sizes, alike in all else."""
     mine, theirs = cell.recipe, other.recipe
-    if any(getattr(mine, name) != getattr(theirs, name) for name in MEMORY_FIELDS):
-        return False
-    if cell.scale.worker_range != other.scale.worker_range:
+    sized = ("batch_size", "micro_batch_size", "image_size")
+    alike = [each.name for each in fields(mine) if each.name not in (*SAME_MEMORY, *sized)]
+    if cell.scale != other.scale or any(getattr(mine, name) != getattr(theirs, name) for name in alike):
         return False
     sizes = zip(mine.image_size, theirs.image_size, strict=True)
     return (

@@ -61,11 +61,16 @@ class Forecast:
 
 
 def forecast(
-    cells: Sequence[Cell], data: Mapping[str, Mapping[str, Any]], threads: int, concurrency: int
+    cells: Sequence[Cell],
+    epochs: Mapping[str, int],
+    data: Mapping[str, Mapping[str, Any]],
+    threads: int,
+    concurrency: int,
 ) -> Forecast | None:
     """Time of each trial, from probes of the smallest pictures: a convolution's work grows as their pixels do.
 
-    Parameters: `data`, of each trial by its name. None where a probe fails: the trials will tell.
+    Parameters: `epochs` that each trial has before it, and `data`, by its name. None where a probe fails: the trials
+    will tell.
     """
     rates: dict[str, float] = {}
     seconds = {}
@@ -79,7 +84,7 @@ def forecast(
         rate = rates.get(key) or next(iter(rates.values()))
         height, width = cell.recipe.image_size
         rows = data[cell.name]["meta"]["rows"]["train"]
-        seconds[cell.name] = cell.recipe.epochs * rows * height * width / rate
+        seconds[cell.name] = epochs[cell.name] * rows * height * width / rate
     return Forecast(seconds, concurrency)
 
 

@@ -27,15 +27,16 @@ from trainers.recipe import Recipe, nearest, parse_size
 from trainers.record import commit, versions
 from trainers.report import report
 from trainers.store import Store, default_storage, read_run
-from trainers.sweep_report import repeated, repeats, savings
+from trainers.sweep_report import DID_NOT_FIT, repeated, repeats, savings
 from tune_spaces import plan
 from tune_spaces.book import FILE, OVER, RANKED, Book, dominates, told
-from tune_spaces.sweep import REPEATED, Cell, Sweep, cell, distance
+from tune_spaces.sweep import REPEATED, Cell, Sweep, cell, distance, setting, settings
 
 if TYPE_CHECKING:
     from tune_spaces.tuner import Queue, Tpe
 
-EXIT_CODES = {"finished": 0, "out_of_time": 0, "interrupted": 130}
+CLOSING_SECONDS = 4.0
+"""Of a budget: what is left for the last checkpoints and the report."""
 SHARES = (1 / 8, 1 / 4, 1 / 2)
 """Of a GPU, that a trial may hold if it does not need all of it."""
 SPARE = 1.15
@@ -53,7 +54,12 @@ class SweepResult:
 
     @property
     def exit_code(self) -> int:
-        return EXIT_CODES[self.content["status"]]
+        """0 done, 1 no trial has a score, 3 as none fits into memory, 130 interrupted."""
+        if self.content["status"] == "interrupted":
+            return 130
+        if self.content["winner"] is not None or self.content["status"] == "out_of_time":
+            return 0
+        return 3 if all(trial["status"] in DID_NOT_FIT for trial in self.content["trials"]) else 1
 
 
 def run(
@@ -77,18 +83,18 @@ def run(
     storage = Store(sweep.scale.storage or default_storage())
     data = sweep.scale.data and os.path.abspath(os.path.expanduser(sweep.scale.data))
     sweep = dataclasses.replace(sweep, scale=sweep.scale.replace(storage=storage.address, data=data))
-    first = [] if sweep.search == "tpe" else _cells(sweep)
+    examples = _cells(sweep)
     storage.check_writable()
-    for recipe in {each.recipe.init_from: each.recipe for each in first}.values():
+    for recipe in {each.recipe.init_from: each.recipe for each in examples}.values():
         launch.check_init_from(recipe, storage)
     name = launch.check_run_name(name) if name else launch.new_run_name(storage, space_name)
     folder, stop = storage / name, threading.Event()
     with lock(folder, progress, stop), launch.Signals(stop) as signals:
         earlier = _agree(sweep, folder)
-        if earlier and earlier["status"] == "finished" and repeats <= earlier.get("repeats", 1):
+        if earlier and _is_over(earlier, sweep, repeats):
             progress.message(f"the sweep {name} has finished already; nothing is left to do")
             return SweepResult(folder.address, earlier)
-        running = _Running(sweep, name, folder, first, max_concurrent, progress)
+        running = _Running(sweep, name, folder, examples, max_concurrent, progress)
         with Cluster(sweep.scale, slots=running.slots + 1) as cluster:
             with progress.waiting("starting Ray"):
                 cluster.imported.wait()
@@ -99,15 +105,19 @@ def run(
             running.prepare(cluster, earlier, space_name, begun)
             running.book.content["repeats"] = repeats
             signals.training_starts()
-            status = running.train(stop, None if budget is None else begun + budget, repeats)
+            deadline = None if budget is None else begun + budget - min(CLOSING_SECONDS, budget / 4)
+            status = running.train(stop, deadline, repeats)
         running.finish(status, budget)
     return SweepResult(folder.address, running.book.content)
 
 
 def _cells(sweep: Sweep) -> list[Cell]:
-    """The trials of a grid or a random search. Raises ValueError where one cannot be."""
+    """The trials of a grid or a random search; what TPE may propose, whose trials show on the way. Raises ValueError
+    where one cannot be: before anything starts, and not hours from then."""
     if sweep.search == "grid":
         drawn = list(sweep.grid())
+    elif sweep.search == "tpe":
+        drawn = list(settings(sweep))
     else:
         from tune_spaces.tuner import draw
 
@@ -134,6 +144,12 @@ def _agree(sweep: Sweep, folder: Store) -> dict[str, Any] | None:
     return dict(earlier)
 
 
+def _is_over(earlier: Mapping[str, Any], sweep: Sweep, repeats: int) -> bool:
+    """Whether nothing is left to do; of tpe more trials may be asked for, of any sweep more repeats."""
+    more = sweep.search == "tpe" and (sweep.trials or 0) > (earlier["plan"].get("trials") or 0)
+    return bool(earlier["status"] == "finished" and repeats <= earlier.get("repeats", 1) and not more)
+
+
 class _Running:
     """A sweep on its way."""
 
@@ -142,16 +158,17 @@ class _Running:
         sweep: Sweep,
         name: str,
         folder: Store,
-        cells: list[Cell],
+        examples: list[Cell],
         max_concurrent: int | None,
         progress: Progress,
     ) -> None:
         self.sweep, self.name, self.folder, self.progress = sweep, name, folder, progress
-        self.cells = cells
-        self.by_name = {each.name: each for each in cells}
+        self.examples = examples
+        self.cells = [] if sweep.search == "tpe" else examples
+        self.by_name = {each.name: each for each in self.cells}
         self.most = max_concurrent or sys.maxsize
-        self.many = len(cells) or sweep.trials or 1
-        self.workers = max([each.scale.worker_range[1] for each in cells] or [sweep.scale.worker_range[1]])
+        self.many = len(self.cells) or sweep.trials or 1
+        self.workers = max(each.scale.worker_range[1] for each in examples)
         self.each = max(1, self.workers) * (sweep.scale.cpus_per_worker or 1)
         """CPUs that a trial holds at least."""
         self.slots = self._places(len(os.sched_getaffinity(0))) * max(1, self.workers)
@@ -159,8 +176,6 @@ class _Running:
         self.start_id = uuid.uuid4().hex
         self.oom: list[Cell] = []
         """Trials that ran out of memory."""
-        self._proposed: set[str] = set()
-        """Tune's ids of the trials that TPE proposed."""
 
     def _places(self, cpus: int) -> int:
         return max(1, min(cpus // self.each, self.many, self.most))
@@ -169,10 +184,10 @@ class _Running:
 
     def prepare(self, cluster: Cluster, earlier: Mapping[str, Any] | None, space_name: str, begun: float) -> None:
         """Data, places, sweep.json, and the plan, which is printed."""
-        sweep, base = self.sweep, self.sweep.base
-        examples = self.cells or [Cell(number=0, values={}, recipe=base, scale=sweep.scale)]
-        self._prepare_data(examples)
-        self.metric = _settle_metric(sweep, examples[0].recipe, self._data_of(examples[0].recipe)["meta"])
+        sweep = self.sweep
+        self._prepare_data(self.examples)
+        example = self.examples[0].recipe
+        self.metric = _settle_metric(sweep, example, self._data_of(example)["meta"])
         self.mode = "min" if self.metric == "loss" else "max"
         self._settle_places(cluster)
         facts = {
@@ -252,6 +267,8 @@ class _Running:
     def _resources(self, each: Cell) -> dict[str, float]:
         """What Tune reserves for a trial; with several workers, Ray Train reserves for them itself."""
         if each.scale.worker_range[1] > 1:
+            if self.sweep.scheduler == "pbt":  # Tune itself must know how many run at once: it pauses the others
+                return {"node:__internal_head__": 1 / (self.concurrency + 0.5)}
             return {"memory": 1}  # something must be; of a CPU, a data task would lack just that
         own = {"CPU": self.cpus, **named_resources(each.scale)}
         return {**own, "GPU": each.scale.gpus_per_worker or self._share(each)} if self.gpus else own
@@ -272,21 +289,26 @@ class _Running:
         for trial in (earlier or {}).get("trials", ()):  # what TPE proposed, and repeats
             if trial["name"] not in self.by_name:
                 self._add_again(trial)
-        done = [trial for trial in self.book.trials if trial["status"] in OVER]
-        if done:
-            self.progress.message(f"going on: {len(done)} of {self.many} trials are over and are kept")
+        over = [trial for trial in self.book.trials if trial["status"] in OVER]
+        if earlier and over:
+            self.progress.message(f"going on: {len(over)} of {self.many} trials are over and are kept")
         left = [self.by_name[trial["name"]] for trial in self.book.trials if trial["status"] not in OVER]
-        epochs = sum(each.recipe.epochs for each in left) or self.sweep.base.epochs * self.many
+        ahead = {each.name: max(0, each.recipe.epochs - self.book[each.name]["epochs_run"]) for each in left}
+        unknown = max(0, self.many - sum(not trial["repeat_of"] for trial in self.book.trials))  # to be proposed
+        epochs = sum(ahead.values()) + self.sweep.base.epochs * unknown
         told_ = f"{self.many} trials of {self.sweep.recipe}, {self.concurrency} at once, at most {epochs:,} epochs"
-        seconds = None
+        if self.sweep.search == "random" and self.many < (self.sweep.trials or 0):
+            told_ = f"the space has no more than {self.many} settings: {told_}"
+        seconds, expected = None, None
         if left:
             with self.progress.waiting("a short probe of the speed"):
                 by_name = {each.name: self._data_of(each.recipe) for each in left}
                 cached = all(self._is_cached(each.recipe) for each in left)
-                expected = plan.forecast(left, by_name, self.threads, self.concurrency) if cached else None
+                expected = plan.forecast(left, ahead, by_name, self.threads, self.concurrency) if cached else None
             if expected is not None:
                 seconds = expected.total
                 told_ += f", about {_duration(seconds)} if none is stopped early"
+        if self.book.trials:
             self.progress.console.print(plan.table(self.book.trials, expected.seconds if expected else {}))
         self.progress.message(told_)
         return seconds
@@ -317,7 +339,10 @@ class _Running:
 
     def _repeats(self, repeats: int) -> Iterator[Cell]:
         """The best configurations, each with further seeds and to the last epoch."""
-        for trial in self.book.ranked()[:REPEATED]:
+        best: dict[str, dict[str, Any]] = {}
+        for trial in self.book.ranked():
+            best.setdefault(setting({key: value for key, value in trial["values"].items() if key != "seed"}), trial)
+        for trial in list(best.values())[:REPEATED]:
             for seed in range(repeats):
                 origin = self.by_name[trial["name"]]
                 recipe = origin.recipe.replace(seed=origin.recipe.seed + seed)
@@ -344,16 +369,16 @@ class _Running:
             waiting,
             self._configuration,
             self.concurrency + self.ready,
-            lambda trial_id: self._propose(tpe, trial_id) if tpe else None,
+            lambda: self._propose(tpe) if tpe else None,
             lambda trial_id, each: self._replay(schedule, trial_id, each),
         )
         self._replay_finished(schedule)
 
-        def ended(trial_id: str, name: str) -> None:
+        def ended(name: str) -> None:
             self._settle(name, queue, desk)
-            if tpe is not None and trial_id in self._proposed:
+            if tpe is not None:
                 best = self.book[name]["best"]
-                tpe.end(trial_id, best and best["value"])
+                tpe.end(self.book[name]["values"], best and best["value"])
             self._tell(name)
 
         listener = tuner.Listener(self.book, self.metric, desk, ended)
@@ -402,19 +427,21 @@ class _Running:
             "argv": sys.argv,
         }
 
-    def _propose(self, tpe: Tpe, trial_id: str) -> Cell | None:
-        """A further trial that TPE thinks good; None: there are enough."""
+    def _propose(self, tpe: Tpe) -> Cell | None:
+        """A further trial that TPE thinks good; None: there are enough, or no others."""
         assert self.sweep.trials is not None
-        while sum(not trial["repeat_of"] for trial in self.book.trials) < self.sweep.trials:
-            proposed = cell(self.sweep, len(self.book.trials), tpe.propose(trial_id))
+        first = [trial for trial in self.book.trials if not trial["repeat_of"]]
+        tried = {setting(trial["values"]) for trial in first}
+        while len(tried) < self.sweep.trials and (values := tpe.propose(tried)) is not None:
+            tried.add(setting(values))
+            proposed = cell(self.sweep, len(self.book.trials), values)
             self._prepare_data([proposed])
             self._add(proposed)
             self._settle_one(proposed)
             self.book.write()  # before it starts: a sweep that is killed knows of it
             if self.book[proposed.name]["status"] not in OVER:
-                self._proposed.add(trial_id)
                 return self.by_name[proposed.name]
-            tpe.end(trial_id, None)
+            tpe.end(values, None)
         return None
 
     def _replay(self, schedule: Any, trial_id: str, each: Cell) -> None:
@@ -436,11 +463,10 @@ class _Running:
         if self.book[name]["status"] != "out_of_memory":
             return
         self.oom.append(self.by_name[name])
-        if queue is None:
-            return
-        queue.waiting[:] = [each for each in queue.waiting if not self._settle_one(each)]
-        for each in queue.live.values():  # one may wait for an actor
-            if each.name != name and (why := self._dominated(each)):
+        if queue is not None:
+            queue.waiting[:] = [each for each in queue.waiting if not self._settle_one(each)]
+        for each in self.by_name.values() if queue is None else queue.live.values():  # one may wait for an actor
+            if self.book[each.name]["status"] not in OVER and (why := self._dominated(each)):
                 desk.give_up.remote(each.name, "settled", why)
 
     def _settle_one(self, each: Cell) -> bool:
@@ -460,6 +486,8 @@ class _Running:
     def _tell(self, name: str) -> None:
         """A line for a trial that is over."""
         trial = self.book[name]
+        if trial["status"] == "pending":  # it was not started any more
+            return
         over = sum(each["status"] in OVER for each in self.book.trials)
         many = max(self.many, len(self.book.trials))
         words = [f"{over}/{many}", f"{trial['number']:03} {told(trial['values'])}"]
@@ -507,6 +535,7 @@ class _Running:
         yield (
             f"{epochs['run']:,} of {epochs['planned']:,} epochs were trained, {_duration(seconds['run'])} of training; "
             f"early stopping saved {share:.0%}, about {_duration(seconds['saved'])}"
+            + (f"; repeats took {epochs['repeats']:,} more" if epochs["repeats"] else "")
         )
         plain = self.folder.address.partition("?")[0]
         yield f"report: {plain}/report.html   dashboard: tensorboard --logdir {plain}"

@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import importlib
 import itertools
+import json
 import math
 import re
 import types
@@ -103,6 +104,8 @@ class Sweep:
         """That a key is a field, and each of its values one that the field takes."""
         top, _, inner = key.partition(".")
         recipe_fields, scale_fields = _names(Recipe), [name for name in _names(Scale) if name not in FIXED]
+        if top in FIXED:
+            raise ValueError(f"space: {top} holds for the whole sweep; give --{top.replace('_', '-')} VALUE")
         if top not in (*recipe_fields, *scale_fields):
             raise ValueError(f"space: there is no field {top!r}{nearest(top, [*recipe_fields, *scale_fields])}")
         mapping = isinstance(getattr(base, top, None), Mapping)
@@ -178,6 +181,18 @@ def cell(sweep: Sweep, number: int, values: Mapping[str, Any]) -> Cell:
         told = " ".join(f"{key}={spell(value)}" for key, value in values.items())
         raise ValueError(f"the trial {told} cannot be: {error}") from None
     return Cell(number=number, values=dict(values), recipe=recipe, scale=scale)
+
+
+def settings(sweep: Sweep) -> Iterator[dict[str, Any]]:
+    """Every combination of the listed values, with ranges at their lower end; at most MOST_TRIALS of them."""
+    lists = [[values.low] if isinstance(values, Range) else values for values in sweep.space.values()]
+    combined = (dict(zip(sweep.space, each, strict=True)) for each in itertools.product(*lists))
+    return itertools.islice(combined, MOST_TRIALS)
+
+
+def setting(values: Mapping[str, Any]) -> str:
+    """The same text for the same values, whatever their order."""
+    return json.dumps({key: _plain(value) for key, value in values.items()}, sort_keys=True)
 
 
 def find(name: str) -> Sweep:

@@ -28,7 +28,7 @@ from trainers.lock import Busy
 from trainers.progress import Progress
 from trainers.recipe import Recipe, Scale
 from trainers.store import Store, not_shared, sees
-from tune_spaces.book import FILE
+from tune_spaces.book import FILE, history
 
 POLL_SECONDS = 0.5
 BUSY_SECONDS = 60.0
@@ -170,6 +170,8 @@ class _Watch(launch.Control):
     def _train(self) -> dict[str, Any]:
         if given_up := self._ask()["given_up"]:
             return dict(zip(("status", "message"), given_up, strict=True))
+        if self.stop.is_set():
+            return {"status": "pending", "message": ""}
         config, shared = self.config, self.shared
         recipe, scale = Recipe.from_json(config["recipe"]), Scale.from_json(config["scale"])
         sweep = _folder(shared, config).parent
@@ -177,6 +179,7 @@ class _Watch(launch.Control):
             return {"status": "failed", "message": not_shared(sweep, [socket.gethostname()])}
         if "lr" in config:
             recipe = recipe.replace(lr=config["lr"])
+        self.best = self._best_before()
         since = time.monotonic()
         while True:
             try:
@@ -195,6 +198,12 @@ class _Watch(launch.Control):
                 time.sleep(POLL_SECONDS)
             else:
                 return {"status": result.status, "message": result.run.get("message", "")}
+
+    def _best_before(self) -> float | None:
+        """Of a trial that goes on."""
+        lines = history(_folder(self.shared, self.config))
+        sign, name = self.shared["sign"], f"val/{self.metric}"
+        return max((line[name] for line in lines if name in line), key=lambda value: sign * value, default=None)
 
 
 def _folder(shared: Mapping[str, Any], config: Mapping[str, Any]) -> Store:

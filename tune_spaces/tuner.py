@@ -8,14 +8,17 @@ are what a sweep goes on from.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 import logging
 import math
 import os
+import random
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -29,9 +32,9 @@ from ray.tune.search import Searcher
 from ray.tune.search.variant_generator import generate_variants
 
 from trainers.deaths import MONITOR, death
-from tune_spaces.book import Book
+from tune_spaces.book import OVER, Book
 from tune_spaces.desk import Desk
-from tune_spaces.sweep import Cell, Range, Sweep
+from tune_spaces.sweep import Cell, Range, Sweep, setting, settings
 from tune_spaces.trial import Trial
 
 _ENVIRONMENT = {
@@ -44,10 +47,15 @@ _ENVIRONMENT = {
 }
 ATTEMPTS = 3
 """A trial whose process dies is tried so often, each time from its newest checkpoint."""
+MOST_PROPOSALS = 20
+"""So often a search is asked anew where it gives a setting that was tried before."""
 
 
 def draw(sweep: Sweep) -> list[dict[str, Any]]:
-    """The values of each trial of a grid or a random search, by Tune's generator; the same for the same seed."""
+    """The values of each trial of a grid or a random search, by Tune's generator; the same for the same seed.
+
+    A setting is drawn once: of a small space there may be fewer trials than the sweep asks for.
+    """
     if sweep.search == "grid":
         return list(sweep.grid())
     import numpy as np
@@ -55,11 +63,14 @@ def draw(sweep: Sweep) -> list[dict[str, Any]]:
     generator = np.random.RandomState(sweep.seed)
     spec = {"config": {key: _domain(values) for key, values in sweep.space.items()}}
     assert sweep.trials is not None
-    found = []
-    for _ in range(sweep.trials):
+    found: dict[str, dict[str, Any]] = {}
+    for _ in range(sweep.trials * MOST_PROPOSALS):
         _, drawn = next(iter(generate_variants(spec, random_state=generator)))
-        found.append({key: _value(sweep.space[key], drawn["config"][key]) for key in sweep.space})
-    return found
+        values = {key: _value(sweep.space[key], drawn["config"][key]) for key in sweep.space}
+        found.setdefault(json.dumps(values), values)
+        if len(found) == sweep.trials:
+            break
+    return list(found.values())
 
 
 class Tpe:
@@ -72,23 +83,37 @@ class Tpe:
         self.sweep, self.metric = sweep, metric
         space = OptunaSearch.convert_search_space({key: _domain(values) for key, values in sweep.space.items()})
         self.search = OptunaSearch(space=space, metric=metric, mode=mode, seed=sweep.seed)
+        self._random = random.Random(sweep.seed)
+        self._numbers = itertools.count()
+        self._asked: dict[str, str] = {}
+        """What each setting that was proposed is called in Optuna's study."""
         for trial in book.trials:  # of a sweep that goes on: what was learnt
-            if trial["best"] is not None and trial["repeat_of"] is None:
-                self.learn(trial["values"], trial["best"]["value"])
+            if trial["status"] in OVER and trial["repeat_of"] is None:
+                self.end(trial["values"], trial["best"] and trial["best"]["value"])
 
-    def propose(self, trial_id: str) -> dict[str, Any]:
-        proposed = self.search.suggest(trial_id)
-        assert proposed is not None
-        return {key: _value(values, proposed[key]) for key, values in self.sweep.space.items()}
+    def propose(self, tried: Container[str]) -> dict[str, Any] | None:
+        """Values whose `setting` is not among those tried; None: there are no others."""
+        for _ in range(MOST_PROPOSALS):
+            called = str(next(self._numbers))
+            proposed = self.search.suggest(called)
+            assert proposed is not None
+            values = {key: _value(values, proposed[key]) for key, values in self.sweep.space.items()}
+            if setting(values) not in tried:
+                self._asked[setting(values)] = called
+                return values
+            self.search.on_trial_complete(called, error=True)
+        left = [values for values in settings(self.sweep) if setting(values) not in tried]
+        return self._random.choice(left) if left else None
 
-    def learn(self, values: Mapping[str, Any], score: float) -> None:
-        """The score of a trial that was proposed by an earlier process."""
-        places = {key: _place(self.sweep.space[key], value) for key, value in values.items()}
-        self.search.add_evaluated_point(places, score)
-
-    def end(self, trial_id: str, score: float | None) -> None:
-        result = None if score is None else {self.metric: score}
-        self.search.on_trial_complete(trial_id, result=result, error=score is None)
+    def end(self, values: Mapping[str, Any], score: float | None) -> None:
+        """What came of these values; None: nothing that can be compared."""
+        called = self._asked.pop(setting(values), None)
+        if called is not None:
+            result = None if score is None else {self.metric: score}
+            self.search.on_trial_complete(called, result=result, error=score is None)
+        elif score is not None:  # proposed by an earlier process
+            places = {key: _place(self.sweep.space[key], value) for key, value in values.items()}
+            self.search.add_evaluated_point(places, score)
 
 
 class _NotKept:
@@ -106,7 +131,7 @@ class Queue(_NotKept, Searcher):
         waiting: Sequence[Cell],
         prepare: Callable[[Cell], Mapping[str, Any]],
         most: int,
-        propose: Callable[[str], Cell | None],
+        propose: Callable[[], Cell | None],
         replay: Callable[[str, Cell], None],
     ) -> None:
         """Parameters: `waiting`, the trials to run first; `prepare` makes Tune's configuration of one; `most` run at
@@ -122,7 +147,7 @@ class Queue(_NotKept, Searcher):
             return Searcher.FINISHED
         if len(self.live) >= self.most:
             return None
-        found = self.waiting.pop(0) if self.waiting else self.propose(trial_id)
+        found = self.waiting.pop(0) if self.waiting else self.propose()
         if found is None:
             return Searcher.FINISHED
         self.live[trial_id] = found
@@ -231,8 +256,8 @@ def scheduler(sweep: Sweep, kind: str, epochs: int, metric: str, mode: str, desk
 class Listener(_NotKept, tune.Callback):
     """Writes down what becomes of the trials."""
 
-    def __init__(self, book: Book, metric: str, desk: Any, ended: Callable[[str, str], None]) -> None:
-        """Parameters: `ended` is called with Tune's id of a trial that is over, and its name."""
+    def __init__(self, book: Book, metric: str, desk: Any, ended: Callable[[str], None]) -> None:
+        """Parameters: `ended` is called with the name of a trial that is over."""
         self.book, self.metric, self.desk, self.ended = book, metric, desk, ended
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
@@ -244,7 +269,7 @@ class Listener(_NotKept, tune.Callback):
             self.book.epoch(name, result["epoch"], self.metric, result[self.metric])
         if "status" in result:
             self.book.end(name, result["status"], result["message"])
-            self.ended(trial.trial_id, name)
+            self.ended(name)
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         if MONITOR in (why := death(_error(trial))):
@@ -253,7 +278,7 @@ class Listener(_NotKept, tune.Callback):
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         name = trial.config["trial"]["name"]
         self.book.died(name, *death(_error(trial)))
-        self.ended(trial.trial_id, name)
+        self.ended(name)
 
 
 def _error(trial: Any) -> str:
