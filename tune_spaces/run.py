@@ -30,7 +30,7 @@ from trainers.store import Store, default_storage, read_run
 from trainers.sweep_report import DID_NOT_FIT, repeated, repeats, savings
 from tune_spaces import plan
 from tune_spaces.book import FILE, OVER, RANKED, Book, dominates, told
-from tune_spaces.sweep import REPEATED, Cell, Sweep, cell, distance, setting, settings
+from tune_spaces.sweep import REPEATED, Cell, Range, Sweep, cell, distance, setting, settings
 
 if TYPE_CHECKING:
     from tune_spaces.tuner import Queue, Tpe
@@ -167,7 +167,8 @@ class _Running:
         self.cells = [] if sweep.search == "tpe" else examples
         self.by_name = {each.name: each for each in self.cells}
         self.most = max_concurrent or sys.maxsize
-        self.many = len(self.cells) or sweep.trials or 1
+        endless = any(isinstance(values, Range) for values in sweep.space.values())
+        self.many = len(self.cells) or (sweep.trials or 1 if endless else min(sweep.trials or 1, len(examples)))
         self.workers = max(each.scale.worker_range[1] for each in examples)
         self.each = max(1, self.workers) * (sweep.scale.cpus_per_worker or 1)
         """CPUs that a trial holds at least."""
@@ -268,7 +269,7 @@ class _Running:
         """What Tune reserves for a trial; with several workers, Ray Train reserves for them itself."""
         if each.scale.worker_range[1] > 1:
             if self.sweep.scheduler == "pbt":  # Tune itself must know how many run at once: it pauses the others
-                return {"node:__internal_head__": 1 / (self.concurrency + 0.5)}
+                return {"node:__internal_head__": round(1 / (self.concurrency + 0.5), 4)}
             return {"memory": 1}  # something must be; of a CPU, a data task would lack just that
         own = {"CPU": self.cpus, **named_resources(each.scale)}
         return {**own, "GPU": each.scale.gpus_per_worker or self._share(each)} if self.gpus else own
@@ -297,7 +298,7 @@ class _Running:
         unknown = max(0, self.many - sum(not trial["repeat_of"] for trial in self.book.trials))  # to be proposed
         epochs = sum(ahead.values()) + self.sweep.base.epochs * unknown
         told_ = f"{self.many} trials of {self.sweep.recipe}, {self.concurrency} at once, at most {epochs:,} epochs"
-        if self.sweep.search == "random" and self.many < (self.sweep.trials or 0):
+        if self.sweep.search != "grid" and self.many < (self.sweep.trials or 0):
             told_ = f"the space has no more than {self.many} settings: {told_}"
         seconds, expected = None, None
         if left:

@@ -139,7 +139,8 @@ class _Watch(launch.Control):
         self.last = {"epoch": int(line["epoch"]), self.metric: value}
         self.best = value if self.best is None or sign * value > sign * self.best else self.best
         self.events.put({**self.last, "seconds": line["seconds"]})
-        self.go.get()
+        if not self.stop.is_set():  # several workers run ahead: no Tune waits for the epochs after the last one
+            self.go.get()
         self._ask()
 
     def wants_pictures(self, best: Mapping[str, Any] | None) -> bool:
