@@ -1,6 +1,7 @@
 """python -m tune_spaces SPACE | --recipe RECIPE --space FIELD=VALUES...
 
-Exit codes: 0 done (or out of time, with the best so far), 1 failed, 2 bad usage or input, 130 interrupted.
+Exit codes: 0 done (or out of time, with the best so far), 1 no trial has a score, 2 bad usage or input, 3 no trial
+fits into memory, 130 interrupted.
 Messages and progress go to stderr; the last line of stdout is the sweep's folder.
 """
 
@@ -14,7 +15,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 from trainers import words
-from trainers.recipe import Scale, resolve
 from tune_spaces.sweep import Range, Sweep, Values, describe, find, space_names
 
 USAGE = """usage: python -m tune_spaces SPACE [--FIELD VALUE...]
@@ -67,44 +67,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _sweep(argv: list[str]) -> int:
-    names, flags = words.leading(argv)
-    if len(names) > 1:
-        raise ValueError(f"one space at a time: {' '.join(names)}; further values are given with --space FIELD=VALUES")
-    recipe, flags = _take(flags, "--recipe")
-    spelled, flags = _take(flags, "--space")
-    given_space = _space(spelled)
-    if bool(names) == bool(recipe):
-        raise ValueError("give the name of a space, or --recipe RECIPE --space FIELD=VALUES")
-    if recipe and len(recipe) != 1:
-        raise ValueError(f"--recipe takes one name, not {' '.join(recipe) or 'none'}")
-    base = find(names[0]) if names else None
-    recipe_name = base.recipe if base else recipe[0]
-    start = resolve(recipe_name).replace(**base.changes) if base else resolve(recipe_name)
-    changes, scale, options = words.parse(
-        start, base.scale if base else Scale(), _Options(), flags, f"python -m tune_spaces {' '.join(names)}"
-    )
-    space = {**(base.space if base else {}), **given_space}
-    if not space:
-        raise ValueError(f"the space of {recipe_name} is empty; give --space FIELD=VALUES, as in batch_size=4,8,16")
-    was = base.scale if base else Scale()
-    for key in space:
-        if key in changes or getattr(scale, key, None) != getattr(was, key, None):
-            raise ValueError(
-                f"--{key.replace('_', '-')} is what the space varies; give --space {key}=VALUES in its place"
-            )
-    fixed = {
-        key: getattr(options, key) for key in ("search", "trials", "scheduler", "grace_epochs", "reduction_factor")
-    }
-    given = {key: value for key, value in fixed.items() if value is not None}
-    sweep = dataclasses.replace(
-        base or Sweep(recipe=recipe_name, space={}),
-        space=space,
-        changes={**(base.changes if base else {}), **changes},
-        scale=scale,
-        metric=options.metric or (base.metric if base else None),
-        seed=options.search_seed,
-        **given,
-    )
+    sweep, space_name, options = _ask(argv)
     for name in ("max_concurrent", "repeats"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise ValueError(f"{name}={value} is not allowed; give 1 or more")
@@ -113,7 +76,7 @@ def _sweep(argv: list[str]) -> int:
 
     result = run(
         sweep,
-        space_name=names[0] if names else None,
+        space_name=space_name,
         name=options.run,
         budget=budget,
         max_concurrent=options.max_concurrent,
@@ -121,6 +84,44 @@ def _sweep(argv: list[str]) -> int:
     )
     print(json.dumps(result.content, indent=1) if options.json else result.folder)
     return result.exit_code
+
+
+def _ask(argv: list[str]) -> tuple[Sweep, str | None, _Options]:
+    """The sweep, the name of its space where it has one, and the options. Raises ValueError, or ends the process with
+    code 2."""
+    names, flags = words.leading(argv)
+    if len(names) > 1:
+        raise ValueError(f"one space at a time: {' '.join(names)}; further values are given with --space FIELD=VALUES")
+    recipe, flags = _take(flags, "--recipe")
+    spelled, flags = _take(flags, "--space")
+    if bool(names) == bool(recipe):
+        raise ValueError("give the name of a space, or --recipe RECIPE --space FIELD=VALUES")
+    if recipe and len(recipe) != 1:
+        raise ValueError(f"--recipe takes one name, not {' '.join(recipe) or 'none'}")
+    base = find(names[0]) if names else Sweep(recipe=recipe[0], space={})
+    space = {**base.space, **_space(spelled)}
+    if not space:
+        raise ValueError(f"the space of {base.recipe} is empty; give --space FIELD=VALUES, as in batch_size=4,8,16")
+    changes, scale, options = words.parse(
+        base.base, base.scale, _Options(), flags, f"python -m tune_spaces {' '.join(names)}"
+    )
+    for key in space:
+        if key in changes or getattr(scale, key, None) != getattr(base.scale, key, None):
+            raise ValueError(
+                f"--{key.replace('_', '-')} is what the space varies; give --space {key}=VALUES in its place"
+            )
+    fixed = ("search", "trials", "scheduler", "grace_epochs", "reduction_factor")
+    given = {key: value for key in fixed if (value := getattr(options, key)) is not None}
+    sweep = dataclasses.replace(
+        base,
+        space=space,
+        changes={**base.changes, **changes},
+        scale=scale,
+        metric=options.metric or base.metric,
+        seed=options.search_seed,
+        **given,
+    )
+    return sweep, names[0] if names else None, options
 
 
 def _take(flags: list[str], name: str) -> tuple[list[str], list[str]]:

@@ -152,6 +152,7 @@ class Book:
         """Population-based training changes the learning rate on the way: the values tell how a trial began."""
         now = run["recipe"]["lr"]
         if self.content["plan"]["scheduler"] == "pbt" and now != trial["values"].get("lr", now):
+            trial["lr_at_end"] = now
             trial["message"] += f"; its learning rate came to {now:.4g}"
 
     def _take_over(self, trial: dict[str, Any], run: Mapping[str, Any], whole: int) -> None:

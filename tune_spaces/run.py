@@ -525,7 +525,9 @@ class _Running:
         content, best = self.book.content, self.book.ranked()
         for place, trial in enumerate(best[:REPEATED], 1):
             found = trial["best"]
-            yield f"{place}. {self.metric} {found['value']:.4f} in epoch {found['epoch']}: {told(trial['values'])}"
+            came_to = f" (came to {trial['lr_at_end']:.4g})" if "lr_at_end" in trial else ""
+            score = f"{self.metric} {found['value']:.4f}"
+            yield f"{place}. {score} in epoch {found['epoch']}: {told(trial['values'])}{came_to}"
         scores = {trial["name"]: trial["best"] and trial["best"]["value"] for trial in self.book.trials}
         for group in repeats(repeated(self.book.trials), scores, self.mode):
             spread = "" if group["std"] is None else f" +- {group['std']:.4f}"
