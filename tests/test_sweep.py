@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -229,6 +231,21 @@ def test_tpe_proposes_no_setting_twice_and_stops_where_there_are_no_others(book:
 def test_random_trials_of_a_small_space_are_all_different() -> None:
     sweep = Sweep(recipe="digits.cnn", space={"lr": [0.01, 0.1], "epochs": [1, 2]}, search="random", trials=9)
     assert sorted(map(setting, draw(sweep))) == sorted(map(setting, settings(sweep)))
+
+
+def test_a_trial_of_several_workers_that_has_run_ahead_can_be_left() -> None:
+    from tune_spaces.trial import _Watch
+
+    watch = _Watch({"name": "a"}, {"metric": "accuracy", "sign": 1}, mock.Mock(), None)
+    lines = [{"epoch": epoch, "val/accuracy": 0.5, "seconds": 1.0} for epoch in (1, 2, 3)]
+    with mock.patch.object(watch, "_ask"):
+        ahead = threading.Thread(target=lambda: [watch.epoch(line) for line in lines], daemon=True)
+        ahead.start()
+        assert watch.events.get(timeout=10)["epoch"] == 1  # and Tune, which has seen it, wants no more
+        watch.stop.set()
+        watch.go.put(None)
+        ahead.join(10)
+    assert not ahead.is_alive()
 
 
 def test_a_trial_that_ran_before_is_taken_over(book: Callable[..., Book], tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from trainers.hosts import by_value, on_every, ray_hosts
 
-MONITOR = "Ray's memory monitor ended the process: its host was running out of memory"
+MONITOR = "running low on memory"
+"""What Ray's error says of a process that its memory monitor ended."""
 KILLED = "the process was killed without a word (SIGKILL), most likely by the kernel, out of memory"
 
 
@@ -19,8 +20,8 @@ def death(error: str) -> tuple[Literal["out_of_memory", "failed"], str]:
     Ray says the same of a process that the kernel killed for want of memory as of one that crashed; one that crashed
     has left its last words in its log, where Python's fault handler writes them.
     """
-    if "running low on memory" in error:
-        return "out_of_memory", MONITOR
+    if MONITOR in error:
+        return "out_of_memory", "Ray's memory monitor ended the process: its host was running out of memory"
     place = re.search(r"^\s*pid: (\d+)$.*?^\s*ip: (\S+)$", error, re.MULTILINE | re.DOTALL)
     if place and "connection error code 2" in error:
         there = [host for host in ray_hosts() if host.address == place[2]]

@@ -171,8 +171,9 @@ class _Watch(launch.Control):
     def _train(self) -> dict[str, Any]:
         if given_up := self._ask()["given_up"]:
             return dict(zip(("status", "message"), given_up, strict=True))
-        if self.stop.is_set():
-            return {"status": "pending", "message": ""}
+        self.best = self._best_before()
+        if self.stop.is_set():  # it waited for its place when all were stopped
+            return {"status": "pending" if self.best is None else "interrupted", "message": ""}
         config, shared = self.config, self.shared
         recipe, scale = Recipe.from_json(config["recipe"]), Scale.from_json(config["scale"])
         sweep = _folder(shared, config).parent
@@ -180,7 +181,6 @@ class _Watch(launch.Control):
             return {"status": "failed", "message": not_shared(sweep, [socket.gethostname()])}
         if "lr" in config:
             recipe = recipe.replace(lr=config["lr"])
-        self.best = self._best_before()
         since = time.monotonic()
         while True:
             try:

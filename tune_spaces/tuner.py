@@ -21,7 +21,6 @@ import uuid
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import ray
 from ray import tune
@@ -272,8 +271,8 @@ class Listener(_NotKept, tune.Callback):
             self.ended(name)
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        if MONITOR in (why := death(_error(trial))):
-            self.desk.give_up.remote(trial.config["trial"]["name"], *why)
+        if MONITOR in (error := _error(trial)):  # it would be ended again
+            self.desk.give_up.remote(trial.config["trial"]["name"], *death(error))
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         name = trial.config["trial"]["name"]
@@ -335,15 +334,19 @@ def tune_trials(
 @contextlib.contextmanager
 def out_of_memory_is_a_death() -> Iterator[None]:
     """A trial that Ray's memory monitor ends is lost as if it had died; Tune would end the sweep with an error."""
-    plain = RayActorManager._actor_task_failed
+    manager_type: Any = RayActorManager
+    plain = manager_type._actor_task_failed
 
     def failed(manager: Any, tracked_actor_task: Any, exception: Exception) -> None:
         if isinstance(exception, OutOfMemoryError):
             exception = RayActorError(error_msg=str(exception))
         plain(manager, tracked_actor_task, exception)
 
-    with mock.patch.object(RayActorManager, "_actor_task_failed", failed):
+    manager_type._actor_task_failed = failed
+    try:
         yield
+    finally:
+        manager_type._actor_task_failed = plain
 
 
 def start_desk(sign: int) -> tuple[str, Any]:
