@@ -349,12 +349,12 @@ def test_searches_and_schedulers_of_tune(storage: Path, words: str) -> None:
 def test_cells_that_cannot_fit_are_run_in_micro_batches_or_recorded(storage: Path, policy: str) -> None:
     words = ["unet.drone", "--dataset", "shapes", "--dataset-args", "train=16", "val=4", "test=0", "--epochs", "1"]
     words += ["--model-args", "base_channels=4", "--scheduler", "none", "--max-concurrent", "2"]
-    words += ["--space", "lr=0.001", "batch_size=4,8,16", "image_size=32,64,96"]
+    words += ["--space", "lr=0.001", "batch_size=4,8,16", "image_size=32,96"]
     content, err = sweep(storage, *words, "--memory", "20MiB", "--on-oom", policy, "--run", policy)
     assert content["memory_limit_bytes"] == 20 * 2**20
     too_big = [trial for trial in content["trials"] if trial["memory_bytes"] > 20 * 2**20]
-    assert len(content["trials"]) == 9
-    assert 2 <= len(too_big) <= 5
+    assert len(content["trials"]) == 6
+    assert 2 <= len(too_big) <= 3
     for trial in content["trials"]:
         if trial not in too_big:
             assert (trial["status"], trial["micro_batch_size"]) == ("finished", None)

@@ -41,6 +41,7 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial may end before its first epoch
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # by itself one actor starts after the other; the queue knows how many may
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # what became of a trial is told in a line
     "RAY_AIR_NEW_OUTPUT": "0",
 }
