@@ -10,7 +10,8 @@ import torch
 from allocator import facts, measure, measure_sharded
 
 from trainers import memory
-from trainers.recipe import Recipe, parse_size, resolve, spell_size
+from trainers.launch import fit_memory
+from trainers.recipe import Recipe, Scale, parse_size, resolve, spell_size
 
 MODELS: dict[str, tuple[str, int, int, dict[str, Any]]] = {
     "linear_cnn": ("digits.cnn", 1, 10, {"image_size": (28, 28)}),
@@ -161,6 +162,7 @@ def test_random_numbers_are_left_as_they_are() -> None:
     ("body", "told"),
     [
         ("return images.mean((2, 3)) if float(images.sum()) else None", "cannot be predicted.*model.py, line"),
+        ("return self.fc(images)", "cannot be predicted.*model.py, line"),
         ("raise ValueError('odd sizes only')", "odd sizes only"),
     ],
 )
@@ -171,8 +173,17 @@ def test_a_model_that_cannot_be_traced_is_named(body: str, told: str, tmp_path: 
         "def build(*, image_size, channels, classes):\n    return M()\n"
     )
     recipe, meta = made("linear_cnn", model=str(tmp_path / "model.py"))
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=told) as raised:
         memory.predict(recipe, meta)
+    with pytest.raises(ValueError, match=told):  # a limit that is asked for cannot be kept
+        fit_memory(recipe, Scale(memory="1GiB"), meta, 2**30)
+    if isinstance(raised.value, memory.Untraceable):  # it may well train
+        need = fit_memory(recipe, Scale(), meta, 2**30, always=True)
+        assert (need.fits, need.bytes, need.recipe) == (True, None, recipe)
+        assert "whether it fits will show" in need.note
+    else:
+        with pytest.raises(ValueError, match=told):
+            fit_memory(recipe, Scale(), meta, 2**30, always=True)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from trainers.recipe import Scale, resolve
 from trainers.store import Store
 from tune_spaces.__main__ import main
 from tune_spaces.book import Book, dominates
+from tune_spaces.run import SweepResult
 from tune_spaces.sweep import Cell, Range, Sweep, cell, distance, find, nested, setting, settings, space_names, spell
 from tune_spaces.tuner import draw
 
@@ -231,6 +232,21 @@ def test_tpe_proposes_no_setting_twice_and_stops_where_there_are_no_others(book:
 def test_random_trials_of_a_small_space_are_all_different() -> None:
     sweep = Sweep(recipe="digits.cnn", space={"lr": [0.01, 0.1], "epochs": [1, 2]}, search="random", trials=9)
     assert sorted(map(setting, draw(sweep))) == sorted(map(setting, settings(sweep)))
+
+
+@pytest.mark.parametrize(
+    ("status", "winner", "trials", "code"),
+    [
+        ("finished", "a", ["finished", "failed"], 0),
+        ("finished", None, ["failed", "does_not_fit"], 1),
+        ("finished", None, ["does_not_fit", "out_of_memory", "settled"], 3),
+        ("out_of_time", None, ["pending"], 0),
+        ("interrupted", "a", ["interrupted"], 130),
+    ],
+)
+def test_exit_codes(status: str, winner: str | None, trials: list[str], code: int) -> None:
+    content = {"status": status, "winner": winner, "trials": [{"status": each} for each in trials]}
+    assert SweepResult("", content).exit_code == code
 
 
 def test_a_trial_of_several_workers_that_has_run_ahead_can_be_left() -> None:

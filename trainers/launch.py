@@ -401,8 +401,8 @@ def fit_memory(
 ) -> Need:
     """What a recipe needs, and what `scale.on_oom` says to do where that is more than `limit` bytes.
 
-    Parameters: `gpus`, or `always`: also where it is clearly little. Where it cannot be predicted the note says so;
-    raises ValueError where --memory asks for it.
+    Parameters: `gpus`, or `always`: also where it is clearly little. Where it cannot be predicted, as the model looks
+    at its numbers, the note says so; raises ValueError where --memory asks for it, or the model fails.
     """
     micro = recipe.micro_batch_size or recipe.batch_size // max(1, scale.worker_range[1])
     crude = CRUDE_BYTES * micro * recipe.image_size[0] * recipe.image_size[1]
@@ -416,7 +416,7 @@ def fit_memory(
     workers = max(1, scale.worker_range[0 if sharded else 1])  # with fewer, each holds a larger part
     try:
         peak = memory.predict(asked, meta, workers=workers, sharded=sharded, recompute=scale.activation_checkpointing)
-    except ValueError as error:
+    except memory.Untraceable as error:
         if scale.memory is not None:  # a limit that was asked for cannot be kept
             raise
         return Need(recipe, note=f"{error}; whether it fits will show")

@@ -33,7 +33,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -105,7 +111,8 @@ def predict(
     Parameters: `meta`, what `prepare` has found (channels, classes; rows, where no step has more); `micro_batch_size`,
     by default the recipe's, else its batch_size; `sharded`, by FSDP2; `recompute`, activation checkpointing.
     `precision="auto"` is what this machine would settle it to.
-    Raises ValueError where the model cannot be built, looks at numbers, or has nothing to recompute.
+    Raises ValueError where the model cannot be built or has nothing to recompute; Untraceable, a ValueError, where it
+    looks at numbers.
     """
     micro = micro_batch_size or recipe.micro_batch_size or recipe.batch_size
     found = curve(recipe, meta, workers=workers, sharded=sharded, recompute=recompute)
@@ -310,6 +317,18 @@ class _Trace:
         step.update()
 
 
+_WANTS_NUMBERS = (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
+
+
+class Untraceable(ValueError):
+    """What a model does depends on its numbers: it may train well, and what it takes shows then."""
+
+
 class _Blaming:
     """What a model does wrong, as a ValueError."""
 
@@ -324,7 +343,7 @@ class _Blaming:
             return
         frames = traceback.extract_tb(error.__traceback__)
         frame = [f for f in frames if "site-packages" not in f.filename and f.filename != __file__][-1]
-        raise ValueError(
+        raise (Untraceable if isinstance(error, _WANTS_NUMBERS) else ValueError)(
             f"the memory of the model {self.model} cannot be predicted: on tensors without numbers it fails by "
             f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})"
         ) from None
