@@ -31,7 +31,7 @@ from trainers.lock import lock
 from trainers.progress import Progress
 from trainers.recipe import Recipe, Scale
 from trainers.record import Record, commit, versions
-from trainers.store import CACHE, Store, default_storage, explain, read_run, run_names
+from trainers.store import CACHE, Store, default_storage, explain, read_history, read_run, run_names
 
 EXIT_CODES = {"finished": 0, "stopped_early": 0, "failed": 1, "out_of_memory": 3, "interrupted": 130}
 RECORDED = (
@@ -128,7 +128,7 @@ def fit(
         wanted = _agree(wanted, earlier, run) if control.adopt is None else wanted
         if earlier and (earlier["status"] == "finished" or earlier["status"] == "stopped_early"):
             progress.message(f"the run {run} has {earlier['status'].replace('_', ' ')} already; nothing is left to do")
-            return RunResult(folder.address, earlier, _history(folder))
+            return RunResult(folder.address, earlier, read_history(folder))
         wanted = recipes.settle_micro_batch(wanted, scale)
         if earlier is None:
             check_init_from(wanted, storage)
@@ -494,12 +494,6 @@ def _new_run(
         "finished": None,
         "command": " ".join(sys.argv),
     }
-
-
-def _history(folder: Store) -> list[Mapping[str, float]]:
-    import json
-
-    return [json.loads(line) for line in folder.read("metrics.jsonl").splitlines()]
 
 
 # While it runs -----------------------------------------------------------------------------------------------

@@ -15,9 +15,9 @@ from trainers.report_charts import Cell, Series, chart, heat_map
 from trainers.sweep_report import DID_NOT_FIT, duration_text, levels, number, text, values_text
 
 MOST_PAIRS = 6
+"""So many pairs of parameters have maps: those of the parameters named first."""
 FAR = 4.0
 """A limit of memory beyond so many times what is needed is told, and not drawn."""
-"""So many pairs of parameters have maps: those of the parameters named first."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -281,6 +281,11 @@ def read_run(folder: Store) -> dict[str, Any] | None:
     return found
 
 
+def read_history(folder: Store) -> list[dict[str, float]]:
+    """The lines of a run's metrics.jsonl. Raises OSError where there is no such file."""
+    return [json.loads(line) for line in folder.read("metrics.jsonl").splitlines()]
+
+
 def run_names(storage: Store) -> list[str]:
     """The names of the runs, and folders of runs, in a storage."""
     return [name for name in storage.names() if name != CACHE and not name.startswith(".")]

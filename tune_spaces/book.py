@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -10,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from trainers.record import machine
-from trainers.store import Store, read_run
+from trainers.store import Store, read_history, read_run
 from trainers.sweep_report import repeated, repeats
 from tune_spaces.sweep import REPEATED, Cell, spell
 
@@ -121,19 +120,21 @@ class Book:
         """Trials that have a score, the best first; those that repeat another are left out."""
         return [trial for trial in self._scored() if not trial["repeat_of"]]
 
+    def repeats(self) -> list[dict[str, Any]]:
+        """See sweep_report.repeats: the settings that were repeated, the best mean first."""
+        scores = {trial["name"]: trial["best"] and trial["best"]["value"] for trial in self.trials}
+        return repeats(repeated(self.trials), scores, self.content["mode"])
+
     def _scored(self) -> list[dict[str, Any]]:
         found = [trial for trial in self.content["trials"] if trial["best"] and trial["status"] in RANKED]
         return sorted(found, key=lambda trial: -self.sign * trial["best"]["value"])
 
     def _winner(self) -> dict[str, Any] | None:
         """The best trial; once the best settings were repeated, the best of the one with the best mean."""
-        scored = self._scored()
-        scores = {trial["name"]: trial["best"]["value"] for trial in scored}
         again = [trial for trial in self.content["trials"] if trial["repeat_of"]]
         if again and all(trial["status"] in OVER for trial in again):
-            groups = repeats(repeated(self.content["trials"]), scores, self.content["mode"])
-            names = groups[0]["trials"] if groups else []
-            return next((trial for trial in scored if trial["name"] in names), None)
+            names: list[str] = next((group["trials"] for group in self.repeats()), [])
+            return next((trial for trial in self._scored() if trial["name"] in names), None)
         return next(iter(self.ranked()), None)
 
     def _drop_checkpoints(self, finishing: bool = False) -> None:
@@ -151,7 +152,7 @@ class Book:
     def _note_rate(self, trial: dict[str, Any], run: Mapping[str, Any]) -> None:
         """Population-based training changes the learning rate on the way: the values tell how a trial began."""
         now = run["recipe"]["lr"]
-        if self.content["plan"]["scheduler"] == "pbt" and now != trial["values"].get("lr", now):
+        if now != trial["values"].get("lr", now):
             trial["lr_at_end"] = now
             trial["message"] += f"; its learning rate came to {now:.4g}"
 
@@ -177,10 +178,9 @@ class Book:
 def history(folder: Store) -> list[dict[str, float]]:
     """The lines of a run's metrics.jsonl; none where there is no such file."""
     try:
-        lines = folder.read("metrics.jsonl").splitlines()
+        return read_history(folder)
     except OSError:
         return []
-    return [json.loads(line) for line in lines]
 
 
 def dominates(cell: Cell, other: Cell) -> bool:

@@ -27,7 +27,7 @@ from trainers.recipe import Recipe, nearest, parse_size
 from trainers.record import commit, versions
 from trainers.report import report
 from trainers.store import Store, default_storage, read_run
-from trainers.sweep_report import DID_NOT_FIT, repeated, repeats, savings
+from trainers.sweep_report import DID_NOT_FIT, savings
 from tune_spaces import plan
 from tune_spaces.book import FILE, OVER, RANKED, Book, dominates, told
 from tune_spaces.sweep import REPEATED, Cell, Range, Sweep, cell, distance, setting, settings
@@ -528,8 +528,7 @@ class _Running:
             came_to = f" (came to {trial['lr_at_end']:.4g})" if "lr_at_end" in trial else ""
             score = f"{self.metric} {found['value']:.4f}"
             yield f"{place}. {score} in epoch {found['epoch']}: {told(trial['values'])}{came_to}"
-        scores = {trial["name"]: trial["best"] and trial["best"]["value"] for trial in self.book.trials}
-        for group in repeats(repeated(self.book.trials), scores, self.mode):
+        for group in self.book.repeats():
             spread = "" if group["std"] is None else f" +- {group['std']:.4f}"
             seeds = f"{len(group['scores'])} seeds"
             yield f"{group['verdict']}: {group['mean']:.4f}{spread} ({seeds}): {told(group['values'])}"

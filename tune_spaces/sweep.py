@@ -135,12 +135,10 @@ class Sweep:
 
     def grid(self) -> Iterator[dict[str, Any]]:
         """Every combination of the values, the last key changing fastest."""
-        lists = [values for values in self.space.values() if not isinstance(values, Range)]
-        many = math.prod(map(len, lists))
+        many = math.prod(len(values) for values in self.space.values() if not isinstance(values, Range))
         if many > MOST_TRIALS and self.trials is None:
             raise ValueError(f"the grid has {many:,} trials; give --trials N, or --search random --trials N")
-        combined = (dict(zip(self.space, combination, strict=True)) for combination in itertools.product(*lists))
-        yield from itertools.islice(combined, self.trials)
+        yield from itertools.islice(_combinations(self.space), self.trials)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for sweep.json."""
@@ -185,9 +183,12 @@ def cell(sweep: Sweep, number: int, values: Mapping[str, Any]) -> Cell:
 
 def settings(sweep: Sweep) -> Iterator[dict[str, Any]]:
     """Every combination of the listed values, with ranges at their lower end; at most MOST_TRIALS of them."""
-    lists = [[values.low] if isinstance(values, Range) else values for values in sweep.space.values()]
-    combined = (dict(zip(sweep.space, each, strict=True)) for each in itertools.product(*lists))
-    return itertools.islice(combined, MOST_TRIALS)
+    return itertools.islice(_combinations(sweep.space), MOST_TRIALS)
+
+
+def _combinations(space: Mapping[str, Values]) -> Iterator[dict[str, Any]]:
+    lists = [[values.low] if isinstance(values, Range) else values for values in space.values()]
+    return (dict(zip(space, combination, strict=True)) for combination in itertools.product(*lists))
 
 
 def setting(values: Mapping[str, Any]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import logging
 import math
 import os
@@ -52,12 +51,10 @@ MOST_PROPOSALS = 20
 
 
 def draw(sweep: Sweep) -> list[dict[str, Any]]:
-    """The values of each trial of a grid or a random search, by Tune's generator; the same for the same seed.
+    """The values of each trial of a random search, by Tune's generator; the same for the same seed.
 
     A setting is drawn once: of a small space there may be fewer trials than the sweep asks for.
     """
-    if sweep.search == "grid":
-        return list(sweep.grid())
     import numpy as np
 
     generator = np.random.RandomState(sweep.seed)
@@ -67,7 +64,7 @@ def draw(sweep: Sweep) -> list[dict[str, Any]]:
     for _ in range(sweep.trials * MOST_PROPOSALS):
         _, drawn = next(iter(generate_variants(spec, random_state=generator)))
         values = {key: _value(sweep.space[key], drawn["config"][key]) for key in sweep.space}
-        found.setdefault(json.dumps(values), values)
+        found.setdefault(setting(values), values)
         if len(found) == sweep.trials:
             break
     return list(found.values())
