@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from trainers.words import run_command
+from trainers.cli import run_command
 
 USAGE = """usage: python -m cluster COMMAND ...
 

@@ -26,12 +26,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from cluster.findings import HERE, examine
-from trainers import hosts
-from trainers.hosts import Facts, Finding, Host
+from trainers.cli import cli, cli_type
 from trainers.progress import Progress
 from trainers.recipe import Scale
-from trainers.store import Store, default_storage
-from trainers.words import cli, cli_type
+from trainers.runtime import preflight as hosts
+from trainers.runtime.preflight import Facts, Finding, Host
+from trainers.storage.store import Store, default_storage
 
 KNOCK_SECONDS = 3.0
 CONNECT_SECONDS = 15.0
@@ -165,7 +165,7 @@ def gather_facts(scale: Scale, storage: Store, working_dir: Path, end: float) ->
         has), store (label -> bytes that its object store may still take)
     upload: bytes, largest: name -> bytes
     """
-    from trainers.launch import cache_folder
+    from trainers.fitting import cache_folder
 
     nodes = hosts.ray_hosts()
     wanted: Facts = {
@@ -270,7 +270,7 @@ def _cluster(scale: Scale, nodes: Sequence[Host]) -> Facts:
     """What the cluster as a whole has, and the resources of each worker that `scale` asks for."""
     from ray._private.state import available_resources_per_node, state
 
-    from trainers import on_ray
+    from trainers.runtime import ray_train as on_ray
 
     shapes = [node.resources for node in nodes]
     cpus = scale.cpus_per_worker or on_ray.share_of_cpus(shapes, scale.worker_range[1])

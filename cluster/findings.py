@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from trainers.hosts import Facts, Finding, compare
 from trainers.recipe import spell_size
+from trainers.runtime.preflight import Facts, Finding, compare
 
 CLOCK_SECONDS = 2.0
 UPLOAD_BYTES = 100 * 2**20

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
+from trainers.cli import cli, cli_type, leading, size_of
 from trainers.progress import Progress
 from trainers.recipe import (
     Recipe,
@@ -28,7 +29,6 @@ from trainers.recipe import (
     settle_micro_batch,
     spell_size,
 )
-from trainers.words import cli, cli_type, leading, size_of
 
 USAGE = (
     "usage: python -m cluster plan RECIPE [--batch-size N...] [--image-size SIZE...] --memory SIZE... [--FIELD VALUE]"
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
     if len(names) != 1:
         raise ValueError(f"plan needs the name of one recipe: {', '.join(recipe_names())}")
     asked = _ask(names[0], flags)
-    from trainers.memory import context_bytes
+    from trainers.training.peak_memory import context_bytes
 
     limits = {text: parse_size(text) for text in asked.memory}
     context = context_bytes()
@@ -88,7 +88,7 @@ def make_plan(
     Bytes are those of each worker. Raises ValueError as memory.predict does, and where the workers cannot share a batch
     evenly.
     """
-    from trainers import memory
+    from trainers.training import peak_memory as memory
 
     workers = max(1, scale.worker_range[1])
     how = {"sharded": scale.strategy == "fsdp2", "recompute": scale.activation_checkpointing}
@@ -233,7 +233,7 @@ def _settled(precision: str) -> str:
         return precision
     import torch
 
-    from trainers.parallel import settle_precision
+    from trainers.training.distributed import settle_precision
 
     return settle_precision(precision, torch.cuda.is_available())
 
@@ -252,7 +252,7 @@ def _meta(recipe: Recipe, data: str | None, classes: int | None) -> dict[str, An
 
     Raises ValueError where neither tells how many classes there are.
     """
-    from trainers.data import look
+    from trainers.data.prepare import look
 
     try:
         source = look(recipe, data)

@@ -1,6 +1,6 @@
 """What `doctor` runs on every host: one process there that looks at it. Plain data in, plain data out.
 
-It travels by value (trainers.hosts.by_value): it works, and says so, where Trainyard itself is missing.
+It travels by value (trainers.runtime.preflight.by_value): it works, and says so, where Trainyard itself is missing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trainers.hosts import Facts, see_data, see_storage, take_steps, versions
+from trainers.runtime.preflight import Facts, see_data, see_storage, take_steps, versions
 
 HEALTH = "RAY_health_check_"
 MEET_SECONDS = 3.0
@@ -118,7 +118,7 @@ def network(address: str) -> Facts:
     and what the host's own name resolves to."""
     import psutil
 
-    found = psutil.net_if_addrs().items()  # trainers.parallel.interface_of, where Trainyard may be missing
+    found = psutil.net_if_addrs().items()  # trainers.training.distributed.interface_of, where Trainyard may be missing
     bearing = [name for name, entries in found if address in [entry.address for entry in entries]]
     name = socket.gethostname()
     resolved = take_steps({"name": lambda: {"address": socket.gethostbyname(name)}}, NAME_SECONDS)["name"]
@@ -189,7 +189,7 @@ def _temporary() -> str:
 
 def see_others(wanted: Facts) -> Facts:
     """{seen}: the hosts whose files are in the storage."""
-    from trainers.store import Store
+    from trainers.storage.store import Store
 
     return {"seen": (Store(wanted["storage"]) / wanted["folder"]).names()}
 
@@ -208,7 +208,7 @@ def exchange(own: str, rank: int, size: int, at: tuple[str, int], door: int | No
     import torch.distributed as dist
     from torch._C._distributed_c10d import TCPStore
 
-    from trainers.parallel import interface_of, use_interface
+    from trainers.training.distributed import interface_of, use_interface
 
     use_interface(interface_of(own))
     limit = timedelta(seconds=seconds)

@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from cluster.address import DEFAULT, job_server, use_token
-from cluster.start import HAS, LACKS
+from cluster.job_entrypoint import HAS, LACKS
+from trainers.cli import cli
 from trainers.progress import Progress
 from trainers.recipe import spell_size
-from trainers.words import cli
 
 if TYPE_CHECKING:
-    from cluster.jobs import Client, Log
+    from cluster.job_client import Client, Log
 
 USAGE = "usage: python -m cluster submit [--address URL] [--detach] -- COMMAND"
 STOP_SECONDS = 60
@@ -51,7 +51,7 @@ python -c 'import importlib.util as u; raise SystemExit(u.find_spec("ray") is No
   bin="$(sed -n 's|.* \(/.*\)/lib[0-9]*/python[^/]*/site-packages/ray/_raylet.so$|\1/bin|p' "/proc/$PPID/maps")"
   [ -z "$bin" ] || PATH="$(echo "$bin" | head -n 1):$PATH"
 }
-exec python -m cluster.start "$@"
+exec python -m cluster.job_entrypoint "$@"
 """
 
 
@@ -122,7 +122,7 @@ def logs(argv: list[str]) -> int:
     """Print a job's log, to its end if it still runs; returns the job's exit code. Raises ValueError."""
     options = cli(_Job, argv, "python -m cluster logs")
     client, progress = _connect(options.address), Progress()
-    from cluster.jobs import Log
+    from cluster.job_client import Log
 
     client.get_job_info(options.job)
     details = _watch(client, options.job, Log(lambda line: _show(line, sys.stdout)), progress, lambda: False)
@@ -166,7 +166,7 @@ def status(argv: list[str]) -> int:
 def _connect(given: str | None) -> Client:
     address = job_server(given)
     use_token()
-    from cluster.jobs import Client
+    from cluster.job_client import Client
 
     return Client(address)
 
@@ -210,7 +210,7 @@ def _run(
     client: Client, words: Sequence[str], environment: dict[str, Any], progress: Progress, detach: bool
 ) -> tuple[str, Log, Any | None]:
     """Start a job and follow it: to its end, or until its command starts. Returns its name, log and details."""
-    from cluster.jobs import Log
+    from cluster.job_client import Log
 
     job = f"job-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     with progress.waiting(f"sending {job} to {client.where}"):
@@ -244,7 +244,7 @@ def _discard(client: Client, job: str, missing: Sequence[str]) -> None:
 
 def _watch(client: Client, job: str, log: Log, progress: Progress, enough: Callable[[], bool]) -> Any | None:
     """Follow a job. Ctrl-C asks whether to stop it. Returns its details at its end, None where `enough` is seen."""
-    from cluster.jobs import UnknownJob, follow
+    from cluster.job_client import UnknownJob, follow
 
     try:
         return follow(client, job, log, progress, enough)

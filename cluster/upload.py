@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trainers.recipe import spell_size
-from trainers.store import default_storage
+from trainers.storage.store import default_storage
 
 PACKAGES = ("trainers", "tune_spaces", "cluster")
 EXCLUDES = (

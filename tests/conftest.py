@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from hosts import Hosts
-    from small import Slow
+    from helpers.hosts import Hosts
+    from helpers.small import Slow
 
 
 # Tests run beside tests. Threads of OpenMP wait for each other in a busy loop, in which a small training takes four
@@ -23,7 +23,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     """Three, with a Ray cluster: on each there is room for one worker ON_DISK, one IN_STORE, and one more."""
-    from hosts import Hosts
+    from helpers.hosts import Hosts
 
     with Hosts(tmp_path_factory.mktemp("hosts")) as made:
         for host in made.all:
@@ -47,6 +47,6 @@ def store(hosts: Hosts) -> str:
 @pytest.fixture
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Slow:
     """A model whose epochs take seconds."""
-    from small import Slow
+    from helpers.small import Slow
 
     return Slow(tmp_path_factory.mktemp("model"))

@@ -15,33 +15,43 @@ ROOT = Path(__file__).parent.parent
 # A module may import those of the levels below its own.
 LEVELS = [
     {
-        "trainers.boundary",
-        "trainers.order",
-        "trainers.parallel",
-        "trainers.pictures",
+        "trainers.tasks.boundary_f1",
+        "trainers.data.sampler",
+        "trainers.training.distributed",
+        "trainers.runs.mask_figures",
         "trainers.progress",
         "trainers.recipe",
-        "trainers.report_charts",
+        "trainers.report.svg",
     },
-    {"trainers.sliding", "trainers.store", "trainers.task", "trainers.sweep_report"},
     {
-        "trainers.lock",
-        "trainers.shards",
-        "trainers.words",
-        "trainers.hosts",
-        "trainers.record",
-        "trainers.augment",
-        "trainers.checkpoint",
-        "trainers.run_folders",
-        "trainers.report_sweep_page",
+        "trainers.inference.sliding_window",
+        "trainers.storage.store",
+        "trainers.tasks.base",
+        "trainers.report.sweep_stats",
     },
-    {"trainers.data", "trainers.deaths", "trainers.pairing", "trainers.report_page"},
-    {"trainers.loop", "trainers.report_columns", "trainers.watch", "trainers.gauges"},
-    {"trainers.memory"},
-    {"trainers.worker", "trainers.report", "trainers.ray_hooks"},
-    {"trainers.on_ray"},
-    {"trainers.launch"},
-    {"trainers.inference"},
+    {
+        "trainers.storage.run_lock",
+        "trainers.data.shard_transfer",
+        "trainers.cli",
+        "trainers.runtime.preflight",
+        "trainers.runs.record",
+        "trainers.data.augment",
+        "trainers.training.checkpoint",
+        "trainers.report.reader",
+        "trainers.report.page_sweep",
+    },
+    {"trainers.data.prepare", "trainers.runtime.failures", "trainers.report.baseline", "trainers.report.page"},
+    {
+        "trainers.training.loop",
+        "trainers.report.columns",
+        "trainers.runtime.stall_detector",
+        "trainers.runtime.prometheus",
+    },
+    {"trainers.training.peak_memory"},
+    {"trainers.runtime.worker", "trainers.report.report", "trainers.runtime.ray_callbacks"},
+    {"trainers.runtime.ray_train"},
+    {"trainers.fitting"},
+    {"trainers.inference.predict"},
     {"trainers"},
     {"trainers.__main__"},
 ]
@@ -88,7 +98,7 @@ def test_imports_run_one_way(path: Path) -> None:
         allowed = {below for names in LEVELS[:level] for below in names}
         allowed |= {"trainers.datasets"}
         allowed |= {"trainers.datasets._files"} if level >= 2 else set()
-        allowed |= {"trainers.store"} if level == 0 else set()
+        allowed |= {"trainers.storage.store"} if level == 0 else set()
     assert imports(path) <= allowed
 
 
@@ -101,9 +111,9 @@ def test_cluster_and_sweeps_import_trainers_which_import_neither(path: Path) -> 
 def test_only_one_module_knows_ray_train_and_only_one_the_process_group() -> None:
     for path in FILES:
         text = path.read_text()
-        if module_name(path) not in ("trainers.on_ray", "trainers.ray_hooks"):
+        if module_name(path) not in ("trainers.runtime.ray_train", "trainers.runtime.ray_callbacks"):
             assert "ray.train" not in re.sub(r'""".*?"""|#.*', "", text, flags=re.DOTALL), path
-            assert "torch.distributed" not in text or module_name(path) == "trainers.parallel", path
+            assert "torch.distributed" not in text or module_name(path) == "trainers.training.distributed", path
 
 
 @pytest.mark.parametrize(
@@ -111,12 +121,12 @@ def test_only_one_module_knows_ray_train_and_only_one_the_process_group() -> Non
     [
         ("trainers", "torch ray numpy pyarrow matplotlib"),
         ("trainers.__main__", "torch ray numpy pyarrow matplotlib"),
-        ("trainers.report", "torch ray"),
-        ("trainers.loop", "torchvision ray matplotlib"),
-        ("trainers.inference", "torchvision ray matplotlib"),
+        ("trainers.report.report", "torch ray"),
+        ("trainers.training.loop", "torchvision ray matplotlib"),
+        ("trainers.inference.predict", "torchvision ray matplotlib"),
         ("tune_spaces.__main__", "torch ray numpy pyarrow matplotlib"),
         ("tune_spaces.sweep", "torch ray numpy pyarrow matplotlib"),
-        ("trainers.memory", "torchvision ray matplotlib"),
+        ("trainers.training.peak_memory", "torchvision ray matplotlib"),
         ("cluster.__main__", "torch ray numpy pyarrow matplotlib"),
         ("cluster.plan", "torch ray numpy pyarrow matplotlib"),
         ("cluster.submit", "torch ray numpy pyarrow matplotlib"),
@@ -137,7 +147,7 @@ for optimizer in ("sgd", "adamw"):
 AMONG_OTHERS = """
 import os
 import torch
-from trainers import parallel
+from trainers.training import distributed as parallel
 torch.distributed.init_process_group("gloo", init_method=f"file://{os.getcwd()}/meeting", rank=0, world_size=1)
 model = parallel.wrap(torch.nn.Linear(2, 1), parallel.World(0, 2, torch.device("cpu"), "fp32"))
 for last in (False, True):

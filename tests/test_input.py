@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainers import launch
+from trainers import fitting as launch
 from trainers.__main__ import main
-from trainers.checkpoint import Checkpoints
-from trainers.store import Store
+from trainers.storage.store import Store
+from trainers.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parent.parent
 HERE = ["--workers", "0", "--cpus-per-worker", "1"]

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small import ALL
+from helpers.small import ALL
 
-from trainers import loop
 from trainers.recipe import Recipe, Scale, describe, resolve
+from trainers.training import loop
 
 
 @pytest.mark.parametrize("name", ALL)

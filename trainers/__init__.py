@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 from trainers.recipe import Recipe, Scale, resolve
 
 if TYPE_CHECKING:
-    from trainers.inference import evaluate, export, predict
-    from trainers.launch import RunResult, fit
+    from trainers.fitting import RunResult, fit
+    from trainers.inference.predict import evaluate, export, predict
 
 __all__ = ["Recipe", "RunResult", "Scale", "evaluate", "export", "fit", "predict", "resolve"]
 
 _HOMES = {
-    "fit": "launch",
-    "RunResult": "launch",
-    "evaluate": "inference",
-    "export": "inference",
-    "predict": "inference",
+    "fit": "fitting",
+    "RunResult": "fitting",
+    "evaluate": "inference.predict",
+    "export": "inference.predict",
+    "predict": "inference.predict",
 }
 
 

@@ -13,9 +13,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+from trainers.cli import cli, leading, parse, run_command
 from trainers.recipe import Recipe, Scale, describe, load, recipe_names, resolve
-from trainers.store import explain
-from trainers.words import cli, leading, parse, run_command
+from trainers.storage.store import explain
 
 USAGE = """usage: python -m trainers COMMAND ...
 
@@ -70,8 +70,8 @@ def _train(argv: list[str]) -> int:
         for _, (recipe, scale, _) in stages:
             print(json.dumps({"recipe": recipe.to_json(), "scale": scale.to_json()}, indent=1))
         return 0
-    from trainers.launch import new_run_name, now, run_name
-    from trainers.store import Store, default_storage
+    from trainers.fitting import new_run_name, now, run_name
+    from trainers.storage.store import Store, default_storage
 
     if len(names) == 1:  # stages that it needs are called after it
         again = options.run or new_run_name(Store(scale.storage or default_storage()), names[0])
@@ -101,7 +101,7 @@ def _stages(names: Sequence[str], flags: Sequence[str]) -> list[tuple[str, Parse
 def _train_in_order(stages: Sequence[tuple[str, Parsed]], runs: Sequence[str], again: str) -> int:
     """One run each; a recipe whose `init_from` names one before it starts from that run's weights. `again`: what
     --run continues them."""
-    from trainers.launch import fit
+    from trainers.fitting import fit
     from trainers.progress import Progress
 
     done: dict[str, Any] = {}
@@ -134,7 +134,7 @@ def _prepare(argv: list[str]) -> int:
     if len(names) != 1:
         raise ValueError("usage: python -m trainers prepare RECIPE [--data PATH] [--FIELD VALUE...]")
     recipe, scale, options = _parse(names[0], flags)
-    from trainers.launch import prepare
+    from trainers.fitting import prepare
 
     if options.download:
         _download(recipe, scale)
@@ -166,7 +166,7 @@ def _evaluate(argv: list[str]) -> int:
     options = cli(_EvaluateOptions, flags, "python -m trainers evaluate RUN")
     if len(names) != 1:
         raise ValueError("usage: python -m trainers evaluate RUN [--split test] [--native] [--data PATH] [--json]")
-    from trainers.inference import evaluate
+    from trainers.inference.predict import evaluate
     from trainers.progress import Progress
 
     with Progress().bar("evaluating", None) as advance:
@@ -228,7 +228,7 @@ def _predict(argv: list[str]) -> int:
     options = cli(_PredictOptions, flags, "python -m trainers predict RUN PATH...")
     if len(names) < 2:
         raise ValueError("usage: python -m trainers predict RUN PATH... --out DIR")
-    from trainers.inference import predict
+    from trainers.inference.predict import predict
     from trainers.progress import Progress
 
     progress = Progress()
@@ -262,7 +262,7 @@ def _export(argv: list[str]) -> int:
     options = cli(_ExportOptions, flags, "python -m trainers export RUN")
     if len(names) != 1:
         raise ValueError("usage: python -m trainers export RUN --out FILE")
-    from trainers.inference import export
+    from trainers.inference.predict import export
 
     print(export(names[0], options.out, storage=options.storage))
     return 0
@@ -286,8 +286,8 @@ class _ReportOptions:
 def _report(argv: list[str]) -> int:
     names, flags = leading(argv)
     options = cli(_ReportOptions, flags, "python -m trainers report [RUN...]")
-    from trainers.report import report
-    from trainers.store import default_storage
+    from trainers.report.report import report
+    from trainers.storage.store import default_storage
 
     text = report(
         names,

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import Literal
 
-from trainers import words
+from trainers import cli as words
 from tune_spaces.sweep import Range, Sweep, Values, describe, find, space_names
 
 USAGE = """usage: python -m tune_spaces SPACE [--FIELD VALUE...]

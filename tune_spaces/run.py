@@ -19,21 +19,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trainers import launch
-from trainers.lock import lock
-from trainers.on_ray import Cluster, named_resources, refuse_what_never_fits
+from trainers import fitting as launch
 from trainers.progress import Progress
 from trainers.recipe import Recipe, nearest, parse_size
-from trainers.record import commit, versions
-from trainers.report import report
-from trainers.store import Store, default_storage, read_run
-from trainers.sweep_report import DID_NOT_FIT, savings
-from tune_spaces import plan
-from tune_spaces.book import FILE, OVER, RANKED, Book, dominates, told
+from trainers.report.report import report
+from trainers.report.sweep_stats import DID_NOT_FIT, savings
+from trainers.runs.record import commit, versions
+from trainers.runtime.ray_train import Cluster, named_resources, refuse_what_never_fits
+from trainers.storage.run_lock import lock
+from trainers.storage.store import Store, default_storage, read_run
+from tune_spaces import forecast as plan
 from tune_spaces.sweep import REPEATED, Cell, Range, Sweep, cell, distance, setting, settings
+from tune_spaces.sweep_state import FILE, OVER, RANKED, Book, dominates, told
 
 if TYPE_CHECKING:
-    from tune_spaces.tuner import Queue, Tpe
+    from tune_spaces.ray_tune import Queue, Tpe
 
 CLOSING_SECONDS = 4.0
 """Of a budget: what is left for the last checkpoints and the report."""
@@ -98,7 +98,7 @@ def run(
         with Cluster(sweep.scale, slots=running.slots + 1) as cluster:
             with progress.waiting("starting Ray"):
                 cluster.imported.wait()
-                importlib.import_module("tune_spaces.tuner")  # takes seconds, as Ray does to start
+                importlib.import_module("tune_spaces.ray_tune")  # takes seconds, as Ray does to start
                 warnings = cluster.wait()
             for warning in warnings:
                 progress.warning(warning)
@@ -119,7 +119,7 @@ def _cells(sweep: Sweep) -> list[Cell]:
     elif sweep.search == "tpe":
         drawn = list(settings(sweep))
     else:
-        from tune_spaces.tuner import draw
+        from tune_spaces.ray_tune import draw
 
         drawn = draw(sweep)
     return [cell(sweep, number, values) for number, values in enumerate(drawn)]
@@ -357,7 +357,7 @@ class _Running:
 
     def _tune(self, waiting: list[Cell], stop: threading.Event, deadline: float | None, repeating: bool = False) -> str:
         """Run trials; those that repeat others are neither searched nor stopped early. Returns the sweep's status."""
-        from tune_spaces import tuner
+        from tune_spaces import ray_tune as tuner
 
         sweep, kind = self.sweep, "none" if repeating else self.sweep.scheduler
         tpe = tuner.Tpe(sweep, self.metric, self.mode, self.book) if sweep.search == "tpe" and not repeating else None
@@ -447,13 +447,13 @@ class _Running:
 
     def _replay(self, schedule: Any, trial_id: str, each: Cell) -> None:
         """A trial that goes on: the scheduler learns what it did before."""
-        from tune_spaces import tuner
+        from tune_spaces import ray_tune as tuner
 
         if isinstance(schedule, tuner.Halts) and (lines := self.book.history(each.name)):
             schedule.replay(tuner.Past(each.name), lines, trial_id)
 
     def _replay_finished(self, schedule: Any) -> None:
-        from tune_spaces import tuner
+        from tune_spaces import ray_tune as tuner
 
         for trial in self.book.trials:
             if isinstance(schedule, tuner.Halts) and trial["status"] in OVER:
@@ -552,7 +552,8 @@ def _settle_metric(sweep: Sweep, recipe: Recipe, meta: Mapping[str, Any]) -> str
     """The score that trials are compared by. Raises ValueError where the task does not give it."""
     import torch
 
-    from trainers import loop, task
+    from trainers.tasks import base as task
+    from trainers.training import loop
 
     made = loop.make_task(recipe, meta)
     if sweep.metric is None:

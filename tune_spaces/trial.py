@@ -22,13 +22,15 @@ from typing import Any
 import ray
 from ray import tune
 
-from trainers import launch, shards, worker
-from trainers.data import Cached
-from trainers.lock import Busy
+from trainers import fitting as launch
+from trainers.data import shard_transfer as shards
+from trainers.data.prepare import Cached
 from trainers.progress import Progress
 from trainers.recipe import Recipe, Scale
-from trainers.store import Store, not_shared, sees
-from tune_spaces.book import FILE, history
+from trainers.runtime import worker
+from trainers.storage.run_lock import Busy
+from trainers.storage.store import Store, not_shared, sees
+from tune_spaces.sweep_state import FILE, history
 
 POLL_SECONDS = 0.5
 BUSY_SECONDS = 60.0
@@ -70,7 +72,7 @@ class Trial(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Not the weights: which of our own checkpoints holds them."""
-        from trainers.checkpoint import Checkpoints
+        from trainers.training.checkpoint import Checkpoints
 
         folder = _folder(self.shared, self._trial())
         pointer = {"run": folder.address, "step": Checkpoints(folder).latest_step()}

@@ -4,7 +4,7 @@
 
 1,000 JPEGs of 512x512 are drawn and each is used five times (hard links), in 4 class folders. Compared are
 
-    ours           trainers.data: look, prepare (decode once), Cached.batches, loop.Preprocess
+    ours           trainers.data.prepare: look, prepare (decode once), Cached.batches, loop.Preprocess
     DataLoader     torchvision's ImageFolder and transforms v2, 2 processes that stay; decodes every epoch
     ray.data       read_images, map, iter_torch_batches; decodes every epoch; Ray's start-up is not counted
     ray.data kept  the same, materialised after the first epoch
@@ -31,9 +31,11 @@ import overhead
 import torch
 from PIL import Image
 
-from trainers import data, loop, order
-from trainers.parallel import World
+from trainers.data import prepare as data
+from trainers.data import sampler as order
 from trainers.recipe import Recipe, resolve
+from trainers.training import loop
+from trainers.training.distributed import World
 
 BATCH = 128
 SIDE = 64

@@ -15,10 +15,10 @@ from typing import Any
 
 import _common
 import torch
-
 from tests.allocator import facts, measure
-from trainers import memory
+
 from trainers.recipe import Recipe, resolve, spell_size
+from trainers.training import peak_memory as memory
 
 Sizes = list[tuple[int, int]]
 FEW: dict[str, Any] = {"init_from": None}

@@ -31,9 +31,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainers import data, order, worker
+from trainers.data import prepare as data
+from trainers.data import sampler as order
 from trainers.models import linear_cnn
 from trainers.recipe import Recipe, Scale, resolve
+from trainers.runtime import worker
 
 BATCH = 128
 
@@ -164,7 +166,7 @@ def loop_history(case: Case, job: dict[str, Any]) -> list[dict[str, float]]:
 
 def by_fit(case: Case, workers: int) -> float:
     """fit(), in this process or in a worker of Ray Train."""
-    from trainers.launch import fit
+    from trainers.fitting import fit
     from trainers.progress import Progress
 
     scale = Scale(workers=workers, cpus_per_worker=case.threads, data=case.raw, storage=str(case.storage))
@@ -182,7 +184,7 @@ def start_ray(threads: int) -> None:
     """One Ray for all, set up as ours does it."""
     import ray
 
-    from trainers import on_ray
+    from trainers.runtime import ray_train as on_ray
 
     os.environ.update(on_ray._ENVIRONMENT)
     ray.init(address="local", num_cpus=threads + 1, log_to_driver=False, logging_level=logging.ERROR)

@@ -20,8 +20,8 @@ import _common
 
 sys.path.insert(0, str(_common.ROOT / "tests"))
 
-from hosts import Hosts, Training, why_not
-from small import Slow
+from helpers.hosts import Hosts, Training, why_not
+from helpers.small import Slow
 
 STEPS = 23
 

@@ -70,7 +70,7 @@ def workers(storage: Path, quick: bool) -> None:
 
 def _run_nothing(storage: Path, count: int, seconds: float) -> list[str]:
     """Train for so many seconds."""
-    from trainers.launch import Control, fit
+    from trainers.fitting import Control, fit
     from trainers.progress import Progress
     from trainers.recipe import Scale
 
@@ -118,11 +118,11 @@ def checkpoints(storage: Path, quick: bool) -> None:
     """Of models of several sizes, with SGD's momentum."""
     import torch
 
-    from trainers import loop
-    from trainers.checkpoint import Checkpoints
-    from trainers.parallel import World
     from trainers.recipe import resolve
-    from trainers.store import Store
+    from trainers.storage.store import Store
+    from trainers.training import loop
+    from trainers.training.checkpoint import Checkpoints
+    from trainers.training.distributed import World
 
     world = World(0, 1, torch.device("cpu"), "fp32")
     rows = []
@@ -148,7 +148,7 @@ def checkpoints(storage: Path, quick: bool) -> None:
 
 def prepare(storage: Path, quick: bool) -> None:
     """The same pictures with each number of tasks at once."""
-    from trainers import data
+    from trainers.data import prepare as data
     from trainers.recipe import resolve
 
     count = 40 if quick else 600

@@ -39,10 +39,14 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from trainers import boundary, data, loop, order, parallel
-from trainers.parallel import World
+from trainers.data import prepare as data
+from trainers.data import sampler as order
 from trainers.recipe import Recipe
-from trainers.task import Segment
+from trainers.tasks import boundary_f1 as boundary
+from trainers.tasks.base import Segment
+from trainers.training import distributed as parallel
+from trainers.training import loop
+from trainers.training.distributed import World
 
 IGNORED = 255
 MODELS: dict[str, dict[str, Any]] = {

@@ -95,7 +95,7 @@ def _trials(given: Any) -> None:
 
 def _prepare(rows: int, epochs: int) -> str:
     """Decode the pictures once, for all; returns the folder of the shards."""
-    from trainers.launch import prepare
+    from trainers.fitting import prepare
     from trainers.recipe import Scale
 
     return prepare(_recipe(rows, epochs), Scale(workers=0))
@@ -117,7 +117,9 @@ def _train(
     """The loop alone, without files. `report` gets each epoch's accuracy and says whether to stop."""
     import torch
 
-    from trainers import data, loop, parallel
+    from trainers.data import prepare as data
+    from trainers.training import distributed as parallel
+    from trainers.training import loop
 
     recipe = _recipe(rows, epochs, **values)
     recipe = recipe.replace(micro_batch_size=recipe.batch_size)
@@ -205,7 +207,7 @@ def naive_ray(folder: str, epochs: str, _: str, rows: str, tuned: bool = False) 
     def train_worker(config: dict[str, Any]) -> None:
         sys.path.insert(0, config["root"])
         sys.path.insert(0, config["root"] + "/tests/benchmarks")
-        import sweeps
+        from helpers import sweeps
 
         def report(epoch: int, score: float) -> bool:
             ray.train.report({"epoch": epoch, "accuracy": score})
@@ -247,8 +249,10 @@ def naive_ray(folder: str, epochs: str, _: str, rows: str, tuned: bool = False) 
 def our_trials(many: str) -> None:
     """Our trials, queue and book, with a training that is over at once."""
     from trainers.recipe import Scale
-    from trainers.store import Store
-    from tune_spaces import book, sweep, trial, tuner
+    from trainers.storage.store import Store
+    from tune_spaces import ray_tune as tuner
+    from tune_spaces import sweep, trial
+    from tune_spaces import sweep_state as book
 
     class Idle(trial.Trial):
         def step(self) -> dict[str, Any]:

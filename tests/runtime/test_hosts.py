@@ -1,0 +1,143 @@
+"""Three hosts: the same results as on one, and nothing lost when one dies, hangs or is cut off, be the run on a shared
+disk or in an object store; pictures are copied once to each host that lacks them.
+
+Made of network namespaces on this machine (tests/hosts.py): needs root, and is skipped elsewhere.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from helpers.hosts import IN_STORE, ON_DISK, Host, Hosts, Training, assert_as_undisturbed, history, why_not
+from helpers.object_store import SECRET
+from helpers.small import Slow
+
+_why = why_not()
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.skipif(_why is not None, reason=str(_why))]
+
+STEPS = 23
+DIGITS = ["--precision", "fp64", "--micro-batch-size", "16", "--epochs", "2", "--batch-size", "64"]
+
+
+def assert_equal_scores(folder: Path, other: Path) -> None:
+    """In each epoch, up to rounding."""
+    scores = [
+        [{name: line[name] for name in line if name.startswith(("val/", "train/"))} for line in history(each)]
+        for each in (folder, other)
+    ]
+    for mine, theirs in zip(*scores, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-8)
+
+
+def test_three_hosts_equal_one_worker(hosts: Hosts, storage: Path) -> None:
+    """Masks; classes are below."""
+    flags = ["--image-size", "32x48", "--dataset-args", "train=13", "val=5", "test=3", "--batch-size", "6"]
+    flags += ["--precision", "fp64", "--micro-batch-size", "2", "--epochs", "2"]
+    for run, where in {"one": ["--workers", "0"], "three": ["--workers", "3", *ON_DISK]}.items():
+        Training(hosts, storage, run, *where, *flags, command=("trainers", "train", "streets.unet")).end()
+    assert_equal_scores(storage / "three", storage / "one")
+    assert len(json.loads((storage / "three" / "run.json").read_text())["machine"]["nodes"]) == 3
+    prepared = [path for path in (storage / "cache").iterdir() if (path / "meta.json").exists()]
+    assert len(prepared) == 1
+
+
+def test_hosts_are_lost_and_come_back(hosts: Hosts, storage: Path, store: str, slow: Slow, tmp_path: Path) -> None:
+    """One is killed, another hangs, a third is cut off for a minute, all in the middle of an epoch of two runs."""
+    flags = [*slow.flags, "--epochs", "36"]
+    on_disk = Training(hosts, storage, "troubled", "--workers", "1:3", *ON_DISK, *flags)
+    in_store = Training(hosts, store, "troubled", "--workers", "1:3", *IN_STORE, *flags)
+    for training in (on_disk, in_store):
+        training.wait_for("epoch 2/")  # a checkpoint is uploaded
+    for trouble, victim in (("killed", hosts.all[1]), ("frozen", hosts.all[2]), ("cut off", hosts.all[1])):
+        on_disk.wait_for_the_middle_of_an_epoch(STEPS)
+        lost = time.monotonic()
+        {"killed": victim.down, "frozen": victim.freeze, "cut off": functools.partial(hosts.cut, victim)}[trouble]()
+        for name, training in (("on disk", on_disk), ("in store", in_store)):
+            step = int(training.wait_for("going on from step").split("step ")[1].split(",")[0])
+            print(f"{trouble}, {name}: went on from step {step} after {time.monotonic() - lost:.1f} s")
+            assert step > 0
+        _bring_back(hosts, victim, trouble, lost)
+        for name, training in (("on disk", on_disk), ("in store", in_store)):
+            training.wait_for("room for more workers")
+            training.wait_for("going on from step")
+            print(f"{trouble}, {name}: three again after {time.monotonic() - lost:.1f} s")
+    slow.hurry()
+    for training in (on_disk, in_store):
+        training.end()
+    Training(hosts, storage, "undisturbed", "--workers", "0", *flags).end()
+    hosts.fetch(store, "troubled", tmp_path)
+    for run in (storage / "troubled", tmp_path):
+        assert_as_undisturbed(run, storage / "undisturbed")
+
+
+def _bring_back(hosts: Hosts, host: Host, trouble: str, lost: float) -> None:
+    """As a machine whose services start by themselves."""
+    if trouble == "cut off":
+        time.sleep(max(0.0, lost + 60 - time.monotonic()))
+        hosts.mend(host)
+    if trouble == "frozen":
+        host.thaw()
+    host.down()
+    hosts.restart(host)
+
+
+# What hosts see of the disks ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def one(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run without workers."""
+    storage = tmp_path_factory.mktemp("one")
+    Training(hosts, storage, "one", "--workers", "0", *DIGITS).end()
+    return storage / "one"
+
+
+def forget_pictures(hosts: Hosts) -> None:
+    """Those of the tests before."""
+    for host in hosts.all:
+        shutil.rmtree(host.home / ".cache", ignore_errors=True)
+
+
+def copies(host: Host) -> list[Path]:
+    """Whole sets in the host's own cache."""
+    return [path.parent for path in (host.home / ".cache" / "trainyard").glob("*/meta.json")]
+
+
+def test_hosts_that_do_not_see_the_pictures_copy_them_once_and_unshared_storage_is_refused(
+    hosts: Hosts, one: Path, tmp_path: Path
+) -> None:
+    storage, cache, unshared = tmp_path / "storage", tmp_path / "cache", tmp_path / "unshared"
+    for path in (storage, cache, unshared):
+        path.mkdir()
+    forget_pictures(hosts)
+    for host in hosts.all[1:]:
+        host.hide(cache)
+    hosts.all[2].hide(unshared)
+    env = {"TRAINYARD_CACHE": str(cache)}
+    Training(hosts, storage, "three", "--workers", "3", *ON_DISK, *DIGITS, env=env).end()
+    assert_equal_scores(storage / "three", one)
+    assert [len(copies(host)) for host in hosts.all] == [0, 1, 1]
+    (prepared,) = [path.parent for path in cache.glob("*/meta.json")]
+    assert [path.name for path in copies(hosts.all[1])] == [prepared.name]
+
+    told = Training(hosts, unshared, "run", "--workers", "3", *ON_DISK, *DIGITS).end(code=2)
+    assert "host3" in told
+    assert "storage" in told
+    assert "epoch 1/2" not in told
+
+
+def test_an_object_store_serves_all_hosts(hosts: Hosts, one: Path, store: str, tmp_path: Path) -> None:
+    forget_pictures(hosts)
+    for host in hosts.all[1:]:
+        host.hide(tmp_path)
+    env = {"TRAINYARD_CACHE": str(tmp_path)}
+    told = Training(hosts, store, "three", "--workers", "3", *ON_DISK, *DIGITS, env=env).end()
+    hosts.fetch(store, "three", tmp_path / "fetched")
+    assert_equal_scores(tmp_path / "fetched", one)
+    assert [len(copies(host)) for host in hosts.all] == [0, 1, 1]
+    assert SECRET not in told

@@ -1,0 +1,116 @@
+"""Three hosts: one is taken back with notice; the head is lost, and the same submitted lines continue.
+
+Made of network namespaces on this machine (tests/hosts.py): needs root, and is skipped elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from helpers.hosts import (
+    IN_STORE,
+    ON_DISK,
+    TRAINING_SECONDS,
+    Hosts,
+    Training,
+    assert_as_undisturbed,
+    history,
+    why_not,
+)
+from helpers.small import Slow
+
+from trainers.storage.store import Store
+from trainers.training.checkpoint import Checkpoints
+
+_why = why_not()
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.skipif(_why is not None, reason=str(_why))]
+
+STEPS, EPOCHS = 23, 14
+
+
+def test_a_host_that_is_taken_back_saves_in_time(hosts: Hosts, storage: Path, slow: Slow) -> None:
+    """A preemption notice, 12 s before the end. Then the driver is killed, and the same command continues."""
+    seldom = ["--workers", "1:3", *ON_DISK, *slow.flags, "--epochs", "36", "--checkpoint-seconds", "1000"]
+    training = Training(hosts, storage, "preempted", *seldom)
+    training.wait_for("epoch 1/")
+    listed = json.loads(hosts.head.run("ray", "list", "nodes", "--format=json", "--address", hosts.dashboard))
+    alive = {node["node_ip"]: node["node_id"] for node in listed if node["state"] == "ALIVE"}
+    notice = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "taken back"]
+    notice += ["--node-id", alive[hosts.all[2].address], "--deadline-remaining-seconds", "12"]
+    hosts.head.run("ray", "drain-node", "--address", hosts.address, *notice)
+    assert "checkpoints every 5 s" in training.wait_for("taken back")
+    training.wait_for_the_middle_of_an_epoch(STEPS)
+    training.wait_for("going on from step")
+    training.kill()
+    hosts.all[2].down()
+    hosts.restart(hosts.all[2])
+    begun = time.monotonic()
+    again = Training(hosts, storage, "preempted", *seldom)
+    again.wait_for("going on from step")
+    print(f"a killed driver: went on after {time.monotonic() - begun:.1f} s")
+    again.kill()
+
+
+def test_the_head_is_lost_and_the_same_submitted_lines_continue(
+    hosts: Hosts, storage: Path, store: str, slow: Slow, tmp_path: Path
+) -> None:
+    """Two runs, one of them in an object store, and a sweep."""
+    outside = hosts.add_outsider()
+    epochs = ["--epochs", str(EPOCHS)]
+    grid = ["tune_spaces", "--recipe", "digits.cnn", "--space", "seed=0,1,2", "--scheduler", "none"]
+    lines = [
+        (storage, "run", ["trainers", "train", "digits.cnn"], ["--workers", "3", *ON_DISK, *epochs]),
+        (store, "run", ["trainers", "train", "digits.cnn"], ["--workers", "2", *IN_STORE, *epochs]),
+        (storage, "sweep", grid, [*epochs, "--cpus-per-worker", "1", "--max-concurrent", "2"]),
+    ]
+
+    def submit() -> list[Training]:
+        return [
+            Training(hosts, where, run, *slow.flags, *flags, command=command, submitted_by=outside)
+            for where, run, command, flags in lines
+        ]
+
+    on_disk, in_store, sweep = submit()
+    for training in (on_disk, in_store):
+        training.wait_for("epoch 2/")  # a checkpoint is uploaded
+    _wait_for_trials(storage / "sweep")
+    on_disk.wait_for_the_middle_of_an_epoch(STEPS)
+    hosts.head.down()
+    for command in (on_disk, in_store, sweep):
+        command.kill()
+    steps = {path.parent: Checkpoints(Store(path.parent)).latest_step() for path in storage.glob("sweep/*/run.json")}
+    assert len(steps) == 2
+    assert all(0 < step < EPOCHS * STEPS for step in steps.values())
+    for host in hosts.all:
+        host.down()
+    kept = Checkpoints(on_disk.folder).latest_step()  # now that nobody writes any more
+    for host in hosts.all:
+        hosts.restart(host)
+
+    on_disk, in_store, sweep = submit()
+    assert on_disk.wait_for("going on from step").split("step ")[1].startswith(f"{kept},")
+    assert not in_store.wait_for("going on from step").split("step ")[1].startswith("0,")
+    slow.hurry()
+    for command in (on_disk, in_store, sweep):
+        command.end()
+    Training(hosts, storage, "undisturbed", "--workers", "0", *slow.flags, *epochs).end()
+    hosts.fetch(store, "run", tmp_path)
+    content = json.loads((storage / "sweep" / "sweep.json").read_text())
+    for run in (storage / "run", tmp_path, storage / "sweep" / content["trials"][0]["name"]):
+        assert_as_undisturbed(run, storage / "undisturbed")
+    assert [trial["status"] for trial in content["trials"]] == ["finished"] * 3
+    for trial in content["trials"]:
+        folder = storage / "sweep" / trial["name"]
+        assert [line["epoch"] for line in history(folder)] == list(range(1, EPOCHS + 1))
+        assert json.loads((folder / "run.json").read_text())["attempt"] == 1 + (folder in steps)
+
+
+def _wait_for_trials(sweep: Path) -> None:
+    """Until two trials of a sweep have a checkpoint."""
+    limit = time.monotonic() + TRAINING_SECONDS
+    while sum(Checkpoints(Store(path.parent)).latest_step() > 0 for path in sweep.glob("*/checkpoints")) < 2:
+        assert time.monotonic() < limit, "no two trials have written a checkpoint"
+        time.sleep(0.05)

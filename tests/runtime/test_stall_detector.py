@@ -1,0 +1,281 @@
+"""A stall is told: who waits for whom, and where that one stands."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.small import job, small_recipe
+
+from trainers.data import prepare as data
+from trainers.runtime import stall_detector as watch
+from trainers.runtime.ray_train import Desk
+from trainers.runtime.stall_detector import Frame, Lookout, Watch, describe, judge
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 200
+
+
+def told_by(lookout: Lookout) -> str:
+    event = lookout.look()
+    return "" if event is None else f"{event['kind']}: {event['text']}"
+
+
+def beat(rank: int, size: int = 3, **changes: Any) -> watch.Beat:
+    ours = {"kind": "beat", "rank": rank, "size": size, "host": f"host{rank}", "idle": 0.0, "stalled": False}
+    stand = {"at": "step 118 of epoch 3", "where": "the end of a step (parallel.py:79 add_up)", "waits": True}
+    return {**ours, **stand, "first": False, "last": False, **changes}
+
+
+READING = {"where": "reading data (data.py:412 _gather)", "waits": False}
+HOSTS = {0: "host0", 1: "host1", 2: "host2"}
+
+
+def test_the_one_that_does_not_wait_is_waited_for() -> None:
+    beats = {0: beat(0), 1: beat(1, **READING), 2: beat(2)}
+    assert describe(beats, {}, HOSTS) == (
+        "ranks 0 and 2 wait in step 118 of epoch 3 for rank 1 on host1, which stands in reading data "
+        "(data.py:412 _gather)"
+    )
+
+
+def test_who_is_not_heard_of_is_waited_for() -> None:
+    beats = {0: beat(0), 2: beat(2)}
+    text = "ranks 0 and 2 wait in step 118 of epoch 3 for rank 1 on host1, not heard of for 31 s"
+    assert describe(beats, {1: 31.0}, HOSTS) == text
+    never = describe({0: beat(0, 2)}, {1: 60.0}, {0: "host0"})
+    assert never.startswith("rank 0 waits in ")
+    assert never.endswith(" for rank 1, which has not come up, not heard of for 60 s")
+
+
+def test_where_all_wait_the_network_is_in_doubt() -> None:
+    text = describe({rank: beat(rank) for rank in range(3)}, {}, HOSTS)
+    assert text.startswith("ranks 0, 1 and 2 wait in step 118 of epoch 3 for each other")
+    assert text.endswith("is the network between host0; host1; host2 up?")
+
+
+def test_where_none_waits_each_is_named() -> None:
+    assert describe({0: beat(0, 1, **READING)}, {}, HOSTS) == "rank 0 on host0 stands in " + READING["where"]
+    text = describe({}, {0: 21.0, 1: 22.0}, HOSTS)
+    assert text.startswith("rank 0 on host0, not heard of for 21 s; rank 1 on host1, not heard of for 22 s; Ray")
+
+
+def test_many_ranks_make_a_short_line() -> None:
+    beats = {rank: beat(rank, 64, waits=rank > 9) for rank in range(64)}
+    text = describe(beats, {}, {rank: f"host{rank}" for rank in range(64)})
+    assert text.startswith("54 ranks wait in step 118 of epoch 3 for rank 0 on host0, which")
+    assert text.endswith("; and 6 more")
+
+
+class Hours:
+    """A clock that is moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def hours() -> Hours:
+    return Hours()
+
+
+def test_a_stall_is_told_once_then_ever_more_seldom_and_its_end(hours: Hours) -> None:
+    lookout, told = Lookout(20, hours), []
+    for rank in range(3):
+        lookout.hear(beat(rank, first=True))
+    for _ in range(100):  # nothing moves; beats come every 5 s, told as stalled after 20 s
+        hours.now += 1
+        idle = hours.now - 100
+        if idle % 5 == 0:
+            for rank in range(3):
+                lookout.hear(beat(rank, idle=idle, stalled=idle >= 20, **(READING if rank == 1 else {})))
+        told += [(idle, text)] if (text := told_by(lookout)) else []
+    assert [idle for idle, _ in told] == [20, 40, 80]
+    assert all("warning: no step for" in text and "for rank 1 on host1" in text for _, text in told)
+    for rank in range(3):
+        lookout.hear(beat(rank))
+    assert told_by(lookout) == "message: goes on after 100 s"
+    assert told_by(lookout) == ""
+
+
+def test_a_rank_that_falls_silent_and_one_that_ends(hours: Hours) -> None:
+    lookout = Lookout(20, hours)
+    for rank in range(2):
+        lookout.hear(beat(rank, 2, first=True))
+    lookout.hear(beat(0, 2, last=True))
+    hours.now += 19
+    assert told_by(lookout) == ""
+    hours.now += 2
+    assert "rank 1 on host1, not heard of for 21 s" in told_by(lookout)
+    lookout.hear(beat(1, 2, last=True))
+    assert told_by(lookout) == "message: goes on after 21 s"
+
+
+def test_a_new_and_smaller_group_of_workers_leaves_nobody_behind(hours: Hours) -> None:
+    lookout = Lookout(20, hours)
+    for rank in range(3):
+        lookout.hear(beat(rank, first=True))
+    hours.now += 60
+    assert told_by(lookout)
+    lookout.hear(beat(1, 2, first=True))
+    lookout.hear(beat(0, 2, first=True))
+    assert told_by(lookout) == "message: goes on after 60 s"
+    hours.now += 19
+    assert told_by(lookout) == ""
+    hours.now += 2
+    assert "rank 2" not in told_by(lookout)
+
+
+def frames(*places: str) -> list[Frame]:
+    """Of "file:line function", innermost first; files of ours by name alone."""
+    ours, found = str(Path(watch.__file__).parent), []
+    for place in places:
+        file, line, function = re.split("[: ]", place)
+        found.append(Frame(file if file.startswith("/") else f"{ours}/{file}", int(line), function))
+    return found
+
+
+TORCH = str(Path(torch.__file__).parent)
+STEP = ("loop.py:420 _train_epoch", "loop.py:226 train", "worker.py:60 work", "on_ray.py:270 _train_worker")
+
+
+@pytest.mark.parametrize(
+    ("stack", "gpu", "expected"),
+    [
+        (
+            [f"{TORCH}/distributed/distributed_c10d.py:3000 all_reduce", "parallel.py:79 add_up", "loop.py:481 update"],
+            False,
+            ("the end of a step (parallel.py:79 add_up)", True),
+        ),
+        (
+            [f"{TORCH}/autograd/graph.py:829 _engine_run_backward", "loop.py:460 accumulate"],
+            False,
+            ("the passes of a step (loop.py:460 accumulate)", True),
+        ),
+        (
+            [f"{TORCH}/nn/modules/conv.py:548 forward", "/home/me/mine.py:12 forward", "loop.py:459 accumulate"],
+            False,
+            ("the passes of a step (mine.py:12 forward)", False),
+        ),
+        (["loop.py:730 _numbers", "loop.py:560 look"], True, ("training (loop.py:730 _numbers)", True)),
+        (["data.py:412 _gather", "data.py:390 batches"], True, ("reading data (data.py:412 _gather)", False)),
+        (
+            [f"{os.path.dirname(os.__file__)}/threading.py:355 wait", "checkpoint.py:116 wait", "loop.py:690 _save"],
+            True,
+            ("writing or reading a checkpoint (checkpoint.py:116 wait)", False),
+        ),
+        ([], False, ("nowhere: its thread has ended", False)),
+    ],
+)
+def test_where_a_stack_stands(stack: list[str], gpu: bool, expected: tuple[str, bool]) -> None:
+    assert judge(frames(*stack, *STEP) if stack else [], gpu) == expected
+
+
+def test_a_rank_that_reads_ahead_stands_where_its_reader_does() -> None:
+    asleep, seen = threading.Event(), []
+
+    def stuck() -> Iterator[Any]:
+        asleep.wait(SECONDS)
+        yield None
+
+    me = threading.get_ident()
+
+    def look() -> None:
+        while "stuck" not in (where := watch.stands(me)[0]):
+            time.sleep(0.01)
+        seen.append(where)
+        asleep.set()
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    list(data.ahead(stuck()))
+    looking.join()
+    assert re.fullmatch(r"reading data \(test_watch.py:\d+ stuck\)", seen[0])
+
+
+def test_a_watch_leaves_no_thread() -> None:
+    before, sent = threading.active_count(), list[watch.Beat]()
+    with Watch(0, 1, "host", sent.append):
+        assert threading.active_count() == before + 1
+    assert threading.active_count() == before
+    assert sent[-1]["last"]
+
+
+def _slow_rank(rank: int, size: int, work: dict[str, Any], meeting: str, beats: Any) -> None:
+    """A rank; the data of rank 1 is not to be had, once, until somebody says so."""
+    import torch.distributed as dist
+
+    from trainers.runtime import worker
+
+    gather, calls = data._gather, 0
+
+    def slow_disk(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if rank == 1 and calls == 20:
+            limit = time.monotonic() + SECONDS
+            while not os.path.exists(f"{meeting}-told") and time.monotonic() < limit:
+                time.sleep(0.1)
+        return gather(*args)
+
+    data._gather = slow_disk
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
+    with Watch(rank, size, f"host{rank}", beats.put, stall_seconds=1.0) as watching:
+        end = worker.work(work, rank, size, 1001, lambda event: None, lambda: False, watching=watching)
+    dist.destroy_process_group()
+    beats.put({"kind": "done", "status": end["status"]})
+
+
+@pytest.mark.slow
+def test_a_rank_with_a_slow_disk_is_named(tmp_path: Path) -> None:
+    size, lookout, ends = 2, Lookout(1.0), list[str]()
+    told: list[str] = []
+    named = r"warning: no step for \d+ s: rank 0 waits in step \d+ of epoch 1 for rank 1 on host1, "
+    named += r"which stands in reading data \(test_watch.py:\d+ slow_disk\)"
+    recipe = small_recipe("digits.cnn", batch_size=64, micro_batch_size=16, precision="fp32", epochs=1)
+    work = job(recipe, None, tmp_path, "run")
+    context = multiprocessing.get_context("spawn")
+    beats: Any = context.Queue()
+    processes = [
+        context.Process(target=_slow_rank, args=(rank, size, work, str(tmp_path / "meeting"), beats), daemon=True)
+        for rank in range(size)
+    ]
+    for process in processes:
+        process.start()
+    limit = time.monotonic() + SECONDS
+    while any(process.is_alive() for process in processes) and time.monotonic() < limit:
+        time.sleep(0.1)
+        while not beats.empty():
+            event = beats.get()
+            ends += [event["status"]] if event["kind"] == "done" else []
+            if event["kind"] == "beat":
+                lookout.hear(event)
+        told += [text] if (text := told_by(lookout)) else []
+        if re.fullmatch(named, text):
+            (tmp_path / "meeting-told").touch()
+    assert ends == ["finished"] * size
+    assert any(re.fullmatch(named, text) for text in told), told
+    assert re.fullmatch(r"message: goes on after \d+ s", told[-1]), told
+
+
+def test_workers_that_get_on_are_waited_for_until_they_have_saved() -> None:
+    """Before they are ended to start more of them; a store that is away may take its time."""
+    desk = Desk(max_failures=3)
+    assert not desk.is_saving()
+    desk.ask_to_save()
+    for idle, waited_for in ((1.0, True), (60.0, False), (0.0, True)):
+        desk.put([{"kind": "beat", "rank": 1, "idle": 0.0}, {"kind": "beat", "rank": 0, "idle": idle}])
+        assert desk.is_saving() == waited_for
+    desk.put([{"kind": "saved", "step": 7}])
+    assert not desk.is_saving()

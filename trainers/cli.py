@@ -1,0 +1,219 @@
+"""From the words of a command line to the values of a Recipe, a Scale and options, by tyro."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+import sys
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, TypeVar
+
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
+
+from trainers.recipe import Recipe, Scale, nearest
+from trainers.storage.store import explain
+
+Options = TypeVar("Options")
+
+
+def exit_code(action: Callable[[], int]) -> int:
+    """What a command ends with: its own code; 1, 2 or 130 and one line on stderr where it is cut short."""
+    try:
+        return action()
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{explain(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def run_command(argv: Sequence[str], commands: Mapping[str, Callable[[list[str]], int]], usage: str) -> int:
+    """Run the command that a command line names first; returns the exit code."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage)
+        return 0 if argv else 2
+
+    def run() -> int:
+        if argv[0] not in commands:
+            raise ValueError(f"there is no command {argv[0]!r}{nearest(argv[0], commands)}")
+        return commands[argv[0]](list(argv[1:]))
+
+    return exit_code(run)
+
+
+def leading(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words before the first flag, and the rest."""
+    count = next((index for index, word in enumerate(argv) if word.startswith("-")), len(argv))
+    return list(argv[:count]), list(argv[count:])
+
+
+def parse(
+    recipe: Recipe, scale: Scale, options: Options, flags: Sequence[str], prog: str
+) -> tuple[Any, Scale, Options]:
+    """What flags change of a recipe (field -> value), the scale and the options that they give.
+
+    Raises ValueError, or ends the process with code 2.
+    """
+    recipe_type, scale_type, kind = cli_type(Recipe), cli_type(Scale), type(options)
+    both = dataclasses.make_dataclass(
+        "fields", [("recipe", recipe_type), ("scale", scale_type), ("options", kind)], kw_only=True
+    )
+    default = both(recipe=recipe_type(**_values(recipe)), scale=scale_type(**_values(scale)), options=options)
+    parsed = cli(both, flags, prog, default)
+    changes = {field: value for field, value in _values(parsed.recipe).items() if value != getattr(recipe, field)}
+    return changes, Scale(**_values(parsed.scale)), parsed.options
+
+
+def cli(kind: Any, flags: Sequence[str], prog: str, default: Any = tyro.MISSING_NONPROP) -> Any:
+    with _registry():
+        return tyro.cli(
+            kind,
+            args=list(flags),
+            default=default,
+            prog=prog,
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+        )
+
+
+def _values(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+
+
+def cli_type(kind: type) -> Any:
+    """Recipe or Scale, with its tuples spelled as people do: 28x28, 1:3, layer1,layer2."""
+    spelled = {"image_size": _SIZE, "stored_size": _SIZE, "workers": _WORKERS, "frozen": _NAMES}
+    hints = typing.get_type_hints(kind)
+    fields = [
+        (field.name, Annotated[hints[field.name], spelled[field.name]], dataclasses.field(default=None))
+        for field in dataclasses.fields(kind)
+        if field.name in spelled
+    ]
+    # Values are checked when the flags are put into a Recipe, whose ValueError has no box around it.
+    namespace = {"__post_init__": lambda self: None, "__doc__": kind.__doc__}
+    return dataclasses.make_dataclass(
+        kind.__name__, fields, bases=(kind,), frozen=True, kw_only=True, namespace=namespace
+    )
+
+
+def size_of(word: str) -> tuple[int, int] | None:
+    if word.lower() == "none":
+        return None
+    if not re.fullmatch(r"\d+(x\d+)?", word):
+        raise ValueError(f"{word!r} is not a size; give 28, or height x width as in 512x1024")
+    sides = [int(side) for side in word.split("x")]
+    return sides[0], sides[-1]
+
+
+def _workers(word: str) -> int | tuple[int, int]:
+    if not re.fullmatch(r"\d+(:\d+)?", word):
+        raise ValueError(f"{word!r} is not a number of workers; give 0, 1, 2, ... or MIN:MAX as in 1:3")
+    bounds = [int(bound) for bound in word.split(":")]
+    return bounds[0] if len(bounds) == 1 else (bounds[0], bounds[1])
+
+
+def _number(word: str, kind: type[int | float], optional: bool) -> int | float | None:
+    if optional and word.lower() == "none":
+        return None
+    try:
+        return kind(word)
+    except ValueError:
+        what = "whole number" if kind is int else "number"
+        raise ValueError(f"{word!r} is not a {what}{', nor none' if optional else ''}") from None
+
+
+def _flag(words: list[str]) -> bool:
+    known = {"true": True, "false": False}
+    if words and words[0].lower() not in known:
+        raise ValueError(f"{words[0]!r} is neither true nor false")
+    return known[words[0].lower()] if words else True
+
+
+def _mapping(words: list[str]) -> dict[str, Any]:
+    for word in words:
+        if "=" not in word:
+            raise ValueError(f"{word!r} is not of the form name=value")
+    return {name: value_of(value) for name, _, value in (word.partition("=") for word in words)}
+
+
+def value_of(word: str) -> Any:
+    """A number, true, false, none, a list as in 0.8,1.2, or text."""
+    if "," in word:
+        return [value_of(part) for part in word.split(",")]
+    if word.lower() in ("true", "false", "none"):
+        return {"true": True, "false": False, "none": None}[word.lower()]
+    try:
+        number = ast.literal_eval(word)
+    except (ValueError, SyntaxError):
+        return word
+    return number if isinstance(number, int | float) else word
+
+
+def _spell(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ",".join(map(_spell, value))
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+def _one_word(read: Callable[[str], Any], metavar: str, separator: str) -> PrimitiveConstructorSpec[Any]:
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda words: read(words[0]),
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: [
+            separator.join(map(str, value)) if isinstance(value, tuple) else _spell(value)
+        ],
+    )
+
+
+_SIZE = _one_word(size_of, "SIZE|HxW", "x")
+_WORKERS = _one_word(_workers, "N|MIN:MAX", ":")
+_NAMES = _one_word(lambda word: tuple(part for part in word.split(",") if part), "NAME,NAME", ",")
+
+
+def _registry() -> ConstructorRegistry:
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def mapping(info: Any) -> PrimitiveConstructorSpec[Any] | None:
+        if typing.get_origin(info.type) is not typing.get_origin(Mapping[str, Any]):
+            return None
+        return PrimitiveConstructorSpec(
+            nargs="*",
+            metavar="NAME=VALUE...",
+            instance_from_str=_mapping,
+            is_instance=lambda value: isinstance(value, Mapping),
+            str_from_instance=lambda value: [f"{name}={_spell(item)}" for name, item in value.items()],
+        )
+
+    @registry.primitive_rule
+    def number(info: Any) -> PrimitiveConstructorSpec[Any] | None:
+        kinds = set(typing.get_args(info.type) or [info.type])
+        kind = int if int in kinds else float
+        if kind not in kinds or not kinds <= {kind, type(None)}:
+            return None
+        optional = type(None) in kinds
+        metavar = kind.__name__.upper() + "|none" * optional
+        return _one_word(lambda word: _number(word, kind, optional), metavar, "")
+
+    @registry.primitive_rule
+    def flag(info: Any) -> PrimitiveConstructorSpec[Any] | None:
+        if info.type is not bool:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=(0, 1),
+            metavar="",
+            instance_from_str=_flag,
+            is_instance=lambda value: isinstance(value, bool),
+            str_from_instance=lambda value: [_spell(value)],
+        )
+
+    return registry

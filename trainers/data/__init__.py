@@ -1,0 +1,1 @@
+"""Raw files to prepared pictures, and prepared pictures to batches: source, prepare, meta, batches, stream."""

@@ -1,0 +1,260 @@
+"""What a report tells of each run: the list COLUMNS. A further column is a further line there."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from trainers.recipe import spell_size
+from trainers.report.baseline import Pair
+from trainers.report.reader import Found, Run
+from trainers.report.sweep_stats import Lines, duration_text, number, swept_keys, text
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the columns need to know besides the run. Keys are the addresses of run folders."""
+
+    pairs: Mapping[str, Pair] = field(default_factory=dict)
+    lines: Mapping[str, Lines] = field(default_factory=dict)
+    """The lines of metrics.jsonl."""
+    price_per_hour: float | None = None
+
+    def partner(self, run: Run) -> Run | None:
+        """The run of the baseline that it is compared with."""
+        pair = self.pairs.get(run.store.address)
+        return pair.partner if pair else None
+
+
+@dataclass(frozen=True)
+class Column:
+    name: str
+    """Key in CSV and JSON, with its unit."""
+    header: str
+    value: Callable[[Run, Asked], Any]
+    show: Callable[[Any], str]
+    rank: int
+    """A table too wide for the terminal loses the columns of the highest rank first; rank 0 stays."""
+
+
+# Values of the columns
+
+
+def _training_seconds(run: Run, asked: Asked) -> float | None:
+    """A trial that was cut off has no total: then it is the sum over its epochs."""
+    total, setup = run.number("seconds", "total"), run.number("seconds", "setup")
+    if total is not None and setup is not None:
+        return total - setup
+    lines = asked.lines.get(run.store.address) if run.trial else None
+    return math.fsum(number(line.get("seconds")) or 0.0 for line in lines) if lines else None
+
+
+def _data_wait_share(run: Run, asked: Asked) -> float | None:
+    wait, seconds = run.number("seconds", "data_wait"), _training_seconds(run, asked)
+    return wait / seconds if wait is not None and seconds else None
+
+
+def _epoch_seconds(run: Run, asked: Asked) -> float | None:
+    seconds, epochs = _training_seconds(run, asked), run.number("epochs_run")
+    return seconds / epochs if seconds and epochs else None
+
+
+def _peak_memory(run: Run) -> tuple[float | None, str | None]:
+    """Bytes, and of what: the device where one was used, else the host."""
+    for where in ("device", "host"):
+        if (size := run.number("peak_memory_bytes", where)) is not None:
+            return size, where
+    return None, None
+
+
+def _nodes(run: Run) -> list[Mapping[str, Any]]:
+    nodes = run.get("machine", "nodes")
+    return [node for node in nodes if isinstance(node, Mapping)] if isinstance(nodes, list) else []
+
+
+def machine_of(run: Run) -> str | None:
+    """ "8 x A100-SXM4-40GB, 2 nodes", or "16 cores EPYC 7B13" where no GPU was used."""
+    nodes = _nodes(run)
+    if not nodes:
+        return None
+    gpus = Counter(str(gpu.get("name")) for node in nodes for gpu in node.get("gpus") or [] if gpu)
+    if gpus and run.get("scale", "gpus_per_worker") != 0:
+        parts = [f"{count} x {_short(name)}" for name, count in gpus.items()]
+    else:
+        cores: Counter[str] = Counter()
+        for node in nodes:
+            cores[str(node.get("cpu") or "")] += int(number(node.get("cores")) or 0)
+        parts = [f"{count} cores {_short(cpu)}".strip() for cpu, count in cores.items()]
+    return ", ".join(parts + [f"{len(nodes)} nodes"] * (len(nodes) > 1))
+
+
+def _short(name: str) -> str:
+    """A processor's name without words that tell nothing: "Xeon 8259CL" for "Intel(R) Xeon(R) CPU 8259CL"."""
+    words = r"\((R|TM)\)|@.*|\b(Intel|AMD|NVIDIA|CPU|Processor|\d+-Core)\b"
+    return " ".join(re.sub(words, " ", name).split()) or name
+
+
+def cost_of(run: Run, asked: Asked) -> float | None:
+    total, nodes = run.number("seconds", "total"), len(_nodes(run))
+    if asked.price_per_hour is None or total is None or not nodes:
+        return None
+    return asked.price_per_hour * nodes * total / 3600
+
+
+def plain(value: Any) -> Any:
+    """A value that a cell can hold: numbers as they are, sizes as 512x1024."""
+    return value if value is None or isinstance(value, int | str) or number(value) is not None else text(value)
+
+
+def _workers(run: Run) -> Any:
+    workers = run.get("scale", "workers")
+    return ":".join(str(end) for end in workers) if isinstance(workers, list) else workers
+
+
+def _setting(run: Run, _: Asked, *, key: str) -> Any:
+    return plain(run.setting(key))
+
+
+def _planned(run: Run) -> float | None:
+    epochs = run.number("recipe", "epochs")
+    return number(run.trial.get("epochs")) if epochs is None else epochs
+
+
+def predicted_memory(run: Run) -> float | None:
+    return number(run.trial.get("memory_bytes"))
+
+
+# Comparison with the baseline
+
+
+def _of_partner(run: Run, asked: Asked, *, value: Callable[[Run], Any]) -> Any:
+    partner = asked.partner(run)
+    return None if partner is None else value(partner)
+
+
+def _speed_up(run: Run, asked: Asked) -> float | None:
+    if (partner := asked.partner(run)) is None:
+        return None
+    ours, theirs = _epoch_seconds(run, asked), _epoch_seconds(partner, asked)
+    return theirs / ours if ours and theirs else None
+
+
+def _score_difference(run: Run, asked: Asked) -> float | None:
+    partner = asked.partner(run)
+    if partner is None or run.get("best", "metric") != partner.get("best", "metric"):
+        return None
+    ours, theirs = run.number("best", "value"), partner.number("best", "value")
+    return None if ours is None or theirs is None else ours - theirs
+
+
+def _note(run: Run, asked: Asked) -> str:
+    pair = asked.pairs.get(run.store.address)
+    return "; ".join(filter(None, [run.remark, pair.note if pair else ""]))
+
+
+# Numbers as people read them
+
+
+def _bytes(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else spell_size(round(size))
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def score_text(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 100 else f"{value:.4g}"
+
+
+COLUMNS = [
+    Column("run", "run", lambda run, _: run.label, str, 0),
+    Column("status", "status", lambda run, _: plain(run.get("status")), str, 1),
+    Column("recipe", "recipe", lambda run, _: plain(run.get("recipe_name")), str, 4),
+    Column("epochs_run", "epochs", lambda run, _: run.number("epochs_run"), str, 2),
+    Column("epochs", "planned", lambda run, _: _planned(run), str, 10),
+    Column("batch_size", "batch", partial(_setting, key="batch_size"), str, 2),
+    Column("lr", "lr", partial(_setting, key="lr"), text, 5),
+    Column("image_size", "image size", partial(_setting, key="image_size"), str, 3),
+    Column("workers", "workers", lambda run, _: _workers(run), str, 3),
+    Column("machine", "machine", lambda run, _: machine_of(run), str, 4),
+    Column("training_seconds", "training", _training_seconds, duration_text, 1),
+    Column("images_per_second", "images/s", lambda run, _: run.number("images_per_second"), _rate, 2),
+    Column("data_wait_share", "data wait", _data_wait_share, "{:.1%}".format, 3),
+    Column("peak_memory_bytes", "peak memory", lambda run, _: _peak_memory(run)[0], _bytes, 3),
+    Column("peak_memory_of", "memory of", lambda run, _: _peak_memory(run)[1], str, 9),
+    Column("best_metric", "best metric", lambda run, _: plain(run.get("best", "metric")), str, 6),
+    Column("best_value", "best", lambda run, _: run.number("best", "value"), score_text, 1),
+    Column("cost", "cost", cost_of, "{:,.2f}".format, 1),
+    Column("note", "note", _note, str, 0),
+]
+
+TRIAL_COLUMNS = [  # of sweeps
+    Column("micro_batch_size", "micro-batch", lambda run, _: number(run.trial.get("micro_batch_size")), str, 7),
+    Column("predicted_memory_bytes", "predicted memory", lambda run, _: predicted_memory(run), _bytes, 6),
+    Column("seed", "seed", partial(_setting, key="seed"), str, 8),
+    Column("repeat_of", "repeat of", lambda run, _: plain(run.trial.get("repeat_of")), str, 8),
+    Column("message", "message", lambda run, _: plain(run.trial.get("message")) or None, str, 0),
+]
+
+PAIR_COLUMNS = [  # next to a baseline
+    Column("speed_up", "speed-up", _speed_up, "{:.2f}x".format, 1),
+    Column("score_difference", "difference", _score_difference, "{:+.4f}".format, 1),
+    Column("baseline_run", "baseline", partial(_of_partner, value=lambda run: run.label), str, 8),
+    Column("baseline_seconds", "baseline training",
+           lambda run, asked: _of_partner(run, asked, value=partial(_training_seconds, asked=asked)), duration_text, 2),
+    Column("baseline_memory_bytes", "baseline memory",
+           partial(_of_partner, value=lambda run: _peak_memory(run)[0]), _bytes, 7),
+    Column("baseline_images_per_second", "baseline images/s",
+           partial(_of_partner, value=lambda run: run.number("images_per_second")), _rate, 7),
+    Column("baseline_value", "baseline best",
+           partial(_of_partner, value=lambda run: run.number("best", "value")), score_text, 7),
+]  # fmt: skip
+
+
+def columns_for(found: Found, asked: Asked) -> list[Column]:
+    """COLUMNS without those not asked for, and with those of sweeps, of final scores and of the baseline.
+
+    What a sweep varies stands next to the status, under its own name.
+    """
+    swept = {key: None for sweep in found.sweeps for key in swept_keys(sweep.info, sweep.trials)}
+    unwanted = {"cost"} if asked.price_per_hour is None else set()
+    plain = [column for column in COLUMNS if column.name not in unwanted]
+    finals = [run.get("final") for run in found.runs]
+    scores = dict.fromkeys(
+        name
+        for final in finals
+        if isinstance(final, Mapping)
+        for name, value in final.items()
+        if number(value) is not None
+    )
+    after = {
+        "status": [Column(key, key, partial(_setting, key=key), text, 1) for key in swept],
+        "best_value": [
+            Column(f"final_{name}", f"final {name}", partial(_final, name=name), score_text, 6) for name in scores
+        ],
+        "best_metric": TRIAL_COLUMNS[:2] if found.sweeps else [],
+        "note": [],
+    }
+    columns: list[Column] = []
+    for column in plain:
+        if column.name == "note":
+            columns += PAIR_COLUMNS if asked.pairs else []
+            columns += [each for each in TRIAL_COLUMNS[2:] if each.name not in swept] if found.sweeps else []
+        if column.name not in swept:
+            columns.append(column)
+        columns += after.get(column.name, [])
+    if found.sweeps:  # the score next to what was tried
+        best = next(column for column in columns if column.name == "best_value")
+        columns.remove(best)
+        columns.insert(2 + len(swept), best)
+    return columns
+
+
+def _final(run: Run, _: Asked, *, name: str) -> float | None:
+    return run.number("final", name)

@@ -1,0 +1,349 @@
+"""The parts of the report's page that tell of one sweep: tiles, repeats, maps over its parameters, memory and speed."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from trainers.recipe import spell_size
+from trainers.report.svg import Cell, Series, chart, heat_map
+from trainers.report.sweep_stats import DID_NOT_FIT, duration_text, levels, number, text, values_text
+
+MOST_PAIRS = 6
+"""So many pairs of parameters have maps: those of the parameters named first."""
+FAR = 4.0
+"""A limit of memory beyond so many times what is needed is told, and not drawn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageRun:
+    """What the page needs of a run or a trial. Unknown numbers are None."""
+
+    label: str
+    status: str
+    cells: Sequence[TableCell]
+    metric: str | None
+    minimise: bool
+    """Less of the metric is better."""
+    best: float | None
+    seconds: float | None
+    """Of training."""
+    epochs: float | None
+    """Those run."""
+    images_per_second: float | None
+    memory: float | None
+    """Measured peak of the device, in bytes. None on a CPU: a process's memory is mostly not that of its steps."""
+    predicted_memory: float | None
+    values: Mapping[str, Any]
+    """What the sweep set; empty for a run of its own."""
+    batch_size: float | None
+    cost: float | None
+    history: Sequence[Mapping[str, Any]]
+    """The lines of metrics.jsonl."""
+    machine: str
+    versions: str
+    info: Mapping[str, Any]
+    """run.json"""
+    read: Callable[[str], bytes] | None
+    """Reads a file of the run folder; None where there is no folder."""
+
+
+@dataclass(frozen=True)
+class TableCell:
+    text: str
+    value: Any
+    """What the table is sorted by."""
+    column: str
+    more: str = ""
+    """Told below the text, in small letters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageSweep:
+    """What the page needs of a sweep."""
+
+    label: str
+    status: str
+    message: str
+    runs: Sequence[PageRun]
+    keys: Sequence[str]
+    """What it varies."""
+    metric: str
+    minimise: bool
+    winner: PageRun | None
+    savings: Mapping[str, Mapping[str, float]]
+    """See sweep_report.savings."""
+    repeats: Sequence[Mapping[str, Any]]
+    """See sweep_report.repeats."""
+    seconds: float | None
+    setup_seconds: float | None
+    concurrency: float | None
+    memory_limit: float | None
+    """In bytes."""
+    cost: float | None
+    plan: str
+    machine: str
+    versions: str
+    info: Mapping[str, Any]
+    """sweep.json without the trials."""
+
+
+Tile = tuple[str, str, str]
+"""What, the number, more about it."""
+
+
+def section(title: str, *parts: str) -> str:
+    """A heading and its parts; nothing where the last one is empty."""
+    return f"<h2>{escape(title)}</h2>\n" + "\n".join(parts) if parts[-1] else ""
+
+
+def tiles(those: Sequence[Tile]) -> str:
+    items = (
+        f"<li><span>{escape(what)}</span><b>{escape(count)}</b><span>{escape(more)}</span>"
+        for what, count, more in those
+    )
+    return f"<ul class=tiles>{''.join(items)}</ul>"
+
+
+def charts(those: Sequence[str]) -> str:
+    return f"<div class=charts>{''.join(those)}</div>" if any(those) else ""
+
+
+def status_words(runs: Sequence[PageRun]) -> str:
+    """ "8 finished, 2 stopped early"."""
+    return ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in Counter(r.status for r in runs).items())
+
+
+def winner_of(sweep: PageSweep) -> PageRun | None:
+    """The winner, or while there is none the best trial so far."""
+    scored = [run for run in sweep.runs if run.best is not None]
+    best = min if sweep.minimise else max
+    return sweep.winner or best(scored, key=lambda run: run.best or 0.0, default=None)
+
+
+def sweep_head(sweep: PageSweep) -> str:
+    """The sweep's plan and message, and its tiles."""
+    found: list[Tile] = []
+    if (best := winner_of(sweep)) is not None:
+        ties = sum(group["verdict"] == "tie" for group in sweep.repeats)
+        tie = f"; a tie with {ties} more" if ties else ""
+        score = "no score" if best.best is None else f"{best.best:.4f}"
+        word = "winner" if sweep.winner else "best so far" if sweep.status == "running" else "best"
+        what = f"{word}, {sweep.metric}"
+        found.append((what, score, f"{values_text(best.values)}{tie}; {best.label}".lstrip("; ")))
+    found.append(("trials", str(len(sweep.runs)), status_words(sweep.runs)))
+    epochs, seconds = sweep.savings["epochs"], sweep.savings["training_seconds"]
+    share = f" ({epochs['saved'] / epochs['planned']:.0%})" if epochs["planned"] else ""
+    again = f"; {epochs['repeats']:,.0f} more in repeats" if epochs["repeats"] else ""
+    ran = f"{epochs['run']:,.0f} of {epochs['planned']:,.0f}"
+    found.append(("epochs run", ran, f"{epochs['saved']:,.0f} saved{share}{again}"))
+    grid = seconds["run"] + seconds["saved"]
+    share = f" ({seconds['saved'] / grid:.0%} of {duration_text(grid)})" if grid else ""
+    again = f"; {duration_text(seconds['repeats'])} more in repeats" if seconds["repeats"] else ""
+    found.append(
+        (
+            "training, all trials",
+            duration_text(seconds["run"]),
+            f"{duration_text(seconds['saved'])} saved{share}{again}",
+        )
+    )
+    if sweep.seconds is not None:
+        setup = f"setup {duration_text(sweep.setup_seconds)}" if sweep.setup_seconds is not None else ""
+        at_once = f"{sweep.concurrency:g} at once" if sweep.concurrency is not None else ""
+        found.append(("wall time", duration_text(sweep.seconds), ", ".join(filter(None, [setup, at_once]))))
+    if sweep.cost is not None:
+        apart = sum(run.cost or 0.0 for run in sweep.runs)
+        found.append(("cost of the sweep", f"{sweep.cost:,.2f}", f"one trial after the other {apart:,.2f}"))
+    state = sweep.status.replace("_", " ")
+    message = f": {escape(sweep.message)}" if sweep.message else ""
+    return f"<p><b>{escape(state)}</b>{message}<br><span class=faint>{escape(sweep.plan)}</span></p>{tiles(found)}"
+
+
+def sweep_sections(sweep: PageSweep, colours: Mapping[str, str], name: str) -> list[str]:
+    """Repeats, maps over parameters, memory and speed. `name` stands before the titles where there are several."""
+    before = f"{name}: " if name else ""
+    varied = [key for key in sweep.keys if len({text(run.values.get(key)) for run in sweep.runs}) > 1]
+    varied = [key for key in varied if key != "seed"] or varied
+    measured = any(run.memory is not None for run in sweep.runs)
+    dots = "full dots are measured on the device" if measured else "on a CPU it is predicted, not measured"
+    limit = f"; the limit is {spell_size(int(sweep.memory_limit))}" if sweep.memory_limit else ""
+    return [
+        section(f"{before}Mean and spread over repeats", _REPEATS, _repeats(sweep)),
+        section(f"{before}Score and time over parameters", *_maps(sweep, varied)),
+        section(
+            f"{before}Memory and speed against batch size",
+            "<p class=faint>Memory of a training step: rings are predicted, crosses ran out of memory or do not fit, "
+            f"{dots}{limit}.</p>",
+            _memory(sweep, colours),
+        ),
+    ]
+
+
+_REPEATS = (
+    "<p class=faint>Mean and sample standard deviation over seeds. A tie: the difference to the best mean "
+    "is within the larger of the two spreads.</p>"
+)
+
+
+def _repeats(sweep: PageSweep) -> str:
+    if all(len(group["scores"]) < 2 for group in sweep.repeats):
+        return ""
+    rows = []
+    for group in sweep.repeats:
+        spread = "" if group["std"] is None else f" ± {group['std']:.4f}"
+        scores = ", ".join(f"{score:.4f}" for score in group["scores"])
+        word = {"best": "good", "tie": "calm"}.get(group["verdict"], "faint")
+        rows.append(
+            f"<tr><td>{escape(values_text(group['values']))}<td class=n>{group['mean']:.4f}{spread}"
+            f"<td><em class={word}>{group['verdict']}</em><td class=n>{len(group['scores'])}<td>{scores}"
+        )
+    head = f"<th>setting<th>{escape(sweep.metric)}, mean ± std<th>verdict<th>seeds<th>scores"
+    return f"<div class=wide><table><thead><tr>{head}<tbody>{''.join(rows)}</table></div>"
+
+
+# Maps
+
+
+def _maps(sweep: PageSweep, keys: Sequence[str]) -> list[str]:
+    """Score, training seconds, and seconds an epoch where trials ran unequal numbers of them."""
+    what: list[tuple[str, str, bool, Callable[[PageRun], float | None], bool]] = [
+        (f"best {sweep.metric}", "c0", sweep.minimise, lambda run: run.best, True),
+        ("training seconds", "c1", False, _training_seconds, False),
+    ]
+    if len({run.epochs for run in sweep.runs if run.seconds}) > 1:  # those stopped early are not fast
+        what.append(("seconds an epoch", "c2", False, _epoch_seconds, False))
+    pairs = list(itertools.combinations(keys, 2))
+    drawn = []
+    for x, y in pairs[:MOST_PAIRS] or [(key, "") for key in keys]:
+        for title, css, minimise, value, is_score in what:
+            if not y and (spread := _spread(sweep.runs, x, title, css, value)):
+                drawn.append(spread)
+            else:
+                drawn.append(_map(sweep.runs, x, y, title, css, minimise, value, is_score))
+    told = "Each field is the best score, or the mean time, of its trials."
+    told = told if len(keys) < 3 else f"{told[:-1]} over all other parameters."
+    if len(pairs) > MOST_PAIRS:
+        told += f" Shown are {MOST_PAIRS} of {len(pairs)} pairs of parameters."
+    return [f"<p class=faint>{told}</p>", charts(drawn)]
+
+
+def _training_seconds(run: PageRun) -> float | None:
+    """None of a trial without an epoch: that it did not fit is not a time."""
+    return run.seconds if run.epochs else None
+
+
+def _epoch_seconds(run: PageRun) -> float | None:
+    return run.seconds / run.epochs if run.seconds and run.epochs else None
+
+
+def _spread(runs: Sequence[PageRun], key: str, title: str, css: str, value: Callable[[PageRun], float | None]) -> str:
+    """Dots over the only parameter, where it takes many numbers; else empty."""
+    places = [number(run.values.get(key)) for run in runs]
+    if None in places or len(set(places)) <= 8:
+        return ""
+    dots = [
+        Series(run.label, css, [(place, height)], "dot")
+        for run, place in zip(runs, places, strict=True)
+        if place is not None and (height := value(run)) is not None
+    ]
+    return chart(title, key, dots, log_x=True)
+
+
+def _map(
+    runs: Sequence[PageRun],
+    x: str,
+    y: str,
+    title: str,
+    css: str,
+    minimise: bool,
+    value: Callable[[PageRun], float | None],
+    is_score: bool,
+) -> str:
+    labels_x, at_x = levels([run.values.get(x) for run in runs])
+    labels_y, at_y = levels([run.values.get(y) if y else "" for run in runs])
+    groups: dict[tuple[int, int], list[PageRun]] = {}
+    for run, across, down in zip(runs, at_x, at_y, strict=True):
+        if across is not None and down is not None:
+            groups.setdefault((across, down), []).append(run)
+    best = min if minimise else max
+    cells = {}
+    for place, those in groups.items():
+        known = [found for run in those if (found := value(run)) is not None]
+        where = f"{x} {labels_x[place[0]]}" + (f", {y} {labels_y[place[1]]}" if y else "")
+        trials = f"{where}: {len(those)} trial{'s' * (len(those) > 1)}, {status_words(those)}"
+        if not known:
+            cells[place] = Cell(None, _why_empty(those), trials)
+            continue
+        found = best(known) if is_score else statistics.fmean(known)
+        digits = 4 if len(labels_x) <= 6 else 3
+        shown = f"{found:.{digits}f}" if is_score and abs(found) < 100 else _two_digits(found)
+        cells[place] = Cell(found, shown, f"{trials}: {found:.5g}")
+    return heat_map(title, (x, y), (labels_x, labels_y), cells, css=css, minimise=minimise)
+
+
+def _two_digits(value: float) -> str:
+    """Those that tell fields apart: 0.047, 2.1, 47, 4,712."""
+    return f"{value:.2g}" if abs(value) < 10 else f"{value:,.0f}"
+
+
+def _why_empty(runs: Sequence[PageRun]) -> str:
+    """A word for a field without a number."""
+    states = {run.status for run in runs}
+    words = {
+        "out_of_memory": "OOM",
+        "does_not_fit": "no fit",
+        "settled": "no fit",
+        "failed": "failed",
+        "running": "running",
+    }
+    return next((word for state, word in words.items() if state in states), "-")
+
+
+# Memory and speed
+
+
+def _memory(sweep: PageSweep, colours: Mapping[str, str]) -> str:
+    """Peak memory and images/s against batch size, where trials have at least two."""
+    placed = [(run, run.batch_size) for run in sweep.runs if run.batch_size is not None]
+    sizes = sorted({size for _, size in placed})
+    if len(sizes) < 2:
+        return ""
+    limit = sweep.memory_limit
+    fits = [(run, size) for run, size in placed if run.status not in DID_NOT_FIT]
+    fails = [(run, size) for run, size in placed if run.status in DID_NOT_FIT]
+    known = [each for run, _ in placed for each in (run.memory, run.predicted_memory) if each is not None]
+    if limit and not fails and limit > FAR * max(known, default=0.0):
+        limit = None  # drawn, it would press all the rest to the ground
+    top = max([*known, *([limit * 1.05] if limit else [])], default=0.0)
+    unit, scale = ("GiB", 2**30) if top >= 2**30 else ("MiB", 2**20)
+    memory = [
+        Series(f"{run.label}, {word}", colours[run.label], [(size, amount / scale)], mark)
+        for run, size in fits
+        for amount, word, mark in ((run.predicted_memory, "predicted", "ring"), (run.memory, "measured", "dot"))
+        if amount is not None
+    ]
+    for run, size in fails:  # without a prediction at the top: all that is known is that it was too much
+        height = max(run.predicted_memory or run.memory or top, limit * 1.05 if limit else 0.0)
+        told = f"{run.label}, {run.status.replace('_', ' ')}"
+        memory += [Series(told, "bad", [(size, height / scale)], "cross")] if height else []
+    line = (f"limit {spell_size(int(limit))}", limit / scale) if limit else None
+    rates = [
+        Series(run.label, colours[run.label], [(size, run.images_per_second)], "dot")
+        for run, size in fits
+        if run.images_per_second is not None
+    ]
+    if rates:
+        rates += [
+            Series(f"{run.label}, {run.status.replace('_', ' ')}", "bad", [(size, 0.0)], "cross") for run, size in fails
+        ]
+    return charts(
+        [
+            chart(f"peak memory, {unit}", "batch size", memory, x_ticks=sizes, level=line),
+            chart("images/s", "batch size", rates, x_ticks=sizes),
+        ]
+    )

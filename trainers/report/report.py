@@ -1,0 +1,365 @@
+"""Runs and sweeps side by side: a table for terminals, CSV, JSON or an HTML page, from their folders alone.
+
+Needs neither torch nor Ray. What is told of each run is the list COLUMNS of report_columns.py.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trainers.report.baseline import Pair, pairs
+from trainers.report.columns import Asked, Column, columns_for, cost_of, machine_of, plain, predicted_memory, score_text
+from trainers.report.page import Comparison, page
+from trainers.report.page_sweep import PageRun, PageSweep, TableCell
+from trainers.report.reader import Found, Record, Run, Sweep, find, read_metrics, resolve, with_trials
+from trainers.report.sweep_stats import (
+    RAN,
+    duration_text,
+    number,
+    repeated,
+    repeats,
+    savings,
+    swept_keys,
+    text,
+    values_of,
+    values_text,
+)
+from trainers.storage.store import Store
+
+FORMATS = ("table", "csv", "json", "html")
+
+Lines = Sequence[Mapping[str, Any]]
+
+
+def report(
+    runs: Sequence[str],
+    *,
+    storage: str,
+    format: str = "table",
+    baseline: str | None = None,
+    price_per_hour: float | None = None,
+) -> str:
+    """The runs side by side, as text.
+
+    Parameters:
+        runs: names below `storage`, paths of run folders, of sweeps (their trials are shown), or of folders of runs
+            (where a sweep is one row); none means all of `storage`.
+        format: "table", "csv", "json" (a list of flat records) or "html" (one page that needs no network).
+        baseline: what to compare with. Speed-up is its training seconds per epoch divided by this run's, so
+            that unequal numbers of epochs do not matter; score difference is this run's best value minus its.
+            With one run, all are compared with it where the content of the data, the model and the image size are
+            equal; a note names every other setting that differs. With a sweep or a folder of runs, each run is
+            compared with the one of the same recipe and data. A note says why there is no comparison.
+        price_per_hour: price of one node for an hour. Cost is price x nodes x the whole time, setup included.
+
+    Training time is seconds.total - seconds.setup; data wait is a share of it. Raises ValueError for a run
+    that does not exist or cannot be read, an unknown format, and a storage without runs.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format={format!r} is not offered; use one of {', '.join(FORMATS)}")
+    if price_per_hour is not None and not (math.isfinite(price_per_hour) and price_per_hour >= 0):
+        raise ValueError(f"price_per_hour={price_per_hour} is no price; give a number of at least 0")
+    base = None if baseline is None else with_trials(resolve(baseline, Store(storage)))
+    alone = base is not None and len(base.runs) == 1 and not base.runs[0].trial
+    found = find(runs, Store(storage), first=base.runs if base and alone else ())
+    paired: Mapping[str, Pair] = {}
+    if base is not None and baseline is not None:
+        labelled = {run.store.address: run for run in found.runs}
+        paired = pairs(found.runs, [labelled.get(run.store.address, run) for run in base.runs], baseline)
+    read = [run for run in found.runs if run.trial or format == "html"]
+    metrics = {run.store.address: read_metrics(run) for run in read}
+    asked = Asked(paired, {address: lines for address, (lines, _) in metrics.items()}, price_per_hour)
+    columns = columns_for(found, asked)
+    records = [{column.name: column.value(run, asked) for column in columns} for run in found.runs]
+    if format in ("csv", "json"):
+        nothing = dict.fromkeys((column.name for column in columns), None)
+        records += [{**nothing, "run": name, "status": "unreadable", "note": why} for name, why in found.broken]
+        if format == "json":
+            return json.dumps(records, indent=1, allow_nan=False) + "\n"
+        return _csv(columns, records)
+    notes = [f"{record['run']}: {record['note']}" for record in records if record["note"]]
+    notes += [f"{run.label}: {wrong}" for run in read if (wrong := metrics[run.store.address][1])]
+    notes += [f"not readable: {name}: {why}" for name, why in found.broken]
+    notes += [note for sweep in found.sweeps for note in _doubts(sweep, asked)]
+    if format == "html":
+        return _html(columns, records, found, asked, notes, title=Store(storage).address, baseline=baseline)
+    told = [f"{record['run']}: {record['message']}" for record in records if record.get("message")]
+    ends = [line for sweep in found.sweeps for line in _ending(sweep, asked)]
+    shown = [column for column in columns if column.name not in ("note", "message")]
+    return _table(shown, records, shutil.get_terminal_size((200, 24)).columns) + "\n".join([*told, *notes, *ends, ""])
+
+
+# Output
+
+
+def _cell(column: Column, record: Record) -> str:
+    value = record[column.name]
+    return "-" if value is None else column.show(value)
+
+
+def _csv(columns: Sequence[Column], records: Sequence[Record]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [column.name for column in columns], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+def _table(columns: Sequence[Column], records: Sequence[Record], width: int) -> str:
+    """A table no wider than `width`. Columns that say the same of all runs go first, then by their rank."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if not records:
+        return ""
+    cells = {column.name: [_cell(column, record) for record in records] for column in columns}
+    size = {column.name: 2 + max(map(len, [column.header, *cells[column.name]])) for column in columns}
+    size["run"] = min(size["run"], max(30, width // 4))  # longer names are folded
+    same = {name for name, texts in cells.items() if len(texts) > 1 and len(set(texts)) == 1}
+    # The scores of the best epoch are in the other formats: here they would crowd out what is compared.
+    kept = [c for c in columns if set(cells[c.name]) != {"-"} and not c.name.startswith("final_")]
+    gone: list[Column] = []
+    for column in sorted(kept, key=lambda column: (column.name not in same or column.rank < 2, -column.rank)):
+        if column.rank and sum(size[left.name] for left in kept) > width:
+            kept.remove(column)
+            gone.append(column)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in kept:
+        number = any(isinstance(record[column.name], int | float) for record in records)
+        most = max(size["run"] - 2, 8) if column.name == "run" else None
+        table.add_column(Text(column.header), justify="right" if number else "left", overflow="fold", max_width=most)
+    for row in zip(*(cells[column.name] for column in kept), strict=True):
+        table.add_row(*map(Text, row))
+    drawn = io.StringIO()
+    Console(file=drawn, width=width, color_system=None).print(table)
+    text = "\n".join(line.rstrip() for line in drawn.getvalue().strip("\n").splitlines())
+    if shared := [f"{column.header} {cells[column.name][0]}" for column in gone if column.name in same]:
+        text += "\n\nsame for all: " + "; ".join(shared)
+    if hidden := [column.header for column in gone if column.name not in same]:
+        text += "\n\nno room for: " + ", ".join(hidden) + " (--format csv has all)"
+    return text + "\n\n"
+
+
+# What is told of a sweep
+
+
+def _measured(sweep: Sweep, asked: Asked) -> dict[str, dict[str, float]]:
+    """Epochs and seconds run and saved, from the metrics.jsonl of the trials, whatever sweep.json says."""
+    histories = {run.label: asked.lines.get(run.store.address, ()) for run in sweep.runs}
+    # A label may have got its folder's name in front; run folders that sweep.json does not name have no entry.
+    return savings([{**run.trial, "name": run.label} for run in sweep.runs], histories)
+
+
+def _repeats(sweep: Sweep) -> list[dict[str, Any]]:
+    scores = {run.label: run.number("best", "value") for run in sweep.runs}
+    labels = {run.trial["name"]: run.label for run in sweep.runs if run.trial}
+    trials = [{**trial, "name": labels[trial["name"]]} for trial in repeated([run.trial for run in sweep.runs])]
+    return repeats(trials, scores, str(sweep.get("mode") or "max"))
+
+
+def _winner(sweep: Sweep) -> Run | None:
+    name = sweep.get("winner")
+    return next((run for run in sweep.runs if name and run.trial.get("name") == name), None)
+
+
+def _doubts(sweep: Sweep, asked: Asked) -> list[str]:
+    """Where sweep.json does not agree with the run folders, or is not whole."""
+    measured, doubts = _measured(sweep, asked), []
+    told = number(sweep.get("epochs", "run"))
+    if told is not None and told != measured["epochs"]["run"]:
+        doubts.append(f"sweep.json counts {told:g} epochs run, metrics.jsonl {measured['epochs']['run']:g}")
+    if sweep.get("winner") and _winner(sweep) is None:
+        doubts.append(f"its winner {sweep.get('winner')} is not among the trials")
+    if not sweep.runs:
+        doubts.append("no trials yet")
+    silent = [run.label for run in sweep.runs if run.get("status") in RAN and not asked.lines.get(run.store.address)]
+    if silent:
+        doubts.append(f"no epochs are recorded of {', '.join(silent)}; what it saved is not known")
+    if unlisted := [run.label for run in sweep.runs if not run.trial]:
+        doubts.append(f"sweep.json does not name {', '.join(unlisted)}")
+    return [f"{sweep.label}: {doubt}" for doubt in doubts]
+
+
+def _ending(sweep: Sweep, asked: Asked) -> list[str]:
+    """The lines below a table: how the sweep stands, its winner, what early stopping saved."""
+    measured, winner = _measured(sweep, asked), _winner(sweep)
+    state = str(sweep.get("status") or "status unknown").replace("_", " ")
+    lines = ["", ": ".join(filter(None, [f"{sweep.label}, {state}", plain(sweep.get("message"))]))]
+    if winner is not None:
+        score = winner.number("best", "value")
+        told = f", {sweep.get('metric') or 'score'} {score_text(score)}" if score is not None else ""
+        lines.append(f"winner {winner.label}{told}")
+    for group in _repeats(sweep)[:5]:
+        if len(group["scores"]) > 1 or group["verdict"] == "tie":
+            spread = "" if group["std"] is None else f" +- {score_text(group['std'])}"
+            mean = f"{score_text(group['mean'])}{spread} over {len(group['scores'])}"
+            lines.append(f"{group['verdict']}: {values_text(group['values'])}: {mean}")
+    epochs, seconds = measured["epochs"], measured["training_seconds"]
+    lines.append(
+        f"epochs: {epochs['run']:g} of {epochs['planned']:g} run, {epochs['saved']:g} saved; training: "
+        f"{duration_text(seconds['run'])} run, {duration_text(seconds['saved'])} saved"
+    )
+    if epochs["repeats"]:
+        lines.append(f"repeats: {epochs['repeats']:g} epochs, {duration_text(seconds['repeats'])} of training")
+    if (cost := cost_of(_as_run(sweep), asked)) is not None:
+        lines.append(f"cost of the sweep: {cost:,.2f}")
+    return lines
+
+
+def _as_run(sweep: Sweep) -> Run:
+    return Run(sweep.label, sweep.store, sweep.info)
+
+
+# The page
+
+
+def _html(
+    columns: Sequence[Column],
+    records: Sequence[Record],
+    found: Found,
+    asked: Asked,
+    notes: Sequence[str],
+    *,
+    title: str,
+    baseline: str | None,
+) -> str:
+    hidden = {"note", "message"}
+    hidden |= {column.name for column in columns if column.name.startswith("baseline_")}
+    if found.sweeps:  # their tables are wide
+        same = _same_for_all(columns, records)
+        notes = [*notes, *(["same for all: " + "; ".join(same.values())] if same else [])]
+        hidden |= set(same)
+    shown = [column for column in columns if column.name not in hidden]
+    modes = {sweep.store.address: sweep.get("mode") for sweep in found.sweeps}
+    runs = {
+        run.store.address: _page_run(run, record, shown, asked, modes.get(run.sweep))
+        for run, record in zip(found.runs, records, strict=True)
+    }
+    sweeps = [_page_sweep(sweep, runs, asked) for sweep in found.sweeps]
+    comparison = None if baseline is None else _comparison(columns, records, found, asked, baseline)
+    if len(sweeps) == 1 and all(run.sweep for run in found.runs):
+        title = f"{title}/{sweeps[0].label}"
+    return page(title, [column.header for column in shown], list(runs.values()), notes, sweeps, comparison)
+
+
+def _same_for_all(columns: Sequence[Column], records: Sequence[Record]) -> dict[str, str]:
+    """What the columns say that do not tell one run from another, by their names."""
+    said = {}
+    for column in columns:
+        told = {_cell(column, record) for record in records} - {"-"}
+        if column.rank > 1 and len(told) == 1 and len(records) > 1:
+            said[column.name] = f"{column.header} {told.pop()}"
+    return said
+
+
+def _page_run(run: Run, record: Record, shown: Sequence[Column], asked: Asked, mode: str | None) -> PageRun:
+    metric = record["best_metric"]
+    return PageRun(
+        label=run.label,
+        status=record["status"] or "unknown",
+        cells=[
+            TableCell(
+                _cell(column, record),
+                record[column.name],
+                column.name,
+                str(record.get("message") or "") if column.name == "status" else "",
+            )
+            for column in shown
+        ],
+        metric=metric,
+        minimise=mode == "min" if mode else "loss" in (metric or ""),
+        best=record["best_value"],
+        seconds=record["training_seconds"],
+        epochs=run.number("epochs_run"),
+        images_per_second=record["images_per_second"],
+        memory=record["peak_memory_bytes"] if record["peak_memory_of"] == "device" else None,
+        predicted_memory=predicted_memory(run),
+        values=values_of(run.trial),
+        batch_size=number(run.setting("batch_size")),
+        cost=record.get("cost"),
+        history=asked.lines.get(run.store.address, ()),
+        machine=record["machine"] or "",
+        versions=_versions(run),
+        info=run.info,
+        read=run.store.read if run.has_folder else None,
+    )
+
+
+def _page_sweep(sweep: Sweep, runs: Mapping[str, PageRun], asked: Asked) -> PageSweep:
+    winner, alone = _winner(sweep), _as_run(sweep)
+    return PageSweep(
+        label=sweep.label,
+        status=str(sweep.get("status") or "status unknown"),
+        message=str(sweep.get("message") or ""),
+        runs=[runs[run.store.address] for run in sweep.runs],
+        keys=swept_keys(sweep.info, sweep.trials),
+        metric=str(sweep.get("metric") or "score"),
+        minimise=sweep.get("mode") == "min",
+        winner=None if winner is None else runs[winner.store.address],
+        savings=_measured(sweep, asked),
+        repeats=_repeats(sweep),
+        seconds=alone.number("seconds", "total"),
+        setup_seconds=alone.number("seconds", "setup"),
+        concurrency=alone.number("concurrency"),
+        memory_limit=alone.number("memory_limit_bytes"),
+        cost=cost_of(alone, asked),
+        plan=_plan(sweep),
+        machine=machine_of(alone) or "",
+        versions=_versions(alone),
+        info={key: value for key, value in sweep.info.items() if key != "trials"},
+    )
+
+
+def _plan(sweep: Sweep) -> str:
+    """ "space digits.quick of recipe digits.cnn, search grid, scheduler asha, on oom micro_batch"."""
+    named = {"space": sweep.get("space_name"), "recipe": sweep.get("recipe_name")}
+    named |= {key.replace("_", " "): sweep.get("plan", key) for key in ("search", "scheduler", "on_oom")}
+    return ", ".join(f"{key} {text(value)}" for key, value in named.items() if value is not None)
+
+
+def _comparison(
+    columns: Sequence[Column], records: Sequence[Record], found: Found, asked: Asked, baseline: str
+) -> Comparison:
+    swept = list(dict.fromkeys(key for sweep in found.sweeps for key in swept_keys(sweep.info, sweep.trials)))
+    names = "run {} training_seconds baseline_seconds speed_up peak_memory_bytes baseline_memory_bytes "
+    names += "images_per_second baseline_images_per_second best_value baseline_value score_difference baseline_run"
+    order = [name for word in names.split() for name in (swept or ["batch_size"] if word == "{}" else [word])]
+    both = [
+        (run, partner, record)
+        for run, record in zip(found.runs, records, strict=True)
+        if (partner := asked.partner(run)) is not None and partner.store.address != run.store.address
+    ]
+    if all(run.label == partner.label for run, partner, _ in both):
+        order.remove("baseline_run")
+    kept = [column for name in order for column in columns if column.name == name]
+    return Comparison(
+        label=baseline,
+        headers=[column.header for column in kept],
+        rows=[
+            [TableCell(_cell(column, record), record[column.name], column.name) for column in kept]
+            for *_, record in both
+        ],
+        speed_ups=[
+            (run.label, f"{record['speed_up']:.2f}x", record["speed_up"])
+            for run, _, record in both
+            if record["speed_up"] is not None
+        ],
+        machines=", ".join(dict.fromkeys(machine_of(run) or "machine unknown" for run, *_ in both)),
+        baseline_machines=", ".join(dict.fromkeys(machine_of(partner) or "machine unknown" for _, partner, _ in both)),
+    )
+
+
+def _versions(run: Run) -> str:
+    versions = run.get("versions")
+    named = versions.items() if isinstance(versions, Mapping) else ()
+    commit = run.get("commit")
+    parts = [f"{name} {version}" for name, version in named] + [f"commit {str(commit)[:12]}"] * bool(commit)
+    return ", ".join(parts)

@@ -1,0 +1,339 @@
+"""What all hosts of a cluster must have alike: looked at on every one, at once, before workers start.
+
+What runs on the hosts travels there by value: it works, and says so, where Trainyard itself is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainers.storage.store import Store
+
+Facts = dict[str, Any]
+PACKAGES = ("ray", "torch", "torchvision", "pyarrow", "numpy")
+MUST_AGREE = ("python", "ray", "torch", "trainyard")
+"""Other versions of these make a run fail, or train something else."""
+LOOK_SECONDS = 8.0
+"""What takes longer on a host (a file system whose server is gone) is taken for an error."""
+ANSWER_SECONDS = 15.0
+"""A host that has started no process by then is left alone."""
+DRIVER = "driver"
+NO_ANSWER = "no process started there in time"
+SAME_CODE = "install the same versions on all hosts (the same image), or send the code along: python -m cluster submit"
+
+
+@dataclass(frozen=True)
+class Host:
+    """A node of Ray."""
+
+    id: str
+    label: str
+    """How people know it: name and address, and the beginning of its id where several are alike."""
+    address: str
+    port: int
+    """Of its raylet."""
+    resources: Mapping[str, float]
+
+    @property
+    def cpus(self) -> float:
+        return self.resources.get("CPU", 0.0)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong with a cluster."""
+
+    fatal: bool
+    """A run would fail."""
+    what: str
+    where: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}; {self.mend}"
+
+
+def check_hosts(storage: Store, data: str | None = None) -> list[str]:
+    """Refuse a cluster whose hosts do not see the storage or the raw data, or have other versions than this process.
+
+    Ray is connected to. Takes about a second; a process is started on every host that has CPUs, and needs none of
+    them. Parameters: `storage`, looked at where it is a local path; `data`, folder of the raw data, where the hosts
+    read it. Returns warnings: the hosts that did not answer. Raises ValueError naming the hosts and the remedy.
+    """
+    hosts = [host for host in ray_hosts() if host.cpus]
+    wanted = {"storage": None, "data": data}
+    with contextlib.ExitStack() as stack:
+        if storage.local is not None:
+            wanted |= stack.enter_context(probe_file(storage))
+        found = on_every(hosts, look, wanted)
+        seen = set((storage / str(wanted["folder"])).names()) if wanted["storage"] else None
+    answered = {host.label: found[host.id] for host in hosts if "error" not in found[host.id]}
+    silent = [host.label for host in hosts if host.label not in answered]
+    arrived = None if seen is None else {host.label for host in hosts if host.id in seen}
+    findings = compare({"versions": versions()}, answered, arrived, wanted)
+    if fatal := [str(finding) for finding in findings if finding.fatal]:
+        raise ValueError(". ".join(fatal))
+    return [f"{label}: {NO_ANSWER}; python -m cluster doctor tells more" for label in silent]
+
+
+def ray_hosts() -> list[Host]:
+    """The nodes of the cluster that are alive."""
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    labels = [f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})" for node in nodes]
+    return [
+        Host(
+            node["NodeID"],
+            label if labels.count(label) == 1 else f"{label[:-1]}, node {node['NodeID'][:6]})",
+            node["NodeManagerAddress"],
+            node["NodeManagerPort"],
+            node["Resources"],
+        )
+        for node, label in zip(nodes, labels, strict=True)
+    ]
+
+
+def this_node() -> str:
+    """Ray's name of this process's host."""
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def on_every(
+    hosts: Sequence[Host],
+    function: Callable[[Facts], Facts],
+    wanted: Mapping[str, Any],
+    seconds: float = ANSWER_SECONDS,
+) -> dict[str, Facts]:
+    """What `function({**wanted, "host": id})` returns on each host, or {"error": text}: host's id -> facts."""
+    import ray
+
+    with by_value(sys.modules[__name__]):
+        remote: Any = ray.remote(num_cpus=0, max_retries=0)(function)
+        calls = {h.id: remote.options(**pinned(h)).remote({**wanted, "host": h.id}) for h in hosts}
+    answers = gather(calls, seconds)
+    for id, call in calls.items():
+        if "error" in answers[id]:
+            ray.cancel(call, force=True)
+    return answers
+
+
+def pinned(host: Host) -> dict[str, Any]:
+    """Options of a task or an actor that runs on a host, and nowhere else."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(host.id, soft=False)}
+
+
+def gather(calls: Mapping[str, Any], seconds: float) -> dict[str, Facts]:
+    """The results of remote calls, or {"error": text}: of those that failed, or were not done in time."""
+    import ray
+
+    done, _ = ray.wait(list(calls.values()), num_returns=len(calls), timeout=seconds) if calls else ([], [])
+    found: dict[str, Facts] = {}
+    for id, call in calls.items():
+        try:
+            found[id] = ray.get(call) if call in done else {"error": NO_ANSWER}
+        except Exception as error:  # anything that went wrong over there
+            found[id] = {"error": (str(error).strip().splitlines() or [repr(error)])[-1]}
+    return found
+
+
+@contextlib.contextmanager
+def by_value(*modules: Any) -> Iterator[None]:
+    """Functions of these modules travel as they are: where they run, the modules need not be there."""
+    from ray import cloudpickle
+
+    for module in modules:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        for module in modules:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+@contextlib.contextmanager
+def probe_file(storage: Store) -> Iterator[Facts]:
+    """A folder in the storage with a file for the hosts to read: yields what `look` wants to know of it.
+
+    Raises ValueError where the storage cannot be written from here.
+    """
+    folder, token = f".hosts-{uuid.uuid4().hex[:12]}", uuid.uuid4().hex
+    storage.check_writable()
+    (storage / folder).write(DRIVER, token.encode())
+    try:
+        yield {"storage": storage.address, "folder": folder, "token": token}
+    finally:
+        with contextlib.suppress(OSError):
+            storage.delete(folder)
+
+
+# What runs on each host ---------------------------------------------------------------------------------------
+
+
+def look(wanted: Facts) -> Facts:
+    """Versions, whether the storage and the raw data are seen: {versions, storage, data}, {"error"} where one fails."""
+    steps: dict[str, Callable[[], Any]] = {"versions": versions}
+    if wanted["storage"] is not None:
+        steps["storage"] = lambda: see_storage(wanted)
+    if wanted["data"] is not None:
+        steps["data"] = lambda: see_data(wanted["data"])
+    return take_steps(steps, LOOK_SECONDS)
+
+
+def take_steps(steps: Mapping[str, Callable[[], Any]], seconds: float) -> Facts:
+    """What each step returns, all at once; {"error": text} of one that fails or is not done in `seconds`."""
+    found: Facts = {}
+
+    def take(name: str, step: Callable[[], Any]) -> None:
+        try:
+            result = step()
+        except OSError as error:
+            result = {"error": f"{error.strerror or error}"}
+        except Exception as error:
+            result = {"error": f"{type(error).__name__}: {error}"}
+        found.setdefault(name, result)
+
+    threads = {name: threading.Thread(target=take, args=(name, step), daemon=True) for name, step in steps.items()}
+    for thread in threads.values():
+        thread.start()
+    end = time.monotonic() + seconds
+    for thread in threads.values():
+        thread.join(max(0.0, end - time.monotonic()))
+    for name in steps:
+        found.setdefault(name, {"error": f"no answer in {seconds:g} s"})
+    return {name: found[name] for name in steps}
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what training needs; "trainyard" is a digest of the code. What is missing is left out."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    spec = importlib.util.find_spec("trainers")
+    if spec is not None and spec.origin is not None:
+        digest = hashlib.sha256()
+        home = Path(spec.origin).parent
+        for path in sorted(home.rglob("*.py")):
+            digest.update(f"{path.relative_to(home)}\0".encode() + path.read_bytes())
+        found["trainyard"] = f"code {digest.hexdigest()[:8]}"
+    return found
+
+
+def see_storage(wanted: Facts) -> Facts:
+    """Read the driver's file, and put one beside it: {seen}. Writes nothing where the file is not seen."""
+    from trainers.storage.store import Store
+
+    folder = Store(wanted["storage"]) / wanted["folder"]
+    try:
+        seen = folder.read("driver") == wanted["token"].encode()
+    except FileNotFoundError:
+        seen = False
+    if seen:
+        folder.write(wanted["host"], wanted["token"].encode())
+    return {"seen": seen}
+
+
+def see_data(path: str) -> Facts:
+    """{found}: whether a file, or a folder with something in it, is there: a disk that is not mounted leaves an empty
+    one."""
+    if not os.path.isdir(path):
+        return {"found": os.path.exists(path)}
+    with os.scandir(path) as entries:
+        return {"found": any(entries)}
+
+
+# What it means ------------------------------------------------------------------------------------------------
+
+
+def compare(
+    this: Facts, hosts: Mapping[str, Facts], arrived: set[str] | None, wanted: Mapping[str, Any]
+) -> list[Finding]:
+    """What is wrong with the hosts' facts, which `look` found.
+
+    Parameters: `this`, {versions} of the driver; `hosts`, label -> facts; `arrived`, labels of the hosts whose
+    file the driver sees in the storage; `wanted`, {storage, data}.
+    """
+    return [
+        *_unlike_versions(this["versions"], {label: facts["versions"] for label, facts in hosts.items()}),
+        *_unshared_storage(hosts, arrived, wanted),
+        *_missing_data(hosts, wanted),
+    ]
+
+
+def _unlike_versions(this: Mapping[str, str], hosts: Mapping[str, Facts]) -> Iterator[Finding]:
+    for name in ("python", *PACKAGES, "trainyard"):
+        missing = [label for label, found in hosts.items() if "error" not in found and name not in found]
+        if missing:
+            yield Finding(True, f"{name} is not installed", ", ".join(missing), SAME_CODE)
+        here = this.get(name)
+        others: dict[str, list[str]] = {}
+        for label, found in hosts.items():
+            if name in found and here is not None and _core(name, found[name]) != _core(name, here):
+                others.setdefault(found[name], []).append(label)
+        for version, labels in others.items():
+            what = f"{name} is {version}, and {here} where the command was started"
+            yield Finding(name in MUST_AGREE, what, ", ".join(labels), SAME_CODE)
+    for label, found in hosts.items():
+        if "error" in found:
+            yield Finding(False, f"versions cannot be told: {found['error']}", label, "look at its Python environment")
+
+
+def _core(name: str, version: str) -> str:
+    """What has to agree of a version: not the build (2.15.0+cpu, 2.15.0+cu130), nor Python's last number."""
+    return ".".join(version.split(".")[:2]) if name == "python" else version.partition("+")[0]
+
+
+def _unshared_storage(
+    hosts: Mapping[str, Facts], arrived: set[str] | None, wanted: Mapping[str, Any]
+) -> Iterator[Finding]:
+    if wanted.get("storage") is None:
+        return
+    address = wanted["storage"]
+    mend = "mount it there at the same path, or give --storage a folder that all hosts share, or s3://BUCKET/FOLDER"
+    blind = [label for label, facts in hosts.items() if not facts["storage"].get("seen", True)]
+    lost = [label for label, facts in hosts.items() if facts["storage"].get("seen") and label not in (arrived or ())]
+    if blind:
+        yield Finding(
+            True, f"the storage {address} is not shared: what is written elsewhere is not seen", ", ".join(blind), mend
+        )
+    if lost:
+        yield Finding(
+            True,
+            f"the storage {address} is not shared: what is written there is not seen elsewhere",
+            ", ".join(lost),
+            mend,
+        )
+    for label, facts in hosts.items():
+        if "error" in facts["storage"] and "trainyard" in facts["versions"]:  # which it is seen with
+            yield Finding(True, f"the storage {address} cannot be used: {facts['storage']['error']}", label, mend)
+
+
+def _missing_data(hosts: Mapping[str, Facts], wanted: Mapping[str, Any]) -> Iterator[Finding]:
+    if wanted.get("data") is None:
+        return
+    mend = "mount or copy it there at the same path"
+    missing = [label for label, facts in hosts.items() if facts["data"].get("found") is False]
+    if missing:
+        yield Finding(True, f"the data are not there: {wanted['data']}", ", ".join(missing), mend)
+    for label, facts in hosts.items():
+        if "error" in facts["data"]:
+            yield Finding(True, f"the data {wanted['data']} cannot be read: {facts['data']['error']}", label, mend)

@@ -1,0 +1,212 @@
+"""What each worker does, and this process where there are none: rebuild everything from plain data, and train."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from trainers.data import shard_transfer as shards
+from trainers.data.prepare import Cached, Data, Streamed, look
+from trainers.recipe import Recipe, Scale
+from trainers.runs.record import machine
+from trainers.runtime.stall_detector import Watch
+from trainers.storage.store import Store, explain, not_shared, sees
+from trainers.training import distributed as parallel
+from trainers.training import loop
+from trainers.training.checkpoint import Checkpoints, TrainState
+from trainers.training.distributed import World
+from trainers.training.loop import Summary
+
+Job = Mapping[str, Any]
+"""recipe, scale, folder, storage, attempt, start_id, data {mode, folder, published, node, meta}, threads, cwd, adopt:
+JSON."""
+HOST_BYTES = 64
+"""Of a host's name, as ranks tell it to each other."""
+Tell = Callable[[dict[str, Any]], None]
+
+
+def work(
+    job: Job,
+    rank: int,
+    size: int,
+    attempt: int,
+    tell: Tell,
+    stopping: Callable[[], bool],
+    saving: Callable[[], bool] = lambda: False,
+    watching: Watch | None = None,
+) -> dict[str, Any]:
+    """Train as `job` says, from the newest checkpoint. Returns the event that ends the run.
+
+    Parameters: `attempt`, larger at every start of the run; `tell`, takes events (see launch._Listener);
+    `stopping`, `saving`: whether rank 0 is wished to stop, to save; `watching`, looks at how far this is. What would
+    come again (bad values, no memory, a storage that takes no checkpoint) is an end, not an exception.
+    """
+    recipe, scale = Recipe.from_json(job["recipe"]), Scale.from_json(job["scale"])
+    parallel.set_threads(job["threads"])
+    world = World(rank, size, parallel.settle_device(), recipe.precision, scale.strategy)  # type: ignore[arg-type]
+    parallel.reset_peak_memory(world.device)
+    tell({"kind": "machine", "host": socket.gethostname(), "machine": machine()})
+    state: TrainState | None = None
+    before: dict[str, float] = {}
+    try:
+        _refuse_unshared(job, world)
+        data = _open_data(job, recipe, scale)
+        checkpoints = Checkpoints(Store(job["folder"]), attempt, lambda step: tell({"kind": "saved", "step": step}))
+        state = _restore(recipe, data.meta, world, checkpoints, job, tell)
+        if watching is not None:
+            data = watching.follow(state, data, world)
+        before = dict(state.seconds)
+        history = list(state.history)  # an event may leave this process after the next epoch
+        tell({"kind": "start", "history": history, "step": state.total_steps, "epoch": state.epoch})
+        summary = loop.train(
+            recipe,
+            state,
+            data,
+            world,
+            reporter=loop.Reporter(tell=tell, stopping=stopping, saving=saving),
+            checkpoints=checkpoints,
+            checkpoint_seconds=scale.checkpoint_seconds,
+            compile=scale.compile,
+            activation_checkpointing=scale.activation_checkpointing,
+            profile=scale.profile,
+        )
+    except ValueError as error:
+        summary = Summary("failed", str(error))
+    except OSError as error:
+        summary = Summary("failed", explain(error))
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        summary = Summary("out_of_memory", _advise(recipe, error))
+    event = _ending(summary, state, recipe, job["data"]["meta"], world, before)
+    looks = rank == 0 or world.sharded
+    if looks and state is not None and state.best and summary.status not in ("failed", "out_of_memory"):
+        event["pictures"] = _show(recipe, state, data, world, checkpoints)
+    return event
+
+
+def _show(
+    recipe: Recipe, state: TrainState, data: Data, world: World, checkpoints: Checkpoints
+) -> list[dict[str, Any]]:
+    """The shown pictures as the best weights see them; none where these cannot be read."""
+    if world.sharded:
+        world.agree(True)  # all are here: rank 0 has written everything
+    weights = None
+    with contextlib.suppress(ValueError):
+        weights = checkpoints.best_weights()
+    lacking = torch.tensor(float(weights is None), device=world.device)
+    if (world.add_up(lacking) if world.sharded else lacking) or weights is None:
+        return []
+    state.load_weights(weights)
+    state.ema = None
+    return loop.show_best_and_worst(recipe, state, data, world, "val")
+
+
+def ending(status: str, message: str) -> dict[str, Any]:
+    """The event that ends a run of which nothing more is known."""
+    memory = {"host": None, "device": None}
+    empty: dict[str, Any] = {"seconds": {}, "before": {}, "images": 0, "epoch": 0, "best": None, "final": {}}
+    told = {"kind": "done", "status": status, "message": message, "counts": {}, "pictures": []}
+    return {**told, "peak_memory_bytes": memory, **empty}
+
+
+def _open_data(job: Job, recipe: Recipe, scale: Scale) -> Data:
+    where = job["data"]
+    if where["mode"] == "cache":
+        return Cached(shards.local(where))
+    return Streamed(recipe, look(recipe, scale.data), where["meta"])
+
+
+def _refuse_unshared(job: Job, world: World) -> None:
+    """Every rank raises the same ValueError, naming all hosts that do not see the driver's storage."""
+    folder = Store(job["folder"])
+    names = torch.zeros(world.size, HOST_BYTES, dtype=torch.float64, device=world.device)
+    if not sees(folder, "run.json", job["start_id"]):
+        name = socket.gethostname().encode()[:HOST_BYTES]
+        names[world.rank, : len(name)] = torch.tensor(list(name), dtype=torch.float64)
+    told = world.add_up(names).to("cpu", torch.uint8)
+    if told.any():
+        raise ValueError(not_shared(folder, [bytes(row[row > 0]).decode() for row in told if row.any()]))
+
+
+def _restore(
+    recipe: Recipe, meta: Mapping[str, Any], world: World, checkpoints: Checkpoints, job: Job, tell: Tell
+) -> TrainState:
+    adopt = job["adopt"]
+    if adopt is not None:
+        snapshot = Checkpoints(Store(adopt[0])).at(adopt[1])
+    else:
+        snapshot = checkpoints.latest(lambda text: tell({"kind": "warning", "text": text}))
+    state = loop.create_state(recipe, meta, world, fresh=snapshot is None)
+    # 1 the newest checkpoint of this run that verifies; or one of another run, whose best epoch has no file here
+    if snapshot is not None:
+        state.restore(snapshot)
+        state.best = state.best if adopt is None else None
+    # 2 the best weights of another run
+    elif recipe.init_from is not None:
+        _take_weights(state, recipe.init_from, Store(job["storage"]), tell)
+    # 3 the weights that the recipe's seed gives
+    return state
+
+
+def _take_weights(state: TrainState, run: str, storage: Store, tell: Tell) -> None:
+    """Start from the best weights of another run; parts of another shape keep their fresh values, and are named."""
+    given = Checkpoints(Store(run) if "/" in run else storage / run).best_weights()
+    own = state.model.state_dict()
+    fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
+    if not fitting:
+        raise ValueError(f"init_from={run!r}: none of its weights fits this model")
+    state.load_weights(fitting, strict=False)
+    if state.ema is not None:
+        state.ema = {name: value.detach().clone() for name, value in state.model.state_dict().items()}
+    fresh = [name for name in own if name not in fitting]
+    rest = f"; fresh: {', '.join(fresh[:6])}{' ...' if len(fresh) > 6 else ''}" if fresh else ""
+    tell({"kind": "message", "text": f"{len(fitting)} of {len(own)} tensors start from {run}{rest}"})
+
+
+def _ending(
+    summary: Summary,
+    state: TrainState | None,
+    recipe: Recipe,
+    meta: Mapping[str, Any],
+    world: World,
+    before: Mapping[str, float],
+) -> dict[str, Any]:
+    event = ending(summary.status, summary.message)
+    if state is None:
+        return event
+    best = state.history[state.best["epoch"] - 1] if state.best else {}
+    keys = {"loss": "val/loss", "train_loss": "train/loss", "ms_per_image": "evaluate_ms_per_image"}
+    losses = {name: best[key] for name, key in keys.items() if key in best}
+    scores = loop.make_task(recipe, meta).scores(state.counts) if state.counts else {}
+    return event | {
+        "counts": state.counts,
+        "seconds": state.seconds,
+        "before": before,
+        "images": round(sum(line["images_per_second"] * line["seconds"] for line in state.history)),
+        "peak_memory_bytes": parallel.peak_memory(world.device),
+        "epoch": state.epoch,
+        "best": state.best,
+        "final": {**losses, **scores},
+    }
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def _advise(recipe: Recipe, error: BaseException) -> str:
+    micro = recipe.micro_batch_size or recipe.batch_size
+    advice = f"try --micro-batch-size {micro // 2}" if micro > 1 else "try a smaller --image-size"
+    return f"out of memory at micro_batch_size={micro} ({str(error).splitlines()[0]}); {advice}"
+
+
+def change_folder(cwd: str) -> None:
+    """Ray starts workers in a folder of its own; files of the user's own (`./mine.py`) are named from the driver's."""
+    if os.path.isdir(cwd):
+        os.chdir(cwd)

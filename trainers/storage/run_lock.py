@@ -1,0 +1,142 @@
+"""One process at a time owns a run or a sweep."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from trainers.progress import Progress
+from trainers.storage.store import FIRST_PATIENCE, Store, explain
+
+FILE = ".lock"
+BEAT_SECONDS = 5.0
+"""An object store knows no locks: the owner writes a new number so often."""
+WATCHED_SECONDS = 16.0
+"""An owner whose number has not changed for so long is gone. No clock is compared with another's."""
+
+
+class Busy(ValueError):
+    """Another process trains this run."""
+
+    def __init__(self, run: str, owner: str) -> None:
+        super().__init__(
+            f"the run {run} is being trained already, by {owner or 'another process'}; "
+            "wait for it, or give another --run"
+        )
+
+
+@contextlib.contextmanager
+def lock(folder: Store, progress: Progress, stop: threading.Event) -> Iterator[None]:
+    """Own a run folder. Raises Busy where another process does, ValueError where the folder cannot be written.
+
+    On a file system the lock goes with the process, however that ends. In an object store it is a file that the owner
+    renews: what a killed one left is watched for WATCHED_SECONDS, unless that process ran on this machine. Two that
+    start within the same second may both begin: the first to have written is told so, `stop` is set, and it ends. Its
+    checkpoints do not count, since each start has a number of its own.
+    """
+    with _on_disk(folder, folder.local) if folder.local is not None else _in_store(folder, progress, stop):
+        yield
+
+
+@contextlib.contextmanager
+def _on_disk(folder: Store, local: Path) -> Iterator[None]:
+    fresh = not local.exists()
+    path = local / FILE
+    try:
+        local.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+")  # noqa: SIM115
+    except OSError as error:
+        raise ValueError(
+            f"the run folder {folder.address} cannot be written: {explain(error)}; give another --run"
+        ) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise Busy(folder.name, file.read().strip()) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            if fresh:  # a refused command leaves nothing behind
+                with contextlib.suppress(OSError):
+                    local.rmdir()
+
+
+@contextlib.contextmanager
+def _in_store(folder: Store, progress: Progress, stop: threading.Event) -> Iterator[None]:
+    _refuse_living(folder, progress)
+    owner = f"process {os.getpid()} on {socket.gethostname()}"
+    mine = {"owner": owner, "machine": _machine(), "pid": os.getpid(), "token": uuid.uuid4().hex}
+    over, lost = threading.Event(), threading.Event()
+
+    def beat() -> None:
+        number = 1
+        while not over.wait(BEAT_SECONDS):
+            with contextlib.suppress(OSError, ValueError):  # a store that does not answer: nobody else gets in either
+                other = folder.read_json(FILE) or mine
+                if other["token"] != mine["token"]:
+                    lost.set()
+                    progress.warning(f"{other['owner']} trains the run {folder.name} too; this process ends")
+                    stop.set()
+                    return
+                folder.write_json(FILE, {**mine, "beat": number}, patience=BEAT_SECONDS)
+                number += 1
+
+    folder.write_json(FILE, {**mine, "beat": 0})
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        if not lost.is_set():
+            with contextlib.suppress(OSError):
+                folder.delete(FILE, FIRST_PATIENCE)
+                if not folder.names():
+                    folder.parent.delete(folder.name, FIRST_PATIENCE)
+
+
+def _refuse_living(folder: Store, progress: Progress) -> None:
+    first = _read(folder)
+    if first is None or (first.get("machine") == _machine() and not Path(f"/proc/{first.get('pid')}").exists()):
+        return
+    begun = time.monotonic()
+    with progress.waiting(f"seeing whether {first.get('owner')} still trains the run {folder.name}"):
+        while time.monotonic() - begun < WATCHED_SECONDS:
+            time.sleep(1)
+            now = _read(folder)
+            if now is None:
+                return
+            if now != first:
+                raise Busy(folder.name, str(now.get("owner", "")))
+
+
+def _read(folder: Store) -> dict[str, Any] | None:
+    try:
+        found = folder.read_json(FILE)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _machine() -> str:
+    """This machine since it was started, and its processes' numbering; of no use where it cannot be told."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return uuid.uuid4().hex

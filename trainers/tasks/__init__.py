@@ -1,0 +1,1 @@
+"""What is learned: the loss, the counts gathered from the workers, and the scores made of them."""

@@ -1,0 +1,300 @@
+"""The state of a training run, and its checkpoints.
+
+`checkpoints/<step>/` holds one file with the full state, readable by any number of workers, and then
+`manifest.json` with its hash: a checkpoint without a manifest, or with another hash, does not exist. What went over a
+network is read back before the manifest is written. Writing is done by a thread; training never waits for it. Files are
+read with `weights_only=True`: a checkpoint from elsewhere cannot run code. Ray's own checkpoints are not used:
+one cut in half made a run name unusable there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from trainers.storage.store import Store, explain
+from trainers.training import distributed as parallel
+
+Line = dict[str, float]
+
+
+@dataclass
+class TrainState:
+    """Everything that training changes. Restored, a run goes on as if nothing had happened."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: dict[str, Tensor] | None = None
+    """The moving average of the model's state, where the recipe asks for one."""
+    epoch: int = 0
+    """Epochs completed."""
+    step: int = 0
+    """Optimizer steps completed within the running epoch."""
+    total_steps: int = 0
+    """Optimizer steps completed over the run: a checkpoint's name."""
+    sums: dict[str, Any] = field(default_factory=dict)
+    """Losses and divisors (lists, one number for each term), images, seconds... of the running epoch."""
+    history: list[Line] = field(default_factory=list)
+    """The lines of metrics.jsonl."""
+    best: dict[str, Any] | None = None
+    """{epoch, metric, value, step} of the best epoch so far."""
+    counts: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    """The validation counts of the best epoch."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Time spent so far on data_wait, compute, evaluate, checkpoint."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """A copy on the host that later steps do not change: plain data and whole tensors, the same for any number of
+        workers. Of a sharded state: while all others `join_snapshot`."""
+        plain = ("epoch", "step", "total_steps", "sums", "history", "best", "seconds")
+        return {
+            "model": _copy(self.model.state_dict()),
+            "optimizer": _copy(self.optimizer.state_dict()),
+            "ema": _copy(self.ema),
+            "counts": {name: torch.from_numpy(np.array(count)) for name, count in self.counts.items()},
+            "progress": json.dumps({name: getattr(self, name) for name in plain}),
+        }
+
+    def join_snapshot(self) -> None:
+        """Hand this worker's parts to the one that takes a snapshot, tensor by tensor, and keep nothing."""
+        for part in (self.model.state_dict(), self.optimizer.state_dict(), self.ema):
+            _gather(part)
+
+    def load_weights(self, weights: Mapping[str, Tensor], *, strict: bool = True) -> None:
+        """Take over whole weights; of a sharded model, this worker's parts of them."""
+        self.model.load_state_dict(parallel.shares(weights, self.model.state_dict()), strict=strict)
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Take over what `snapshot` returned, on any device, whether sharded or not."""
+        self.load_weights(snapshot["model"])
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        states = {
+            index: {name: parallel.share(value, parameters[index]) for name, value in values.items()}
+            for index, values in snapshot["optimizer"]["state"].items()
+        }
+        own_options = self.optimizer.state_dict()["param_groups"]  # DDP and FSDP2 do not use the same kernels
+        self.optimizer.load_state_dict({"state": states, "param_groups": own_options})
+        if self.ema is not None:
+            for name, tensor in snapshot["ema"].items():
+                self.ema[name].copy_(parallel.share(tensor, self.ema[name]))
+        self.counts = {name: count.numpy() for name, count in snapshot["counts"].items()}
+        for name, value in json.loads(snapshot["progress"]).items():
+            setattr(self, name, value)
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """A state on its way to the store."""
+
+    snapshot: Mapping[str, Any]
+    step: int
+    best_step: int | None
+
+
+class Checkpoints:
+    """The checkpoints of one run folder: the best, the last, and the one before it."""
+
+    def __init__(self, store: Store, attempt: int = 0, saved: Callable[[int], None] = lambda step: None) -> None:
+        """Parameters: `store`, the run folder; `attempt`, how often the run was started: of two checkpoints the
+        one of the later attempt counts, so that a host that was cut off and still writes does not win; `saved` is
+        called with the step of each checkpoint that is complete, from another thread."""
+        self.store, self.attempt, self.saved = store / "checkpoints", attempt, saved
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+        self._waiting: list[_Copy] = []
+        """What is to be written next, in host memory: while a write takes long, the newest state and the best."""
+        self._lock = threading.Lock()
+        self._busy = False
+        """Whether the thread takes what waits."""
+        self._error: Exception | None = None
+        self._superseded = False
+        self._complete: list[str] = []
+        """The two newest checkpoints, once this process has written one."""
+
+    def save(self, state: TrainState) -> None:
+        """Copy the state now, to be written by a thread; what waits there and is neither the best nor the newest is
+        given up. Raises OSError where a checkpoint before could not be written."""
+        if self._error is not None:
+            self.wait()
+        best_step = state.best["step"] if state.best else None
+        new = _Copy(state.snapshot(), state.total_steps, best_step)
+        with self._lock:
+            self._waiting = [*(copy for copy in self._waiting if copy.step == best_step), new]
+            if not self._busy:
+                self._busy = True
+                self._pending = self._thread.submit(self._write_waiting)
+
+    def wait(self) -> None:
+        """Until everything is written. Raises OSError where the storage did not take it."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def latest(self, warn: Callable[[str], None] = lambda text: None) -> dict[str, Any] | None:
+        """The newest snapshot that verifies, or None; `warn` is told of each newer one that does not."""
+        problems: list[str] = []
+        snapshot = None
+        for _, _, name in sorted(self._list(problems.append), reverse=True):
+            snapshot = self._read(name, problems.append)
+            if snapshot is not None:
+                break
+        rest = "no other is there, and the run starts anew" if snapshot is None else "the one before it is used"
+        for text in problems:
+            warn(f"{text}; {rest}")
+        return snapshot
+
+    def latest_step(self) -> int:
+        """The step of the newest checkpoint, whether or not it verifies; 0 where there is none."""
+        return max(self._list(), default=(0, 0, ""))[1]
+
+    def at(self, step: int) -> dict[str, Any] | None:
+        """The snapshot of a step; the newest where that is gone."""
+        return self._read(f"{step:08}", lambda text: None) or self.latest()
+
+    def close(self) -> None:
+        """Until everything is written; then the thread ends. Raises OSError as `wait` does."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def best(self) -> dict[str, Any]:
+        """The snapshot of the best epoch. Raises ValueError where there is none that verifies."""
+        problems: list[str] = []
+        for _, _, name in sorted(self._list(), reverse=True):
+            best_step = (self.store / name).read_json("manifest.json")["best_step"]
+            snapshot = None if best_step is None else self._read(f"{best_step:08}", problems.append)
+            if snapshot is not None:
+                return snapshot
+        raise ValueError("; ".join([f"{self.store.address} holds no checkpoint of a finished epoch", *problems]))
+
+    def best_weights(self) -> dict[str, Tensor]:
+        """What the best epoch was evaluated with: the moving average where there is one. Raises as `best` does."""
+        snapshot = self.best()
+        weights: dict[str, Tensor] = snapshot["ema"] or snapshot["model"]
+        return weights
+
+    def _write_waiting(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._busy = False
+                    return
+                copy = self._waiting.pop(0)
+            try:
+                self._write(copy.snapshot, copy.step, copy.best_step)
+            except Exception as error:
+                with self._lock:
+                    self._error, self._busy = error, False
+                    self._waiting.clear()
+                return
+
+    def _write(self, snapshot: Mapping[str, Any], step: int, best_step: int | None) -> None:
+        buffer = io.BytesIO()
+        torch.save(dict(snapshot), buffer)
+        data = buffer.getvalue()
+        folder, file = self.store / f"{step:08}", f"state-{self.attempt}.pt"
+        manifest = {
+            "step": step,
+            "attempt": self.attempt,
+            "best_step": best_step,
+            "file": file,
+            "bytes": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
+        try:
+            if self._is_superseded():
+                return
+            folder.write(file, data)
+            if folder.local is None and folder.read(file) != data:
+                raise OSError("what is read back is not what was written")
+            folder.write_json("manifest.json", manifest)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                folder.delete(file, patience=0)
+            raise OSError(
+                f"the checkpoint {folder.address} cannot be written: {explain(error)}; "
+                "earlier ones are kept, and the same command goes on from there"
+            ) from None
+        self.saved(step)
+        with contextlib.suppress(OSError):  # what is left is removed next time
+            self._remove_old(folder.name, best_step)
+
+    def _remove_old(self, newest: str, best_step: int | None) -> None:
+        if not self._complete:
+            self._complete = [name for _, _, name in sorted(self._list())]
+        self._complete = [*(name for name in self._complete[-2:] if name != newest), newest][-2:]
+        keep = {*self._complete, *([] if best_step is None else [f"{best_step:08}"])}
+        for name in self.store.names():
+            if name not in keep:
+                self.store.delete(name)
+
+    def _is_superseded(self) -> bool:
+        """Whether the run goes on elsewhere, from a later start than this one: nothing may be changed there."""
+        self._superseded = self._superseded or any(attempt > self.attempt for attempt, _, _ in self._list())
+        return self._superseded
+
+    def _list(self, warn: Callable[[str], None] = lambda text: None) -> Iterator[tuple[int, int, str]]:
+        """(attempt, step, folder name) of every checkpoint that has a manifest; `warn` is told of broken ones."""
+        for name in self.store.names():
+            folder = self.store / name
+            try:
+                manifest = folder.read_json("manifest.json")
+                found = None if manifest is None else (manifest["attempt"], manifest["step"], name)
+            except (ValueError, TypeError, KeyError, NotADirectoryError):
+                warn(f"checkpoint {folder.address} has a broken manifest.json")
+                continue
+            if found is not None:
+                yield found
+
+    def _read(self, name: str, warn: Callable[[str], None]) -> dict[str, Any] | None:
+        folder = self.store / name
+        try:
+            manifest = folder.read_json("manifest.json")
+            data = folder.read(manifest["file"])
+        except (OSError, TypeError, KeyError) as error:
+            if isinstance(error, OSError) and error.errno is None:  # a store that does not answer: nothing is known
+                raise
+            warn(f"checkpoint {folder.address} cannot be read ({error})")
+            return None
+        if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
+            whole = len(data) == manifest["bytes"]
+            what = "it was changed" if whole else f"{len(data):,} of {manifest['bytes']:,} bytes are there"
+            warn(f"checkpoint {folder.address} is damaged: {what}")
+            return None
+        snapshot: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        return snapshot
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return parallel.whole(value.detach()).to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: _copy(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_copy(item) for item in value]
+    return value
+
+
+def _gather(value: Any) -> None:
+    """What `_copy` does on another worker, in the same order."""
+    if isinstance(value, Tensor):
+        parallel.whole(value.detach())
+    elif isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            _gather(item)

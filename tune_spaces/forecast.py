@@ -1,0 +1,111 @@
+"""What a sweep will take, told before it starts: memory of each trial, time from a short probe, what cannot fit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trainers.recipe import Recipe, spell_size
+from tune_spaces.sweep import Cell, spell
+
+PROBE_SECONDS = 0.5
+PROBE_PIXELS = 2**20
+"""A probe's batch is at most so large: it must be short on any model."""
+MOST_PROBES = 3
+MOST_ROWS = 30
+
+
+def probe(recipe: Recipe, data: Mapping[str, Any], threads: int) -> float:
+    """Pixels per second of training steps on this process's device, from about half a second of them."""
+    import torch
+
+    from trainers.data.prepare import Cached
+    from trainers.training import distributed as parallel
+    from trainers.training import loop
+
+    height, width = recipe.image_size
+    batch = max(2, min(recipe.batch_size, PROBE_PIXELS // (height * width)))
+    recipe = recipe.replace(batch_size=batch, micro_batch_size=batch, epochs=1, init_from=None)
+    recipe = recipe.replace(precision=parallel.settle_precision(recipe.precision, torch.cuda.is_available()))
+    before = torch.get_num_threads()
+    parallel.set_threads(threads)
+    try:
+        world = parallel.World(0, 1, parallel.settle_device(), recipe.precision)  # type: ignore[arg-type]
+        state = loop.create_state(loop.without_weights(recipe), data["meta"], world)
+        start: list[float] = []
+
+        def over() -> bool:
+            start.append(time.perf_counter())
+            return len(start) > 1 and start[-1] - start[0] > PROBE_SECONDS  # the first step is slower than the rest
+
+        loop.train(recipe, state, Cached(data["folder"]), world, reporter=loop.Reporter(stopping=over))
+    finally:
+        parallel.set_threads(before)
+    steps = max(1, len(start) - 1)
+    seconds = start[-1] - start[0] if len(start) > 1 else PROBE_SECONDS
+    return steps * batch * height * width / seconds
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Seconds of training, if every trial ran to its last epoch."""
+
+    seconds: Mapping[str, float]
+    """Of each trial, by name."""
+    concurrency: int
+
+    @property
+    def total(self) -> float:
+        return max(sum(self.seconds.values()) / self.concurrency, max(self.seconds.values(), default=0.0))
+
+
+def forecast(
+    cells: Sequence[Cell],
+    epochs: Mapping[str, int],
+    data: Mapping[str, Mapping[str, Any]],
+    threads: int,
+    concurrency: int,
+) -> Forecast | None:
+    """Time of each trial, from probes of the smallest pictures: a convolution's work grows as their pixels do.
+
+    Parameters: `epochs` that each trial has before it, and `data`, by its name. None where a probe fails: the trials
+    will tell.
+    """
+    rates: dict[str, float] = {}
+    seconds = {}
+    for cell in sorted(cells, key=lambda cell: cell.recipe.image_size):
+        key = repr((cell.recipe.model, sorted(cell.recipe.model_args.items())))
+        if key not in rates and len(rates) < MOST_PROBES:
+            try:
+                rates[key] = probe(cell.recipe, data[cell.name], threads)
+            except Exception:
+                return None
+        rate = rates.get(key) or next(iter(rates.values()))
+        height, width = cell.recipe.image_size
+        rows = data[cell.name]["meta"]["rows"]["train"]
+        seconds[cell.name] = epochs[cell.name] * rows * height * width / rate
+    return Forecast(seconds, concurrency)
+
+
+def table(trials: Sequence[Mapping[str, Any]], seconds: Mapping[str, float]) -> Any:
+    """What will run, as a table: trials that differ in nothing but, say, the learning rate share a line of memory."""
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=None, header_style="bold", pad_edge=False)
+    keys = list(dict.fromkeys(key for trial in trials for key in trial["values"]))
+    for name in ("trial", *keys, "micro-batch", "memory", "at most", "note"):
+        drawn.add_column(name, justify="left" if name == "note" else "right")
+    for trial in trials[:MOST_ROWS]:
+        memory = trial["memory_bytes"]
+        values = [spell(trial["values"].get(key)) for key in keys]
+        micro = "all" if trial["micro_batch_size"] is None else str(trial["micro_batch_size"])
+        took = seconds.get(trial["name"])
+        size = "-" if memory is None else spell_size(memory)
+        row = [f"{trial['number']:03}", *values, micro, size, "-" if took is None else f"{took:,.0f} s"]
+        drawn.add_row(*map(Text, [*row, trial["message"] or trial.get("note", "")]))
+    if len(trials) > MOST_ROWS:
+        drawn.add_row("...", *[""] * (len(keys) + 3), f"and {len(trials) - MOST_ROWS} more")
+    return drawn

@@ -1,0 +1,400 @@
+"""Trials by Ray Tune: the only module that imports it, next to the trial itself.
+
+Tune's own searchers and schedulers decide; what they decide reaches a trial through the sweep's Desk, so that a trial
+ends by itself, with a checkpoint and a complete run folder. Nothing of Tune's is kept: sweep.json and the run folders
+are what a sweep goes on from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import math
+import os
+import random
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, PopulationBasedTraining
+from ray.tune.search import Searcher
+from ray.tune.search.variant_generator import generate_variants
+
+from trainers.runtime.failures import MONITOR, death
+from tune_spaces.coordinator import Desk
+from tune_spaces.sweep import Cell, Range, Sweep, setting, settings
+from tune_spaces.sweep_state import OVER, Book
+from tune_spaces.trial import Trial
+
+_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the run folders hold everything
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial may end before its first epoch
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # by itself one actor starts after the other; the queue knows how many may
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # what became of a trial is told in a line
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+ATTEMPTS = 3
+"""A trial whose process dies is tried so often, each time from its newest checkpoint."""
+MOST_PROPOSALS = 20
+"""So often a search is asked anew where it gives a setting that was tried before."""
+
+
+def draw(sweep: Sweep) -> list[dict[str, Any]]:
+    """The values of each trial of a random search, by Tune's generator; the same for the same seed.
+
+    A setting is drawn once: of a small space there may be fewer trials than the sweep asks for.
+    """
+    import numpy as np
+
+    generator = np.random.RandomState(sweep.seed)
+    spec = {"config": {key: _domain(values) for key, values in sweep.space.items()}}
+    assert sweep.trials is not None
+    found: dict[str, dict[str, Any]] = {}
+    for _ in range(sweep.trials * MOST_PROPOSALS):
+        _, drawn = next(iter(generate_variants(spec, random_state=generator)))
+        values = {key: _value(sweep.space[key], drawn["config"][key]) for key in sweep.space}
+        found.setdefault(setting(values), values)
+        if len(found) == sweep.trials:
+            break
+    return list(found.values())
+
+
+class Tpe:
+    """Optuna's tree-structured Parzen estimator, as Tune wraps it."""
+
+    def __init__(self, sweep: Sweep, metric: str, mode: str, book: Book) -> None:
+        from ray.tune.search.optuna import OptunaSearch
+
+        logging.getLogger("optuna").setLevel(logging.ERROR)
+        self.sweep, self.metric = sweep, metric
+        space = OptunaSearch.convert_search_space({key: _domain(values) for key, values in sweep.space.items()})
+        self.search = OptunaSearch(space=space, metric=metric, mode=mode, seed=sweep.seed)
+        self._random = random.Random(sweep.seed)
+        self._numbers = itertools.count()
+        self._asked: dict[str, str] = {}
+        """What each setting that was proposed is called in Optuna's study."""
+        for trial in book.trials:  # of a sweep that goes on: what was learnt
+            if trial["status"] in OVER and trial["repeat_of"] is None:
+                self.end(trial["values"], trial["best"] and trial["best"]["value"])
+
+    def propose(self, tried: Container[str]) -> dict[str, Any] | None:
+        """Values whose `setting` is not among those tried; None: there are no others."""
+        for _ in range(MOST_PROPOSALS):
+            called = str(next(self._numbers))
+            proposed = self.search.suggest(called)
+            assert proposed is not None
+            values = {key: _value(values, proposed[key]) for key, values in self.sweep.space.items()}
+            if setting(values) not in tried:
+                self._asked[setting(values)] = called
+                return values
+            self.search.on_trial_complete(called, error=True)
+        left = [values for values in settings(self.sweep) if setting(values) not in tried]
+        return self._random.choice(left) if left else None
+
+    def end(self, values: Mapping[str, Any], score: float | None) -> None:
+        """What came of these values; None: nothing that can be compared."""
+        called = self._asked.pop(setting(values), None)
+        if called is not None:
+            result = None if score is None else {self.metric: score}
+            self.search.on_trial_complete(called, result=result, error=score is None)
+        elif score is not None:  # proposed by an earlier process
+            places = {key: _place(self.sweep.space[key], value) for key, value in values.items()}
+            self.search.add_evaluated_point(places, score)
+
+
+class _NotKept:
+    """Tune pickles what it was given; a sweep goes on from its own files, and nothing of this is to be kept."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class Queue(_NotKept, Searcher):
+    """Gives Tune the trials that wait, or those that TPE proposes; none after the wish to stop."""
+
+    def __init__(
+        self,
+        waiting: Sequence[Cell],
+        prepare: Callable[[Cell], Mapping[str, Any]],
+        most: int,
+        propose: Callable[[], Cell | None],
+        replay: Callable[[str, Cell], None],
+    ) -> None:
+        """Parameters: `waiting`, the trials to run first; `prepare` makes Tune's configuration of one; `most` run at
+        once or are ready to; `propose`, a further trial or None; `replay`, called before a trial starts."""
+        super().__init__()
+        self.waiting, self.prepare, self.most = list(waiting), prepare, most
+        self.propose, self.replay = propose, replay
+        self.stopped = False
+        self.live: dict[str, Cell] = {}
+
+    def suggest(self, trial_id: str) -> Any:
+        if self.stopped:
+            return Searcher.FINISHED
+        if len(self.live) >= self.most:
+            return None
+        found = self.waiting.pop(0) if self.waiting else self.propose()
+        if found is None:
+            return Searcher.FINISHED
+        self.live[trial_id] = found
+        self.replay(trial_id, found)
+        return {"trial": self.prepare(found)}
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        self.live.pop(trial_id, None)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise AssertionError("nothing was saved")
+
+
+class Past:
+    """A trial of an earlier process, as Tune's schedulers see one."""
+
+    def __init__(self, name: str) -> None:
+        self.trial_id = name
+
+
+class Halts(_NotKept, FIFOScheduler):
+    """One of Tune's schedulers; where it says stop, the trial is told, and ends by itself."""
+
+    def __init__(self, inner: Any, kind: str, metric: str, desk: Any) -> None:
+        super().__init__()
+        self.inner, self.kind, self.desk = inner, kind, desk
+        self._metric: str = metric
+        self._past: dict[str, Past] = {}
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        return True
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        if trial.trial_id not in self._past:
+            self.inner.on_trial_add(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        # A trial that goes on is known to the scheduler as the one it was before.
+        known = self._past.get(trial.trial_id, trial)
+        decision: str = self.inner.on_trial_result(tune_controller, known, result)
+        if decision == self.STOP:
+            name, value = trial.config["trial"]["name"], result[self._metric]
+            why = f"stopped by {self.kind} after epoch {result['epoch']}, at {self._metric} {value:.4f}"
+            ray.get(self.desk.stop.remote(name, why))
+        return str(self.CONTINUE)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        known = self._past.pop(trial.trial_id, trial)
+        if self._metric in result:
+            self.inner.on_trial_complete(tune_controller, known, result)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        self._past.pop(trial.trial_id, None)
+
+    def replay(self, past: Past, history: Sequence[Mapping[str, float]], trial_id: str | None = None) -> None:
+        """What a trial of an earlier process reported; `trial_id`, where it goes on as this one."""
+        self.inner.on_trial_add(None, past)
+        for line in history:
+            result = {"epoch": line["epoch"], self._metric: line[f"val/{self._metric}"], "training_iteration": 1}
+            self.inner.on_trial_result(None, past, result)
+        if trial_id is not None:
+            self._past[trial_id] = past
+
+
+class Population(PopulationBasedTraining):
+    """Population-based training, of the learning rate alone: a trial that takes over another's stays itself."""
+
+    def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        config, operations = super()._get_new_config(trial, trial_to_clone)
+        return {**config, "trial": trial.config["trial"]}, operations
+
+
+def scheduler(sweep: Sweep, kind: str, epochs: int, metric: str, mode: str, desk: Any) -> Any:
+    """Tune's scheduler of this kind, as a sweep sets it."""
+    common: dict[str, Any] = {"time_attr": "epoch", "metric": metric, "mode": mode}
+    if kind == "asha":
+        inner: Any = AsyncHyperBandScheduler(
+            **common,
+            max_t=max(epochs, sweep.grace_epochs),
+            grace_period=sweep.grace_epochs,
+            reduction_factor=sweep.reduction_factor,
+            stop_last_trials=False,
+        )
+        return Halts(inner, "asha", metric, desk)
+    if kind == "median":
+        never: Any = math.inf  # it would pause trials to let others catch up
+        inner = MedianStoppingRule(**common, grace_period=sweep.grace_epochs, min_time_slice=never)
+        return Halts(inner, "the median rule", metric, desk)
+    if kind == "pbt":
+        rates = sweep.space["lr"]
+        assert isinstance(rates, Range)
+        return Population(
+            **common,
+            perturbation_interval=sweep.grace_epochs,
+            hyperparam_mutations={"lr": _domain(rates)},
+            custom_explore_fn=lambda config: {**config, "lr": min(max(config["lr"], rates.low), rates.high)},
+            log_config=False,
+            require_attrs=False,
+        )
+    return FIFOScheduler()
+
+
+class Listener(_NotKept, tune.Callback):
+    """Writes down what becomes of the trials."""
+
+    def __init__(self, book: Book, metric: str, desk: Any, ended: Callable[[str], None]) -> None:
+        """Parameters: `ended` is called with the name of a trial that is over."""
+        self.book, self.metric, self.desk, self.ended = book, metric, desk, ended
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self.book.start(trial.config["trial"]["name"])
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        name = trial.config["trial"]["name"]
+        if self.metric in result:
+            self.book.epoch(name, result["epoch"], self.metric, result[self.metric])
+        if "status" in result:
+            self.book.end(name, result["status"], result["message"])
+            self.ended(name)
+
+    def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        if MONITOR in (error := _error(trial)):  # it would be ended again
+            self.desk.give_up.remote(trial.config["trial"]["name"], *death(error))
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        name = trial.config["trial"]["name"]
+        self.book.died(name, *death(_error(trial)))
+        self.ended(name)
+
+
+def _error(trial: Any) -> str:
+    """What Ray said when a trial's process died, the last time; Tune's own `get_error` looks where it is not yet."""
+    try:
+        return Path(trial.error_file).read_text().rpartition("Failure # ")[2]
+    except (OSError, TypeError):  # none was written
+        return ""
+
+
+def tune_trials(
+    search: Queue | None,
+    population: Sequence[Mapping[str, Any]],
+    schedule: Any,
+    listener: Listener,
+    shared: Mapping[str, Any],
+) -> None:
+    """Run trials until the search has no more, or those of a population that learns together (pbt)."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    trainable = tune.with_resources(
+        tune.with_parameters(Trial, shared=dict(shared)),
+        lambda config: tune.PlacementGroupFactory([dict(config["trial"]["resources"])]),
+    )
+    space: dict[str, Any] = {}
+    if search is None:
+        rates = {trial["name"]: trial["lr"] for trial in population}
+        space["trial"] = tune.grid_search([dict(trial) for trial in population])
+        drawn: Any = lambda spec: rates[spec.config.trial["name"]]  # noqa: E731
+        space["lr"] = tune.sample_from(drawn)
+    with tempfile.TemporaryDirectory(prefix="trainyard-tune-", ignore_cleanup_errors=True) as scratch:
+        tuner = tune.Tuner(
+            trainable,
+            param_space=space,
+            tune_config=tune.TuneConfig(
+                num_samples=1 if search is None else -1,
+                search_alg=search,
+                scheduler=schedule,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="sweep",
+                storage_path=scratch,
+                verbose=0,
+                callbacks=[listener],
+                failure_config=tune.FailureConfig(max_failures=ATTEMPTS - 1),
+            ),
+        )
+        with out_of_memory_is_a_death():
+            tuner.fit()
+
+
+@contextlib.contextmanager
+def out_of_memory_is_a_death() -> Iterator[None]:
+    """A trial that Ray's memory monitor ends is lost as if it had died; Tune would end the sweep with an error."""
+    manager_type: Any = RayActorManager
+    plain = manager_type._actor_task_failed
+
+    def failed(manager: Any, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, OutOfMemoryError):
+            exception = RayActorError(error_msg=str(exception))
+        plain(manager, tracked_actor_task, exception)
+
+    manager_type._actor_task_failed = failed
+    try:
+        yield
+    finally:
+        manager_type._actor_task_failed = plain
+
+
+def start_desk(sign: int) -> tuple[str, Any]:
+    """The sweep's Desk, and its name."""
+    name = f"trainyard-sweep-{uuid.uuid4().hex[:12]}"
+    return name, ray.remote(num_cpus=0)(Desk).options(name=name).remote(sign)
+
+
+def end_desk(desk: Any) -> None:
+    """No actor is left behind."""
+    with contextlib.suppress(Exception):  # Ray may have gone before
+        ray.kill(desk)
+
+
+class Wishes(threading.Thread):
+    """Carries the wish to stop, and the end of the time, to trials and search."""
+
+    def __init__(self, stop: threading.Event, deadline: float | None, desk: Any, search: Queue | None) -> None:
+        super().__init__(daemon=True)
+        self.stop_event, self.deadline, self.desk, self.search = stop, deadline, desk, search
+        self.over = threading.Event()
+        self.out_of_time = False
+        self.start()
+
+    def run(self) -> None:
+        while not self.over.wait(0.2):
+            self.out_of_time = self.deadline is not None and time.monotonic() > self.deadline
+            if self.stop_event.is_set() or self.out_of_time:
+                if self.search is not None:
+                    self.search.stopped = True
+                ray.get(self.desk.stop_all.remote())
+                return
+
+    def close(self) -> None:
+        self.over.set()
+        self.join()
+
+
+def _domain(values: Any) -> Any:
+    """Values as Tune draws them: of a list, the place within it, which may hold anything."""
+    if isinstance(values, Range):
+        return (tune.loguniform if values.log else tune.uniform)(values.low, values.high)
+    return tune.choice(list(range(len(values))))
+
+
+def _value(values: Any, drawn: Any) -> Any:
+    return float(drawn) if isinstance(values, Range) else values[drawn]
+
+
+def _place(values: Any, value: Any) -> Any:
+    if isinstance(values, Range):
+        return value
+    return [list(v) if isinstance(v, tuple) else v for v in values].index(value)

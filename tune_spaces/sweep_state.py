@@ -1,0 +1,211 @@
+"""sweep.json: what a sweep plans, what has become of each trial, and what it took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from datetime import UTC, datetime
+from typing import Any
+
+from trainers.report.sweep_stats import repeated, repeats
+from trainers.runs.record import machine
+from trainers.storage.store import Store, read_history, read_run
+from tune_spaces.sweep import REPEATED, Cell, spell
+
+FILE = "sweep.json"
+WRITE_SECONDS = 1.0
+OVER = ("finished", "stopped_early", "out_of_memory", "does_not_fit", "settled", "failed")
+"""A trial of these is not run again."""
+RANKED = ("finished", "stopped_early", "interrupted")
+SAME_MEMORY = (
+    *("lr", "weight_decay", "schedule", "schedule_args", "warmup_epochs", "epochs", "patience", "seed"),
+    *("class_weights", "augment", "resize", "init_from", "on_bad_image", "stored_size"),
+)
+"""Fields of a recipe that make no difference to the memory of its step; no field of a scale is taken for such."""
+
+
+class Book:
+    """The one writer of a sweep's sweep.json. Not for use by several threads at once."""
+
+    def __init__(self, folder: Store, facts: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> None:
+        """Parameters: `facts`, what sweep.json holds besides trials; `earlier`, what it held, where it goes on."""
+        self.folder = folder
+        self.content: dict[str, Any] = {**facts, "status": "running", "message": "", "winner": None}
+        self.content |= {"started": (earlier or {}).get("started") or _now(), "finished": None, "trials": []}
+        self.content["machine"] = {"nodes": [machine()]}
+        self.before = float(((earlier or {}).get("seconds") or {}).get("total") or 0.0)
+        self.sign = -1 if facts["mode"] == "min" else 1
+        self._begun = time.monotonic()
+        self._written = 0.0
+        self._by_name: dict[str, dict[str, Any]] = {}
+
+    @property
+    def trials(self) -> Sequence[Mapping[str, Any]]:
+        """All of them, in order of number."""
+        found: list[dict[str, Any]] = self.content["trials"]
+        return found
+
+    def __getitem__(self, name: str) -> Mapping[str, Any]:
+        return self._by_name[name]
+
+    def add(self, cell: Cell, **fields: Any) -> Mapping[str, Any]:
+        """A further trial; what its run folder says of it, where it ran before, counts."""
+        trial: dict[str, Any] = {
+            "name": cell.name,
+            "number": cell.number,
+            "values": _plain(cell.values),
+            "seed": cell.recipe.seed,
+            "repeat_of": cell.repeat_of,
+            "status": "pending",
+            "message": "",
+            "micro_batch_size": cell.recipe.micro_batch_size,
+            "memory_bytes": None,
+            "epochs": cell.recipe.epochs,
+            "epochs_run": 0,
+            "best": None,
+            **fields,
+        }
+        self.content["trials"].append(trial)
+        self._by_name[cell.name] = trial
+        run = read_run(self.folder / cell.name) if trial["status"] == "pending" else None
+        if run is not None:
+            self._take_over(trial, run, cell.recipe.batch_size // max(1, cell.scale.worker_range[1]))
+        return trial
+
+    def start(self, name: str) -> None:
+        self._by_name[name]["status"] = "running"
+        self.write()
+
+    def epoch(self, name: str, epoch: int, metric: str, value: float) -> None:
+        """A trial has come so far."""
+        trial = self._by_name[name]
+        trial["epochs_run"] = epoch
+        best = trial["best"]
+        if best is None or self.sign * value > self.sign * best["value"]:
+            trial["best"] = {"epoch": epoch, "metric": metric, "value": value}
+        if time.monotonic() - self._written > WRITE_SECONDS:
+            self.write()
+
+    def end(self, name: str, status: str, message: str) -> None:
+        """A trial is over, or interrupted."""
+        trial = self._by_name[name]
+        trial |= {"status": status, "message": message}
+        if self.content["plan"]["scheduler"] == "pbt" and (run := read_run(self.folder / name)) is not None:
+            self._note_rate(trial, run)
+        self._drop_checkpoints()
+        self.write()
+
+    def died(self, name: str, status: str, message: str) -> None:
+        """A trial's process is gone: its run.json, which says that it runs, is set right."""
+        run = read_run(self.folder / name)
+        if run is not None:
+            (self.folder / name).write_json("run.json", run | {"status": status, "message": message})
+        self.end(name, status, message)
+
+    def finish(self, status: str, message: str, **facts: Any) -> None:
+        self.content |= {"status": status, "message": message, "finished": _now(), **facts}
+        winner = self._winner()
+        self.content["winner"] = winner["name"] if winner else None
+        self._drop_checkpoints(finishing=True)
+        self.write()
+
+    def write(self) -> None:
+        total = self.before + time.monotonic() - self._begun
+        self.content["seconds"] = {**(self.content.get("seconds") or {}), "total": total}
+        self.folder.write_json(FILE, self.content)
+        self._written = time.monotonic()
+
+    def ranked(self) -> list[dict[str, Any]]:
+        """Trials that have a score, the best first; those that repeat another are left out."""
+        return [trial for trial in self._scored() if not trial["repeat_of"]]
+
+    def repeats(self) -> list[dict[str, Any]]:
+        """See sweep_report.repeats: the settings that were repeated, the best mean first."""
+        scores = {trial["name"]: trial["best"] and trial["best"]["value"] for trial in self.trials}
+        return repeats(repeated(self.trials), scores, self.content["mode"])
+
+    def _scored(self) -> list[dict[str, Any]]:
+        found = [trial for trial in self.content["trials"] if trial["best"] and trial["status"] in RANKED]
+        return sorted(found, key=lambda trial: -self.sign * trial["best"]["value"])
+
+    def _winner(self) -> dict[str, Any] | None:
+        """The best trial; once the best settings were repeated, the best of the one with the best mean."""
+        again = [trial for trial in self.content["trials"] if trial["repeat_of"]]
+        if again and all(trial["status"] in OVER for trial in again):
+            names: list[str] = next((group["trials"] for group in self.repeats()), [])
+            return next((trial for trial in self._scored() if trial["name"] in names), None)
+        return next(iter(self.ranked()), None)
+
+    def _drop_checkpoints(self, finishing: bool = False) -> None:
+        """Weights of the best trials are kept, and of those that go on; the others keep everything else. Which of
+        several repeats is worth keeping shows at the end."""
+        scored = self._scored() if finishing else self.ranked()
+        best = [trial["name"] for trial in scored if trial["status"] in OVER]
+        keep = [name for name in dict.fromkeys([self.content["winner"], *best]) if name][:REPEATED]
+        for trial in self.content["trials"]:
+            waits = trial["repeat_of"] and not finishing
+            if trial["status"] in OVER and trial["name"] not in keep and not waits and not trial.get("dropped"):
+                trial["dropped"] = True
+                (self.folder / trial["name"]).delete("checkpoints")
+
+    def _note_rate(self, trial: dict[str, Any], run: Mapping[str, Any]) -> None:
+        """Population-based training changes the learning rate on the way: the values tell how a trial began."""
+        now = run["recipe"]["lr"]
+        if now != trial["values"].get("lr", now):
+            trial["lr_at_end"] = now
+            trial["message"] += f"; its learning rate came to {now:.4g}"
+
+    def _take_over(self, trial: dict[str, Any], run: Mapping[str, Any], whole: int) -> None:
+        """Parameters: `whole`, the micro-batch where each worker takes its share in one."""
+        status = run["status"] if run["status"] in OVER else "interrupted"
+        trial |= {"status": status, "message": run.get("message", ""), "epochs_run": run.get("epochs_run") or 0}
+        micro = run["recipe"].get("micro_batch_size")
+        trial["micro_batch_size"] = None if micro == whole else micro
+        self._note_rate(trial, run)
+        lines = self.history(trial["name"])
+        metric = self.content["metric"]
+        scored = [(line["epoch"], line[f"val/{metric}"]) for line in lines if f"val/{metric}" in line]
+        if scored:
+            epoch, value = max(scored, key=lambda pair: self.sign * pair[1])
+            trial |= {"epochs_run": len(lines), "best": {"epoch": epoch, "metric": metric, "value": value}}
+
+    def history(self, name: str) -> list[dict[str, float]]:
+        """The lines of a trial's metrics.jsonl."""
+        return history(self.folder / name)
+
+
+def history(folder: Store) -> list[dict[str, float]]:
+    """The lines of a run's metrics.jsonl; none where there is no such file."""
+    try:
+        return read_history(folder)
+    except OSError:
+        return []
+
+
+def dominates(cell: Cell, other: Cell) -> bool:
+    """Whether a trial needs at least as much memory as another: larger or equal in its sizes, alike in all else."""
+    mine, theirs = cell.recipe, other.recipe
+    sized = ("batch_size", "micro_batch_size", "image_size")
+    alike = [each.name for each in fields(mine) if each.name not in (*SAME_MEMORY, *sized)]
+    if cell.scale != other.scale or any(getattr(mine, name) != getattr(theirs, name) for name in alike):
+        return False
+    sizes = zip(mine.image_size, theirs.image_size, strict=True)
+    return (
+        (mine.micro_batch_size or mine.batch_size) >= (theirs.micro_batch_size or theirs.batch_size)
+        and mine.batch_size >= theirs.batch_size
+        and all(one >= another for one, another in sizes)
+    )
+
+
+def told(values: Mapping[str, Any]) -> str:
+    """lr=0.01 batch_size=64"""
+    return " ".join(f"{key}={spell(value)}" for key, value in values.items())
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
