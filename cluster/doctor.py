@@ -29,7 +29,7 @@ from cluster.findings import HERE, examine
 from trainers.cli import cli, cli_type
 from trainers.progress import Progress
 from trainers.recipe import Scale
-from trainers.runtime import preflight as hosts
+from trainers.runtime import preflight
 from trainers.runtime.preflight import Facts, Finding, Host
 from trainers.storage.store import Store, default_storage
 
@@ -135,7 +135,9 @@ def _connect(address: str | None, workers: int) -> Finding | None:
             mend = "start the cluster (ray start --head ...), or correct RAY_ADDRESS, or open that port"
             return Finding(True, f"nothing answers at RAY_ADDRESS={address}: {error.strerror or error}", HERE, mend)
     lacking = os.environ.get("RAY_AUTH_MODE") == "token" and not known
-    joined = {"error": "no token"} if lacking else hosts.take_steps({"": lambda: _join(address)}, CONNECT_SECONDS)[""]
+    joined = (
+        {"error": "no token"} if lacking else preflight.take_steps({"": lambda: _join(address)}, CONNECT_SECONDS)[""]
+    )
     if "error" not in joined:
         return None
     if not known:
@@ -165,9 +167,9 @@ def gather_facts(scale: Scale, storage: Store, working_dir: Path, end: float) ->
         has), store (label -> bytes that its object store may still take)
     upload: bytes, largest: name -> bytes
     """
-    from trainers.fitting import cache_folder
+    from trainers.data.source import cache_folder
 
-    nodes = hosts.ray_hosts()
+    nodes = preflight.ray_hosts()
     wanted: Facts = {
         "storage": None,
         "data": None,
@@ -178,15 +180,15 @@ def gather_facts(scale: Scale, storage: Store, working_dir: Path, end: float) ->
         wanted["paths"]["runs"] = str(storage.local)
     if scale.data is not None:
         wanted["data"] = os.path.abspath(os.path.expanduser(scale.data))
-    upload = hosts.take_steps({"": lambda: upload_size(working_dir)}, UPLOAD_SECONDS)[""]
-    facts: Facts = {"this": {"versions": hosts.versions()}, "cluster": _cluster(scale, nodes), "upload": upload}
+    upload = preflight.take_steps({"": lambda: upload_size(working_dir)}, UPLOAD_SECONDS)[""]
+    facts: Facts = {"this": {"versions": preflight.versions()}, "cluster": _cluster(scale, nodes), "upload": upload}
     names: list[str] = []
     with contextlib.ExitStack() as stack:
-        reached = hosts.take_steps({"": lambda: {"names": storage.names()}}, LOOK_SECONDS / 2)[""]
+        reached = preflight.take_steps({"": lambda: {"names": storage.names()}}, LOOK_SECONDS / 2)[""]
         try:
             if "error" in reached:
                 raise ValueError(f"the storage {storage.address} cannot be read: {reached['error']}; look at its mount")
-            wanted |= stack.enter_context(hosts.probe_file(storage))
+            wanted |= stack.enter_context(preflight.probe_file(storage))
         except ValueError as error:
             facts["this"]["storage"] = {"error": str(error)}
         facts["hosts"] = _ask_all(nodes, wanted, end)
@@ -203,12 +205,12 @@ def _ask_all(nodes: Sequence[Host], wanted: Facts, end: float) -> dict[str, Fact
 
     from cluster import probe
 
-    with hosts.by_value(hosts, probe):
+    with preflight.by_value(preflight, probe):
         actor: Any = ray.remote(probe.Probe)
         probes = {}
         for node in nodes:
             own = {**wanted, "host": node.id, "address": node.address, "alone": len(nodes) == 1}
-            probes[node.label] = actor.options(num_cpus=0, max_concurrency=4, **hosts.pinned(node)).remote(own)
+            probes[node.label] = actor.options(num_cpus=0, max_concurrency=4, **preflight.pinned(node)).remote(own)
     try:
         found = _ask(probes, {node.label: node.address for node in nodes}, end)
     finally:
@@ -216,29 +218,29 @@ def _ask_all(nodes: Sequence[Host], wanted: Facts, end: float) -> dict[str, Fact
             ray.kill(each)
     for node in nodes:
         if "error" in found[node.label]:
-            door = hosts.take_steps({"": partial(probe.knock, node.address, node.port)}, KNOCK_SECONDS)[""]
+            door = preflight.take_steps({"": partial(probe.knock, node.address, node.port)}, KNOCK_SECONDS)[""]
             found[node.label]["reached"] = "error" not in door
     return found
 
 
 def _ask(probes: Mapping[str, Any], addresses: Mapping[str, str], end: float) -> dict[str, Facts]:
-    found = hosts.gather({label: each.clock.remote() for label, each in probes.items()}, START_SECONDS)
+    found = preflight.gather({label: each.clock.remote() for label, each in probes.items()}, START_SECONDS)
     up = _answered(probes, found)
     clocks = {label: _clock(each) for label, each in up.items()}
-    found |= hosts.gather({label: each.look.remote(LOOK_SECONDS) for label, each in up.items()}, LOOK_SECONDS + 1)
+    found |= preflight.gather({label: each.look.remote(LOOK_SECONDS) for label, each in up.items()}, LOOK_SECONDS + 1)
     up = _answered(up, found)
     doors = {label: (addresses[label], found[label]["ports"][0]) for label in up}
     meeting = {
         label: each.meet.remote({other: door for other, door in doors.items() if other != label})
         for label, each in up.items()
     }
-    met = hosts.gather(meeting, MEET_SECONDS)
+    met = preflight.gather(meeting, MEET_SECONDS)
     exchanged: dict[str, Facts] = {}
     able = [label for label in up if {"torch", "trainyard"} <= found[label]["versions"].keys()]
     if len(able) > 1 and not any("error" in met[label] or met[label]["unreached"] for label in able):
         at, left = (addresses[able[0]], found[able[0]]["ports"][1]), max(3.0, end - time.monotonic())
         calls = {label: up[label].all_reduce.remote(rank, len(able), at, left - 2) for rank, label in enumerate(able)}
-        exchanged = hosts.gather(calls, left)
+        exchanged = preflight.gather(calls, left)
     for label in up:
         found[label] |= {"clock": clocks[label], "met": met[label], "exchange": exchanged.get(label)}
     return found
@@ -270,18 +272,18 @@ def _cluster(scale: Scale, nodes: Sequence[Host]) -> Facts:
     """What the cluster as a whole has, and the resources of each worker that `scale` asks for."""
     from ray._private.state import available_resources_per_node, state
 
-    from trainers.runtime import ray_train as on_ray
+    from trainers.runtime.resources import named_resources, refuse_what_never_fits, share_of_cpus
 
     shapes = [node.resources for node in nodes]
-    cpus = scale.cpus_per_worker or on_ray.share_of_cpus(shapes, scale.worker_range[1])
+    cpus = scale.cpus_per_worker or share_of_cpus(shapes, scale.worker_range[1])
     resources = {"CPU": float(cpus)}
     gpus = scale.gpus_per_worker
     if gpus or (gpus is None and any(shape.get("GPU", 0) for shape in shapes)):
         resources["GPU"] = gpus or 1.0
-    resources |= on_ray.named_resources(scale)
+    resources |= named_resources(scale)
     unfit = None
     try:
-        on_ray.refuse_what_never_fits(scale.worker_range[0], resources, shapes)
+        refuse_what_never_fits(scale.worker_range[0], resources, shapes)
     except ValueError as error:
         unfit = str(error)
     left = available_resources_per_node()

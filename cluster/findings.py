@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from trainers.recipe import spell_size
+from trainers.formatting import spell_size
 from trainers.runtime.preflight import Facts, Finding, compare
 
 CLOCK_SECONDS = 2.0

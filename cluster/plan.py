@@ -17,18 +17,10 @@ import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from trainers.cli import cli, cli_type, leading, size_of
+from trainers.formatting import parse_size, spell_size
 from trainers.progress import Progress
-from trainers.recipe import (
-    Recipe,
-    Scale,
-    arguments,
-    load,
-    parse_size,
-    recipe_names,
-    resolve,
-    settle_micro_batch,
-    spell_size,
-)
+from trainers.recipe import Recipe, Scale, recipe_names, resolve, settle_micro_batch
+from trainers.registry import arguments, load
 
 USAGE = (
     "usage: python -m cluster plan RECIPE [--batch-size N...] [--image-size SIZE...] --memory SIZE... [--FIELD VALUE]"
@@ -88,7 +80,7 @@ def make_plan(
     Bytes are those of each worker. Raises ValueError as memory.predict does, and where the workers cannot share a batch
     evenly.
     """
-    from trainers.training import peak_memory as memory
+    from trainers.training import peak_memory
 
     workers = max(1, scale.worker_range[1])
     how = {"sharded": scale.strategy == "fsdp2", "recompute": scale.activation_checkpointing}
@@ -98,15 +90,15 @@ def make_plan(
         for given in recipes:
             recipe = settle_micro_batch(given, scale)
             if _kind(recipe) not in curves:
-                curves[_kind(recipe)] = memory.curve(recipe, meta, workers=workers, **how)
+                curves[_kind(recipe)] = peak_memory.curve(recipe, meta, workers=workers, **how)
                 advance(1)
             norm = norm or curves[_kind(recipe)].batch_norm
             row = {**_named(recipe), "batch_size": recipe.batch_size, "micro_batch_size": recipe.micro_batch_size}
-            row |= {"predicted_bytes": memory.predict(recipe, meta, workers=workers, **how), "cards": {}}
+            row |= {"predicted_bytes": peak_memory.predict(recipe, meta, workers=workers, **how), "cards": {}}
             for name, limit in limits.items():
-                micro = memory.largest_micro_batch(recipe, meta, limit, workers=workers, **how)
+                micro = peak_memory.largest_micro_batch(recipe, meta, limit, workers=workers, **how)
                 fits = micro == recipe.micro_batch_size
-                peak = memory.predict(recipe, meta, micro or 1, workers=workers, **how)
+                peak = peak_memory.predict(recipe, meta, micro or 1, workers=workers, **how)
                 row["cards"][name] = {"fits": fits, "micro_batch_size": micro, "predicted_bytes": peak}
             rows.append(row)
     for (size, precision), curve in curves.items():
@@ -233,7 +225,7 @@ def _settled(precision: str) -> str:
         return precision
     import torch
 
-    from trainers.training.distributed import settle_precision
+    from trainers.training.device import settle_precision
 
     return settle_precision(precision, torch.cuda.is_available())
 
@@ -252,7 +244,7 @@ def _meta(recipe: Recipe, data: str | None, classes: int | None) -> dict[str, An
 
     Raises ValueError where neither tells how many classes there are.
     """
-    from trainers.data.prepare import look
+    from trainers.data.source import look
 
     try:
         source = look(recipe, data)

@@ -28,8 +28,8 @@ import tyro
 from cluster.address import DEFAULT, job_server, use_token
 from cluster.job_entrypoint import HAS, LACKS
 from trainers.cli import cli
+from trainers.formatting import spell_size
 from trainers.progress import Progress
-from trainers.recipe import spell_size
 
 if TYPE_CHECKING:
     from cluster.job_client import Client, Log

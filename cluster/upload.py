@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainers.recipe import spell_size
+from trainers.formatting import spell_size
 from trainers.storage.store import default_storage
 
 PACKAGES = ("trainers", "tune_spaces", "cluster")

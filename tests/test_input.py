@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainers import fitting as launch
 from trainers.__main__ import main
+from trainers.runs.files import new_run_name
 from trainers.storage.store import Store
 from trainers.training.checkpoint import Checkpoints
 
@@ -601,10 +601,10 @@ def test_a_loss_that_is_not_finite_fails_and_names_epoch_step_and_rate(cli: Cli,
 
 
 def test_two_runs_that_start_in_one_second_have_names_of_their_own(storage: Path) -> None:
-    first = launch.new_run_name(Store(storage), "digits.cnn")
+    first = new_run_name(Store(storage), "digits.cnn")
     (storage / first).mkdir(parents=True)
     (storage / first / "run.json").write_text("{}")
-    assert launch.new_run_name(Store(storage), "digits.cnn") != first
+    assert new_run_name(Store(storage), "digits.cnn") != first
 
 
 # Masks -------------------------------------------------------------------------------------------------------

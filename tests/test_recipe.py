@@ -11,7 +11,7 @@ import pytest
 from helpers.small import ALL
 
 from trainers.recipe import Recipe, Scale, describe, resolve
-from trainers.training import loop
+from trainers.training import build
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -38,7 +38,7 @@ def test_the_docstring_says_what_it_is(name: str) -> None:
         "channels": 1 if recipe.dataset in ("digits", "mnist", "texture_crops") else 3,
         "classes": [str(number) for number in range(int(said[2] or 10))],
     }
-    model = loop.build_model(recipe, meta)
+    model = build.build_model(recipe, meta)
     assert sum(parameter.numel() for parameter in model.parameters()) == int(said[1].replace(",", ""))
 
 
@@ -110,7 +110,7 @@ def test_a_recipe_a_model_and_a_data_set_of_ones_own(tmp_path: Path) -> None:
         f"    return Recipe(dataset='digits', model={str(file)!r}, image_size=(8, 8), epochs=1, batch_size=8, lr=0.1)\n"
     )
     recipe = resolve(f"{file}:fast", model_args={"width": 7})
-    model = loop.build_model(recipe, {"channels": 1, "classes": ["a", "b"]})
+    model = build.build_model(recipe, {"channels": 1, "classes": ["a", "b"]})
     assert sum(parameter.numel() for parameter in model.parameters()) == 64 * 2 + 2
     with pytest.raises(ValueError, match="no function slow"):
         resolve(f"{file}:slow")

@@ -17,15 +17,17 @@ from trainers.recipe import Recipe, Scale, resolve
 
 if TYPE_CHECKING:
     from trainers.fitting import RunResult, fit
-    from trainers.inference.predict import evaluate, export, predict
+    from trainers.inference.evaluate import evaluate
+    from trainers.inference.export import export
+    from trainers.inference.predict import predict
 
 __all__ = ["Recipe", "RunResult", "Scale", "evaluate", "export", "fit", "predict", "resolve"]
 
 _HOMES = {
     "fit": "fitting",
     "RunResult": "fitting",
-    "evaluate": "inference.predict",
-    "export": "inference.predict",
+    "evaluate": "inference.evaluate",
+    "export": "inference.export",
     "predict": "inference.predict",
 }
 

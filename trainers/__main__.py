@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from trainers.cli import cli, leading, parse, run_command
-from trainers.recipe import Recipe, Scale, describe, load, recipe_names, resolve
+from trainers.recipe import Recipe, Scale, describe, recipe_names, resolve
+from trainers.registry import load
 from trainers.storage.store import explain
 
 USAGE = """usage: python -m trainers COMMAND ...
@@ -70,7 +71,7 @@ def _train(argv: list[str]) -> int:
         for _, (recipe, scale, _) in stages:
             print(json.dumps({"recipe": recipe.to_json(), "scale": scale.to_json()}, indent=1))
         return 0
-    from trainers.fitting import new_run_name, now, run_name
+    from trainers.runs.files import new_run_name, now, run_name
     from trainers.storage.store import Store, default_storage
 
     if len(names) == 1:  # stages that it needs are called after it
@@ -122,7 +123,7 @@ def _train_in_order(stages: Sequence[tuple[str, Parsed]], runs: Sequence[str], a
 
 
 def _download(recipe: Recipe, scale: Scale) -> None:
-    from trainers.recipe import arguments
+    from trainers.registry import arguments
 
     if "download" not in arguments("datasets", recipe.dataset, "source"):
         raise ValueError(f"the data set {recipe.dataset!r} cannot be downloaded; give --data")
@@ -166,7 +167,7 @@ def _evaluate(argv: list[str]) -> int:
     options = cli(_EvaluateOptions, flags, "python -m trainers evaluate RUN")
     if len(names) != 1:
         raise ValueError("usage: python -m trainers evaluate RUN [--split test] [--native] [--data PATH] [--json]")
-    from trainers.inference.predict import evaluate
+    from trainers.inference.evaluate import evaluate
     from trainers.progress import Progress
 
     with Progress().bar("evaluating", None) as advance:
@@ -262,7 +263,7 @@ def _export(argv: list[str]) -> int:
     options = cli(_ExportOptions, flags, "python -m trainers export RUN")
     if len(names) != 1:
         raise ValueError("usage: python -m trainers export RUN --out FILE")
-    from trainers.inference.predict import export
+    from trainers.inference.export import export
 
     print(export(names[0], options.out, storage=options.storage))
     return 0

@@ -13,7 +13,8 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
-from trainers.recipe import Recipe, Scale, nearest
+from trainers.formatting import nearest
+from trainers.recipe import Recipe, Scale
 from trainers.storage.store import explain
 
 Options = TypeVar("Options")

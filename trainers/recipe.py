@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
-import functools
-import importlib
-import importlib.util
 import math
-import re
-import sys
-import traceback
 import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
+
+from trainers.formatting import UNITS, blame, nearest, parse_size
+from trainers.registry import arguments, load
 
 Augment = Mapping[str, Any]
 AUGMENTATIONS: dict[str, str] = {
@@ -45,10 +41,7 @@ TASK_ARGS: dict[str, dict[str, Any]] = {
     "segment_binary": _SEGMENT_ARGS,
 }
 """Arguments of each task, with their defaults or, as a tuple, with all values that are allowed."""
-UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
-MOST_NAMES = 50
-"""Names that an error message lists."""
 SCHEDULE_ARGS = {"constant": {}, "step": {"every": 10, "factor": 0.1}, "cosine": {}, "polynomial": {"power": 0.9}}
 
 
@@ -346,85 +339,6 @@ def recipe_names() -> list[str]:
     return found
 
 
-def load(kind: Literal["models", "datasets", "recipes"], name: str) -> types.ModuleType:
-    """Import the module `name` of trainers/models, datasets or recipes, or the user's own FILE.py.
-
-    Raises ValueError where there is none, and where the user's own cannot be imported.
-    """
-    if not name.endswith(".py"):
-        _module_path(kind, name)
-        return importlib.import_module(f"trainers.{kind}.{name}")
-    path = _module_path(kind, name)
-    module_name = f"trainyard_user_{path.stem}"
-    loaded = sys.modules.get(module_name)
-    if loaded is not None and loaded.__file__ == str(path):
-        return loaded
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # dataclasses and pickles look a class's module up here
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[module_name]
-        raise ValueError(f"{path} cannot be imported: {blame(error)}") from None
-    return module
-
-
-@functools.lru_cache
-def arguments(kind: Literal["models", "datasets"], name: str, function: str) -> dict[str, Any]:
-    """Argument name -> default of a model's build() or a data set's source(), read without importing it.
-
-    An argument without a default has the value `...`. Raises ValueError where there is no such function.
-    """
-    path = _module_path(kind, name)
-    try:
-        tree = ast.parse(path.read_text(), filename=str(path))
-    except (SyntaxError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as Python: {blame(error)}") from None
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and node.name == function:
-            keywords = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-            defaults = {arg.arg: ... if value is None else _literal(value) for arg, value in keywords}
-            return {**{arg.arg: ... for arg in node.args.args}, **defaults}
-    raise ValueError(f"{path} has no function {function}(); trainers/{kind} has examples")
-
-
-def parse_size(text: str) -> int:
-    """Bytes of "10.76GiB", "32 GB", "900MiB" or a plain number of bytes. Raises ValueError."""
-    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([KMGT]?I?B)?", text.strip().upper())
-    size = int(float(found[1]) * UNITS.get(found[2] or "B", 0)) if found else 0
-    if not size:
-        raise ValueError(f"{text!r} is not a size of memory; give a number above 0 and a unit, as in 10.76GiB or 900MB")
-    return size
-
-
-def spell_size(size: int) -> str:
-    """A number of bytes for people: 10.76 GiB, 512 MiB."""
-    unit, name = next(((2**n, u) for n, u in ((30, "GiB"), (20, "MiB"), (10, "KiB")) if size >= 2**n), (1, "bytes"))
-    shown = f"{size / unit:.2f}" if unit == 2**30 else f"{size / unit:.0f}"
-    return f"{shown} {name}"
-
-
-def nearest(word: str, allowed: typing.Iterable[str]) -> str:
-    """`; did you mean lr?` and the list, for an error message."""
-    names = list(allowed)
-    close = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
-    guess = f"; did you mean {' or '.join(close)}?" if close else ""
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return f"{guess} (allowed: {', '.join(names[:MOST_NAMES]) or 'none'}{more})"
-
-
-def blame(error: Exception) -> str:
-    """What went wrong in a user's file, and in which line."""
-    if isinstance(error, SyntaxError):
-        return f"{error.msg} (line {error.lineno})"
-    frames = traceback.extract_tb(error.__traceback__)
-    frame = [frame for frame in frames if "site-packages" not in frame.filename][-1]
-    return f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})"
-
-
 def _recipe_function(name: str) -> Callable[[], Any]:
     file, colon, function = name.rpartition(":")
     if not colon and name.endswith(".py"):
@@ -437,27 +351,6 @@ def _recipe_function(name: str) -> Callable[[], Any]:
     if not callable(found):
         raise ValueError(f"{file} has no function {function}() that returns a Recipe")
     return typing.cast(Callable[[], Any], found)
-
-
-def _module_path(kind: str, name: str) -> Path:
-    if name.endswith(".py"):
-        path = Path(name).expanduser().absolute()
-        if not path.is_file():
-            raise ValueError(f"there is no file {path}")
-        return path
-    folder = Path(__file__).parent / kind
-    names = sorted(path.stem for path in folder.glob("[!_]*.py"))
-    if name not in names:
-        raise ValueError(f"there is no {kind[:-1]} {name!r}{nearest(name, names)}")
-    return folder / f"{name}.py"
-
-
-def _literal(value: ast.expr) -> Any:
-    """A default, where it can be told without running anything; else None."""
-    try:
-        return ast.literal_eval(value)
-    except ValueError:
-        return None
 
 
 def _fields(cls: type) -> dict[str, Any]:

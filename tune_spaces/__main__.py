@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import Literal
 
-from trainers import cli as words
+from trainers.cli import exit_code, leading, parse, size_of, value_of
 from tune_spaces.sweep import Range, Sweep, Values, describe, find, space_names
 
 USAGE = """usage: python -m tune_spaces SPACE [--FIELD VALUE...]
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     if not argv or (argv[0] in ("-h", "--help") and len(argv) == 1):
         print(USAGE.format(spaces="\n".join(f"  {name:16} {describe(name)}" for name in space_names())))
         return 0 if argv else 2
-    return words.exit_code(lambda: _sweep(list(argv)))
+    return exit_code(lambda: _sweep(list(argv)))
 
 
 def _sweep(argv: list[str]) -> int:
@@ -89,7 +89,7 @@ def _sweep(argv: list[str]) -> int:
 def _ask(argv: list[str]) -> tuple[Sweep, str | None, _Options]:
     """The sweep, the name of its space where it has one, and the options. Raises ValueError, or ends the process with
     code 2."""
-    names, flags = words.leading(argv)
+    names, flags = leading(argv)
     if len(names) > 1:
         raise ValueError(f"one space at a time: {' '.join(names)}; further values are given with --space FIELD=VALUES")
     recipe, flags = _take(flags, "--recipe")
@@ -102,7 +102,7 @@ def _ask(argv: list[str]) -> tuple[Sweep, str | None, _Options]:
     space = {**base.space, **_space(spelled)}
     if not space:
         raise ValueError(f"the space of {base.recipe} is empty; give --space FIELD=VALUES, as in batch_size=4,8,16")
-    changes, scale, options = words.parse(
+    changes, scale, options = parse(
         base.base, base.scale, _Options(), flags, f"python -m tune_spaces {' '.join(names)}"
     )
     for key in space:
@@ -162,7 +162,7 @@ def _values(word: str) -> tuple[str, Values]:
     if "" in parts:
         raise ValueError(f"--space {word}: a value is missing between its commas")
     sizes = key in ("image_size", "stored_size")
-    return key, [words.size_of(part) if sizes else words.value_of(part) for part in parts]
+    return key, [size_of(part) if sizes else value_of(part) for part in parts]
 
 
 def _seconds(text: str) -> float:

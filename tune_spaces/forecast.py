@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainers.recipe import Recipe, spell_size
+from trainers.formatting import spell_size
+from trainers.recipe import Recipe
 from tune_spaces.sweep import Cell, spell
 
 PROBE_SECONDS = 0.5
@@ -21,28 +22,28 @@ def probe(recipe: Recipe, data: Mapping[str, Any], threads: int) -> float:
     """Pixels per second of training steps on this process's device, from about half a second of them."""
     import torch
 
-    from trainers.data.prepare import Cached
-    from trainers.training import distributed as parallel
-    from trainers.training import loop
+    from trainers.data.batches import Cached
+    from trainers.training import build, device, distributed, loop
+    from trainers.training.step import Reporter
 
     height, width = recipe.image_size
     batch = max(2, min(recipe.batch_size, PROBE_PIXELS // (height * width)))
     recipe = recipe.replace(batch_size=batch, micro_batch_size=batch, epochs=1, init_from=None)
-    recipe = recipe.replace(precision=parallel.settle_precision(recipe.precision, torch.cuda.is_available()))
+    recipe = recipe.replace(precision=device.settle_precision(recipe.precision, torch.cuda.is_available()))
     before = torch.get_num_threads()
-    parallel.set_threads(threads)
+    device.set_threads(threads)
     try:
-        world = parallel.World(0, 1, parallel.settle_device(), recipe.precision)  # type: ignore[arg-type]
-        state = loop.create_state(loop.without_weights(recipe), data["meta"], world)
+        world = distributed.World(0, 1, device.settle_device(), recipe.precision)  # type: ignore[arg-type]
+        state = build.create_state(build.without_weights(recipe), data["meta"], world)
         start: list[float] = []
 
         def over() -> bool:
             start.append(time.perf_counter())
             return len(start) > 1 and start[-1] - start[0] > PROBE_SECONDS  # the first step is slower than the rest
 
-        loop.train(recipe, state, Cached(data["folder"]), world, reporter=loop.Reporter(stopping=over))
+        loop.train(recipe, state, Cached(data["folder"]), world, reporter=Reporter(stopping=over))
     finally:
-        parallel.set_threads(before)
+        device.set_threads(before)
     steps = max(1, len(start) - 1)
     seconds = start[-1] - start[0] if len(start) > 1 else PROBE_SECONDS
     return steps * batch * height * width / seconds

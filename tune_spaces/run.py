@@ -19,16 +19,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trainers import fitting as launch
+from trainers.checks import check_init_from
+from trainers.fitting import prepare_data
+from trainers.formatting import nearest, parse_size
 from trainers.progress import Progress
-from trainers.recipe import Recipe, nearest, parse_size
+from trainers.recipe import Recipe
 from trainers.report.report import report
 from trainers.report.sweep_stats import DID_NOT_FIT, savings
-from trainers.runs.record import commit, versions
-from trainers.runtime.ray_train import Cluster, named_resources, refuse_what_never_fits
+from trainers.runs.files import check_run_name, new_run_name, read_run
+from trainers.runs.provenance import commit, versions
+from trainers.runtime.ray_train import Cluster
+from trainers.runtime.resources import named_resources, refuse_what_never_fits
+from trainers.runtime.signals import Signals
 from trainers.storage.run_lock import lock
-from trainers.storage.store import Store, default_storage, read_run
-from tune_spaces import forecast as plan
+from trainers.storage.store import Store, default_storage
+from trainers.training.memory_fit import context_bytes, device_memory, fit_memory
+from tune_spaces import forecast
 from tune_spaces.sweep import REPEATED, Cell, Range, Sweep, cell, distance, setting, settings
 from tune_spaces.sweep_state import FILE, OVER, RANKED, Book, dominates, told
 
@@ -86,10 +92,10 @@ def run(
     examples = _cells(sweep)
     storage.check_writable()
     for recipe in {each.recipe.init_from: each.recipe for each in examples}.values():
-        launch.check_init_from(recipe, storage)
-    name = launch.check_run_name(name) if name else launch.new_run_name(storage, space_name)
+        check_init_from(recipe, storage)
+    name = check_run_name(name) if name else new_run_name(storage, space_name)
     folder, stop = storage / name, threading.Event()
-    with lock(folder, progress, stop), launch.Signals(stop) as signals:
+    with lock(folder, progress, stop), Signals(stop) as signals:
         earlier = _agree(sweep, folder)
         if earlier and _is_over(earlier, sweep, repeats):
             progress.message(f"the sweep {name} has finished already; nothing is left to do")
@@ -215,7 +221,7 @@ class _Running:
     def _prepare_data(self, cells: Sequence[Cell]) -> None:
         for each in cells:
             if _data_key(each.recipe) not in self.data:
-                self.data[_data_key(each.recipe)] = launch.prepare_data(each.recipe, self.sweep.scale, self.progress)
+                self.data[_data_key(each.recipe)] = prepare_data(each.recipe, self.sweep.scale, self.progress)
             rows = self._data_of(each.recipe)["meta"]["rows"]["train"]
             if each.recipe.batch_size > rows:
                 raise ValueError(
@@ -253,12 +259,12 @@ class _Running:
         if memory is not None:
             self.limit: int | None = parse_size(memory)
         else:
-            self.limit = launch.device_memory(self.gpus, self.concurrency * max(1, self.workers))
+            self.limit = device_memory(self.gpus, self.concurrency * max(1, self.workers))
 
     def _add(self, each: Cell) -> None:
         """Into sweep.json, in the micro-batches that fit; or as what does not fit."""
         meta = self._data_of(each.recipe)["meta"]
-        need = launch.fit_memory(each.recipe, each.scale, meta, self.limit, gpus=self.gpus, always=True)
+        need = fit_memory(each.recipe, each.scale, meta, self.limit, gpus=self.gpus, always=True)
         self.by_name[each.name] = dataclasses.replace(each, recipe=need.recipe)
         told_ = {"memory_bytes": need.bytes, "note": need.note if need.fits else ""}
         if not need.fits:
@@ -280,7 +286,7 @@ class _Running:
         need, limit = self.book[each.name]["memory_bytes"], self.limit
         if need is None or limit is None:
             return 1.0
-        need += launch.context_bytes(self.gpus)
+        need += context_bytes(self.gpus)
         return next((share for share in SHARES if need * SPARE <= share * limit), 1.0)
 
     def _announce(self, earlier: Mapping[str, Any] | None) -> float | None:
@@ -305,12 +311,12 @@ class _Running:
             with self.progress.waiting("a short probe of the speed"):
                 by_name = {each.name: self._data_of(each.recipe) for each in left}
                 cached = all(self._is_cached(each.recipe) for each in left)
-                expected = plan.forecast(left, ahead, by_name, self.threads, self.concurrency) if cached else None
+                expected = forecast.forecast(left, ahead, by_name, self.threads, self.concurrency) if cached else None
             if expected is not None:
                 seconds = expected.total
                 told_ += f", about {_duration(seconds)} if none is stopped early"
         if self.book.trials:
-            self.progress.console.print(plan.table(self.book.trials, expected.seconds if expected else {}))
+            self.progress.console.print(forecast.table(self.book.trials, expected.seconds if expected else {}))
         self.progress.message(told_)
         return seconds
 
@@ -357,16 +363,18 @@ class _Running:
 
     def _tune(self, waiting: list[Cell], stop: threading.Event, deadline: float | None, repeating: bool = False) -> str:
         """Run trials; those that repeat others are neither searched nor stopped early. Returns the sweep's status."""
-        from tune_spaces import ray_tune as tuner
+        from tune_spaces import ray_tune
 
         sweep, kind = self.sweep, "none" if repeating else self.sweep.scheduler
-        tpe = tuner.Tpe(sweep, self.metric, self.mode, self.book) if sweep.search == "tpe" and not repeating else None
+        tpe = (
+            ray_tune.Tpe(sweep, self.metric, self.mode, self.book) if sweep.search == "tpe" and not repeating else None
+        )
         if not waiting and tpe is None:
             return "finished"
-        desk_name, desk = tuner.start_desk(self.book.sign)
+        desk_name, desk = ray_tune.start_desk(self.book.sign)
         epochs = max([each.recipe.epochs for each in waiting] or [sweep.base.epochs])
-        schedule = tuner.scheduler(sweep, kind, epochs, self.metric, self.mode, desk)
-        queue = tuner.Queue(
+        schedule = ray_tune.scheduler(sweep, kind, epochs, self.metric, self.mode, desk)
+        queue = ray_tune.Queue(
             waiting,
             self._configuration,
             self.concurrency + self.ready,
@@ -382,15 +390,15 @@ class _Running:
                 tpe.end(self.book[name]["values"], best and best["value"])
             self._tell(name)
 
-        listener = tuner.Listener(self.book, self.metric, desk, ended)
-        wishes = tuner.Wishes(stop, deadline, desk, queue)
+        listener = ray_tune.Listener(self.book, self.metric, desk, ended)
+        wishes = ray_tune.Wishes(stop, deadline, desk, queue)
         population = [{**self._configuration(each), "lr": self._rate(each)} for each in waiting]
         try:
             searched = None if kind == "pbt" else queue
-            tuner.tune_trials(searched, population, schedule, listener, self._shared(desk_name))
+            ray_tune.tune_trials(searched, population, schedule, listener, self._shared(desk_name))
         finally:
             wishes.close()
-            tuner.end_desk(desk)
+            ray_tune.end_desk(desk)
         if stop.is_set():
             return "interrupted"
         return "out_of_time" if wishes.out_of_time else "finished"
@@ -447,17 +455,17 @@ class _Running:
 
     def _replay(self, schedule: Any, trial_id: str, each: Cell) -> None:
         """A trial that goes on: the scheduler learns what it did before."""
-        from tune_spaces import ray_tune as tuner
+        from tune_spaces import ray_tune
 
-        if isinstance(schedule, tuner.Halts) and (lines := self.book.history(each.name)):
-            schedule.replay(tuner.Past(each.name), lines, trial_id)
+        if isinstance(schedule, ray_tune.Halts) and (lines := self.book.history(each.name)):
+            schedule.replay(ray_tune.Past(each.name), lines, trial_id)
 
     def _replay_finished(self, schedule: Any) -> None:
-        from tune_spaces import ray_tune as tuner
+        from tune_spaces import ray_tune
 
         for trial in self.book.trials:
-            if isinstance(schedule, tuner.Halts) and trial["status"] in OVER:
-                schedule.replay(tuner.Past(trial["name"]), self.book.history(trial["name"]))
+            if isinstance(schedule, ray_tune.Halts) and trial["status"] in OVER:
+                schedule.replay(ray_tune.Past(trial["name"]), self.book.history(trial["name"]))
 
     def _settle(self, name: str, queue: Queue | None, desk: Any) -> None:
         """After a trial ran out of memory: those that need as much or more are not tried."""
@@ -552,15 +560,15 @@ def _settle_metric(sweep: Sweep, recipe: Recipe, meta: Mapping[str, Any]) -> str
     """The score that trials are compared by. Raises ValueError where the task does not give it."""
     import torch
 
-    from trainers.tasks import base as task
-    from trainers.training import loop
+    from trainers.tasks.make import outputs
+    from trainers.training import build
 
-    made = loop.make_task(recipe, meta)
+    made = build.make_task(recipe, meta)
     if sweep.metric is None:
         return made.metric
-    outputs = task.outputs(recipe.task, len(meta["classes"]))
+    channels = outputs(recipe.task, len(meta["classes"]))
     shape = (8, 8) if meta.get("masks") else ()
-    counts = made.counts(torch.zeros(2, outputs, *shape), torch.zeros(2, *shape, dtype=torch.int64))
+    counts = made.counts(torch.zeros(2, channels, *shape), torch.zeros(2, *shape, dtype=torch.int64))
     both = {**counts.total, **counts.per_image}
     scores = made.scores({name: count.numpy() for name, count in both.items()})
     known = ["loss", *(name for name, value in scores.items() if isinstance(value, float))]

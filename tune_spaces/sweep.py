@@ -19,7 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from trainers.recipe import Recipe, Scale, blame, load, nearest, resolve
+from trainers.formatting import blame, nearest
+from trainers.recipe import Recipe, Scale, resolve
+from trainers.registry import load
 
 FIXED = ("storage", "data", "data_mode", "on_oom", "memory", "max_failures")
 """Fields of Scale that are those of the whole sweep."""

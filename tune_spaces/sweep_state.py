@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from trainers.report.sweep_stats import repeated, repeats
-from trainers.runs.record import machine
-from trainers.storage.store import Store, read_history, read_run
+from trainers.runs.files import read_history, read_run
+from trainers.runs.provenance import machine
+from trainers.storage.store import Store
 from tune_spaces.sweep import REPEATED, Cell, spell
 
 FILE = "sweep.json"

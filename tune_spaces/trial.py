@@ -22,14 +22,16 @@ from typing import Any
 import ray
 from ray import tune
 
-from trainers import fitting as launch
-from trainers.data import shard_transfer as shards
-from trainers.data.prepare import Cached
+from trainers.data import shard_transfer
+from trainers.data.batches import Cached
+from trainers.fitting import fit
 from trainers.progress import Progress
 from trainers.recipe import Recipe, Scale
+from trainers.runs.events import Control
+from trainers.runs.files import not_shared, sees
 from trainers.runtime import worker
 from trainers.storage.run_lock import Busy
-from trainers.storage.store import Store, not_shared, sees
+from trainers.storage.store import Store
 from tune_spaces.sweep_state import FILE, history
 
 POLL_SECONDS = 0.5
@@ -102,7 +104,7 @@ class Trial(tune.Trainable):
                 torch.cuda.empty_cache()
 
 
-class _Watch(launch.Control):
+class _Watch(Control):
     """A trial in another thread: it waits for Tune after each epoch."""
 
     first_picture = 10.0
@@ -186,7 +188,7 @@ class _Watch(launch.Control):
         since = time.monotonic()
         while True:
             try:
-                result = launch.fit(
+                result = fit(
                     recipe,
                     scale=scale,
                     run=f"{shared['sweep']}/{config['name']}",
@@ -216,7 +218,7 @@ def _folder(shared: Mapping[str, Any], config: Mapping[str, Any]) -> Store:
 
 def _with_meta(data: Mapping[str, Any]) -> Mapping[str, Any]:
     """What prepare_data returned; what lies beside prepared pictures is read here, and did not travel."""
-    return data if data["meta"] is not None else {**data, "meta": dict(Cached(shards.local(data)).meta)}
+    return data if data["meta"] is not None else {**data, "meta": dict(Cached(shard_transfer.local(data)).meta)}
 
 
 def _open_things() -> dict[str, int]:

@@ -31,11 +31,13 @@ import overhead
 import torch
 from PIL import Image
 
-from trainers.data import prepare as data
-from trainers.data import sampler as order
+from trainers.data import sampler
+from trainers.data.batches import Cached
+from trainers.data.prepare import prepare
+from trainers.data.source import look
 from trainers.recipe import Recipe, resolve
-from trainers.training import loop
 from trainers.training.distributed import World
+from trainers.training.preprocess import Preprocess
 
 BATCH = 128
 SIDE = 64
@@ -91,8 +93,8 @@ def ours(photos: Path, cache: Path, rows: int) -> Times:
     begun = time.perf_counter()
     facts: dict[str, Any] = {"dataset": "image_folder", "model": "resnet", "image_size": (SIDE, SIDE)}
     recipe = Recipe(epochs=1, batch_size=BATCH, lr=0.1, **facts)
-    cached = data.Cached(data.prepare(recipe, data.look(recipe, str(photos)), cache))
-    preprocess = loop.Preprocess(recipe, cached.meta, World(0, 1, torch.device("cpu"), "fp32"))
+    cached = Cached(prepare(recipe, look(recipe, str(photos)), cache))
+    preprocess = Preprocess(recipe, cached.meta, World(0, 1, torch.device("cpu"), "fp32"))
 
     def epoch(number: int) -> Iterable[Any]:
         for batch in cached.batches("train", passes(recipe.seed, number, rows)):
@@ -101,10 +103,10 @@ def ours(photos: Path, cache: Path, rows: int) -> Times:
     return time_epochs(6, epoch, begun, rows)
 
 
-def passes(seed: int, epoch: int, rows: int) -> Iterable[order.Pass]:
+def passes(seed: int, epoch: int, rows: int) -> Iterable[sampler.Pass]:
     """One worker's passes over an epoch, as loop.train makes them."""
-    shuffled = order.permutation(seed, epoch, rows)
-    return order.passes(shuffled, batch_size=BATCH, micro_batch_size=BATCH, rank=0, world_size=1)
+    shuffled = sampler.permutation(seed, epoch, rows)
+    return sampler.passes(shuffled, batch_size=BATCH, micro_batch_size=BATCH, rank=0, world_size=1)
 
 
 def data_loader(photos: Path, processes: int, rows: int) -> Times:
@@ -222,7 +224,7 @@ def compare_wait(given: Any, storage: Path) -> None:
     shares, firsts = [], []
     for _ in range(given.repeats):
         shares += [line["data_wait_share"] for line in overhead.loop_history(case, job)[1:]]
-        cached = data.Cached(job["data"]["folder"])
+        cached = Cached(job["data"]["folder"])
         trained = cached.meta["rows"]["train"]
         next(cached.batches("train", passes(0, 0, trained)))
         start = time.perf_counter()

@@ -17,8 +17,9 @@ import _common
 import torch
 from tests.allocator import facts, measure
 
-from trainers.recipe import Recipe, resolve, spell_size
-from trainers.training import peak_memory as memory
+from trainers.formatting import spell_size
+from trainers.recipe import Recipe, resolve
+from trainers.training import peak_memory
 
 Sizes = list[tuple[int, int]]
 FEW: dict[str, Any] = {"init_from": None}
@@ -38,13 +39,13 @@ MODELS: dict[str, tuple[str, int, int, dict[str, Any], Sizes]] = {
 
 def compare(recipe: Recipe, meta: dict[str, Any], device: str) -> list[str]:
     """Predicted, measured, error, and the seconds of the prediction, as words."""
-    memory._curve.cache_clear()
-    memory._rough.cache_clear()
+    peak_memory._curve.cache_clear()
+    peak_memory._rough.cache_clear()
     start = time.perf_counter()
-    predicted = memory.predict(recipe, meta)
+    predicted = peak_memory.predict(recipe, meta)
     seconds = time.perf_counter() - start
     start = time.perf_counter()
-    rough = memory.roughly(recipe, meta)
+    rough = peak_memory.roughly(recipe, meta)
     rough_seconds = time.perf_counter() - start
     measured = measure(recipe, meta, device)
     shown = [f"{size / 2**20:.1f}" for size in (predicted, measured)]
@@ -70,7 +71,7 @@ def main() -> None:
     columns = "model|size|type|passes|MiB|measured|error|seconds|rough|seconds"
     title = f"peak memory of a step, predicted, and torch's on {device}; wanted on the CPU: within 5 %"
     _common.show(title, columns.split("|"), rows)
-    context = memory.context_bytes()
+    context = peak_memory.context_bytes()
     print("no GPU" if context is None else f"context of the GPU: {spell_size(context)}, not counted above")
 
 

@@ -31,8 +31,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainers.data import prepare as data
-from trainers.data import sampler as order
+from trainers.data import sampler
+from trainers.data.batches import Cached
+from trainers.data.prepare import prepare
+from trainers.data.source import look
 from trainers.models import linear_cnn
 from trainers.recipe import Recipe, Scale, resolve
 from trainers.runtime import worker
@@ -60,11 +62,11 @@ class Case:
 
     def prepare(self) -> dict[str, Any]:
         """Decode, keep a copy of the training split for the peer, and return what fit() hands to workers."""
-        source = data.look(self.recipe, self.raw)
-        folder = data.prepare(self.recipe, source, self.storage / "cache")
-        cached = data.Cached(folder)
+        source = look(self.recipe, self.raw)
+        folder = prepare(self.recipe, source, self.storage / "cache")
+        cached = Cached(folder)
         rows = cached.meta["rows"]["train"]
-        whole = order.passes(np.arange(rows), batch_size=rows, micro_batch_size=rows, rank=0, world_size=1)
+        whole = sampler.passes(np.arange(rows), batch_size=rows, micro_batch_size=rows, rank=0, world_size=1)
         batch = next(cached.batches("train", whole))
         np.savez(self.arrays, images=batch.images, targets=batch.targets)
         return {
@@ -184,9 +186,9 @@ def start_ray(threads: int) -> None:
     """One Ray for all, set up as ours does it."""
     import ray
 
-    from trainers.runtime import ray_train as on_ray
+    from trainers.runtime import ray_train
 
-    os.environ.update(on_ray._ENVIRONMENT)
+    os.environ.update(ray_train._ENVIRONMENT)
     ray.init(address="local", num_cpus=threads + 1, log_to_driver=False, logging_level=logging.ERROR)
 
 

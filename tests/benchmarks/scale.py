@@ -70,9 +70,10 @@ def workers(storage: Path, quick: bool) -> None:
 
 def _run_nothing(storage: Path, count: int, seconds: float) -> list[str]:
     """Train for so many seconds."""
-    from trainers.fitting import Control, fit
+    from trainers.fitting import fit
     from trainers.progress import Progress
     from trainers.recipe import Scale
+    from trainers.runs.events import Control
 
     used: list[tuple[float, dict[str, float]]] = []
 
@@ -120,16 +121,16 @@ def checkpoints(storage: Path, quick: bool) -> None:
 
     from trainers.recipe import resolve
     from trainers.storage.store import Store
-    from trainers.training import loop
+    from trainers.training import build
     from trainers.training.checkpoint import Checkpoints
     from trainers.training.distributed import World
 
     world = World(0, 1, torch.device("cpu"), "fp32")
     rows = []
     for name in ("digits.cnn",) if quick else ("digits.cnn", "erfnet.decoder", "deeplab.camvid", "unet.drone"):
-        recipe = loop.without_weights(resolve(name)).replace(optimizer="sgd", momentum=0.9, class_weights="none")
+        recipe = build.without_weights(resolve(name)).replace(optimizer="sgd", momentum=0.9, class_weights="none")
         meta = {"channels": 3, "classes": list("abcdefghijk"), "class_counts": {"train": [1] * 11}}
-        state = loop.create_state(recipe, meta, world)
+        state = build.create_state(recipe, meta, world)
         for parameter in state.model.parameters():
             parameter.grad = torch.zeros_like(parameter)
         state.optimizer.step()
@@ -148,7 +149,8 @@ def checkpoints(storage: Path, quick: bool) -> None:
 
 def prepare(storage: Path, quick: bool) -> None:
     """The same pictures with each number of tasks at once."""
-    from trainers.data import prepare as data
+    from trainers.data import prepare as preparing
+    from trainers.data.source import look
     from trainers.recipe import resolve
 
     count = 40 if quick else 600
@@ -157,13 +159,13 @@ def prepare(storage: Path, quick: bool) -> None:
     rows = []
     tasks = (1, 2) if quick else (1, 2, 4)
     with _ray(max(tasks)):
-        data.INLINE_BYTES, data.SHARD_BYTES = 0, 2**20  # many tasks, as of many photos
-        plain = data.ray_map
+        preparing.INLINE_BYTES, preparing.SHARD_BYTES = 0, 2**20  # many tasks, as of many photos
+        plain = preparing.ray_map
         for number in (0, *tasks):  # the first one starts Ray Data's processes
-            data.ray_map = functools.partial(plain, most=max(number, 1))
+            preparing.ray_map = functools.partial(plain, most=max(number, 1))
             start = time.perf_counter()
-            source = data.look(recipe, str(storage / "photos"))
-            data.prepare(recipe, source, storage / f"cache-{number}", ray=True)
+            source = look(recipe, str(storage / "photos"))
+            preparing.prepare(recipe, source, storage / f"cache-{number}", ray=True)
             seconds = time.perf_counter() - start
             if number:
                 rows.append([str(number), f"{count / seconds:.0f}"])

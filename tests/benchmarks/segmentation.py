@@ -39,14 +39,16 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from trainers.data import prepare as data
-from trainers.data import sampler as order
+from trainers.data import sampler
+from trainers.data.batches import Cached
+from trainers.data.prepare import prepare
+from trainers.data.source import look
 from trainers.recipe import Recipe
-from trainers.tasks import boundary_f1 as boundary
-from trainers.tasks.base import Segment
-from trainers.training import distributed as parallel
-from trainers.training import loop
+from trainers.tasks import boundary_f1
+from trainers.tasks.segmentation import Segment
+from trainers.training import build, device, loop
 from trainers.training.distributed import World
+from trainers.training.preprocess import Preprocess
 
 IGNORED = 255
 MODELS: dict[str, dict[str, Any]] = {
@@ -71,8 +73,8 @@ class Ours:
 
     def __init__(self, recipe: Recipe, cache: Path, world: World) -> None:
         self.recipe, self.world = recipe, world
-        self.data = data.Cached(data.prepare(recipe, data.look(recipe, None), cache))
-        self.state = loop.create_state(recipe, self.data.meta, world)
+        self.data = Cached(prepare(recipe, look(recipe, None), cache))
+        self.state = build.create_state(recipe, self.data.meta, world)
 
     def epoch(self, lr: float = LR) -> float:
         """Images/s of one more epoch, as the history has it."""
@@ -88,7 +90,7 @@ class ByHand:
     def __init__(self, ours: Ours) -> None:
         recipe, self.device, meta = ours.recipe, ours.world.device, ours.data.meta
         rows = np.arange(meta["rows"]["train"])
-        whole = order.passes(rows, batch_size=len(rows), micro_batch_size=len(rows), rank=0, world_size=1)
+        whole = sampler.passes(rows, batch_size=len(rows), micro_batch_size=len(rows), rank=0, world_size=1)
         batch = next(ours.data.batches("train", whole))
         self.images, self.masks = torch.from_numpy(batch.images), torch.from_numpy(batch.targets)
         mean, std = (255 * torch.tensor(meta[name]).view(1, -1, 1, 1) for name in ("mean", "std"))
@@ -125,7 +127,7 @@ class ByHand:
 
 
 def compare_training(given: Any, storage: Path) -> None:
-    world = World(0, 1, parallel.settle_device(), "fp32")
+    world = World(0, 1, device.settle_device(), "fp32")
     sizes, batch = ((64,), 2) if given.quick else ((128, 256), given.batch)
     cells = []
     for name, facts in MODELS.items():
@@ -153,10 +155,10 @@ def train_both(ours: Ours, repeats: int) -> _common.Rounds:
     That epoch moves no weight: Adam makes full steps of rounding errors, and losses would drift apart.
     """
     peer, recipe = ByHand(ours), ours.recipe
-    rows = torch.from_numpy(order.permutation(recipe.seed, 0, len(peer.images)))
+    rows = torch.from_numpy(sampler.permutation(recipe.seed, 0, len(peer.images)))
     steps = range(len(rows) // recipe.batch_size)
     ours.epoch(STILL)
-    peer.epoch(rows, [order.torch_seed(recipe.seed, step, 0) for step in steps])
+    peer.epoch(rows, [sampler.torch_seed(recipe.seed, step, 0) for step in steps])
     np.testing.assert_allclose(ours.state.history[0]["train/loss"], peer.loss, rtol=5e-5)
     peer.optimizer.param_groups[0]["lr"] = LR
     return _common.take_turns({"by hand": peer.epoch, "ours": ours.epoch}, repeats)
@@ -268,8 +270,8 @@ def compare_boundaries(batches: Batches, given: Any) -> None:
     masks = torch.cat([masks for _, masks in batches])
 
     def of_ours() -> tuple[Any, Any]:
-        counts = boundary.match(labels, masks, CLASSES, TOLERANCE).numpy()
-        return counts, boundary.f1(counts)
+        counts = boundary_f1.match(labels, masks, CLASSES, TOLERANCE).numpy()
+        return counts, boundary_f1.f1(counts)
 
     def of_scipy() -> tuple[Any, Any]:
         counts = match_by_scipy(labels.numpy(), masks.numpy())
@@ -365,13 +367,13 @@ class Prepared:
         facts: dict[str, Any] = {"dataset": "mask_folder", "dataset_args": {"classes": PHOTO_CLASSES}}
         facts |= {"model": "unet", "task": "segment", "image_size": (SIDE, SIDE), "resize": "stretch"}
         self.recipe = Recipe(**facts, epochs=1, batch_size=PHOTO_BATCH, lr=0.1)
-        self.cached = data.Cached(data.prepare(self.recipe, data.look(self.recipe, str(photos)), cache))
+        self.cached = Cached(prepare(self.recipe, look(self.recipe, str(photos)), cache))
         self.seconds = time.perf_counter() - start
         world = World(0, 1, torch.device("cpu"), "fp32")
-        self.preprocess = loop.Preprocess(self.recipe, self.cached.meta, world)
+        self.preprocess = Preprocess(self.recipe, self.cached.meta, world)
 
     def batches(self, rows: Any) -> Iterator[tuple[Tensor, Tensor]]:
-        passes = order.passes(rows, batch_size=PHOTO_BATCH, micro_batch_size=PHOTO_BATCH, rank=0, world_size=1)
+        passes = sampler.passes(rows, batch_size=PHOTO_BATCH, micro_batch_size=PHOTO_BATCH, rank=0, world_size=1)
         for batch in self.cached.batches("train", passes):
             yield self.preprocess(batch, 0)
 
@@ -387,7 +389,7 @@ class Decoded:
 
     def batches(self, rows: Any) -> Iterator[tuple[Tensor, Tensor]]:
         read = self.threads.map(self._read, rows.tolist())
-        for start, stop in order.cut(len(rows), PHOTO_BATCH):
+        for start, stop in sampler.cut(len(rows), PHOTO_BATCH):
             images, masks = zip(*(next(read) for _ in range(start, stop)), strict=True)
             pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
             yield pixels.sub_(self.mean).div_(self.std), torch.from_numpy(np.stack(masks)).long()
@@ -404,7 +406,7 @@ def time_epoch(batches: Callable[[Any], Iterable[tuple[Tensor, Tensor]]], rows: 
     """Seconds of one shuffled epoch."""
     start = time.perf_counter()
     seen = 0
-    for images, masks in batches(order.permutation(0, number, rows)):
+    for images, masks in batches(sampler.permutation(0, number, rows)):
         assert (images.dtype, *images.shape[1:]) == (torch.float32, 3, SIDE, SIDE)
         assert (masks.dtype, *masks.shape[1:]) == (torch.int64, SIDE, SIDE)
         seen += len(images)

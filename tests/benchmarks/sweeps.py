@@ -117,15 +117,15 @@ def _train(
     """The loop alone, without files. `report` gets each epoch's accuracy and says whether to stop."""
     import torch
 
-    from trainers.data import prepare as data
-    from trainers.training import distributed as parallel
-    from trainers.training import loop
+    from trainers.data.batches import Cached
+    from trainers.training import build, distributed, loop
+    from trainers.training.step import Reporter
 
     recipe = _recipe(rows, epochs, **values)
     recipe = recipe.replace(micro_batch_size=recipe.batch_size)
-    source = data.Cached(folder)
-    world = parallel.World(0, 1, torch.device("cpu"), "fp32")
-    state = loop.create_state(recipe, source.meta, world)
+    source = Cached(folder)
+    world = distributed.World(0, 1, torch.device("cpu"), "fp32")
+    state = build.create_state(recipe, source.meta, world)
     stop = False
 
     def tell(event: dict[str, Any]) -> None:
@@ -133,7 +133,7 @@ def _train(
         if event["kind"] == "epoch":
             stop = report(int(event["line"]["epoch"]), event["line"]["val/accuracy"])
 
-    reporter = loop.Reporter(tell=tell, stopping=lambda: stop)
+    reporter = Reporter(tell=tell, stopping=lambda: stop)
     loop.train(recipe, state, source, world, reporter=reporter)
     return max(line["val/accuracy"] for line in state.history), state.epoch
 
@@ -250,9 +250,8 @@ def our_trials(many: str) -> None:
     """Our trials, queue and book, with a training that is over at once."""
     from trainers.recipe import Scale
     from trainers.storage.store import Store
-    from tune_spaces import ray_tune as tuner
-    from tune_spaces import sweep, trial
-    from tune_spaces import sweep_state as book
+    from tune_spaces import ray_tune, sweep, trial
+    from tune_spaces.sweep_state import Book
 
     class Idle(trial.Trial):
         def step(self) -> dict[str, Any]:
@@ -262,14 +261,14 @@ def our_trials(many: str) -> None:
     numbers = list(range(int(many)))
     space = sweep.Sweep(recipe="digits.cnn", space={"seed": numbers}, scale=Scale(storage=storage))
     cells = [sweep.cell(space, number, values) for number, values in enumerate(space.grid())]
-    pages = book.Book(Store(storage) / "idle", {"metric": "accuracy", "mode": "max"}, None)
+    pages = Book(Store(storage) / "idle", {"metric": "accuracy", "mode": "max"}, None)
     for cell in cells:
         pages.add(cell)
 
     def run(cpus: int) -> float:
         start = time.perf_counter()
-        name, desk = tuner.start_desk(1)
-        queue = tuner.Queue(
+        name, desk = ray_tune.start_desk(1)
+        queue = ray_tune.Queue(
             cells,
             lambda cell: {"name": cell.name, "scale": cell.scale.to_json(), "resources": {"CPU": 1.0}},
             cpus + 1,
@@ -277,9 +276,9 @@ def our_trials(many: str) -> None:
             lambda trial_id, cell: None,
         )
         shared = {"desk": name, "sweep": "idle", "metric": "accuracy", "sign": 1, "cwd": os.getcwd(), "argv": sys.argv}
-        listener = tuner.Listener(pages, "accuracy", desk, lambda trial_id, name: None)
-        tuner.Trial = Idle  # type: ignore[misc,assignment]
-        tuner.tune_trials(queue, [], tuner.scheduler(space, "asha", 1, "accuracy", "max", desk), listener, shared)
+        listener = ray_tune.Listener(pages, "accuracy", desk, lambda trial_id, name: None)
+        ray_tune.Trial = Idle  # type: ignore[misc,assignment]
+        ray_tune.tune_trials(queue, [], ray_tune.scheduler(space, "asha", 1, "accuracy", "max", desk), listener, shared)
         return time.perf_counter() - start
 
     _with_ray(run)

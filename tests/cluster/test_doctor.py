@@ -24,7 +24,7 @@ from cluster import doctor, probe
 from cluster.__main__ import main
 from cluster.findings import examine
 from trainers.recipe import Scale
-from trainers.runtime import preflight as hosts
+from trainers.runtime import preflight
 from trainers.runtime.preflight import Facts, Finding
 from trainers.storage.store import Store
 
@@ -186,7 +186,7 @@ def test_a_probe_looks_at_its_host(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     monkeypatch.setattr(probe, "_temporary", lambda: str(tmp_path))
     monkeypatch.setattr(probe, "gpu", lambda: {"devices": []})
-    with hosts.probe_file(Store(tmp_path / "runs")) as wanted:
+    with preflight.probe_file(Store(tmp_path / "runs")) as wanted:
         wanted |= {"host": "me", "address": "127.0.0.1", "data": str(tmp_path / "none"), "paths": {}, "alone": True}
         one = probe.Probe(wanted)
         seen = one.look(5)
@@ -200,7 +200,7 @@ def test_a_probe_looks_at_its_host(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert seen["network"]["interface"] == "lo"
     assert seen["data"] == {"found": False}
     assert seen["storage"] == {"seen": True}
-    assert seen["versions"] == hosts.versions()
+    assert seen["versions"] == preflight.versions()
     assert seen["disk"]["Ray's files"]["free"] > 0
     assert met["storage"]["seen"] == ["driver", "me"]
     assert list(met["unreached"]) == ["stranger"]
@@ -237,7 +237,7 @@ def test_what_hangs_is_an_error_and_no_hang() -> None:
     """As the file system of a server that is gone."""
     free = threading.Event()
     begun = time.monotonic()
-    taken = hosts.take_steps({"data": free.wait, "else": lambda: 1, "bad": lambda: {}["x"]}, 0.2)
+    taken = preflight.take_steps({"data": free.wait, "else": lambda: 1, "bad": lambda: {}["x"]}, 0.2)
     free.set()
     assert time.monotonic() - begun < 2
     assert taken == {
@@ -296,21 +296,21 @@ def test_a_missing_token_is_found_where_the_command_is_started(
 
 def test_a_run_is_refused_where_hosts_differ(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The cheap checks; no Ray here: `b` sees neither storage nor data, `c` does not answer."""
-    machines = [hosts.Host(name, f"host {name}", "", 0, {"CPU": 1.0}) for name in "abc"]
+    machines = [preflight.Host(name, f"host {name}", "", 0, {"CPU": 1.0}) for name in "abc"]
 
     def on_every(_: Any, look: Callable[[Facts], Facts], wanted: Facts) -> dict[str, Facts]:
         seen = look({**wanted, "host": "a"})
         blind = {**seen, "storage": {"seen": False}, "data": {"found": False}}
-        return {"a": seen, "b": blind, "c": {"error": hosts.NO_ANSWER}}
+        return {"a": seen, "b": blind, "c": {"error": preflight.NO_ANSWER}}
 
-    monkeypatch.setattr(hosts, "on_every", on_every)
-    monkeypatch.setattr(hosts, "ray_hosts", lambda: machines)
+    monkeypatch.setattr(preflight, "on_every", on_every)
+    monkeypatch.setattr(preflight, "ray_hosts", lambda: machines)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "one.jpg").touch()
     with pytest.raises(ValueError, match=r"host b: the storage .* is not shared.*host b: the data are not there"):
-        hosts.check_hosts(Store(tmp_path / "runs"), str(tmp_path / "photos"))
+        preflight.check_hosts(Store(tmp_path / "runs"), str(tmp_path / "photos"))
     machines.pop(1)
-    [warning] = hosts.check_hosts(Store(tmp_path / "runs"), str(tmp_path / "photos"))
+    [warning] = preflight.check_hosts(Store(tmp_path / "runs"), str(tmp_path / "photos"))
     assert warning.startswith("host c: no process started there in time")
     assert Store(tmp_path / "runs").names() == []
 

@@ -12,7 +12,7 @@ import pytest
 
 from cluster.__main__ import main
 from trainers.recipe import recipe_names, resolve
-from trainers.training import peak_memory as memory
+from trainers.training import peak_memory
 
 ROOT = Path(__file__).parents[2]
 UNET = "plan streets.unet --batch-size 4 8 --image-size 32x48 64 --precision fp32 --model-args base_channels=4".split()
@@ -66,7 +66,7 @@ def test_workers_their_strategy_and_what_is_made_again_are_counted(capsys: pytes
     recipe = resolve("cifar.r18", batch_size=8, image_size=(32, 32), precision="fp32", optimizer="adam")
     meta = {"channels": 3, "classes": ["x"] * 10}
     for way, how in {"ddp": {}, "fsdp2": {"sharded": True}, "again": {"sharded": True, "recompute": True}}.items():
-        assert rows[way]["predicted_bytes"] == memory.predict(recipe, meta, 2, workers=4, **how)
+        assert rows[way]["predicted_bytes"] == peak_memory.predict(recipe, meta, 2, workers=4, **how)
     assert main([*words, *ways["fsdp2"]]) == 0
     written = capsys.readouterr().out
     assert "8 by 2" in written

@@ -21,7 +21,7 @@ import pytest
 from helpers.fake_cluster import FakeCluster, serve
 from helpers.small import Slow
 
-from cluster import job_client as jobs
+from cluster import job_client
 from cluster.__main__ import main
 from cluster.address import DEFAULT, job_server
 from cluster.job_entrypoint import HAS, LACKS, lacking
@@ -44,7 +44,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS", "TRAINYARD_STORAGE", "TRAINYARD_CACHE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")  # set by the command; put back after the test
-    monkeypatch.setattr(jobs, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(job_client, "RETRY_SECONDS", 0.05)
     return folder
 
 
@@ -288,7 +288,7 @@ def test_a_connection_that_breaks(fake: FakeCluster, capsys: pytest.CaptureFixtu
 def test_a_connection_that_falls_silent(
     fake: FakeCluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(jobs, "SILENT_SECONDS", 0.1)
+    monkeypatch.setattr(job_client, "SILENT_SECONDS", 0.1)
     fake.runs_until_stopped = True
     seen: list[int] = []
 
@@ -305,7 +305,7 @@ def test_a_connection_that_falls_silent(
 def test_a_cluster_that_does_not_come_back(
     fake: FakeCluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(jobs, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(job_client, "PATIENCE_SECONDS", 0.2)
     fake.failures = [("GET /api/jobs/job", 500, "down")] * 100
     assert main(["submit", *TRAIN]) == 1
     assert "may go on; to follow: python -m cluster logs job-" in capsys.readouterr().err

@@ -15,9 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainers.data import prepare as data
-from trainers.data import sampler as order
-from trainers.data import shard_transfer as shards
+from trainers.data import prepare as preparing
+from trainers.data import sampler, shard_transfer
+from trainers.data.batches import Batch, Cached, ahead
+from trainers.data.meta import describe
+from trainers.data.prepare import prepare
+from trainers.data.resize import Decoder, shrink
+from trainers.data.source import cache_key, choose_mode, look
 from trainers.recipe import Recipe, resolve
 
 
@@ -36,19 +40,19 @@ def recipe(**changes: Any) -> Recipe:
     return resolve("resnet.r18", model="linear_cnn", augment={"resized_crop": [0.9, 1.0]}, **{**small, **changes})
 
 
-def read_all(cached: data.Cached, split: str) -> data.Batch:
+def read_all(cached: Cached, split: str) -> Batch:
     rows = cached.meta["rows"][split]
-    return next(cached.batches(split, [order.Pass(0, 0, np.arange(rows), 1.0, True)]))
+    return next(cached.batches(split, [sampler.Pass(0, 0, np.arange(rows), 1.0, True)]))
 
 
 def test_what_is_read_is_what_was_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = folder_of_pictures(tmp_path / "raw")
-    source = data.look(recipe(), str(raw))
-    decoder = data.Decoder(recipe(), source.channels, len(source.classes))
+    source = look(recipe(), str(raw))
+    decoder = Decoder(recipe(), source.channels, len(source.classes))
     expected = [sample for item in source.splits["train"] for sample in decoder.read(item)]
-    one = data.Cached(data.prepare(recipe(), source, tmp_path / "one"))
-    monkeypatch.setattr(data, "SHARD_BYTES", 3 * 16 * 16 * 3)
-    many = data.Cached(data.prepare(recipe(), source, tmp_path / "many"))
+    one = Cached(prepare(recipe(), source, tmp_path / "one"))
+    monkeypatch.setattr(preparing, "SHARD_BYTES", 3 * 16 * 16 * 3)
+    many = Cached(prepare(recipe(), source, tmp_path / "many"))
     assert len(one.meta["shards"]["train"]) == 1
     assert len(many.meta["shards"]["train"]) == 4
     for cached in (one, many):
@@ -59,43 +63,43 @@ def test_what_is_read_is_what_was_decoded(tmp_path: Path, monkeypatch: pytest.Mo
         np.testing.assert_allclose(cached.meta["mean"], mean, rtol=1e-12)
         np.testing.assert_allclose(cached.meta["std"], batch.images.reshape(-1, 3).std(0) / 255, rtol=1e-9)
     ids = np.array([9, 0, 4, 4])
-    picked = next(many.batches("train", [order.Pass(0, 0, ids, 1.0, True)]))
+    picked = next(many.batches("train", [sampler.Pass(0, 0, ids, 1.0, True)]))
     np.testing.assert_array_equal(picked.images, read_all(one, "train").images[ids])
     assert one.meta["fingerprint"] == many.meta["fingerprint"]
 
 
 def test_it_is_decoded_once_and_anew_when_something_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = folder_of_pictures(tmp_path / "raw")
-    first = data.prepare(recipe(), data.look(recipe(), str(raw)), tmp_path / "cache")
-    monkeypatch.setattr(data, "_write_shard", None)  # nothing is decoded from here on
-    assert data.prepare(recipe(lr=9.0), data.look(recipe(), str(raw)), tmp_path / "cache") == first
-    keys = {data.cache_key(recipe(), data.look(recipe(), str(raw)))}
+    first = prepare(recipe(), look(recipe(), str(raw)), tmp_path / "cache")
+    monkeypatch.setattr(preparing, "_write_shard", None)  # nothing is decoded from here on
+    assert prepare(recipe(lr=9.0), look(recipe(), str(raw)), tmp_path / "cache") == first
+    keys = {cache_key(recipe(), look(recipe(), str(raw)))}
     for changes in ({"stored_size": (20, 20)}, {"resize": "stretch"}, {"dataset_args": {"split_seed": 1}}):
-        keys.add(data.cache_key(recipe(**changes), data.look(recipe(**changes), str(raw))))
+        keys.add(cache_key(recipe(**changes), look(recipe(**changes), str(raw))))
     os.utime(raw / "cat" / "0.png", ns=(1, 1))
-    keys.add(data.cache_key(recipe(), data.look(recipe(), str(raw))))
+    keys.add(cache_key(recipe(), look(recipe(), str(raw))))
     assert len(keys) == 5
 
 
 def test_a_prepare_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = data.look(recipe(), str(folder_of_pictures(tmp_path / "raw")))
+    source = look(recipe(), str(folder_of_pictures(tmp_path / "raw")))
 
     def no_space(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(data, "_publish", no_space)
+    monkeypatch.setattr(preparing, "_publish", no_space)
     with pytest.raises(OSError, match="No space"):
-        data.prepare(recipe(), source, tmp_path / "cache")
+        prepare(recipe(), source, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
 def _prepare(raw: str, cache: str, results: Any) -> None:
-    results.put(str(data.prepare(recipe(), data.look(recipe(), raw), Path(cache))))
+    results.put(str(prepare(recipe(), look(recipe(), raw), Path(cache))))
 
 
 def test_two_at_once_do_not_collide_and_what_a_killed_one_left_is_removed(tmp_path: Path) -> None:
     raw, cache = str(folder_of_pictures(tmp_path / "raw")), tmp_path / "cache"
-    left = cache / data.cache_key(recipe(), data.look(recipe(), raw))
+    left = cache / cache_key(recipe(), look(recipe(), raw))
     left.mkdir(parents=True)
     (left / "train-deadbeef-00000.arrow").write_bytes(b"half")
     context = multiprocessing.get_context("spawn")
@@ -110,16 +114,16 @@ def test_two_at_once_do_not_collide_and_what_a_killed_one_left_is_removed(tmp_pa
     meta = json.loads((left / "meta.json").read_text())
     shards = {name for names in meta["shards"].values() for name in names}
     assert {path.name for path in left.iterdir()} == {"meta.json", *shards}
-    assert read_all(data.Cached(left), "train").images.shape == (10, 16, 16, 3)
+    assert read_all(Cached(left), "train").images.shape == (10, 16, 16, 3)
 
 
 def test_shards_of_hosts_that_do_not_see_the_folder_arrive_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = data.look(recipe(), str(folder_of_pictures(tmp_path / "raw")))
-    one = data.Cached(data.prepare(recipe(), source, tmp_path / "one"))
-    monkeypatch.setattr(data, "SHARD_BYTES", 3 * 16 * 16 * 3)
-    monkeypatch.setattr(data, "INLINE_BYTES", -1)
+    source = look(recipe(), str(folder_of_pictures(tmp_path / "raw")))
+    one = Cached(prepare(recipe(), source, tmp_path / "one"))
+    monkeypatch.setattr(preparing, "SHARD_BYTES", 3 * 16 * 16 * 3)
+    monkeypatch.setattr(preparing, "INLINE_BYTES", -1)
     seen: list[bool] = []
 
     def tasks(rows: list[dict[str, Any]], function: Any) -> Iterator[dict[str, Any]]:
@@ -129,8 +133,8 @@ def test_shards_of_hosts_that_do_not_see_the_folder_arrive_there(
             seen.append(away["shard"] == b"")
             yield away
 
-    monkeypatch.setattr(data, "ray_map", tasks)
-    many = data.Cached(data.prepare(recipe(), source, tmp_path / "many", ray=True))
+    monkeypatch.setattr(preparing, "ray_map", tasks)
+    many = Cached(prepare(recipe(), source, tmp_path / "many", ray=True))
     assert set(seen) == {True, False}
     assert many.meta["fingerprint"] == one.meta["fingerprint"]
     np.testing.assert_array_equal(read_all(many, "train").images, read_all(one, "train").images)
@@ -140,12 +144,12 @@ def test_shards_of_hosts_that_do_not_see_the_folder_arrive_there(
 def test_a_host_that_does_not_see_the_shards_copies_them_from_the_drivers_host(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = data.look(recipe(), str(folder_of_pictures(tmp_path / "raw")))
-    folder = data.prepare(recipe(), source, tmp_path / "cache")
+    source = look(recipe(), str(folder_of_pictures(tmp_path / "raw")))
+    folder = prepare(recipe(), source, tmp_path / "cache")
     hidden = folder.rename(tmp_path / "elsewhere")
     monkeypatch.setenv("TRAINYARD_CACHE", str(tmp_path / "own"))
     with pytest.raises(ValueError, match=f"{socket.gethostname()} does not see the prepared pictures in {folder}"):
-        shards.local({"folder": str(folder)})
+        shard_transfer.local({"folder": str(folder)})
     read: list[str] = []
 
     def read_there(node: str, path: str) -> bytes:
@@ -153,15 +157,15 @@ def test_a_host_that_does_not_see_the_shards_copies_them_from_the_drivers_host(
         assert (node, str(Path(path).parent)) == ("driver", str(folder))
         return (hidden / Path(path).name).read_bytes()
 
-    monkeypatch.setattr(shards, "_read_there", read_there)
+    monkeypatch.setattr(shard_transfer, "_read_there", read_there)
     for _ in range(2):
-        own = shards.local({"folder": str(folder), "node": "driver"})
+        own = shard_transfer.local({"folder": str(folder), "node": "driver"})
     assert sorted(read) == sorted(str(folder / path.name) for path in hidden.iterdir())  # each once
-    np.testing.assert_array_equal(read_all(data.Cached(own), "val").images, read_all(data.Cached(hidden), "val").images)
+    np.testing.assert_array_equal(read_all(Cached(own), "val").images, read_all(Cached(hidden), "val").images)
     next(hidden.glob("*.arrow")).write_bytes(b"damaged")
     monkeypatch.setenv("TRAINYARD_CACHE", str(tmp_path / "third"))
-    with pytest.raises(shards.Damaged, match="is damaged where it is copied from"):
-        shards.local({"folder": str(folder), "node": "driver"})
+    with pytest.raises(shard_transfer.Damaged, match="is damaged where it is copied from"):
+        shard_transfer.local({"folder": str(folder), "node": "driver"})
     assert not list((tmp_path / "third").rglob("meta.json"))  # half a copy does not count
 
 
@@ -177,10 +181,10 @@ def test_pictures_that_occur_twice_are_told(tmp_path: Path) -> None:
             Image.fromarray(pictures[path]).save(path)
     for target, origin in (("val/cat/1.png", "train/cat/0.png"), ("train/dog/0.png", "train/cat/1.png")):
         (raw / target).write_bytes((raw / origin).read_bytes())
-    cached = data.Cached(data.prepare(recipe(), data.look(recipe(), str(raw)), tmp_path / "cache"))
+    cached = Cached(prepare(recipe(), look(recipe(), str(raw)), tmp_path / "cache"))
     assert cached.meta["repeated"]["splits"]["count"] == 1
     assert cached.meta["repeated"]["classes"]["count"] == 1
-    told = "\n".join(data.describe(cached.meta))
+    told = "\n".join(describe(cached.meta))
     assert "occur in two splits" in told
     assert "occur in two classes" in told
     assert "train: 8 pictures (cat 4, dog 4)" in told
@@ -189,22 +193,22 @@ def test_pictures_that_occur_twice_are_told(tmp_path: Path) -> None:
 def test_reading_ahead_changes_nothing_and_leaves_no_thread() -> None:
     made: list[int] = []
 
-    def batches(count: int, error: bool = False) -> Iterator[data.Batch]:
+    def batches(count: int, error: bool = False) -> Iterator[Batch]:
         for number in range(count):
             made.append(number)
             ids = np.array([number])
-            yield data.Batch(order.Pass(number, 0, ids, 1.0, True), np.zeros((1, 1, 1, 1), np.uint8), ids)
+            yield Batch(sampler.Pass(number, 0, ids, 1.0, True), np.zeros((1, 1, 1, 1), np.uint8), ids)
         if error:
             raise ValueError("a bad picture")
 
     before = threading.active_count()
-    assert [batch.of.step for batch in data.ahead(batches(7))] == list(range(7))
-    reading = data.ahead(batches(7, error=True))
+    assert [batch.of.step for batch in ahead(batches(7))] == list(range(7))
+    reading = ahead(batches(7, error=True))
     assert next(reading).of.step == 0
     with pytest.raises(ValueError, match="a bad picture"):
         list(reading)
     made.clear()
-    left_early = data.ahead(batches(1000))
+    left_early = ahead(batches(1000))
     assert isinstance(left_early, Generator)
     assert next(left_early).of.step == 0
     left_early.close()
@@ -216,10 +220,10 @@ def test_reading_ahead_changes_nothing_and_leaves_no_thread() -> None:
 def test_resizing(shape: tuple[int, int], size: tuple[int, int]) -> None:
     rows, columns = np.mgrid[: shape[0], : shape[1]]
     ramp = (np.stack([rows / shape[0], columns / shape[1], 0 * rows], -1) * 255).astype(np.uint8)
-    stretched = data.shrink(ramp, size, "stretch")
+    stretched = shrink(ramp, size, "stretch")
     expected = np.asarray(Image.fromarray(ramp).resize(size[::-1], Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(stretched, expected)
-    cropped, padded = data.shrink(ramp, size, "crop"), data.shrink(ramp, size, "pad")
+    cropped, padded = shrink(ramp, size, "crop"), shrink(ramp, size, "pad")
     assert cropped.shape == padded.shape == (*size, 3)
     # A crop keeps the middle; bars are black, and the picture between them is whole.
     np.testing.assert_allclose(cropped.mean((0, 1)), ramp.mean((0, 1)), atol=6)
@@ -229,9 +233,9 @@ def test_resizing(shape: tuple[int, int], size: tuple[int, int]) -> None:
 
 
 def test_the_disk_decides_between_cache_and_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = data.look(recipe(), str(folder_of_pictures(tmp_path / "raw")))
-    assert data.choose_mode("auto", recipe(), source, tmp_path / "cache", ray=True) == "cache"
-    monkeypatch.setattr(data, "bytes_needed", lambda *_: 2**60)
-    assert data.choose_mode("auto", recipe(), source, tmp_path / "cache", ray=True) == "stream"
+    source = look(recipe(), str(folder_of_pictures(tmp_path / "raw")))
+    assert choose_mode("auto", recipe(), source, tmp_path / "cache", ray=True) == "cache"
+    monkeypatch.setattr(source, "bytes_needed", lambda *_: 2**60)
+    assert choose_mode("auto", recipe(), source, tmp_path / "cache", ray=True) == "stream"
     with pytest.raises(ValueError, match=r"need 1073741824\.0 GiB"):
-        data.choose_mode("auto", recipe(), source, tmp_path / "cache", ray=False)
+        choose_mode("auto", recipe(), source, tmp_path / "cache", ray=False)

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from trainers.data import sampler as order
+from trainers.data import sampler
 
 
 def all_ids(rows: int, batch: int, micro: int, size: int) -> list[list[list[int]]]:
     """step -> micro-batch -> ids, put together from all ranks."""
     steps: dict[int, dict[int, list[int]]] = {}
     for rank in range(size):
-        for of in order.passes(
-            order.permutation(0, 0, rows), batch_size=batch, micro_batch_size=micro, rank=rank, world_size=size
+        for of in sampler.passes(
+            sampler.permutation(0, 0, rows), batch_size=batch, micro_batch_size=micro, rank=rank, world_size=size
         ):
             if of.weight:
                 steps.setdefault(of.step, {})[of.micro_batch] = of.ids.tolist()
@@ -32,7 +32,7 @@ def test_every_row_once_and_the_same_micro_batches_for_any_number_of_workers(row
 def test_every_rank_makes_the_same_number_of_passes_in_every_step(size: int) -> None:
     counts = []
     for rank in range(size):
-        passes = list(order.passes(np.arange(103), batch_size=24, micro_batch_size=4, rank=rank, world_size=size))
+        passes = list(sampler.passes(np.arange(103), batch_size=24, micro_batch_size=4, rank=rank, world_size=size))
         counts.append([sum(of.step == step for of in passes) for step in range(5)])
         assert all(of.last == (index + 1 == len(passes) or passes[index + 1].step > of.step)
                    for index, of in enumerate(passes))  # fmt: skip
@@ -41,15 +41,15 @@ def test_every_rank_makes_the_same_number_of_passes_in_every_step(size: int) -> 
 
 
 def test_pieces_are_as_even_as_can_be() -> None:
-    sizes = [stop - start for start, stop in order.cut(1437, 128)]
+    sizes = [stop - start for start, stop in sampler.cut(1437, 128)]
     assert len(sizes) == 12
     assert sum(sizes) == 1437
     assert max(sizes) - min(sizes) <= 1
 
 
 def test_an_epoch_can_be_entered_in_its_middle() -> None:
-    whole = list(order.passes(np.arange(50), batch_size=8, micro_batch_size=4, rank=0, world_size=2))
-    rest = order.passes(np.arange(50), batch_size=8, micro_batch_size=4, rank=0, world_size=2, first_step=3)
+    whole = list(sampler.passes(np.arange(50), batch_size=8, micro_batch_size=4, rank=0, world_size=2))
+    rest = sampler.passes(np.arange(50), batch_size=8, micro_batch_size=4, rank=0, world_size=2, first_step=3)
     assert [of.ids.tolist() for of in rest] == [of.ids.tolist() for of in whole if of.step >= 3]
 
 
@@ -64,24 +64,24 @@ def test_the_random_numbers_are_splitmix64() -> None:
         return state
 
     for values in [(0,), (1, 2, 3), (2**40, 7, 0, 99)]:
-        assert int(order.mix(*values)) == reference(*values)
-    assert order.torch_seed(5, 2**33, 1) == reference(5, 2**33, 3, 1) >> 1
+        assert int(sampler.mix(*values)) == reference(*values)
+    assert sampler.torch_seed(5, 2**33, 1) == reference(5, 2**33, 3, 1) >> 1
 
 
 def test_uniforms_depend_on_the_sample_alone_and_are_uniform() -> None:
     ids = np.arange(20000)
-    numbers = order.uniforms(3, 1, ids, 4)
+    numbers = sampler.uniforms(3, 1, ids, 4)
     some = np.array([5, 19999, 0])
-    np.testing.assert_array_equal(order.uniforms(3, 1, some, 4), numbers[some])
+    np.testing.assert_array_equal(sampler.uniforms(3, 1, some, 4), numbers[some])
     assert numbers.min() >= 0
     assert numbers.max() < 1
     np.testing.assert_allclose(np.histogram(numbers, 10, (0, 1))[0] / numbers.size, 0.1, atol=0.004)
     np.testing.assert_allclose(np.corrcoef(numbers.T), np.eye(4), atol=0.03)
-    assert not np.array_equal(order.uniforms(3, 2, some, 4), numbers[some])
-    assert not np.array_equal(order.uniforms(4, 1, some, 4), numbers[some])
+    assert not np.array_equal(sampler.uniforms(3, 2, some, 4), numbers[some])
+    assert not np.array_equal(sampler.uniforms(4, 1, some, 4), numbers[some])
 
 
 def test_orders_differ_by_epoch_and_seed() -> None:
-    orders = {tuple(order.permutation(seed, epoch, 30)) for seed in range(3) for epoch in range(3)}
+    orders = {tuple(sampler.permutation(seed, epoch, 30)) for seed in range(3) for epoch in range(3)}
     assert len(orders) == 9
     assert all(sorted(each) == list(range(30)) for each in orders)

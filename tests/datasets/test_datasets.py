@@ -35,7 +35,7 @@ from trainers.datasets import (
     split_by_share,
     texture_crops,
 )
-from trainers.datasets._files import decode
+from trainers.decode import decode
 
 FOLDER = Path(importlib.import_module("trainers.datasets").__file__ or "").parent
 NAMES = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))

@@ -12,12 +12,13 @@ import torch
 import torch.distributed as dist
 from torch.profiler import ProfilerActivity, profile
 
-from trainers.data import sampler as order
-from trainers.data.prepare import Batch
+from trainers.data import sampler
+from trainers.data.batches import Batch
 from trainers.recipe import Recipe
-from trainers.training import distributed as parallel
-from trainers.training import loop
-from trainers.training.distributed import BatchNormStatistics, World
+from trainers.training import build, distributed
+from trainers.training.batchnorm import BatchNormStatistics
+from trainers.training.distributed import World
+from trainers.training.step import Run, Step
 
 
 class _Drawn:
@@ -101,18 +102,18 @@ def _steps(recipe: Recipe, meta: Mapping[str, Any], world: World, recompute: boo
     """The first two steps of an epoch, as the loop makes them."""
     assert recipe.micro_batch_size is not None
     data = _Drawn(recipe, meta)
-    state = loop.create_state(recipe, meta, world, fresh=False)
-    model = parallel.wrap(state.model, world, recompute=recompute)
-    run = loop.Run(recipe=recipe, state=state, data=data, world=world, model=model)
-    parallel.set_training(state.model, recipe.frozen)
-    step = loop._Step(run, BatchNormStatistics(state.model, world))
-    passes = order.passes(
+    state = build.create_state(recipe, meta, world, fresh=False)
+    model = distributed.wrap(state.model, world, recompute=recompute)
+    run = Run(recipe=recipe, state=state, data=data, world=world, model=model)
+    distributed.set_training(state.model, recipe.frozen)
+    step = Step(run, BatchNormStatistics(state.model, world))
+    passes = sampler.passes(
         np.arange(run.rows),
         batch_size=recipe.batch_size,
         micro_batch_size=recipe.micro_batch_size,
         rank=0,
         world_size=1,
     )
-    for batches in loop._by_step(data.batches("train", passes)):
+    for batches in step.by_step(data.batches("train", passes)):
         step.accumulate(batches)
         step.update()

@@ -73,7 +73,7 @@ def _rank(rank: int, jobs: Sequence[tuple[Job, int]], meeting: str, results: Any
 def watched_work(job: Job, rank: int = 0, size: int = 1) -> list[dict[str, Any]]:
     """worker.work, with its events, every step's loss and the ids that were trained on."""
     from trainers.runtime import worker
-    from trainers.training import loop
+    from trainers.training import loop, step
     from trainers.training.checkpoint import Checkpoints
 
     events: list[dict[str, Any]] = []
@@ -81,7 +81,7 @@ def watched_work(job: Job, rank: int = 0, size: int = 1) -> list[dict[str, Any]]
     seen: list[list[int]] = []
     weights = 0
 
-    class Watched(loop._Step):
+    class Watched(step.Step):
         def accumulate(self, batches: list[Any]) -> None:
             while len(seen) <= self.run.state.epoch:
                 seen.append([])
@@ -100,7 +100,7 @@ def watched_work(job: Job, rank: int = 0, size: int = 1) -> list[dict[str, Any]]
         return len(losses) >= job.get("stop_after", 10**9)
 
     with contextlib.ExitStack() as patches:
-        patches.enter_context(mock.patch.object(loop, "_Step", Watched))
+        patches.enter_context(mock.patch.object(loop, "Step", Watched))
         if job.get("no_checkpoints"):
             patches.enter_context(mock.patch.object(Checkpoints, "save"))
         end = worker.work(job, rank, size, job["attempt"] * 1000 + 1, events.append, stopping)

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from trainers.data import prepare as data
+from trainers.data.batches import Cached
+from trainers.data.prepare import prepare
+from trainers.data.source import look
 from trainers.recipe import Recipe, Scale, recipe_names, resolve
 from trainers.storage.store import Store
 from trainers.training.checkpoint import Checkpoints
@@ -57,8 +59,8 @@ def small_data(name: str, folder: Path) -> str | None:
 
 def job(recipe: Recipe, raw: str | None, storage: Path, run: str, **scale: Any) -> dict[str, Any]:
     """What launch.fit would hand to the workers."""
-    source = data.look(recipe, raw)
-    folder = data.prepare(recipe, source, storage / "cache")
+    source = look(recipe, raw)
+    folder = prepare(recipe, source, storage / "cache")
     Store(storage / run).write_json("run.json", {"start_id": "of tests"})
     return {
         "recipe": recipe.to_json(),
@@ -67,7 +69,7 @@ def job(recipe: Recipe, raw: str | None, storage: Path, run: str, **scale: Any) 
         "storage": str(storage),
         "attempt": 1,
         "start_id": "of tests",
-        "data": {"mode": "cache", "folder": str(folder), "meta": dict(data.Cached(folder).meta)},
+        "data": {"mode": "cache", "folder": str(folder), "meta": dict(Cached(folder).meta)},
         "threads": 1,
         "cwd": os.getcwd(),
         "adopt": None,

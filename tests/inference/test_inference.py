@@ -15,14 +15,18 @@ from helpers.small import ALL, scene, small_data, small_recipe, write_pairs
 from PIL import Image
 from torch.nn import functional
 
-from trainers import fitting as launch
 from trainers.__main__ import main
-from trainers.data import prepare as data
-from trainers.inference import predict as inference
+from trainers.data.source import look
+from trainers.fitting import fit
+from trainers.inference import load
+from trainers.inference.evaluate import evaluate
+from trainers.inference.export import export
+from trainers.inference.predict import predict
+from trainers.inference.predictor import Predictor
 from trainers.recipe import Recipe, Scale, resolve
 from trainers.runs.mask_figures import palette
 from trainers.storage.store import Store
-from trainers.training import loop
+from trainers.training.preprocess import Preprocess
 
 HERE = Scale(workers=0, cpus_per_worker=1)
 CLASSES = 4
@@ -60,16 +64,16 @@ def runs(storage: Path, raw: Path) -> dict[str, str]:
         "crop": {"resize": "crop"},
         "larger": {"resize": "stretch", "stored_size": (40, 48), "augment": {"crop": True}},
     }
-    return {name: launch.fit(own(**some), scale=scale, run=name).folder for name, some in changes.items()}
+    return {name: fit(own(**some), scale=scale, run=name).folder for name, some in changes.items()}
 
 
 def reference(folder: str, resize: str) -> np.ndarray:
     """The confusion matrix of the val split at its own size, step by step."""
     run = json.loads((Path(folder) / "run.json").read_text())
     recipe = Recipe.from_json(run["recipe"])
-    source = data.look(recipe, run["scale"]["data"])
-    state, world = inference._restore(recipe, run["dataset"], Store(folder))
-    preprocess = loop.Preprocess(recipe, run["dataset"], world)
+    source = look(recipe, run["scale"]["data"])
+    state, world = load._restore(recipe, run["dataset"], Store(folder))
+    preprocess = Preprocess(recipe, run["dataset"], world)
     confusion = np.zeros((CLASSES, CLASSES), np.int64)
     for item in source.splits["val"]:
         picture = pixels(item.path)
@@ -92,7 +96,7 @@ def reference(folder: str, resize: str) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ["stretch", "pad", "crop", "larger"])
 def test_scores_at_the_masks_own_size(runs: dict[str, str], name: str) -> None:
-    scores = inference.evaluate(runs[name], native=True)
+    scores = evaluate(runs[name], native=True)
     confusion = reference(runs[name], "stretch" if name == "larger" else name)
     right, both = np.diag(confusion), confusion.sum(0) + confusion.sum(1)
     assert scores["rows"] == 3
@@ -106,7 +110,7 @@ def test_scores_at_the_masks_own_size(runs: dict[str, str], name: str) -> None:
 
 def test_sliding_windows_at_the_masks_own_size(runs: dict[str, str]) -> None:
     """A window as large as the picture is the picture; smaller ones differ at their rims alone."""
-    predictor = inference._Predictor(Store(runs["stretch"]), sliding=True, overlap=0.5)
+    predictor = Predictor(Store(runs["stretch"]), sliding=True, overlap=0.5)
     picture = np.random.default_rng(0).integers(0, 255, (32, 40, 3), dtype=np.uint8)
     images = predictor.preprocess.normalise(torch.from_numpy(picture).permute(2, 0, 1)[None].float())
     with torch.no_grad():
@@ -114,7 +118,7 @@ def test_sliding_windows_at_the_masks_own_size(runs: dict[str, str]) -> None:
     np.testing.assert_array_equal(predictor.segment(picture), expected)
     larger = np.random.default_rng(0).integers(0, 255, (150, 200, 3), dtype=np.uint8)
     assert predictor.segment(larger).shape == (150, 200)
-    scores = inference.evaluate(runs["stretch"], sliding=True)
+    scores = evaluate(runs["stretch"], sliding=True)
     assert scores["rows"] == 3
     assert scores["accuracy"] > 0
 
@@ -124,12 +128,12 @@ def test_predict_writes_masks_colours_and_overlays(runs: dict[str, str], raw: Pa
     for name in ("in/0.png", "in/a/0.png", "in/a/0.jpg"):
         Image.fromarray(pixels(raw / "val/images/0.png")).save(tmp_path / name)
     (tmp_path / "in/a/broken.png").write_bytes(b"no picture")
-    table, bad = inference.predict(runs["stretch"], [str(tmp_path / "in")], str(tmp_path / "out"))
+    table, bad = predict(runs["stretch"], [str(tmp_path / "in")], str(tmp_path / "out"))
     assert bad == [str(tmp_path / "in/a/broken.png")]
     rows = list(csv.DictReader(table.read_text().splitlines()))
     assert [row["mask"] for row in rows] == ["masks/0.png", "masks/a/0.jpg.png", "masks/a/0.png.png", ""]
     picture = pixels(raw / "val/images/0.png")
-    labels = inference._Predictor(Store(runs["stretch"]), sliding=False, overlap=0).segment(picture)
+    labels = Predictor(Store(runs["stretch"]), sliding=False, overlap=0).segment(picture)
     for name in ("masks/0.png", "masks/a/0.png.png"):
         np.testing.assert_array_equal(pixels(tmp_path / "out" / name), labels)
     colours = Image.open(tmp_path / "out/legend.png").convert("RGB").getcolors(2**24)
@@ -144,7 +148,7 @@ def test_predict_writes_masks_colours_and_overlays(runs: dict[str, str], raw: Pa
 def test_what_is_for_masks_is_refused_elsewhere(
     storage: Path, runs: dict[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    launch.fit(small_recipe("digits.cnn", epochs=1), scale=HERE.replace(storage=str(storage)), run="digits")
+    fit(small_recipe("digits.cnn", epochs=1), scale=HERE.replace(storage=str(storage)), run="digits")
     digits = str(storage / "digits")
     for command, words in (
         (["evaluate", digits, "--native"], "classifies whole pictures"),
@@ -177,14 +181,14 @@ def test_every_recipe_exports_what_it_has_learned(storage: Path, tmp_path: Path,
     folder = small_data(name, storage / "raw" / name)
     recipe = small_recipe(name, epochs=1, precision="fp32")
     scale = HERE.replace(storage=str(storage), data=folder)
-    run = launch.fit(recipe, scale=scale, run=f"export-{name}")
-    file = inference.export(run.folder, str(tmp_path / "model.pt2"))
+    run = fit(recipe, scale=scale, run=f"export-{name}")
+    file = export(run.folder, str(tmp_path / "model.pt2"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt2", "model.pt2.json"]
     facts = json.loads((tmp_path / "model.pt2.json").read_text())
     assert facts["classes"] == run.run["dataset"]["classes"]
     assert (facts["mean"], facts["std"]) == (run.run["dataset"]["mean"], run.run["dataset"]["std"])
     program = torch.export.load(file).module()
-    state, _ = inference._restore(recipe, run.run["dataset"], Store(run.folder))
+    state, _ = load._restore(recipe, run.run["dataset"], Store(run.folder))
     images = torch.rand(5, facts["channels"], *facts["image_size"])
     with torch.no_grad():
         torch.testing.assert_close(program(images), state.model.eval()(images), rtol=1e-4, atol=1e-4)
@@ -203,7 +207,7 @@ def test_a_model_that_cannot_be_exported_is_told_and_nothing_is_kept(storage: Pa
         "    return Odd(channels * image_size[0] * image_size[1], classes)\n"
     )
     recipe = resolve("digits.cnn", epochs=1, model=str(model), precision="fp32")
-    run = launch.fit(recipe, scale=HERE.replace(storage=str(storage)), run="odd", name="odd")
+    run = fit(recipe, scale=HERE.replace(storage=str(storage)), run="odd", name="odd")
     with pytest.raises(ValueError, match="cannot be exported"):
-        inference.export(run.folder, str(tmp_path / "out/model.pt2"))
+        export(run.folder, str(tmp_path / "out/model.pt2"))
     assert not (tmp_path / "out").exists()

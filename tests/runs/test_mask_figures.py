@@ -18,7 +18,7 @@ from PIL import Image
 
 from trainers import datasets
 from trainers.datasets import camvid, cityscapes, semantic_drone, shapes, streets
-from trainers.runs import mask_figures as pictures
+from trainers.runs import mask_figures
 
 BLUE, YELLOW = (0, 0, 200), (200, 200, 0)
 STREET = "sky building column-pole road sidewalk tree sign fence car pedestrian bicyclist".split()
@@ -34,7 +34,7 @@ def example(height: int, width: int, channels: int, classes: int, **changes: Any
     truth = blocks[np.arange(height) * 8 // height][:, np.arange(width) * 8 // width]
     labels = np.roll(truth, 1, axis=1)
     truth = truth.copy()
-    truth[: height // 8] = pictures.IGNORED
+    truth[: height // 8] = mask_figures.IGNORED
     grey = np.add.outer(np.arange(height), np.arange(width)) * 255 // (height + width)
     image = np.repeat(grey.astype(np.uint8)[..., None], channels, axis=2)
     row = {"name": "val/picture_000001_long_name.png", "image": image, "target": truth, "labels": labels}
@@ -74,12 +74,12 @@ def legend(figure: Figure) -> dict[str, tuple[int, ...]]:
 
 
 def test_what_is_ignored_is_what_data_sets_say() -> None:
-    assert pictures.IGNORED == datasets.IGNORED
+    assert mask_figures.IGNORED == datasets.IGNORED
 
 
 def test_a_mask_in_colours() -> None:
     mask = np.array([[0, 1], [255, 2]], np.uint8)
-    shown = pictures.colour(mask, [BLUE, YELLOW])
+    shown = mask_figures.colour(mask, [BLUE, YELLOW])
     assert shown.dtype == np.uint8
     assert shown.tolist() == [[[0, 0, 200], [200, 200, 0]], [[0, 0, 0], [0, 0, 0]]]  # no colour for 2
 
@@ -88,20 +88,20 @@ def test_an_overlay_is_tinted_and_its_borders_are_plain() -> None:
     picture = np.full((4, 6, 3), (100, 50, 0), np.uint8)
     mask = np.zeros((4, 6), np.uint8)
     mask[:, 4:] = 1
-    shown = pictures.overlay(picture, mask, [BLUE, YELLOW], strength=0.25)
+    shown = mask_figures.overlay(picture, mask, [BLUE, YELLOW], strength=0.25)
     assert (shown[:, :3] == (75, 38, 50)).all()  # 37.5 is rounded to the even one
     assert (shown[:, 3] == BLUE).all()
     assert (shown[:, 4] == YELLOW).all()
     assert (shown[:, 5] == (125, 88, 0)).all()
-    grey = pictures.overlay(np.full((4, 6, 1), 80, np.uint8), mask, [BLUE, YELLOW])
+    grey = mask_figures.overlay(np.full((4, 6, 1), 80, np.uint8), mask, [BLUE, YELLOW])
     assert (grey[:, :3] == (40, 40, 140)).all()
-    turned = pictures.overlay(picture.transpose(1, 0, 2), mask.T.copy(), [BLUE, YELLOW], strength=0.25)
+    turned = mask_figures.overlay(picture.transpose(1, 0, 2), mask.T.copy(), [BLUE, YELLOW], strength=0.25)
     assert (turned == shown.transpose(1, 0, 2)).all()
 
 
 def test_what_is_ignored_is_dark_in_an_overlay() -> None:
-    mask = np.full((3, 3), pictures.IGNORED, np.uint8)
-    assert (pictures.overlay(np.full((3, 3, 3), 80, np.uint8), mask, [BLUE]) == 40).all()
+    mask = np.full((3, 3), mask_figures.IGNORED, np.uint8)
+    assert (mask_figures.overlay(np.full((3, 3, 3), 80, np.uint8), mask, [BLUE]) == 40).all()
 
 
 def test_wrong_pixels_stand_out_and_ignored_ones_are_black() -> None:
@@ -110,14 +110,14 @@ def test_wrong_pixels_stand_out_and_ignored_ones_are_black() -> None:
     picture[0, 1] = 255
     truth = np.array([[0, 1], [1, 255]], np.uint8)
     labels = np.array([[0, 1], [0, 0]], np.uint8)
-    shown = pictures.errors(picture, truth, labels)
-    assert shown.tolist() == [[[68] * 3, [170] * 3], [list(pictures.WRONG), [0] * 3]]
-    assert pictures.errors(picture[..., :1], truth, labels)[0, 0].tolist() == [100] * 3
+    shown = mask_figures.errors(picture, truth, labels)
+    assert shown.tolist() == [[[68] * 3, [170] * 3], [list(mask_figures.WRONG), [0] * 3]]
+    assert mask_figures.errors(picture[..., :1], truth, labels)[0, 0].tolist() == [100] * 3
 
 
 def distances(colours: Sequence[tuple[int, int, int]]) -> list[float]:
     """The smallest distance in CIELAB, as seen by all, by deuteranopes and by protanopes."""
-    seen = pictures._lab(np.array(colours))
+    seen = mask_figures._lab(np.array(colours))
     apart = np.linalg.norm(seen[:, :, None] - seen[:, None], axis=-1)
     upper = np.triu_indices(len(colours), 1)
     return [float(each[upper].min()) for each in apart]
@@ -125,12 +125,12 @@ def distances(colours: Sequence[tuple[int, int, int]]) -> list[float]:
 
 def test_colours_are_told_apart() -> None:
     for classes, least in ((8, (26, 17, 17)), (20, (26, 16, 15)), (24, (20, 13, 13))):
-        for other in ((255, 255, 255), pictures.WRONG):  # that are never compared with each other
-            colours = [*pictures.palette(classes), (0, 0, 0), other]
+        for other in ((255, 255, 255), mask_figures.WRONG):  # that are never compared with each other
+            colours = [*mask_figures.palette(classes), (0, 0, 0), other]
             assert all(found > wanted for found, wanted in zip(distances(colours), least, strict=True)), classes
-    assert pictures.palette(24)[:5] == pictures.palette(5)
-    assert len(set(pictures.palette(255))) == 255
-    assert pictures.palette(0) == []
+    assert mask_figures.palette(24)[:5] == mask_figures.palette(5)
+    assert len(set(mask_figures.palette(255))) == 255
+    assert mask_figures.palette(0) == []
 
 
 DATA_SETS = {
@@ -139,7 +139,7 @@ DATA_SETS = {
     "camvid": [*camvid.CLASSES.values()],
     "cityscapes": [colour for _, colour in cityscapes.CLASSES.values()],
     "semantic_drone": [*semantic_drone.CLASSES.values()],
-    "any": pictures.palette(40),
+    "any": mask_figures.palette(40),
     "what is right": [(grey, grey, grey) for grey in range(55, 171)],
 }
 
@@ -147,25 +147,25 @@ DATA_SETS = {
 @pytest.mark.parametrize("name", DATA_SETS)
 def test_no_class_looks_like_a_wrong_pixel(name: str) -> None:
     for colour in DATA_SETS[name]:
-        everyone, deuteranopes, protanopes = distances([pictures.WRONG, colour])
+        everyone, deuteranopes, protanopes = distances([mask_figures.WRONG, colour])
         assert everyone > 40, colour
         assert min(deuteranopes, protanopes) > 13, colour
 
 
 def test_a_png_of_a_mask_holds_its_class_numbers_and_its_colours() -> None:
     mask = np.array([[0, 1, 2], [200, 254, 255]], np.uint8)
-    file = Image.open(io.BytesIO(pictures.save_png(mask, [BLUE, YELLOW])))
+    file = Image.open(io.BytesIO(mask_figures.save_png(mask, [BLUE, YELLOW])))
     assert file.mode == "P"
     assert np.asarray(file).tolist() == mask.tolist()
-    assert np.asarray(file.convert("RGB")).tolist() == pictures.colour(mask, [BLUE, YELLOW]).tolist()
-    plain = Image.open(io.BytesIO(pictures.save_png(mask)))
+    assert np.asarray(file.convert("RGB")).tolist() == mask_figures.colour(mask, [BLUE, YELLOW]).tolist()
+    plain = Image.open(io.BytesIO(mask_figures.save_png(mask)))
     assert (plain.mode, np.asarray(plain).tolist()) == ("L", mask.tolist())
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_png_of_a_picture(channels: int) -> None:
     picture = example(8, 16, channels, 2)["image"]
-    file = Image.open(io.BytesIO(pictures.save_png(picture)))
+    file = Image.open(io.BytesIO(mask_figures.save_png(picture)))
     assert (np.asarray(file.convert("RGB")) == picture).all()
 
 
@@ -186,13 +186,13 @@ def test_nothing_on_a_figure_of_examples_lies_over_something_else(
 ) -> None:
     rows = [example(*size, channels, len(classes), kind=kind) for kind in ("worst", "")]
     rows[1]["name"] = "a/very/long/folder/" * 10 + "name.png"
-    colours = pictures.palette(len(classes))
-    figure = pictures.draw_predictions(rows, classes, colours, "a run\nafter epoch 3", [0.5] * len(classes))
+    colours = mask_figures.palette(len(classes))
+    figure = mask_figures.draw_predictions(rows, classes, colours, "a run\nafter epoch 3", [0.5] * len(classes))
     assert clashes(figure) == []
     assert legend(figure) == {
         **{f"{name}  50 %": colour for name, colour in zip(classes, colours, strict=True)},
         "ignored, not scored": (0, 0, 0),
-        "wrong": pictures.WRONG,
+        "wrong": mask_figures.WRONG,
     }
     texts = [text.get_text() for text in figure.texts]
     assert {"a run", "after epoch 3", "picture", "truth", "prediction", "errors", "mean IoU 62.5 %"} <= set(texts)
@@ -204,7 +204,7 @@ def test_nothing_on_a_figure_of_examples_lies_over_something_else(
 
 def test_the_figure_shows_each_picture_in_its_shape() -> None:
     rows = [example(96, 128, 3, 2), example(60, 30, 1, 2)]
-    figure = pictures.draw_predictions(rows, ["a", "b"], [BLUE, YELLOW], "one")
+    figure = mask_figures.draw_predictions(rows, ["a", "b"], [BLUE, YELLOW], "one")
     assert len(figure.axes) == 8
     for row, four in ((rows[0], figure.axes[:4]), (rows[1], figure.axes[4:])):
         height, width = row["target"].shape
@@ -213,13 +213,13 @@ def test_the_figure_shows_each_picture_in_its_shape() -> None:
             assert box.width / box.height == pytest.approx(width / height, rel=0.01)
         picture, truth, prediction, wrong = (axes.images[0].get_array() for axes in four)
         assert (picture == row["image"]).all()
-        assert (truth == pictures.colour(row["target"], [BLUE, YELLOW])).all()
-        assert (prediction == pictures.colour(row["labels"], [BLUE, YELLOW])).all()
-        assert (wrong == pictures.errors(row["image"], row["target"], row["labels"])).all()
+        assert (truth == mask_figures.colour(row["target"], [BLUE, YELLOW])).all()
+        assert (prediction == mask_figures.colour(row["labels"], [BLUE, YELLOW])).all()
+        assert (wrong == mask_figures.errors(row["image"], row["target"], row["labels"])).all()
 
 
 def test_masks_are_not_blurred_when_enlarged() -> None:
-    figure = pictures.draw_predictions([example(32, 32, 3, 2)], ["a", "b"], [BLUE, YELLOW], "one")
+    figure = mask_figures.draw_predictions([example(32, 32, 3, 2)], ["a", "b"], [BLUE, YELLOW], "one")
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     left, bottom, width, height = (round(value) for value in figure.axes[1].get_window_extent().bounds)
@@ -232,7 +232,7 @@ def test_names_and_scores_of_all_kinds() -> None:
     rows = [example(40, 60, 3, 3, name="$5.png", score=score, kind="best") for score in (None, math.nan)]
     for row in rows:
         row["target"] = row["labels"]
-    figure = pictures.draw_predictions(rows, names, pictures.palette(3), "cost: $5", [None, math.nan, 0.254])
+    figure = mask_figures.draw_predictions(rows, names, mask_figures.palette(3), "cost: $5", [None, math.nan, 0.254])
     assert list(legend(figure)) == ["_background_", "$x$ & y_1", "a class with a name tha…  25 %", "wrong"]
     texts = [text.get_text() for text in figure.texts]
     assert texts.count("best") == 2
@@ -242,21 +242,21 @@ def test_names_and_scores_of_all_kinds() -> None:
 
 def test_examples_without_score_and_kind() -> None:
     row = {name: value for name, value in example(40, 60, 3, 2).items() if name not in ("score", "kind")}
-    figure = pictures.draw_predictions([row], ["a", "b"], [BLUE, YELLOW], "one")
-    assert [text.get_text() for text in figure.texts] == ["one", *pictures._COLUMNS, row["name"], ""]
+    figure = mask_figures.draw_predictions([row], ["a", "b"], [BLUE, YELLOW], "one")
+    assert [text.get_text() for text in figure.texts] == ["one", *mask_figures._COLUMNS, row["name"], ""]
 
 
 def test_of_very_many_classes_the_legend_has_those_that_occur() -> None:
     names = [f"class {number}" for number in range(150)]
-    figure = pictures.draw_predictions([example(64, 64, 3, 7)], names, pictures.palette(150), "one")
+    figure = mask_figures.draw_predictions([example(64, 64, 3, 7)], names, mask_figures.palette(150), "one")
     assert list(legend(figure)) == [*names[:7], "ignored, not scored", "wrong"]
 
 
 def test_many_examples_stand_in_two_blocks() -> None:
     rows = [example(96, 128, 3, 8, name=f"{number}.png") for number in range(8)]
-    tall = pictures.draw_predictions(rows[:6], STREET, pictures.palette(11), "one")
-    wide = pictures.draw_predictions([*rows[:6], example(40, 50, 3, 8)], STREET, pictures.palette(11), "one")
-    full = pictures.draw_predictions(rows, STREET, pictures.palette(11), "one")
+    tall = mask_figures.draw_predictions(rows[:6], STREET, mask_figures.palette(11), "one")
+    wide = mask_figures.draw_predictions([*rows[:6], example(40, 50, 3, 8)], STREET, mask_figures.palette(11), "one")
+    full = mask_figures.draw_predictions(rows, STREET, mask_figures.palette(11), "one")
     assert [len(figure.axes) for figure in (tall, wide, full)] == [24, 28, 32]
     assert tall.bbox.height > tall.bbox.width
     assert full.bbox.width > 1.5 * full.bbox.height
@@ -268,13 +268,13 @@ def test_many_examples_stand_in_two_blocks() -> None:
 @pytest.mark.parametrize("classes", [1, 8, 24, 255])
 def test_the_legend_alone_names_every_class(classes: int) -> None:
     names = [*DRONE, "_$x$", *(f"class {number}" * 9 for number in range(255))][:classes]
-    colours = pictures.palette(classes)
-    figure = pictures._draw_legend(names, colours)
+    colours = mask_figures.palette(classes)
+    figure = mask_figures._draw_legend(names, colours)
     assert clashes(figure) == []
     texts = {text.lstrip("\N{FIGURE SPACE}"): colour for text, colour in legend(figure).items()}
     assert len(texts) == classes
     for number, (name, colour) in enumerate(zip(names, colours, strict=True)):
         assert texts[f"{number}  {name if len(name) <= 40 else name[:39] + '…'}"] == colour
-    shown = np.asarray(Image.open(io.BytesIO(pictures.legend_png(names, colours))).convert("RGB"))
+    shown = np.asarray(Image.open(io.BytesIO(mask_figures.legend_png(names, colours))).convert("RGB"))
     assert set(colours) <= {tuple(colour) for colour in np.unique(shown.reshape(-1, 3), axis=0).tolist()}
     assert len({patch.get_window_extent().x0 for patch in figure.legends[0].get_patches()}) == min(6, -(-classes // 12))

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_pictures import DRONE, STREET, clashes, example
+from test_mask_figures import DRONE, STREET, clashes, example
 
 from trainers.recipe import resolve
-from trainers.runs import mask_figures as pictures
-from trainers.runs import record
+from trainers.runs import figures, mask_figures, provenance, record, tensorboard
+from trainers.runs.record import Record
 from trainers.storage.store import Store
 
 COLOURS = [(0, 0, 200), (200, 200, 0), (0, 200, 0)]
@@ -57,14 +57,14 @@ def events(folder: Path) -> EventAccumulator:
     return accumulator
 
 
-def finish(writer: record.Record, **fields: Any) -> None:
+def finish(writer: Record, **fields: Any) -> None:
     best = {"epoch": 2, "metric": "accuracy", "value": 0.75}
     final = {"loss": 1.0, "accuracy": 0.75}
     writer.finish("finished", CONFUSION, **{"best": best, "final": final, "epochs_run": 3, **fields})
 
 
 def test_the_files_of_a_run(tmp_path: Path) -> None:
-    writer = record.Record(Store(tmp_path), run_json())
+    writer = Record(Store(tmp_path), run_json())
     writer.write()
     assert json.loads((tmp_path / "run.json").read_text())["status"] == "running"
     writer.restore([])
@@ -96,13 +96,13 @@ def test_the_files_of_a_run(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_has_each_epoch_once(tmp_path: Path) -> None:
-    first = record.Record(Store(tmp_path), run_json())
+    first = Record(Store(tmp_path), run_json())
     first.restore([])
     for epoch in (1, 2, 3):
         first.epoch(line(epoch))
     assert first._board is not None
     first._board.close()  # as the end of its process would
-    second = record.Record(Store(tmp_path), run_json())
+    second = Record(Store(tmp_path), run_json())
     second.restore([line(1), line(2)])  # the checkpoint knows of two epochs
     second.epoch(line(3, 0.9))
     finish(second)
@@ -112,7 +112,7 @@ def test_a_resumed_run_has_each_epoch_once(tmp_path: Path) -> None:
 
 
 def test_what_is_not_a_number_is_null(tmp_path: Path) -> None:
-    writer = record.Record(Store(tmp_path), run_json())
+    writer = Record(Store(tmp_path), run_json())
     writer.restore([])
     writer.epoch(line(1, math.nan))
     writer.finish("failed", message="diverged", final={"loss": math.inf})
@@ -121,7 +121,7 @@ def test_what_is_not_a_number_is_null(tmp_path: Path) -> None:
 
 
 def test_a_run_that_failed_before_its_first_epoch_has_no_pictures(tmp_path: Path) -> None:
-    writer = record.Record(Store(tmp_path), run_json())
+    writer = Record(Store(tmp_path), run_json())
     writer.restore([])
     writer.finish("failed", message="no")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "run.json"]
@@ -150,9 +150,9 @@ def told(call: mock.Mock) -> list[tuple[list[str], list[Any], str, Any]]:
 
 
 def test_examples_are_drawn_now_and_then_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = mock.Mock(wraps=pictures.draw_predictions)
-    monkeypatch.setattr(pictures, "draw_predictions", drawn)
-    writer = record.Record(Store(tmp_path), masked())
+    drawn = mock.Mock(wraps=mask_figures.draw_predictions)
+    monkeypatch.setattr(mask_figures, "draw_predictions", drawn)
+    writer = Record(Store(tmp_path), masked())
     writer.restore([])
     for epoch in (1, 2, 3, 4):
         if epoch == 3:
@@ -177,7 +177,7 @@ def test_examples_are_drawn_now_and_then_and_at_the_end(tmp_path: Path, monkeypa
 
 
 def test_examples_that_come_too_soon_are_drawn_later(tmp_path: Path) -> None:
-    writer = record.Record(Store(tmp_path), masked())
+    writer = Record(Store(tmp_path), masked())
     writer.restore([])
     writer.epoch(line(1), CONFUSION)
     writer.epoch(line(2), CONFUSION + 2, [example(8, 12, 3, 3)])
@@ -195,21 +195,21 @@ def test_examples_that_come_too_soon_are_drawn_later(tmp_path: Path) -> None:
 
 
 def test_without_final_examples_the_newest_are_kept_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = mock.Mock(wraps=pictures.draw_predictions)
-    monkeypatch.setattr(pictures, "draw_predictions", drawn)
+    drawn = mock.Mock(wraps=mask_figures.draw_predictions)
+    monkeypatch.setattr(mask_figures, "draw_predictions", drawn)
     run = run_json()
     del run["dataset"]["classes"]
-    writer = record.Record(Store(tmp_path), run)
+    writer = Record(Store(tmp_path), run)
     writer.restore([])
     writer.epoch(line(1), None, [example(8, 12, 1, 3)])
     writer.finish("failed", message="no")
     assert [step for step, _ in images(tmp_path)["predictions"]] == [1]  # the same at the end is not shown again
     assert [call.args[1] for call in drawn.call_args_list] == [["0", "1", "2"]] * 2
-    assert told(drawn)[-1][1:] == (pictures.palette(3), "one\nvalidation pictures, epoch 1", None)
+    assert told(drawn)[-1][1:] == (mask_figures.palette(3), "one\nvalidation pictures, epoch 1", None)
 
 
 def test_runs_without_examples_have_no_picture_of_them(tmp_path: Path) -> None:
-    writer = record.Record(Store(tmp_path), run_json())
+    writer = Record(Store(tmp_path), run_json())
     writer.restore([])
     writer.epoch(line(1), None, [])
     assert writer._open_board().wants_picture()  # none was drawn
@@ -220,7 +220,7 @@ def test_runs_without_examples_have_no_picture_of_them(tmp_path: Path) -> None:
 
 def test_pictures_that_take_long_are_drawn_rarely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record, "time", mock.Mock(monotonic=mock.Mock(side_effect=[0, 100, 103, 500, 500, 9000, 9000])))
-    board = record._Board(Store(tmp_path))
+    board = tensorboard.Board(Store(tmp_path))
     for wanted in (103 + 20 * 3, 500 + 0.05 * 500, 9000 + 0.05 * 9000):
         with board.drawing():
             pass
@@ -234,7 +234,7 @@ def test_curves_show_the_main_score_and_three_others() -> None:
 
     def shown(metric: str) -> list[str]:
         run = run_json(status="finished", best={"epoch": 2, "metric": metric, "value": 0.5})
-        figure = record._draw_curves(run, history)
+        figure = figures.draw_curves(run, history)
         (axes,) = (axes for axes in figure.axes if axes.get_title(loc="left") == "validation")
         return [text.get_text() for text in axes.get_legend().get_texts()]
 
@@ -249,7 +249,7 @@ def test_curves_have_room_above_and_legends_a_ground() -> None:
             for epoch, speed in enumerate(speeds)
         ]
         run = run_json(status="finished", best={"epoch": 1, "metric": "loss", "value": 1.0})
-        axes = {each.get_title(loc="left"): each for each in record._draw_curves(run, history).axes}
+        axes = {each.get_title(loc="left"): each for each in figures.draw_curves(run, history).axes}
         assert axes["images / s"].get_ylim() == pytest.approx((0, top))
         assert axes["waiting for data, %"].get_ylim() == pytest.approx((0, 55))
         frame = axes["loss"].get_legend().get_frame()
@@ -271,7 +271,7 @@ def pixels(classes: int) -> np.ndarray:
 @pytest.mark.parametrize("masks", [False, True])
 @pytest.mark.parametrize("names", [["background", "pet"], STREET, DRONE], ids=len)
 def test_nothing_on_a_confusion_matrix_lies_over_something_else(names: list[str], masks: bool) -> None:
-    figure = record._draw_confusion(pixels(len(names)), names, "a-run-20261122-041700", masks=masks)
+    figure = figures.draw_confusion(pixels(len(names)), names, "a-run-20261122-041700", masks=masks)
     assert clashes(figure, edge=False) == []  # _png makes room at the edges
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == names
     box = figure.axes[0].get_window_extent()
@@ -281,7 +281,7 @@ def test_nothing_on_a_confusion_matrix_lies_over_something_else(names: list[str]
 
 def test_the_confusion_matrix_of_masks_tells_iou() -> None:
     matrix = np.array([[60, 20, 0], [0, 120, 0], [0, 0, 0]]) * 10**9
-    figure = record._draw_confusion(matrix, ["a", "b", "c"], "one", masks=True)
+    figure = figures.draw_confusion(matrix, ["a", "b", "c"], "one", masks=True)
     cells, recall, iou = figure.axes
     title = (
         "one\nmIoU 80.36 %, pixel accuracy 90.00 % of 200G pixels\nnumbers: % of the true class; empty: below 0.05 %"
@@ -291,7 +291,7 @@ def test_the_confusion_matrix_of_masks_tells_iou() -> None:
     assert [text.get_text() for text in recall.texts] == ["75", "100", "none"]
     assert [text.get_text() for text in iou.texts] == ["75", "86", "none"]
     assert (recall.get_title(loc="left"), iou.get_title(loc="left")) == ("recall, %", "IoU, %")
-    plain = record._draw_confusion(matrix, ["a", "b", "c"], "one")
+    plain = figures.draw_confusion(matrix, ["a", "b", "c"], "one")
     assert plain.axes[0].get_title(loc="left") == "one\naccuracy 90.00 % of 200G\nnumbers: pictures; empty: 0"
     assert [text.get_text() for text in plain.axes[0].texts] == ["60G", "20G", "120G"]
     assert len(plain.axes) == 2
@@ -300,11 +300,11 @@ def test_the_confusion_matrix_of_masks_tells_iou() -> None:
 def test_cells_of_many_classes_tell_from_one_percent_on() -> None:
     matrix = np.diag(np.full(20, 990))
     matrix[3, 4], matrix[3, 5] = 11, 5  # 1.1 and 0.5 %
-    figure = record._draw_confusion(matrix, None, "one")
+    figure = figures.draw_confusion(matrix, None, "one")
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert sorted(texts) == ["1", *["100"] * 19, "98"]
     assert figure.axes[0].get_title(loc="left").endswith("; empty: below 1 %")
-    full = record._draw_confusion(np.full((2, 2), 7), None, "one")
+    full = figures.draw_confusion(np.full((2, 2), 7), None, "one")
     assert full.axes[0].get_title(loc="left").endswith("numbers: pictures")
 
 
@@ -312,13 +312,13 @@ def test_cells_of_many_classes_tell_from_one_percent_on() -> None:
 def test_confusion_pictures_of_many_classes(classes: int) -> None:
     matrix = np.random.default_rng(0).integers(0, 50, (classes, classes))
     matrix[0] = 0  # a class of which there is none
-    figure = record._draw_confusion(matrix, [f"class number {index}" for index in range(classes)], "name")
-    assert record._png(figure, dpi=50).startswith(b"\x89PNG")
+    figure = figures.draw_confusion(matrix, [f"class number {index}" for index in range(classes)], "name")
+    assert figures.to_png(figure, dpi=50).startswith(b"\x89PNG")
 
 
 def test_where_a_number_comes_from() -> None:
-    assert {"python", "torch", "ray", "numpy"} <= set(record.versions())
-    machine = record.machine()
+    assert {"python", "torch", "ray", "numpy"} <= set(provenance.versions())
+    machine = provenance.machine()
     assert machine["cores"] >= 1
     assert machine["memory_bytes"] > 2**28
     assert machine["cpu"]

@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 
-from trainers.runtime import failures as deaths
+from trainers.runtime import failures
 
 DIED = """The actor died unexpectedly before finishing this task.
 \tclass_name: Worker
@@ -31,10 +31,10 @@ VANISHED = f"{DIED}Worker unexpectedly exits with a connection error code 2. End
 def test_why_a_process_is_gone(error: str, facts: dict[str, Any], status: str, why: str) -> None:
     host = mock.Mock(id="a", address="10.0.0.2")
     with (
-        mock.patch.object(deaths, "ray_hosts", return_value=[host, mock.Mock(id="b", address="10.0.0.3")]),
-        mock.patch.object(deaths, "on_every", return_value={"a": facts}) as asked,
+        mock.patch.object(failures, "ray_hosts", return_value=[host, mock.Mock(id="b", address="10.0.0.3")]),
+        mock.patch.object(failures, "on_every", return_value={"a": facts}) as asked,
     ):
-        told = deaths.death(error)
+        told = failures.death(error)
     assert told[0] == status
     assert why in told[1]
     assert len(told[1].splitlines()) == 1

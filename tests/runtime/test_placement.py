@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trainers.recipe import Scale
-from trainers.runtime import ray_train as on_ray
+from trainers.runtime.resources import named_resources, refuse_what_never_fits
 
 HOSTS = [
     {"CPU": 8.0, "GPU": 2.0, "accelerator_type:A100": 1.0, "node:10.0.0.1": 1.0, "memory": 2.0**36},
@@ -21,7 +21,7 @@ def no_autoscaler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def needs(**scale: object) -> dict[str, float]:
-    return {"CPU": 1.0, "GPU": 1.0, **on_ray.named_resources(Scale.from_json(scale))}
+    return {"CPU": 1.0, "GPU": 1.0, **named_resources(Scale.from_json(scale))}
 
 
 @pytest.mark.parametrize(
@@ -35,10 +35,10 @@ def needs(**scale: object) -> dict[str, float]:
 )
 def test_workers_go_where_they_find_what_they_need(scale: dict[str, object], fits: int) -> None:
     if fits:
-        on_ray.refuse_what_never_fits(fits, needs(**scale), HOSTS)
+        refuse_what_never_fits(fits, needs(**scale), HOSTS)
     told = f"give --workers {fits} or fewer" if fits else "ask for what a host has"
     with pytest.raises(ValueError, match=told) as refused:
-        on_ray.refuse_what_never_fits(fits + 1, needs(**scale), HOSTS)
+        refuse_what_never_fits(fits + 1, needs(**scale), HOSTS)
     assert "8 CPUs, 2 GPUs, A100; 8 CPUs, 2 GPUs, T4, 1 fast_disk" in str(refused.value)
 
 
@@ -46,7 +46,7 @@ def test_what_the_autoscaler_can_add_is_waited_for(monkeypatch: pytest.MonkeyPat
     from ray._private.state import state
 
     monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: {"CPU": 99.0, "GPU": 9.0})
-    on_ray.refuse_what_never_fits(9, {"CPU": 1.0, "GPU": 1.0}, HOSTS)
+    refuse_what_never_fits(9, {"CPU": 1.0, "GPU": 1.0}, HOSTS)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainers.runtime import prometheus as gauges
+from trainers.runtime import prometheus
 
 DASHBOARD = Path(__file__).parents[2] / "cluster" / "grafana.json"
 CPU = torch.device("cpu")
@@ -43,8 +43,8 @@ LINE = {"epoch": 3, "step": 60, "seconds": 2.0, "images_per_second": 700.0, "dat
     ids=["step", "epoch", "beat", "message"],
 )
 def test_what_an_event_measures(event: dict[str, Any], expected: dict[str, float]) -> None:
-    assert gauges.measured(event, CPU) == expected
-    assert {name.partition("/")[0] for name in expected} <= set(gauges.DESCRIPTIONS)
+    assert prometheus.measured(event, CPU) == expected
+    assert {name.partition("/")[0] for name in expected} <= set(prometheus.DESCRIPTIONS)
 
 
 def test_the_dashboard_shows_every_gauge_and_no_other() -> None:
@@ -52,7 +52,7 @@ def test_the_dashboard_shows_every_gauge_and_no_other() -> None:
     panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
     queries = [target["expr"] for panel in panels for target in panel["targets"]]
     shown = set(re.findall(r"ray_trainyard_\w+", " ".join(queries)))
-    assert shown == {f"ray_trainyard_{name}" for name in gauges.DESCRIPTIONS}
+    assert shown == {f"ray_trainyard_{name}" for name in prometheus.DESCRIPTIONS}
     assert all(query.count(one) == query.count(other) > 0 for query in queries for one, other in ("()", "{}"))
 
 

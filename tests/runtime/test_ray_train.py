@@ -23,7 +23,7 @@ import torch
 from helpers.ranks import watched_work
 from helpers.small import Slow, job, last_weights, small_data, small_recipe
 
-from trainers.data.prepare import Cached
+from trainers.data.batches import Cached
 from trainers.storage.store import Store
 from trainers.training.checkpoint import Checkpoints
 

@@ -15,10 +15,11 @@ import pytest
 import torch
 from helpers.small import job, small_recipe
 
-from trainers.data import prepare as data
-from trainers.runtime import stall_detector as watch
-from trainers.runtime.ray_train import Desk
-from trainers.runtime.stall_detector import Frame, Lookout, Watch, describe, judge
+from trainers.data import batches
+from trainers.data.batches import ahead
+from trainers.runtime import stall_detector
+from trainers.runtime.coordinator import Desk
+from trainers.runtime.stall_detector import Beat, Frame, Lookout, Watch, describe, judge, stands
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 200
@@ -29,7 +30,7 @@ def told_by(lookout: Lookout) -> str:
     return "" if event is None else f"{event['kind']}: {event['text']}"
 
 
-def beat(rank: int, size: int = 3, **changes: Any) -> watch.Beat:
+def beat(rank: int, size: int = 3, **changes: Any) -> Beat:
     ours = {"kind": "beat", "rank": rank, "size": size, "host": f"host{rank}", "idle": 0.0, "stalled": False}
     stand = {"at": "step 118 of epoch 3", "where": "the end of a step (parallel.py:79 add_up)", "waits": True}
     return {**ours, **stand, "first": False, "last": False, **changes}
@@ -139,7 +140,7 @@ def test_a_new_and_smaller_group_of_workers_leaves_nobody_behind(hours: Hours) -
 
 def frames(*places: str) -> list[Frame]:
     """Of "file:line function", innermost first; files of ours by name alone."""
-    ours, found = str(Path(watch.__file__).parent), []
+    ours, found = str(Path(stall_detector.__file__).parent), []
     for place in places:
         file, line, function = re.split("[: ]", place)
         found.append(Frame(file if file.startswith("/") else f"{ours}/{file}", int(line), function))
@@ -192,20 +193,20 @@ def test_a_rank_that_reads_ahead_stands_where_its_reader_does() -> None:
     me = threading.get_ident()
 
     def look() -> None:
-        while "stuck" not in (where := watch.stands(me)[0]):
+        while "stuck" not in (where := stands(me)[0]):
             time.sleep(0.01)
         seen.append(where)
         asleep.set()
 
     looking = threading.Thread(target=look)
     looking.start()
-    list(data.ahead(stuck()))
+    list(ahead(stuck()))
     looking.join()
     assert re.fullmatch(r"reading data \(test_watch.py:\d+ stuck\)", seen[0])
 
 
 def test_a_watch_leaves_no_thread() -> None:
-    before, sent = threading.active_count(), list[watch.Beat]()
+    before, sent = threading.active_count(), list[Beat]()
     with Watch(0, 1, "host", sent.append):
         assert threading.active_count() == before + 1
     assert threading.active_count() == before
@@ -218,7 +219,7 @@ def _slow_rank(rank: int, size: int, work: dict[str, Any], meeting: str, beats: 
 
     from trainers.runtime import worker
 
-    gather, calls = data._gather, 0
+    gather, calls = batches._gather, 0
 
     def slow_disk(*args: Any) -> Any:
         nonlocal calls
@@ -229,7 +230,7 @@ def _slow_rank(rank: int, size: int, work: dict[str, Any], meeting: str, beats: 
                 time.sleep(0.1)
         return gather(*args)
 
-    data._gather = slow_disk
+    batches._gather = slow_disk
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
     with Watch(rank, size, f"host{rank}", beats.put, stall_seconds=1.0) as watching:
         end = worker.work(work, rank, size, 1001, lambda event: None, lambda: False, watching=watching)

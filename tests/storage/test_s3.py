@@ -20,13 +20,14 @@ import torch
 from helpers import object_store
 from helpers.object_store import SECRET, Flaky, address, contents
 
-from trainers.fitting import Control, RunResult, fit
-from trainers.inference import predict as inference
+from trainers.fitting import RunResult, fit
+from trainers.inference.evaluate import evaluate
 from trainers.progress import Progress
 from trainers.recipe import Scale
 from trainers.report.report import report
-from trainers.storage import run_lock as lock
-from trainers.storage import store
+from trainers.runs.events import Control
+from trainers.storage import mirror, run_lock
+from trainers.storage.run_lock import Busy, lock
 from trainers.storage.store import Store
 from trainers.training.checkpoint import Checkpoints
 
@@ -44,7 +45,7 @@ def flaky(server: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     for name, value in {**object_store.CREDENTIALS, "AWS_EC2_METADATA_DISABLED": "true"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("TRAINYARD_CACHE", str(tmp_path / "host-cache"))
-    monkeypatch.setattr(store, "UPLOAD_SECONDS", 0.2)
+    monkeypatch.setattr(mirror, "UPLOAD_SECONDS", 0.2)
     with Flaky(server) as proxy:
         yield proxy
 
@@ -124,9 +125,9 @@ def test_a_run_its_resumption_and_all_that_reads_it(
     assert len(run.read("metrics.jsonl").splitlines()) == 3
     assert run.read_json("run.json")["status"] == "finished"
     assert len((run / "tensorboard").names()) == 1  # what the first part wrote is written anew
-    scores = inference.evaluate("run", storage=folder.address)
+    scores = evaluate("run", storage=folder.address)
     assert scores["accuracy"] == pytest.approx(result.run["best"]["value"])
-    assert inference.evaluate(result.folder, storage=folder.address)["loss"] == scores["loss"]
+    assert evaluate(result.folder, storage=folder.address)["loss"] == scores["loss"]
     assert "finished" in report([], storage=folder.address)
     assert "finished" in report([result.folder], storage=folder.address)
     for name, content in contents(server).items():
@@ -136,40 +137,40 @@ def test_a_run_its_resumption_and_all_that_reads_it(
 def test_pictures_are_decoded_once_for_all_hosts_and_copied_once_to_each(
     flaky: Flaky, folder: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trainers.data import prepare as data
-    from trainers.data import shard_transfer as shards
+    from trainers.data import prepare, shard_transfer
+    from trainers.data.batches import Cached
 
     result = train(folder.address, control=StopAfter(1))
     (key,) = (folder / "cache").names()
     where = {"folder": str(tmp_path / "host-cache" / key), "published": (folder / "cache" / key).address}
-    assert shards.local(where) == Path(where["folder"])
+    assert shard_transfer.local(where) == Path(where["folder"])
     os.rename(tmp_path / "host-cache", tmp_path / "hidden")  # another host: it does not see the driver's folder
     monkeypatch.setenv("TRAINYARD_CACHE", str(tmp_path / "other-host"))
     flaky.requests.clear()
-    workers = [threading.Thread(target=shards.local, args=(where,)) for _ in range(4)]
+    workers = [threading.Thread(target=shard_transfer.local, args=(where,)) for _ in range(4)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    copied = shards.local(where)
+    copied = shard_transfer.local(where)
     assert copied == tmp_path / "other-host" / key
     for name in copied.glob("*.arrow"):
         assert sum(request.startswith("GET") and name.name in request for request in flaky.requests) == 1
-    assert data.Cached(copied).meta["fingerprint"] == result.run["dataset"]["fingerprint"]
+    assert Cached(copied).meta["fingerprint"] == result.run["dataset"]["fingerprint"]
 
     shard = next(copied.glob("train-*.arrow"))
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-100])  # damaged: copied again
-    shards.local(where)
+    shard_transfer.local(where)
     assert shard.read_bytes() == whole
     (copied / "meta.json").unlink()  # a copy that was killed half-way: what is whole of it is kept
     shard.write_bytes(b"x" + whole[1:])
     flaky.requests.clear()
-    shards.local(where)
+    shard_transfer.local(where)
     assert shard.read_bytes() == whole
     assert sum(".arrow" in request and request.startswith("GET") for request in flaky.requests) == 1
 
-    monkeypatch.setattr(data, "_write_shard", None)  # nothing is decoded on a host that never saw the data
+    monkeypatch.setattr(prepare, "_write_shard", None)  # nothing is decoded on a host that never saw the data
     monkeypatch.setenv("TRAINYARD_CACHE", str(tmp_path / "third-host"))
     assert train(folder.address).status == "finished"
 
@@ -245,19 +246,19 @@ def test_what_an_address_or_a_store_lacks_is_told_at_once(flaky: Flaky) -> None:
 
 
 def test_one_process_at_a_time_owns_a_run(folder: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.2)
-    monkeypatch.setattr(lock, "WATCHED_SECONDS", 3.0)
-    monkeypatch.setattr(lock, "_machine", lambda: os.urandom(4).hex())  # each on a machine of its own
+    monkeypatch.setattr(run_lock, "BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(run_lock, "WATCHED_SECONDS", 3.0)
+    monkeypatch.setattr(run_lock, "_machine", lambda: os.urandom(4).hex())  # each on a machine of its own
     run, told, stop = folder / "run", io.StringIO(), threading.Event()
-    with lock.lock(run, Progress(file=told), stop):
-        second = lock.lock(run, Progress(file=told), stop)
-        with pytest.raises(lock.Busy, match=f"by process {os.getpid()} on {socket.gethostname()}"):
+    with lock(run, Progress(file=told), stop):
+        second = lock(run, Progress(file=told), stop)
+        with pytest.raises(Busy, match=f"by process {os.getpid()} on {socket.gethostname()}"):
             second.__enter__()
         run.write_json(".lock", {"owner": "process 1 on elsewhere", "token": "other"})  # began in the same instant
         assert stop.wait(5)
     assert "process 1 on elsewhere trains the run run too" in told.getvalue()
     assert run.names() == [".lock"]  # the other's
-    with lock.lock(run, Progress(file=told), stop):  # which is never renewed: it is gone
+    with lock(run, Progress(file=told), stop):  # which is never renewed: it is gone
         assert run.read_json(".lock")["token"] != "other"
     assert folder.names() == []
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from trainers.runs import files
+from trainers.runs.files import not_shared, sees
 from trainers.runtime import worker
-from trainers.storage import store as store_module
-from trainers.storage.store import Store, not_shared, sees
+from trainers.storage.store import Store
 from trainers.training.distributed import World
 
 
@@ -68,7 +69,7 @@ def test_addresses() -> None:
 def test_a_host_that_does_not_see_what_the_driver_wrote_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "SEEN_SECONDS", 0.0)
+    monkeypatch.setattr(files, "SEEN_SECONDS", 0.0)
     run = Store(tmp_path / "run")
     assert not sees(run, "run.json", "this start")
     run.write_json("run.json", {"start_id": "an earlier start"})

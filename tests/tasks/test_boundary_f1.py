@@ -7,10 +7,10 @@ import pytest
 import torch
 from scipy import ndimage
 
-from trainers.tasks import base as task
-from trainers.tasks import boundary_f1 as boundary
+from trainers.tasks import boundary_f1
+from trainers.tasks.segmentation import Segment
 
-IGNORED = boundary.IGNORED
+IGNORED = boundary_f1.IGNORED
 
 
 def draw_masks(seed: int) -> tuple[torch.Tensor, torch.Tensor, int]:
@@ -82,18 +82,18 @@ def test_random_masks_are_scored_as_by_hand(tolerance: float) -> None:
     tables: dict[int, list[np.ndarray]] = {}
     for seed in range(200):
         labels, target, classes = draw_masks(seed)
-        counts = boundary.match(labels, target, classes, tolerance)
+        counts = boundary_f1.match(labels, target, classes, tolerance)
         assert counts.dtype == torch.int32
         expected = match_by_hand(labels, target, classes, tolerance)
         np.testing.assert_array_equal(counts, expected, err_msg=str(seed))
-        np.testing.assert_allclose(boundary.f1(counts.numpy()), f1_by_hand(expected), atol=1e-6)
+        np.testing.assert_allclose(boundary_f1.f1(counts.numpy()), f1_by_hand(expected), atol=1e-6)
         tables.setdefault(classes, []).append(expected)
     for classes, several in tables.items():  # means over images
         together = np.concatenate(several)
         means = f1_by_hand(together)
-        np.testing.assert_allclose(boundary.f1(together), means, atol=1e-6)
+        np.testing.assert_allclose(boundary_f1.f1(together), means, atol=1e-6)
         counts = {"confusion": np.ones((classes, classes), np.int64), "boundary": together}
-        assert task.Segment(classes).scores(counts)["boundary_f1"] == pytest.approx(np.nanmean(means), abs=1e-6)
+        assert Segment(classes).scores(counts)["boundary_f1"] == pytest.approx(np.nanmean(means), abs=1e-6)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 37), (37, 1), (2, 200), (61, 83)])
@@ -108,8 +108,8 @@ def test_any_size_is_cut_into_blocks_without_a_trace(
     labels = numbers[torch.randint(0, 6, (3, *size), generator=generator)].byte()
     target[0], labels[1] = numbers[0], numbers[1]  # without a boundary
     target[2, :, : size[1] // 2], labels[2, size[0] // 3 :] = numbers[4], numbers[4]
-    monkeypatch.setattr(boundary, "_AT_ONCE", at_once)
-    counts = boundary.match(labels, target, 255, tolerance)[:, numbers[:-1]]
+    monkeypatch.setattr(boundary_f1, "_AT_ONCE", at_once)
+    counts = boundary_f1.match(labels, target, 255, tolerance)[:, numbers[:-1]]
     for channel, number in enumerate(numbers[:-1].tolist()):  # one class against the rest
         other = torch.where(target == IGNORED, IGNORED, torch.where(target == number, 0, 1))
         expected = match_by_hand(torch.where(labels == number, 0, 1).byte(), other, 1, tolerance)
@@ -120,22 +120,22 @@ def test_reach_is_exact_on_the_grid() -> None:
     """Two vertical lines in a 30x40 image, whose diagonal is 50 pixels, are 5 pixels apart; so are (3, 4) steps."""
     labels, target = torch.zeros(1, 30, 40, dtype=torch.uint8), torch.zeros(1, 30, 40, dtype=torch.int64)
     labels[0, :, 10], target[0, :, 15] = 1, 1
-    assert boundary.match(labels, target, 2, 0.1)[0, 1].tolist() == [30, 30, 30, 30]
-    assert boundary.match(labels, target, 2, 0.0999)[0, 1].tolist() == [30, 0, 30, 0]
+    assert boundary_f1.match(labels, target, 2, 0.1)[0, 1].tolist() == [30, 30, 30, 30]
+    assert boundary_f1.match(labels, target, 2, 0.0999)[0, 1].tolist() == [30, 0, 30, 0]
     labels.zero_(), target.zero_()
     labels[0, 10, 10], target[0, 13, 14] = 1, 1
-    assert boundary.match(labels, target, 2, 0.1)[0, 1].tolist() == [1, 1, 1, 1]
-    assert boundary.match(labels, target, 2, 0.0999)[0, 1].tolist() == [1, 0, 1, 0]
+    assert boundary_f1.match(labels, target, 2, 0.1)[0, 1].tolist() == [1, 1, 1, 1]
+    assert boundary_f1.match(labels, target, 2, 0.0999)[0, 1].tolist() == [1, 0, 1, 0]
 
 
 def test_ignored_pixels_belong_to_neither_side() -> None:
     target = torch.tensor([[[0, 0, IGNORED, 1, 1], [0, 0, IGNORED, 1, 1]]])
     labels = torch.tensor([[[0, 0, 1, 1, 0], [0, 0, 0, 1, 1]]], dtype=torch.uint8)
-    counts = boundary.match(labels, target, 2, 0.0075)
+    counts = boundary_f1.match(labels, target, 2, 0.0075)
     assert counts[0].tolist() == [[1, 0, 0, 0], [2, 0, 0, 0]]  # the truth's classes do not touch
-    np.testing.assert_equal(boundary.f1(counts.numpy()), [np.nan, np.nan])
+    np.testing.assert_equal(boundary_f1.f1(counts.numpy()), [np.nan, np.nan])
 
 
 def test_a_prediction_without_the_boundary_counts_0_and_one_too_many_is_not_asked_for() -> None:
     counts = np.array([[[0, 0, 8, 0], [8, 8, 0, 0]], [[8, 8, 8, 8], [5, 0, 0, 0]]])
-    np.testing.assert_equal(boundary.f1(counts), [0.5, np.nan])
+    np.testing.assert_equal(boundary_f1.f1(counts), [0.5, np.nan])

@@ -19,11 +19,11 @@ from helpers.small import job, last_weights, scene, small_data, small_recipe, wr
 from torch.nn import functional
 
 from trainers.__main__ import main
-from trainers.data import prepare as data
-from trainers.data import sampler as order
+from trainers.data import sampler
+from trainers.data.batches import Cached
 from trainers.storage.store import Store
-from trainers.tasks import base as task
-from trainers.training import loop
+from trainers.tasks import base
+from trainers.training import build
 from trainers.training.checkpoint import Checkpoints
 
 STREETS = ["--workers", "0", "--cpus-per-worker", "1", "--image-size", "32x48", "--batch-size", "4"]
@@ -94,15 +94,15 @@ def test_a_plain_loop_over_whole_batches_gives_the_same_weights(storage: Path, u
     )
     work = job(recipe, uneven, storage, "by hand")
     watched_work(work)
-    cached = data.Cached(work["data"]["folder"])
-    whole = next(cached.batches("train", [order.Pass(0, 0, np.arange(19), 1.0, True)]))
+    cached = Cached(work["data"]["folder"])
+    whole = next(cached.batches("train", [sampler.Pass(0, 0, np.arange(19), 1.0, True)]))
     mean, std = (torch.tensor(cached.meta[name], dtype=torch.float64).view(1, 3, 1, 1) for name in ("mean", "std"))
     images = (torch.from_numpy(whole.images).permute(0, 3, 1, 2).double() / 255 - mean) / std
     targets = torch.from_numpy(whole.targets).long()
     pixels = np.array([(whole.targets == label).sum() for label in range(3)])
     areas = [sum((mask != 255).sum() for mask in whole.targets if (mask == label).any()) for label in range(3)]
     weights = torch.from_numpy(np.median(pixels / areas) / (pixels / areas))
-    model = loop.build_model(recipe, cached.meta).double()
+    model = build.build_model(recipe, cached.meta).double()
     for _ in range(4):
         functional.cross_entropy(model(images), targets, weights, ignore_index=255).backward()
         with torch.no_grad():
@@ -235,4 +235,4 @@ def test_a_run_killed_in_its_second_stage_ends_with_the_same_weights(tmp_path: P
 def test_ignored_has_one_value() -> None:
     from trainers import datasets
 
-    assert task.IGNORED == datasets.IGNORED == 255
+    assert base.IGNORED == datasets.IGNORED == 255

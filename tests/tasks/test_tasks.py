@@ -7,13 +7,18 @@ import numpy as np
 import pytest
 import torch
 from sklearn import metrics
-from test_boundary import draw_masks
+from test_boundary_f1 import draw_masks
 from torch.nn import functional
 
 from trainers import datasets
-from trainers.tasks import base as task
+from trainers.tasks import base, segmentation
+from trainers.tasks.base import Counts
+from trainers.tasks.class_weights import weigh_classes
+from trainers.tasks.classification import Classify
+from trainers.tasks.make import make
+from trainers.tasks.segmentation import Segment, SegmentBinary
 
-IGNORED = task.IGNORED
+IGNORED = datasets.IGNORED
 
 
 def outputs(rows: int, classes: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -23,14 +28,14 @@ def outputs(rows: int, classes: int, seed: int = 0) -> tuple[torch.Tensor, torch
     return logits, target
 
 
-def to_numpy(counts: task.Counts) -> dict[str, np.ndarray]:
+def to_numpy(counts: Counts) -> dict[str, np.ndarray]:
     return {name: count.numpy() for name, count in {**counts.total, **counts.per_image}.items()}
 
 
 @pytest.mark.parametrize("classes", [2, 7])
 def test_scores_equal_scikit_learn(classes: int) -> None:
     logits, target = outputs(500, classes)
-    classify = task.Classify(classes)
+    classify = Classify(classes)
     parts = [classify.counts(logits[i : i + 77], target[i : i + 77]) for i in range(0, 500, 77)]
     assert not parts[0].per_image
     summed = {name: sum(part.total[name] for part in parts).numpy() for name in parts[0].total}
@@ -52,7 +57,7 @@ def test_scores_equal_scikit_learn(classes: int) -> None:
 
 def test_a_class_that_never_occurs_counts_0_and_is_left_out_of_the_balanced_accuracy() -> None:
     logits = torch.eye(3)[[0, 0, 1]]
-    scores = task.Classify(3).scores(to_numpy(task.Classify(3).counts(logits, torch.tensor([0, 1, 1]))))
+    scores = Classify(3).scores(to_numpy(Classify(3).counts(logits, torch.tensor([0, 1, 1]))))
     assert scores["per_class"]["recall"] == [1.0, 0.5, 0.0]
     assert scores["balanced_accuracy"] == pytest.approx(0.75)
 
@@ -62,7 +67,7 @@ def test_a_class_that_never_occurs_counts_0_and_is_left_out_of_the_balanced_accu
 def test_sum_over_divisor_is_the_mean_loss_of_torch(smoothing: float, weighted: bool) -> None:
     logits, target = outputs(64, 5)
     weights = torch.tensor([0.2, 1, 3, 0.5, 2], dtype=torch.float64) if weighted else None
-    classify = task.Classify(5, weights, label_smoothing=smoothing)
+    classify = Classify(5, weights, label_smoothing=smoothing)
     expected = functional.cross_entropy(logits.double(), target, weights, label_smoothing=smoothing)
     total = sum(classify.loss(part, t)[0].double() for part, t in zip(logits.split(10), target.split(10), strict=True))
     divisors = [classify.weight(part) for part in target.split(10)]
@@ -72,22 +77,22 @@ def test_sum_over_divisor_is_the_mean_loss_of_torch(smoothing: float, weighted: 
 
 def test_class_weights() -> None:
     counts = [10, 20, 70, 0]
-    inverse = task.weigh_classes("inverse", counts)
+    inverse = weigh_classes("inverse", counts)
     np.testing.assert_allclose(inverse, [100 / 40, 100 / 80, 100 / 280, 0])  # total / (classes * count)
-    median = task.weigh_classes("median", counts)
+    median = weigh_classes("median", counts)
     np.testing.assert_allclose(median, [20 / 10, 20 / 20, 20 / 70, 0])
-    areas = task.weigh_classes("median", counts, [40, 100, 100, 0])  # frequencies 0.25, 0.2, 0.7
+    areas = weigh_classes("median", counts, [40, 100, 100, 0])  # frequencies 0.25, 0.2, 0.7
     np.testing.assert_allclose(areas, [0.25 / 0.25, 0.25 / 0.2, 0.25 / 0.7, 0])
-    erfnet = task.weigh_classes("erfnet", counts)
+    erfnet = weigh_classes("erfnet", counts)
     np.testing.assert_allclose(erfnet, [1 / math.log(1.12), 1 / math.log(1.22), 1 / math.log(1.72), 0])
-    assert task.weigh_classes("none", counts) is None
+    assert weigh_classes("none", counts) is None
 
 
 def test_unknown_arguments_and_values_are_refused() -> None:
     with pytest.raises(ValueError, match="label_smoothing"):
-        task.make("classify", {"smooth": 0.1}, 3, None)
+        make("classify", {"smooth": 0.1}, 3, None)
     with pytest.raises(ValueError, match=r"label_smoothing=1\.5"):
-        task.make("classify", {"label_smoothing": 1.5}, 3, None)
+        make("classify", {"label_smoothing": 1.5}, 3, None)
 
 
 # Segmentation ------------------------------------------------------------------------------------------------
@@ -106,7 +111,7 @@ def pixels(
 
 
 def test_ignored_is_what_data_sets_call_ignored() -> None:
-    assert task.IGNORED == datasets.IGNORED
+    assert base.IGNORED == datasets.IGNORED
 
 
 def test_scores_of_random_masks_equal_torchmetrics_and_scikit_learn() -> None:
@@ -114,7 +119,7 @@ def test_scores_of_random_masks_equal_torchmetrics_and_scikit_learn() -> None:
     for seed in range(200):
         labels, target, classes = draw_masks(seed)
         valid = target != IGNORED
-        segment = task.Segment(classes, boundary_tolerance=0)
+        segment = Segment(classes, boundary_tolerance=0)
         counts = to_numpy(segment.count(labels, target))
         scores, numbers = segment.scores(counts), range(classes)
         true, predicted = target[valid].numpy(), labels[valid].numpy()
@@ -154,7 +159,7 @@ def test_scores_of_random_masks_equal_torchmetrics_and_scikit_learn() -> None:
 
 def test_scores_of_a_binary_task_are_those_of_the_foreground() -> None:
     logits, target = pixels(2, 1, images=4)
-    binary = task.make("segment_binary", {"boundary_tolerance": 0.1}, 2, None)
+    binary = make("segment_binary", {"boundary_tolerance": 0.1}, 2, None)
     counts = to_numpy(binary.counts(logits, target))
     valid = target != IGNORED
     true, predicted = target[valid].numpy(), (logits[:, 0] > 0)[valid].numpy().astype(int)
@@ -170,7 +175,7 @@ def test_scores_of_a_binary_task_are_those_of_the_foreground() -> None:
 
 @pytest.mark.parametrize("name", ["segment", "segment_binary"])
 def test_classes_that_never_occur_are_none_and_scores_are_json(name: str) -> None:
-    segment = task.make(name, {}, 2, None)
+    segment = make(name, {}, 2, None)
     empty = torch.zeros(2, 4, 4, dtype=torch.uint8)
     target = torch.zeros(2, 4, 4, dtype=torch.int64)
     target[1] = IGNORED
@@ -188,7 +193,7 @@ def test_classes_that_never_occur_are_none_and_scores_are_json(name: str) -> Non
 
 
 def test_a_class_that_is_only_predicted_counts_in_iou_and_not_in_accuracy() -> None:
-    scores = task.Segment(3).scores({"confusion": np.array([[3, 1, 0], [0, 0, 0], [0, 0, 4]])})
+    scores = Segment(3).scores({"confusion": np.array([[3, 1, 0], [0, 0, 0], [0, 0, 4]])})
     assert scores["per_class"]["iou"] == [0.75, 0, 1]
     assert scores["per_class"]["recall"] == [0.75, None, 1]
     assert scores["miou"] == pytest.approx(1.75 / 3)
@@ -198,7 +203,7 @@ def test_a_class_that_is_only_predicted_counts_in_iou_and_not_in_accuracy() -> N
 
 def test_counts_do_not_depend_on_micro_batches() -> None:
     logits, target = pixels(5, size=(20, 31))
-    segment = task.Segment(5, boundary_tolerance=0.1)
+    segment = Segment(5, boundary_tolerance=0.1)
     whole = segment.counts(logits, target)
     parts = [segment.counts(logits[i:j], target[i:j]) for i, j in ((0, 1), (1, 4), (4, 6))]
     assert whole.total["confusion"].dtype == torch.int64
@@ -211,13 +216,13 @@ def test_counts_do_not_depend_on_micro_batches() -> None:
 
 def test_labels_are_made_at_the_size_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, _ = pixels(5, size=(6, 4))
-    segment, binary = task.Segment(5), task.SegmentBinary(2)
+    segment, binary = Segment(5), SegmentBinary(2)
     same, resized = segment.labels(logits, (6, 4)), segment.labels(logits, (13, 9))
     assert same.dtype == resized.dtype == torch.uint8
     assert same.equal(logits.argmax(1).byte())
     expected = functional.interpolate(logits, (13, 9), mode="bilinear", align_corners=False)
     assert resized.equal(expected.argmax(1).byte())
-    monkeypatch.setattr(task, "_RESIZED_AT_ONCE", 1000)  # one image at a time
+    monkeypatch.setattr(segmentation, "_RESIZED_AT_ONCE", 1000)  # one image at a time
     assert segment.labels(logits, (13, 9)).equal(resized)
     assert binary.labels(logits[:, :1], (13, 9)).equal((expected[:, 0] > 0).byte())
     assert binary.labels(torch.zeros(1, 1, 2, 2), (2, 2)).sum() == 0
@@ -246,7 +251,7 @@ def dice_by_hand(probabilities: np.ndarray, target: np.ndarray, classes: list[in
 @pytest.mark.parametrize("double", [False, True])
 def test_cross_entropy_of_pixels_is_that_of_torch(weights: torch.Tensor | None, double: bool) -> None:
     logits, target = pixels(5)
-    segment = task.Segment(5, weights)
+    segment = Segment(5, weights)
     mean = segment.loss(logits if double else logits.half(), target) / segment.weight(target)
     expected = functional.cross_entropy(logits, target, weights, ignore_index=IGNORED)
     np.testing.assert_allclose(mean, [expected], rtol=1e-12 if double else 1e-3)
@@ -255,7 +260,7 @@ def test_cross_entropy_of_pixels_is_that_of_torch(weights: torch.Tensor | None, 
 @pytest.mark.parametrize("weights", [None, WEIGHTS[1:3]])
 def test_binary_cross_entropy_of_pixels_is_that_of_torch(weights: torch.Tensor | None) -> None:
     logits, target = pixels(2, 1)
-    binary = task.SegmentBinary(2, weights)
+    binary = SegmentBinary(2, weights)
     valid = target != IGNORED
     each = functional.binary_cross_entropy_with_logits(
         logits[:, 0][valid], (target[valid] == 1).double(), reduction="none"
@@ -268,13 +273,13 @@ def test_binary_cross_entropy_of_pixels_is_that_of_torch(weights: torch.Tensor |
 def test_dice_losses_are_those_by_hand() -> None:
     logits, target = pixels(5)
     target[0][target[0] == 3] = 1  # a class that is missing from an image
-    segment = task.Segment(5, loss="dice")
+    segment = Segment(5, loss="dice")
     expected = dice_by_hand(logits.softmax(1).numpy(), target.numpy(), [0, 1, 2, 3, 4])
     np.testing.assert_allclose(segment.loss(logits, target), [sum(expected)], rtol=1e-12)
     assert segment.weight(target).tolist() == [5]  # the sixth image is ignored
     logits, target = pixels(2, 1)
     target[1] = 0  # no foreground
-    binary = task.SegmentBinary(2, loss="dice")
+    binary = SegmentBinary(2, loss="dice")
     expected = dice_by_hand(logits.sigmoid().numpy(), target.numpy(), [1])
     np.testing.assert_allclose(binary.loss(logits, target), [sum(expected)], rtol=1e-12)
     assert float(binary.loss(torch.full_like(logits, -50), target)[0]) == pytest.approx(
@@ -286,8 +291,8 @@ def test_dice_losses_are_those_by_hand() -> None:
 def test_sum_has_both_losses_and_any_micro_batches_give_the_same(name: str, channels: int) -> None:
     logits, target = pixels(2, channels, images=7)
     weights = torch.tensor([0.3, 2.0])
-    both = task.make(name, {"loss": "sum"}, 2, weights)
-    single = [task.make(name, {"loss": "cross_entropy"}, 2, weights), task.make(name, {"loss": "dice"}, 2, None)]
+    both = make(name, {"loss": "sum"}, 2, weights)
+    single = [make(name, {"loss": "cross_entropy"}, 2, weights), make(name, {"loss": "dice"}, 2, None)]
     whole, divisors = both.loss(logits, target), both.weight(target)
     assert divisors is not None
     assert whole.shape == divisors.shape == (2,)
@@ -304,8 +309,8 @@ def test_sum_has_both_losses_and_any_micro_batches_give_the_same(name: str, chan
 
 @pytest.mark.parametrize("name", ["segment", "segment_binary"])
 def test_ignored_pixels_have_neither_loss_nor_gradient(name: str) -> None:
-    logits, target = pixels(2, task.outputs(name, 2))
-    segment = task.make(name, {"loss": "sum"}, 2, None)
+    logits, target = pixels(2, outputs(name, 2))
+    segment = make(name, {"loss": "sum"}, 2, None)
     logits.requires_grad_()
     segment.loss(logits, target).sum().backward()
     assert logits.grad is not None
@@ -323,7 +328,7 @@ def test_ignored_pixels_have_neither_loss_nor_gradient(name: str) -> None:
 
 def test_the_mask_is_shrunk_to_the_output_of_a_model_with_a_stride() -> None:
     target = torch.arange(13 * 6).view(1, 13, 6)
-    segment = task.Segment(100, stride=4)
+    segment = Segment(100, stride=4)
     rows, columns = [2, 6, 10, 12], [2, 5]  # of pixel centres: (i + 0.5) * 4, within the mask
     logits = torch.randn(1, 100, 4, 2, dtype=torch.float64)
     expected = functional.cross_entropy(logits, target[:, rows][:, :, columns], reduction="sum")
@@ -335,11 +340,11 @@ def test_the_mask_is_shrunk_to_the_output_of_a_model_with_a_stride() -> None:
 def test_an_output_that_does_not_fit_is_refused_and_the_stride_is_named() -> None:
     target = torch.zeros(1, 30, 45, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"output is 4x6 .* masks of 30x45, which stride=1 .*; give stride=8"):
-        task.Segment(3).loss(torch.zeros(1, 3, 4, 6), target)
+        Segment(3).loss(torch.zeros(1, 3, 4, 6), target)
     with pytest.raises(ValueError, match="no stride fits"):
-        task.Segment(3).loss(torch.zeros(1, 3, 4, 45), target)
+        Segment(3).loss(torch.zeros(1, 3, 4, 45), target)
     with pytest.raises(ValueError, match="3 channels; this task needs 1"):
-        task.SegmentBinary(2).loss(torch.zeros(1, 3, 30, 45), target)
+        SegmentBinary(2).loss(torch.zeros(1, 3, 30, 45), target)
 
 
 @pytest.mark.parametrize(
@@ -355,14 +360,14 @@ def test_an_output_that_does_not_fit_is_refused_and_the_stride_is_named() -> Non
 @pytest.mark.parametrize("name", ["segment", "segment_binary"])
 def test_arguments_of_segmentation_that_cannot_be_are_refused(name: str, args: dict[str, object], match: str) -> None:
     with pytest.raises(ValueError, match=match):
-        task.make(name, args, 2, None)
+        make(name, args, 2, None)
 
 
 def test_classes_that_do_not_fit_the_task_are_refused() -> None:
-    assert [task.outputs(name, 2) for name in ("classify", "segment", "segment_binary")] == [2, 2, 1]
+    assert [outputs(name, 2) for name in ("classify", "segment", "segment_binary")] == [2, 2, 1]
     with pytest.raises(ValueError, match=r"needs 2 classes, .* the data has 3"):
-        task.make("segment_binary", {}, 3, None)
+        make("segment_binary", {}, 3, None)
     with pytest.raises(ValueError, match="at most 255 classes; the data has 256"):
-        task.outputs("segment", 256)
+        outputs("segment", 256)
     with pytest.raises(ValueError, match="knows no class weights"):
-        task.make("segment", {"loss": "dice"}, 2, torch.ones(2))
+        make("segment", {"loss": "dice"}, 2, torch.ones(2))

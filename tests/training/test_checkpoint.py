@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from trainers.storage.store import Store
-from trainers.training.checkpoint import Checkpoints, TrainState
+from trainers.training.checkpoint import Checkpoints
+from trainers.training.state import TrainState
 
 
 def state(seed: int = 0) -> TrainState:

@@ -14,10 +14,10 @@ from helpers.small import job, last_weights, small_data, small_recipe
 from torch import Tensor, nn
 
 from trainers.recipe import Recipe, resolve
-from trainers.training import distributed as parallel
-from trainers.training import loop
-from trainers.training.checkpoint import TrainState
+from trainers.training import build, distributed
+from trainers.training.activation_checkpointing import blocks
 from trainers.training.distributed import World
+from trainers.training.state import TrainState
 
 ALONE = World(0, 1, torch.device("cpu"), "fp64")
 Events = list[dict[str, Any]]
@@ -153,7 +153,7 @@ def test_what_is_made_again_counts_once_and_draws_the_same(compile: bool) -> Non
             assert isinstance(block, nn.Sequential)
             block[1], block[3] = nn.BatchNorm2d(3).double(), nn.Identity()
     again = copy.deepcopy(plain)
-    parallel.wrap(again, ALONE, recompute=True)
+    distributed.wrap(again, ALONE, recompute=True)
     if compile:
         again.compile(backend="aot_eager")  # the way back is cut as inductor cuts it, without compiling in C++
     images = torch.randn(4, 3, 12, 12, dtype=torch.float64)
@@ -211,19 +211,19 @@ def test_a_model_without_blocks_says_so(storage: Path) -> None:
 def test_blocks_are_what_a_model_repeats(name: str, channels: int, classes: int, single: int, several: int) -> None:
     recipe = resolve(name, init_from=None)
     with torch.device("meta"):
-        model = loop.build_model(recipe, {"channels": channels, "classes": ["c"] * classes})
-    blocks = parallel.blocks(model)
-    layers = [block for block in blocks if not any(block.children())]
-    assert (len(layers), len(blocks) - len(layers)) == (single, several)
-    inside = {id(p) for block in blocks for p in block.parameters()}
+        model = build.build_model(recipe, {"channels": channels, "classes": ["c"] * classes})
+    found = blocks(model)
+    layers = [block for block in found if not any(block.children())]
+    assert (len(layers), len(found) - len(layers)) == (single, several)
+    inside = {id(p) for block in found for p in block.parameters()}
     assert all(p.ndim == 1 for p in model.parameters() if id(p) not in inside)
-    assert sum(len(list(block.parameters())) for block in blocks) == len(inside)  # none in two blocks
+    assert sum(len(list(block.parameters())) for block in found) == len(inside)  # none in two blocks
 
 
 def test_weights_that_are_used_twice_stay_together() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     model[1].weight = model[0].weight
-    assert parallel.blocks(model) == []
+    assert blocks(model) == []
 
 
 def test_a_whole_tensor_is_its_own_share_and_joining_a_whole_state_does_nothing() -> None:
@@ -231,5 +231,5 @@ def test_a_whole_tensor_is_its_own_share_and_joining_a_whole_state_does_nothing(
     state = TrainState(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
     state.join_snapshot()
     own = model.state_dict()
-    assert parallel.shares(own, own)["weight"] is own["weight"]
-    assert parallel.whole(own["weight"]) is own["weight"]
+    assert distributed.shares(own, own)["weight"] is own["weight"]
+    assert distributed.whole(own["weight"]) is own["weight"]

@@ -15,12 +15,13 @@ from helpers.ranks import run_ranks, watched_work
 from helpers.small import ALL, job, last_weights, small_data, small_recipe
 from torch.nn import functional
 
-from trainers.data import prepare as data
-from trainers.data import sampler as order
+from trainers.data import sampler
+from trainers.data.batches import Cached
 from trainers.recipe import resolve
 from trainers.storage.store import Store
-from trainers.training import loop
+from trainers.training import build
 from trainers.training.checkpoint import Checkpoints
+from trainers.training.schedule import learning_rate
 
 PLAIN = {"model": "linear_cnn", "model_args": {"batch_norm": False}}
 Events = list[dict[str, Any]]
@@ -128,7 +129,10 @@ def test_optimizers_are_those_of_torch(changes: dict[str, Any], kind: Any, optio
     recipe = resolve("digits.cnn", momentum=0.9, weight_decay=0.01, **changes)
     start = torch.linspace(-1, 1, 6, dtype=torch.float64)
     ours, theirs = start.clone().requires_grad_(), start.clone().requires_grad_()
-    one, other = loop._optimizer(recipe, [ours]), kind([theirs], lr=recipe.lr, weight_decay=0.01, fused=True, **options)
+    one, other = (
+        build._optimizer(recipe, [ours]),
+        kind([theirs], lr=recipe.lr, weight_decay=0.01, fused=True, **options),
+    )
     for step in range(4):
         for values, optimizer in ((ours, one), (theirs, other)):
             (values**3).sum().backward()
@@ -148,18 +152,18 @@ def test_a_plain_loop_gives_the_same_weights(storage: Path) -> None:
     found = Checkpoints(Store(storage / "plain")).latest()
     assert found is not None
 
-    cached = data.Cached(task["data"]["folder"])
+    cached = Cached(task["data"]["folder"])
     rows = cached.meta["rows"]["train"]
-    every = order.Pass(0, 0, np.arange(rows), 1.0, True)
+    every = sampler.Pass(0, 0, np.arange(rows), 1.0, True)
     whole = next(cached.batches("train", [every]))
     images = torch.from_numpy(whole.images).permute(0, 3, 1, 2).double() / 255
     images = (images - cached.meta["mean"][0]) / cached.meta["std"][0]
     targets = torch.from_numpy(whole.targets)
-    model = loop.build_model(recipe, cached.meta).double()
+    model = build.build_model(recipe, cached.meta).double()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9, weight_decay=0.01)
     edges = [rows * piece // 12 for piece in range(13)]
     for epoch in range(2):
-        ids = torch.from_numpy(order.permutation(0, epoch, rows))
+        ids = torch.from_numpy(sampler.permutation(0, epoch, rows))
         for step in range(12):
             chosen = ids[edges[step] : edges[step + 1]]
             done = epoch * 12 + step
@@ -232,14 +236,14 @@ def test_patience_ends_the_run_and_says_why(storage: Path) -> None:
 )
 def test_learning_rates(changes: dict[str, Any], expected: list[float]) -> None:
     recipe = resolve("textures.cnn", epochs=2, lr=1.0, **changes)
-    np.testing.assert_allclose([loop.learning_rate(recipe, step, 2) for step in range(4)], expected)
+    np.testing.assert_allclose([learning_rate(recipe, step, 2) for step in range(4)], expected)
 
 
 def test_a_model_told_to_take_other_channels_than_the_data_has_is_refused() -> None:
     meta = {"channels": 1, "classes": ["a", "b"]}
     recipe = resolve("digits.cnn", model_args={"channels": 3})
     with pytest.raises(ValueError, match=r"channels=3 does not fit the data, which has channels=1"):
-        loop.build_model(recipe, meta)
+        build.build_model(recipe, meta)
 
 
 def test_a_profile_is_a_trace_of_some_steps(storage: Path) -> None:
@@ -255,7 +259,7 @@ def test_frozen_parts_do_not_move(storage: Path) -> None:
     recipe = small_recipe("cifar.r18", frozen=("layer1", "bn1"), epochs=1, precision="fp32")
     raw = small_data("cifar.r18", storage / "raw" / "cifar.r18")
     task = job(recipe, raw, storage, "frozen")
-    before = copy.deepcopy(loop.build_model(recipe, task["data"]["meta"]).state_dict())
+    before = copy.deepcopy(build.build_model(recipe, task["data"]["meta"]).state_dict())
     watched_work(task)
     after = last_weights(storage / "frozen")
     same = {name for name in before if torch.equal(before[name], after[name])}

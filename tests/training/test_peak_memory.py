@@ -9,9 +9,11 @@ import pytest
 import torch
 from helpers.allocator import facts, measure, measure_sharded
 
-from trainers.fitting import fit_memory
-from trainers.recipe import Recipe, Scale, parse_size, resolve, spell_size
-from trainers.training import peak_memory as memory
+from trainers.formatting import parse_size, spell_size
+from trainers.recipe import Recipe, Scale, resolve
+from trainers.training import memory_trace, peak_memory
+from trainers.training.memory_fit import fit_memory
+from trainers.training.memory_trace import Untraceable
 
 MODELS: dict[str, tuple[str, int, int, dict[str, Any]]] = {
     "linear_cnn": ("digits.cnn", 1, 10, {"image_size": (28, 28)}),
@@ -36,9 +38,9 @@ def made(name: str, **changes: Any) -> tuple[Recipe, dict[str, Any]]:
 @pytest.mark.parametrize("name", MODELS)
 def test_a_prediction_is_what_the_allocator_hands_out_and_a_rough_one_is_more(name: str) -> None:
     recipe, meta = made(name)  # a batch of 3, which is not traced
-    predicted = memory.predict(recipe, meta)
+    predicted = peak_memory.predict(recipe, meta)
     assert predicted == pytest.approx(measure(recipe, meta), rel=0.05)
-    assert predicted <= memory.roughly(recipe, meta) <= 6 * predicted
+    assert predicted <= peak_memory.roughly(recipe, meta) <= 6 * predicted
 
 
 @pytest.mark.parametrize(
@@ -55,44 +57,44 @@ def test_a_prediction_is_what_the_allocator_hands_out_and_a_rough_one_is_more(na
 )
 def test_what_a_recipe_asks_for_is_counted(changes: dict[str, Any]) -> None:
     recipe, meta = made("resnet-18", **changes)
-    assert memory.predict(recipe, meta) == pytest.approx(measure(recipe, meta), rel=0.05)
+    assert peak_memory.predict(recipe, meta) == pytest.approx(measure(recipe, meta), rel=0.05)
 
 
 def test_bf16_takes_less_than_fp32_and_is_predicted_as_well() -> None:
     recipe, meta = made("unet", precision="bf16", batch_size=4)
-    predicted = memory.predict(recipe, meta)
+    predicted = peak_memory.predict(recipe, meta)
     assert predicted == pytest.approx(measure(recipe, meta), rel=0.05)
-    assert predicted < memory.predict(recipe.replace(precision="fp32"), meta)
+    assert predicted < peak_memory.predict(recipe.replace(precision="fp32"), meta)
 
 
 @pytest.mark.parametrize("name", ["unet", "erfnet encoder"])
 def test_activations_that_are_made_again_are_predicted_as_well(name: str) -> None:
     recipe, meta = made(name)
-    predicted = memory.predict(recipe, meta, recompute=True)
+    predicted = peak_memory.predict(recipe, meta, recompute=True)
     assert predicted == pytest.approx(measure(recipe, meta, recompute=True), rel=0.05)
-    assert predicted < 0.95 * memory.predict(recipe, meta)
+    assert predicted < 0.95 * peak_memory.predict(recipe, meta)
 
 
 @pytest.mark.slow
 def test_a_sharded_model_takes_less_and_no_more_than_predicted() -> None:
     recipe, meta = made("resnet-50", optimizer="adam", ema=0.99)
-    predicted = memory.predict(recipe, meta, workers=2, sharded=True)
-    assert predicted < 0.85 * memory.predict(recipe, meta, workers=2)
+    predicted = peak_memory.predict(recipe, meta, workers=2, sharded=True)
+    assert predicted < 0.85 * peak_memory.predict(recipe, meta, workers=2)
     assert predicted / 1.4 < measure_sharded(recipe, meta, 2) <= predicted
-    assert memory.predict(recipe, meta, workers=8, sharded=True) < 0.8 * predicted
+    assert peak_memory.predict(recipe, meta, workers=8, sharded=True) < 0.8 * predicted
 
 
 def test_states_and_averages_are_counted_once_for_each_weight() -> None:
     sgd, meta = made("linear_cnn", batch_size=2)
     weights = sum(p.numel() * 4 for p in _model(sgd, meta).parameters())
-    base = memory.predict(sgd, meta)
-    assert memory.predict(sgd.replace(optimizer="adam"), meta) - base == pytest.approx(weights, rel=0.1)
-    assert memory.predict(sgd.replace(momentum=0.0), meta) - base == pytest.approx(-weights, rel=0.1)
-    assert memory.predict(sgd.replace(ema=0.9), meta) - base == pytest.approx(weights, rel=0.1)
+    base = peak_memory.predict(sgd, meta)
+    assert peak_memory.predict(sgd.replace(optimizer="adam"), meta) - base == pytest.approx(weights, rel=0.1)
+    assert peak_memory.predict(sgd.replace(momentum=0.0), meta) - base == pytest.approx(-weights, rel=0.1)
+    assert peak_memory.predict(sgd.replace(ema=0.9), meta) - base == pytest.approx(weights, rel=0.1)
 
 
 def _model(recipe: Recipe, meta: dict[str, Any]) -> Any:
-    from trainers.training.loop import build_model
+    from trainers.training.build import build_model
 
     return build_model(recipe, meta)
 
@@ -100,35 +102,35 @@ def _model(recipe: Recipe, meta: dict[str, Any]) -> Any:
 def test_a_weighted_loss_keeps_all_micro_batches_on_the_device() -> None:
     recipe, meta = made("linear_cnn", batch_size=64, micro_batch_size=4)
     waiting = (64 - 2 * 4) * (28 * 28 * 4 + 8)
-    weighted = memory.curve(recipe.replace(class_weights="inverse"), meta)
+    weighted = peak_memory.curve(recipe.replace(class_weights="inverse"), meta)
     assert weighted(4, 16) - weighted(4, 2) == waiting
-    plain = memory.curve(recipe, meta)
+    plain = peak_memory.curve(recipe, meta)
     assert plain(4, 16) == plain(4, 2) > plain(4)
 
 
 def test_what_is_alive_is_affine_in_the_micro_batch() -> None:
     recipe, channels, classes, small = MODELS["unet"]
     traced = resolve(recipe, **{**small, "precision": "fp32"})
-    low, middle, high = (memory._Trace(traced, channels, classes, n).step(1) for n in (2, 5, 8))
+    low, middle, high = (memory_trace.Trace(traced, channels, classes, n).step(1) for n in (2, 5, 8))
     assert all(a + c == 2 * b for a, b, c in zip(low, middle, high, strict=True))
-    curve = memory.curve(*made("unet"))
+    curve = peak_memory.curve(*made("unet"))
     assert [curve(n) for n in (2, 5, 8)] == [max(low), max(middle), max(high)]
 
 
 def test_the_largest_micro_batch_divides_and_fits() -> None:
     recipe, meta = made("unet", batch_size=12)
-    curve = memory.curve(recipe, meta)
+    curve = peak_memory.curve(recipe, meta)
     for limit in (curve(12), curve(12) - 1, curve(4, 3), curve(1, 12), curve(1, 12) - 1):
-        micro = memory.largest_micro_batch(recipe, meta, limit)
-        fitting = [d for d in (1, 2, 3, 4, 6, 12) if memory.predict(recipe, meta, d) <= limit]
+        micro = peak_memory.largest_micro_batch(recipe, meta, limit)
+        fitting = [d for d in (1, 2, 3, 4, 6, 12) if peak_memory.predict(recipe, meta, d) <= limit]
         assert micro == max(fitting, default=None)
-    assert memory.largest_micro_batch(recipe.replace(micro_batch_size=3), meta, 2**40) == 3
+    assert peak_memory.largest_micro_batch(recipe.replace(micro_batch_size=3), meta, 2**40) == 3
     huge = recipe.replace(batch_size=10**9, micro_batch_size=None)
-    assert memory.largest_micro_batch(huge, {**meta, "rows": {}}, 0) is None  # at once
+    assert peak_memory.largest_micro_batch(huge, {**meta, "rows": {}}, 0) is None  # at once
 
 
 def test_the_largest_batch_is_the_last_that_fits() -> None:
-    curve = memory.curve(*made("unet"))
+    curve = peak_memory.curve(*made("unet"))
     limit = 2**30
     batch = curve.largest_batch(limit)
     assert curve(batch) <= limit < curve(batch + 1)
@@ -141,20 +143,20 @@ def test_the_largest_batch_is_the_last_that_fits() -> None:
 def test_a_step_has_no_more_pictures_than_there_are() -> None:
     recipe, meta = made("linear_cnn", batch_size=64)
     few = {**meta, "rows": {"train": 70}}  # two steps of 35
-    assert memory.predict(recipe, few) == memory.predict(recipe.replace(batch_size=35), {**meta, "rows": {}})
+    assert peak_memory.predict(recipe, few) == peak_memory.predict(recipe.replace(batch_size=35), {**meta, "rows": {}})
 
 
 def test_recipes_that_differ_in_what_takes_no_memory_share_a_trace() -> None:
     recipe, meta = made("linear_cnn")
     other = recipe.replace(lr=0.5, epochs=3, batch_size=8, seed=1, schedule="step")
-    assert memory.curve(recipe, meta) is memory.curve(other, meta)
+    assert peak_memory.curve(recipe, meta) is peak_memory.curve(other, meta)
 
 
 def test_random_numbers_are_left_as_they_are() -> None:
     recipe, meta = made("linear_cnn", image_size=(20, 20))
     before = torch.random.get_rng_state()
-    memory.roughly(recipe, meta)
-    memory.predict(recipe, meta)
+    peak_memory.roughly(recipe, meta)
+    peak_memory.predict(recipe, meta)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
@@ -174,10 +176,10 @@ def test_a_model_that_cannot_be_traced_is_named(body: str, told: str, tmp_path: 
     )
     recipe, meta = made("linear_cnn", model=str(tmp_path / "model.py"))
     with pytest.raises(ValueError, match=told) as raised:
-        memory.predict(recipe, meta)
+        peak_memory.predict(recipe, meta)
     with pytest.raises(ValueError, match=told):  # a limit that is asked for cannot be kept
         fit_memory(recipe, Scale(memory="1GiB"), meta, 2**30)
-    if isinstance(raised.value, memory.Untraceable):  # it may well train
+    if isinstance(raised.value, Untraceable):  # it may well train
         need = fit_memory(recipe, Scale(), meta, 2**30, always=True)
         assert (need.fits, need.bytes, need.recipe) == (True, None, recipe)
         assert "whether it fits will show" in need.note
@@ -206,6 +208,6 @@ def test_sizes_are_spelled() -> None:
 
 
 def test_the_context_is_known_where_there_is_a_gpu() -> None:
-    found = memory.context_bytes()
+    found = peak_memory.context_bytes()
     assert (found is None) == (not torch.cuda.is_available())
     assert found is None or found > 2**26

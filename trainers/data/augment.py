@@ -40,7 +40,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainers.data import sampler as order
+from trainers.data import sampler
 
 F64 = npt.NDArray[np.float64]
 
@@ -89,7 +89,7 @@ def augment(
     channels.
     """
     count, channels, *stored = images.shape
-    draws = order.uniforms(seed, epoch, ids, COUNT)
+    draws = sampler.uniforms(seed, epoch, ids, COUNT)
     assert len(draws) == count, f"{len(draws)} ids for {count} images"
     mapping = _mapping(settings, draws, (stored[0], stored[1]), size)
     factors = _factors(settings, draws)

@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from trainers.decode import BadImage as BadImage  # a part of what data sets are written with
+
 IGNORED = 255
 """A pixel of a mask that belongs to no class: neither loss nor scores look at it."""
 MASK = -1
@@ -58,13 +60,6 @@ class Source:
     """RGB of each class in pictures of masks. None: chosen for you."""
     warnings: Sequence[str] = ()
     """What a person should know of this choice of pictures."""
-
-
-class BadImage(ValueError):
-    """`read` could not decode a file, or its mask does not fit.
-
-    With `--on-bad-image skip` the item is left out and recorded.
-    """
 
 
 def split_by_share(labels: Sequence[int], shares: Mapping[str, float], seed: int) -> dict[str, list[int]]:

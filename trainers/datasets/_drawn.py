@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainers.datasets import MASK, Item
-from trainers.datasets._files import Pixels
+from trainers.decode import Pixels
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trainers.datasets import MASK, BadImage, Item
-from trainers.datasets._files import Pixels, deal, decode, jpeg_geometry, opened, pictures_below, shortened
+from trainers.datasets._files import deal, pictures_below, shortened
+from trainers.decode import Pixels, decode, jpeg_geometry, opened
 
 Mask = npt.NDArray[np.uint8]
 Values = npt.NDArray[Any]

@@ -28,7 +28,7 @@ import os
 import re
 
 from trainers.datasets import IGNORED, Item, Source
-from trainers.datasets._files import Pixels, existing_folder, shortened
+from trainers.datasets._files import existing_folder, shortened
 from trainers.datasets._masks import (
     LISTED,
     Mask,
@@ -41,6 +41,7 @@ from trainers.datasets._masks import (
     need_folders,
     read_pair,
 )
+from trainers.decode import Pixels
 
 HOLDS = (
     "CamVid: train, trainannot, val, valannot and, where there is one, test, testannot (SegNet's form), or "

@@ -28,17 +28,8 @@ from typing import Any
 import numpy as np
 
 from trainers.datasets import Item, Source
-from trainers.datasets._files import (
-    Pixels,
-    absolute,
-    changed_ns,
-    deal,
-    decode,
-    download,
-    existing_folder,
-    picture_source,
-    row_items,
-)
+from trainers.datasets._files import absolute, changed_ns, deal, download, existing_folder, picture_source, row_items
+from trainers.decode import Pixels, decode
 
 HOLDS = "CIFAR-10 (cifar-10-batches-py, cifar-10-batches-bin, one of the .tar.gz, or train/<class>/*.png)"
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

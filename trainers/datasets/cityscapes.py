@@ -15,8 +15,9 @@ the benchmark), so there is no test split here: published figures "on test" cann
 from __future__ import annotations
 
 from trainers.datasets import IGNORED, Item, Source
-from trainers.datasets._files import Pixels, existing_folder
+from trainers.datasets._files import existing_folder
 from trainers.datasets._masks import Mask, by_id, find_pairs, mask_items, need_folders, read_pair
+from trainers.decode import Pixels
 
 HOLDS = "leftImg8bit/{train,val}/<city>/*_leftImg8bit.png and gtFine/{train,val}/<city>/*_gtFine_labelIds.png"
 CLASSES = {

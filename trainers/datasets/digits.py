@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trainers.datasets import Item, Source
-from trainers.datasets._files import Pixels, deal, row_items
+from trainers.datasets._files import deal, row_items
+from trainers.decode import Pixels
 
 SAMPLES_PER_ITEM = 256
 

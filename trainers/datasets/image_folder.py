@@ -13,7 +13,8 @@ stratified; with train but no val, `val_share` of train becomes val. Licence: th
 from __future__ import annotations
 
 from trainers.datasets import Item, Source
-from trainers.datasets._files import Pixels, decode, existing_folder, picture_source
+from trainers.datasets._files import existing_folder, picture_source
+from trainers.decode import Pixels, decode
 
 HOLDS = "train/<class>/*, val/<class>/* and test/<class>/*, or <class>/*"
 

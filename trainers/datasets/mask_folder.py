@@ -39,7 +39,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trainers.datasets import IGNORED, BadImage, Item, Source
-from trainers.datasets._files import Pixels, existing_folder, look, shortened, split_folders
+from trainers.datasets._files import existing_folder, look, shortened, split_folders
 from trainers.datasets._masks import (
     LISTED,
     MOST_ID,
@@ -58,6 +58,7 @@ from trainers.datasets._masks import (
     need_folders,
     read_pair,
 )
+from trainers.decode import Pixels
 
 HOLDS = "images/* and masks/*, or train/images/* and train/masks/* and the same below val and test"
 CLASSES_FILE = "classes.csv"

@@ -27,7 +27,8 @@ from typing import IO
 import numpy as np
 
 from trainers.datasets import Item, Source
-from trainers.datasets._files import Pixels, absolute, changed_ns, deal, download, existing_folder, row_items
+from trainers.datasets._files import absolute, changed_ns, deal, download, existing_folder, row_items
+from trainers.decode import Pixels
 
 HOLDS = "MNIST's idx files (train-images-idx3-ubyte, ...; .gz will do)"
 FILES = {

@@ -21,7 +21,7 @@ import os
 from collections.abc import Sequence
 
 from trainers.datasets import Item, Source
-from trainers.datasets._files import Pixels, existing_folder
+from trainers.datasets._files import existing_folder
 from trainers.datasets._masks import (
     Mask,
     RawMask,
@@ -34,6 +34,7 @@ from trainers.datasets._masks import (
     need_folders,
     read_pair,
 )
+from trainers.decode import Pixels
 
 HOLDS = "original_images/*.jpg and label_images_semantic/*.png"
 FORMS = (

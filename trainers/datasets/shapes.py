@@ -14,7 +14,7 @@ import numpy as np
 
 from trainers.datasets import Item, Source
 from trainers.datasets._drawn import Canvas, Dice, Material, Tiles, develop, generators, splits
-from trainers.datasets._files import Pixels
+from trainers.decode import Pixels
 
 CLASSES = ["background", "circle", "square", "triangle"]
 COLOURS = [(40, 40, 40), (230, 90, 60), (70, 160, 220), (240, 200, 70)]

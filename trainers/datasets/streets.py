@@ -33,7 +33,7 @@ from trainers.datasets._drawn import (
     scaled,
     splits,
 )
-from trainers.datasets._files import Pixels
+from trainers.decode import Pixels
 
 CLASSES = ["sky", "building", "road", "pavement", "tree", "pole", "car", "person"]
 SKY, BUILDING, ROAD, PAVEMENT, TREE, POLE, CAR, PERSON = range(8)

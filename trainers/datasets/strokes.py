@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from trainers.datasets import Item, Source
 from trainers.datasets._drawn import SPLITS
-from trainers.datasets._files import Pixels
+from trainers.decode import Pixels
 
 SIDE = 28
 SAMPLES_PER_ITEM = 500

@@ -14,7 +14,8 @@ from __future__ import annotations
 import hashlib
 
 from trainers.datasets import BadImage, Item, Source
-from trainers.datasets._files import Pixels, decode, existing_folder, picture_source
+from trainers.datasets._files import existing_folder, picture_source
+from trainers.decode import Pixels, decode
 
 HOLDS = "photographs in class folders: <class>/*, or train/<class>/*, val/<class>/*, test/<class>/*"
 

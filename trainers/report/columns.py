@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from trainers.recipe import spell_size
+from trainers.formatting import spell_size
 from trainers.report.baseline import Pair
 from trainers.report.reader import Found, Run
 from trainers.report.sweep_stats import Lines, duration_text, number, swept_keys, text

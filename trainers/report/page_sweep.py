@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from trainers.recipe import spell_size
+from trainers.formatting import spell_size
 from trainers.report.svg import Cell, Series, chart, heat_map
 from trainers.report.sweep_stats import DID_NOT_FIT, duration_text, levels, number, text, values_text
 

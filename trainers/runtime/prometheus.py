@@ -14,7 +14,7 @@ import ray.util
 import torch
 from ray.util.metrics import Gauge
 
-from trainers.training import distributed as parallel
+from trainers.training.device import memory_held, settle_device
 
 DESCRIPTIONS = {
     "images_per_second": "Images that all workers train on in a second, this epoch.",
@@ -37,7 +37,7 @@ class Gauges:
         self.rank = rank
         self.host = f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
         """The host's name alone need not tell it from others."""
-        self.device = parallel.settle_device()
+        self.device = settle_device()
         self._tags = {"run": run, "rank": str(rank), "host": self.host, "score": ""}
         names = [name for name in DESCRIPTIONS if rank == 0 or name in _OF_EVERY_RANK]
         self._gauges = {
@@ -55,7 +55,7 @@ class Gauges:
 def measured(event: Mapping[str, Any], device: torch.device) -> dict[str, float]:
     """The gauges that an event sets; those of a score are named "validation_score/<name>"."""
     if event["kind"] == "beat":
-        return {"idle_seconds": event["idle"], "gpu_memory_bytes": parallel.memory_held(device)}
+        return {"idle_seconds": event["idle"], "gpu_memory_bytes": memory_held(device)}
     if event["kind"] == "step":
         epoch = event["epoch"] - 1 + event["step"] / event["steps"]
         return {"epoch": epoch, **{name: event[name] for name in ("images_per_second", "data_wait_share", "loss")}}

@@ -24,7 +24,7 @@ from ray.train.v2._internal.execution.controller.state import (
 )
 from ray.train.v2._internal.execution.scaling_policy import autoscaling_coordinator_client
 
-from trainers.training import distributed as parallel
+from trainers.training import distributed
 
 LOOK_SECONDS = 5.0
 # What an elastic run claims of the cluster is claimed anew every 20 s. A driver that is killed leaves its claim behind,
@@ -57,7 +57,7 @@ class _Backend(TorchConfig().backend_cls):  # type: ignore[misc]
 
 def use_interface_of_ray() -> None:
     """Give Gloo and NCCL, in this process, the interface that bears the node's Ray address."""
-    parallel.use_interface(parallel.interface_of(ray.util.get_node_ip_address()))
+    distributed.use_interface(distributed.interface_of(ray.util.get_node_ip_address()))
 
 
 class Changes(ControllerCallback):

@@ -10,8 +10,6 @@ import contextlib
 import importlib
 import logging
 import os
-import queue
-import sys
 import threading
 import time
 import uuid
@@ -20,24 +18,23 @@ from pathlib import Path
 from typing import Any
 
 from trainers.recipe import Scale
+from trainers.runtime.coordinator import POLL_SECONDS, Desk, Event, Job, Link
 from trainers.runtime.preflight import check_hosts, this_node
+from trainers.runtime.resources import (
+    named_resources,
+    refuse_crowding,
+    refuse_to_starve,
+    refuse_what_never_fits,
+    share_of_cpus,
+)
 from trainers.runtime.stall_detector import STALL_SECONDS, Lookout, Watch
 from trainers.storage.store import Store, default_storage
 
-Job = Mapping[str, Any]
-Event = dict[str, Any]
-
-MOST_WORKERS_PER_CORE = 4
 CONNECT_SECONDS = 90.0
 """Ray itself waits for minutes where something else listens at the address."""
-POLL_SECONDS = 0.3
 GRACE_SECONDS = 30.0
 RESIZE_SECONDS = 10.0
 """So often elastic training looks whether the cluster has room for more workers."""
-STILL_SECONDS = 20.0
-"""Workers that are to save, and then to be ended, are not waited for where they have not moved for so long."""
-HURRY_SECONDS = 5.0
-"""Between checkpoints once a host is about to be taken back."""
 NETWORK_SECONDS = 900
 """A rank waits so long for the others, which may decode or evaluate; dead ones are noticed by Ray, sooner."""
 _ENVIRONMENT = {
@@ -75,7 +72,7 @@ class Cluster:
         self._thread = threading.Thread(target=self._stay, daemon=True)
 
     def __enter__(self) -> Cluster:
-        _refuse_crowding(self.scale)
+        refuse_crowding(self.scale)
         environment = _ENVIRONMENT
         if self.scale.elastic:  # the hosts that were there a moment ago may be gone: try again with fewer
             environment = {**environment, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5"}
@@ -140,7 +137,7 @@ class Cluster:
         from trainers.runtime.ray_callbacks import look_again
 
         if job["data"]["mode"] == "stream":
-            _refuse_to_starve(self.scale.worker_range[1], self._resources["CPU"], ray.cluster_resources())
+            refuse_to_starve(self.scale.worker_range[1], self._resources["CPU"], ray.cluster_resources())
         desk_name = f"trainyard-desk-{uuid.uuid4().hex[:12]}"
         desk: Any = (
             ray.remote(num_cpus=0)(Desk)
@@ -236,129 +233,6 @@ def _end_without_a_word(failed: Sequence[BaseException]) -> Event:
     return ending(status, f"{why}; try a smaller --micro-batch-size")
 
 
-class Desk:
-    """A small actor, one for each run: carries events to the driver, and its wish to stop to the workers."""
-
-    def __init__(self, max_failures: int) -> None:
-        self.max_failures = max_failures
-        self.events: list[Event] = []
-        self.stop = False
-        self.saves = 0
-        """Checkpoints that were asked for."""
-        self.saved = 0
-        self.moved = 0.0
-        """Time (monotonic) when rank 0 last did, or was asked to save."""
-        self.hurry = False
-        self.over = False
-        self.starts = 0
-        self.tries: dict[int, int] = {}
-        self.error = ""
-        """What Ray said when workers died, the last time."""
-
-    def failed(self, error: str) -> None:
-        self.error = error
-
-    def begin(self, step: int) -> dict[str, Any]:
-        """A group of workers starts from the checkpoint of `step`: {start: the how many-eth, over: leave at once,
-        why: that ends the run, error: Ray's}."""
-        self.starts += 1
-        self.saved, self.hurry = self.saves, False
-        self.tries[step] = self.tries.get(step, 0) + 1
-        if self.tries[step] > self.max_failures and not self.over:
-            text = f"gave up after {self.max_failures} attempts without a new checkpoint (at step {step})"
-            return {"start": self.starts, "over": True, "why": text, "error": self.error}
-        return {"start": self.starts, "over": self.over, "why": None, "error": self.error}
-
-    def put(self, events: list[Event]) -> dict[str, Any]:
-        """Take in events; returns what is wished: {stop, saves: so many so far, hurry: save often}."""
-        for event in events:
-            if event["kind"] == "saved":
-                self.saved = self.saves
-            if event["kind"] == "beat" and event["rank"] == 0:
-                self.moved = time.monotonic() - event["idle"]
-        events = [event for event in events if event["kind"] != "saved"]
-        self.events += [] if self.over else events
-        self.over = self.over or any(event["kind"] == "done" for event in events)
-        return {"stop": self.stop, "saves": self.saves, "hurry": self.hurry}
-
-    def take(self) -> list[Event]:
-        events, self.events = self.events, []
-        return events
-
-    def ask_to_stop(self) -> None:
-        self.stop = True
-
-    def ask_to_save(self) -> None:
-        """The workers are about to be ended, to start more of them."""
-        text = "the cluster has room for more workers: a checkpoint, then training goes on with them"
-        self.put([{"kind": "message", "text": text}])
-        self.saves += 1
-        self.moved = time.monotonic()
-
-    def is_saving(self) -> bool:
-        """Whether what `ask_to_save` asked for is still to be done, and the workers get on: while a store is away
-        they train, and what they have done since the last checkpoint is not to be lost."""
-        return self.saved < self.saves and not self.over and time.monotonic() - self.moved < STILL_SECONDS
-
-    def host_goes(self, ranks: Sequence[int], seconds: float | None) -> None:
-        """The host of these ranks is about to be taken back, in so many seconds where that is known."""
-        when = "soon" if seconds is None else f"in {seconds:.0f} s"
-        text = (
-            f"the host of rank {', '.join(map(str, ranks))} is taken back {when}: checkpoints every {HURRY_SECONDS:g} s"
-        )
-        self.put([{"kind": "warning", "text": text}])
-        self.hurry = True
-
-
-class _Line:
-    """Rank 0's line to the desk: a thread sends what is told and asks for the wish to stop."""
-
-    def __init__(self, desk: Any) -> None:
-        import ray
-
-        self.desk = desk
-        self.wishes: dict[str, Any] = ray.get(desk.put.remote([]))
-        self._saves = self.wishes["saves"]
-        self._asked = time.monotonic()
-        self._queue: queue.Queue[Event] = queue.Queue()
-        self._open = True
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def tell(self, event: Event) -> None:
-        self._queue.put(event)
-
-    def stopping(self) -> bool:
-        return bool(self.wishes["stop"])
-
-    def saving(self) -> bool:
-        """Whether a checkpoint is wished for now, next to those that are due."""
-        once = self.wishes["saves"] > self._saves
-        often = self.wishes["hurry"] and time.monotonic() - self._asked > HURRY_SECONDS
-        if once or often:
-            self._saves, self._asked = self.wishes["saves"], time.monotonic()
-        return bool(once or often)
-
-    def close(self) -> None:
-        """Everything told so far has arrived."""
-        self._open = False
-        self._thread.join()
-        self._send()
-
-    def _run(self) -> None:
-        while self._open:
-            self._send()
-            time.sleep(POLL_SECONDS)
-
-    def _send(self) -> None:
-        import ray
-
-        events = []
-        while not self._queue.empty():
-            events.append(self._queue.get())
-        self.wishes = ray.get(self.desk.put.remote(events))
-
-
 def _train_worker(job: Job) -> None:
     """What Ray Train runs in every worker."""
     import ray
@@ -388,7 +262,7 @@ def _train_worker(job: Job) -> None:
         start = _begin(job, desk, rank, size)
         if start is None:
             return
-        line = _Line(desk)
+        line = Link(desk)
         attempt = job["attempt"] * 1000 + start
         end = worker.work(job, rank, size, attempt, tell, line.stopping, line.saving, watching)
     if rank == 0 or end["status"] in ("failed", "out_of_memory"):
@@ -405,7 +279,7 @@ def _begin(job: Job, desk: Any, rank: int, size: int) -> int | None:
 
     from trainers.runtime import worker
     from trainers.runtime.failures import death
-    from trainers.training import distributed as parallel
+    from trainers.training import device, distributed
     from trainers.training.checkpoint import Checkpoints
 
     start = 0
@@ -416,7 +290,7 @@ def _begin(job: Job, desk: Any, rank: int, size: int) -> int | None:
             status, cause = death(answer["error"])
             ray.get(desk.put.remote([worker.ending(status, f"{answer['why']}: {cause}")]))
         start = 0 if answer["over"] else answer["start"]
-    world = parallel.World(rank, size, parallel.settle_device(), "fp32")
+    world = distributed.World(rank, size, device.settle_device(), "fp32")
     agreed = int(world.add_up(torch.tensor(start, device=world.device)))
     return agreed or None
 
@@ -454,65 +328,3 @@ def _fit(trainer: Any, failed: list[BaseException]) -> None:
         trainer.fit()
     except BaseException as error:
         failed.append(error)
-
-
-def share_of_cpus(nodes: Sequence[Mapping[str, float]], workers: int) -> int:
-    """CPUs of each worker: a host's, less one for data tasks, shared by the workers it gets; at least 1."""
-    cpus = [int(node["CPU"]) for node in nodes if node.get("CPU")]
-    if not cpus:
-        return 1
-    each = -(-workers // len(cpus))
-    return max(1, (min(cpus) - 1) // each)
-
-
-def _refuse_crowding(scale: Scale) -> None:
-    """On this machine alone, without a cluster."""
-    inside = "ray" in sys.modules and sys.modules["ray"].is_initialized()  # a trial of a sweep; Ray is not imported yet
-    cores, workers = len(os.sched_getaffinity(0)), scale.worker_range[0]
-    if not inside and not os.environ.get("RAY_ADDRESS") and workers > MOST_WORKERS_PER_CORE * cores:
-        raise ValueError(
-            f"workers={workers} is more than {MOST_WORKERS_PER_CORE} for each of this machine's {cores} cores; "
-            f"give --workers {MOST_WORKERS_PER_CORE * cores} or fewer, or set RAY_ADDRESS to a cluster"
-        )
-
-
-def _refuse_to_starve(workers: int, cpus: float, cluster: Mapping[str, float]) -> None:
-    """Streaming decodes in tasks of Ray Data, which wait for ever where the workers hold every CPU."""
-    if cluster.get("CPU", 0) < workers * cpus + 1:
-        raise ValueError(
-            f"workers={workers} with {cpus:g} CPUs each leaves no CPU to decode pictures on: the cluster has "
-            f"{cluster.get('CPU', 0):g}; give fewer --workers or --cpus-per-worker, or --data-mode cache"
-        )
-
-
-def named_resources(scale: Scale) -> dict[str, float]:
-    """What a worker needs apart from CPUs, GPUs and memory. Ray marks hosts by a trace of their kind of GPU."""
-    kind = scale.accelerator_type
-    return {**({} if kind is None else {f"accelerator_type:{kind}": 0.001}), **scale.resources}
-
-
-def refuse_what_never_fits(workers: int, resources: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> None:
-    """Raises ValueError where neither the hosts that are there nor those the autoscaler can add hold the workers."""
-    from ray._private.state import state
-
-    places = sum(min(int(node.get(name, 0) // need) for name, need in resources.items()) for node in nodes)
-    if places >= workers:
-        return
-    addable = state.get_max_resources_from_cluster_config() or {}
-    if all(addable.get(name, 0) >= need * workers for name, need in resources.items()):
-        return
-    has = "; ".join(_spell_host(node) for node in nodes)
-    need = ", ".join(f"{value:g} {name}" for name, value in resources.items())
-    fewer = f"give --workers {places} or fewer, or ask for less for each" if places else "ask for what a host has"
-    raise ValueError(
-        f"workers={workers} with {need} each do not fit: the cluster has {len(nodes)} hosts ({has}) and its "
-        f"autoscaler adds none that would do; {fewer}"
-    )
-
-
-def _spell_host(node: Mapping[str, float]) -> str:
-    """What a host has, for people; Ray's own entries (its address, memory) are left out."""
-    mine = {name: amount for name, amount in node.items() if not name.startswith(("node:", "accelerator_type:"))}
-    others = [f"{amount:g} {name}" for name, amount in mine.items() if "memory" not in name and len(name) > 3]
-    kinds = [name.partition(":")[2] for name in node if name.startswith("accelerator_type:")]
-    return ", ".join([f"{node.get('CPU', 0):g} CPUs", f"{node.get('GPU', 0):g} GPUs", *kinds, *others])

@@ -17,10 +17,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from trainers.data.prepare import Batch, Data
+    from trainers.data.batches import Batch, Data
     from trainers.data.sampler import Pass
-    from trainers.training.checkpoint import TrainState
     from trainers.training.distributed import World
+    from trainers.training.state import TrainState
 
 Beat = dict[str, Any]
 """kind "beat"; rank, size, host; idle, seconds without a step or a batch; stalled; at and where, words; waits, whether

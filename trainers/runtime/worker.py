@@ -10,17 +10,22 @@ from typing import Any
 
 import torch
 
-from trainers.data import shard_transfer as shards
-from trainers.data.prepare import Cached, Data, Streamed, look
+from trainers.data import shard_transfer
+from trainers.data.batches import Cached, Data
+from trainers.data.source import look
+from trainers.data.stream import Streamed
 from trainers.recipe import Recipe, Scale
-from trainers.runs.record import machine
+from trainers.runs.files import not_shared, sees
+from trainers.runs.provenance import machine
 from trainers.runtime.stall_detector import Watch
-from trainers.storage.store import Store, explain, not_shared, sees
-from trainers.training import distributed as parallel
-from trainers.training import loop
-from trainers.training.checkpoint import Checkpoints, TrainState
+from trainers.storage.store import Store, explain
+from trainers.training import build, device, loop
+from trainers.training.checkpoint import Checkpoints
 from trainers.training.distributed import World
+from trainers.training.examples import show_best_and_worst
 from trainers.training.loop import Summary
+from trainers.training.state import TrainState
+from trainers.training.step import Reporter
 
 Job = Mapping[str, Any]
 """recipe, scale, folder, storage, attempt, start_id, data {mode, folder, published, node, meta}, threads, cwd, adopt:
@@ -47,9 +52,9 @@ def work(
     come again (bad values, no memory, a storage that takes no checkpoint) is an end, not an exception.
     """
     recipe, scale = Recipe.from_json(job["recipe"]), Scale.from_json(job["scale"])
-    parallel.set_threads(job["threads"])
-    world = World(rank, size, parallel.settle_device(), recipe.precision, scale.strategy)  # type: ignore[arg-type]
-    parallel.reset_peak_memory(world.device)
+    device.set_threads(job["threads"])
+    world = World(rank, size, device.settle_device(), recipe.precision, scale.strategy)  # type: ignore[arg-type]
+    device.reset_peak_memory(world.device)
     tell({"kind": "machine", "host": socket.gethostname(), "machine": machine()})
     state: TrainState | None = None
     before: dict[str, float] = {}
@@ -68,7 +73,7 @@ def work(
             state,
             data,
             world,
-            reporter=loop.Reporter(tell=tell, stopping=stopping, saving=saving),
+            reporter=Reporter(tell=tell, stopping=stopping, saving=saving),
             checkpoints=checkpoints,
             checkpoint_seconds=scale.checkpoint_seconds,
             compile=scale.compile,
@@ -104,7 +109,7 @@ def _show(
         return []
     state.load_weights(weights)
     state.ema = None
-    return loop.show_best_and_worst(recipe, state, data, world, "val")
+    return show_best_and_worst(recipe, state, data, world, "val")
 
 
 def ending(status: str, message: str) -> dict[str, Any]:
@@ -118,7 +123,7 @@ def ending(status: str, message: str) -> dict[str, Any]:
 def _open_data(job: Job, recipe: Recipe, scale: Scale) -> Data:
     where = job["data"]
     if where["mode"] == "cache":
-        return Cached(shards.local(where))
+        return Cached(shard_transfer.local(where))
     return Streamed(recipe, look(recipe, scale.data), where["meta"])
 
 
@@ -142,7 +147,7 @@ def _restore(
         snapshot = Checkpoints(Store(adopt[0])).at(adopt[1])
     else:
         snapshot = checkpoints.latest(lambda text: tell({"kind": "warning", "text": text}))
-    state = loop.create_state(recipe, meta, world, fresh=snapshot is None)
+    state = build.create_state(recipe, meta, world, fresh=snapshot is None)
     # 1 the newest checkpoint of this run that verifies; or one of another run, whose best epoch has no file here
     if snapshot is not None:
         state.restore(snapshot)
@@ -183,13 +188,13 @@ def _ending(
     best = state.history[state.best["epoch"] - 1] if state.best else {}
     keys = {"loss": "val/loss", "train_loss": "train/loss", "ms_per_image": "evaluate_ms_per_image"}
     losses = {name: best[key] for name, key in keys.items() if key in best}
-    scores = loop.make_task(recipe, meta).scores(state.counts) if state.counts else {}
+    scores = build.make_task(recipe, meta).scores(state.counts) if state.counts else {}
     return event | {
         "counts": state.counts,
         "seconds": state.seconds,
         "before": before,
         "images": round(sum(line["images_per_second"] * line["seconds"] for line in state.history)),
-        "peak_memory_bytes": parallel.peak_memory(world.device),
+        "peak_memory_bytes": device.peak_memory(world.device),
         "epoch": state.epoch,
         "best": state.best,
         "final": {**losses, **scores},

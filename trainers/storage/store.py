@@ -14,12 +14,9 @@ import json
 import logging
 import os
 import re
-import socket
-import tempfile
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -35,10 +32,6 @@ FIRST_PATIENCE = 10.0
 """The same before a run starts, when a person waits: an address may be wrong."""
 CONNECT_SECONDS, SILENT_SECONDS = 5.0, 15.0
 """A request fails where no connection stands after so long, or no byte has come for so long."""
-SEEN_SECONDS = 5.0
-"""What one host wrote is seen by the others after so long: network file systems remember what was not there."""
-UPLOAD_SECONDS = 10.0
-"""A file that has changed is uploaded after so long; later where uploading takes more than a tenth of that."""
 _S3_OPTIONS = ("endpoint_override", "region", "scheme", "force_virtual_addressing", "allow_bucket_creation")
 _LASTING = {  # what a store answers that will come again -> in plain words
     r"HTTP status 507|QuotaExceeded|InsufficientStorage|StorageFull": "the store is full",
@@ -188,107 +181,11 @@ class Store:
             ) from None
 
 
-class Mirror:
-    """A folder on this machine whose files a thread uploads, whole, some seconds after they have changed.
-
-    Files that grow (metrics, TensorBoard's) cannot be appended to in an object store, and whoever writes them does not
-    wait for a network. Names that begin with a dot stay here.
-    """
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self._scratch = tempfile.TemporaryDirectory(prefix="trainyard-")
-        self.folder = Store(self._scratch.name)
-        self._seen: dict[Path, tuple[int, int]] = {}
-        self._lock = threading.Lock()
-        self._over = threading.Event()
-        self._error: OSError | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def check(self) -> None:
-        """Raises OSError where the store did not take a file."""
-        if self._error is not None:
-            raise self._error
-
-    def flush(self) -> None:
-        """Until everything is uploaded. Raises OSError."""
-        root = Path(self._scratch.name)
-        with self._lock:
-            for path in sorted(root.rglob("[!.]*")):
-                stat = path.stat()
-                stamp = stat.st_mtime_ns, stat.st_size
-                if path.is_file() and self._seen.get(path) != stamp:
-                    self.store.write(path.relative_to(root).as_posix(), path.read_bytes())
-                    self._seen[path] = stamp
-
-    def close(self) -> None:
-        """End the thread and remove the folder, uploaded or not."""
-        self._over.set()
-        self._thread.join()
-        self._scratch.cleanup()
-
-    def _run(self) -> None:
-        pause = UPLOAD_SECONDS
-        while not self._over.wait(pause):
-            begun = time.monotonic()
-            try:
-                self.flush()
-            except OSError as error:
-                self._error = error
-                return
-            pause = max(UPLOAD_SECONDS, 10 * (time.monotonic() - begun))
-
-
 def explain(error: OSError) -> str:
     """What went wrong, in plain words: not "[Errno 28]"."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full"
     return error.strerror or str(error)
-
-
-def sees(folder: Store, file: str, start_id: str) -> bool:
-    """Whether this host sees what the driver wrote when it started, of this start. Raises OSError naming the host."""
-    until = time.monotonic() + SEEN_SECONDS
-    while True:
-        try:
-            found = folder.read_json(file)
-        except (OSError, ValueError) as error:
-            raise OSError(f"{socket.gethostname()} cannot read {folder.address}/{file}: {error}") from None
-        if isinstance(found, dict) and found.get("start_id") == start_id:
-            return True
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.5)
-
-
-def not_shared(folder: Store, hosts: Iterable[str]) -> str:
-    """What is wrong where hosts do not see a run's folder, and what to do."""
-    return (
-        f"the storage is not shared: {', '.join(sorted(set(hosts)))} cannot see {folder.address} as the driver wrote "
-        "it; mount the same disk there on every host, or give --storage an s3:// address"
-    )
-
-
-def read_run(folder: Store) -> dict[str, Any] | None:
-    """What run.json holds, or None where there is none. Raises ValueError where it is not that of a run."""
-    try:
-        found: dict[str, Any] | None = folder.read_json("run.json")
-    except ValueError as error:
-        raise ValueError(f"{error}; mend it, or remove the run's folder") from None
-    if found is not None and not (isinstance(found, dict) and {"status", "recipe", "scale"} <= found.keys()):
-        raise ValueError(f"{folder.address}/run.json is not that of a run; mend it, or remove the run's folder")
-    return found
-
-
-def read_history(folder: Store) -> list[dict[str, float]]:
-    """The lines of a run's metrics.jsonl. Raises OSError where there is no such file."""
-    return [json.loads(line) for line in folder.read("metrics.jsonl").splitlines()]
-
-
-def run_names(storage: Store) -> list[str]:
-    """The names of the runs, and folders of runs, in a storage."""
-    return [name for name in storage.names() if name != CACHE and not name.startswith(".")]
 
 
 def default_storage() -> str:

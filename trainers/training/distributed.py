@@ -12,24 +12,21 @@ each. A model that does not fit is sharded, its activations made again, its batc
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
-import re
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.checkpoint import checkpoint
+
+from trainers.training.activation_checkpointing import blocks, recompute_activations
 
 
 @dataclass(frozen=True)
@@ -75,31 +72,6 @@ class World:
         """What rank 0 wishes; waits until every worker asks."""
         mine = [float(wish and self.rank == 0) for wish in wishes]
         return [bool(wish) for wish in self.add_up(torch.tensor(mine, device=self.device)).tolist()]
-
-
-def settle_precision(wanted: str, gpus: bool) -> str:
-    """`auto` is bf16 on GPUs that have it and fp32 elsewhere; settled once, by the driver, and recorded."""
-    if wanted != "auto":
-        return wanted
-    return "bf16" if gpus and torch.cuda.is_bf16_supported() else "fp32"
-
-
-def settle_device() -> torch.device:
-    """The GPU that this process was given, else the CPU."""
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-
-
-def set_threads(threads: int) -> None:
-    """As many threads for arithmetic as the worker has CPUs: Ray starts workers with one."""
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    torch.set_num_threads(threads)
-
-
-def seed_generators(seed: int, device: torch.device) -> None:
-    """Seed the default generator, which dropout draws from: 2 us, where torch.manual_seed takes 250."""
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
 
 
 def freeze(model: nn.Module, names: tuple[str, ...]) -> None:
@@ -199,72 +171,6 @@ def accumulating(model: nn.Module, last: bool) -> Iterator[None]:
             yield
 
 
-def blocks(model: nn.Module) -> list[nn.Module]:
-    """What a model consists of: the innermost modules of several layers with weights, and the layers beside these.
-
-    A ResNet's first convolution, its residual blocks, its last layer; the pairs of convolutions of a U-Net. None where
-    weights are used in several places, which only the whole model sees.
-    """
-    names = dict(model.named_parameters(remove_duplicate=False))
-    return [] if len(set(names.values())) < len(names) else list(dict.fromkeys(_blocks_below(model)))
-
-
-def _blocks_below(module: nn.Module) -> Iterator[nn.Module]:
-    for child in module.children():
-        only_holds = isinstance(child, nn.ModuleList | nn.ModuleDict)
-        if only_holds or any(_count_weights(part) > 1 for part in child.children()):
-            yield from _blocks_below(child)
-        elif _count_weights(child):
-            yield child
-
-
-def _count_weights(module: nn.Module) -> int:
-    return sum(parameter.ndim > 1 for parameter in module.parameters())
-
-
-def recompute_activations(model: nn.Module) -> None:
-    """Activation checkpointing: of each block of layers only the input is kept, and its forward pass is made again on
-    the way back, with the same random numbers. Raises ValueError where the model has no such blocks."""
-    several = [block for block in blocks(model) if any(block.children())]
-    if not several:
-        raise ValueError(
-            "activation_checkpointing: this model has no blocks of several layers to make again; leave the flag out"
-        )
-    for block in several:
-        block.forward = _recomputed(block)  # names and structure stay
-
-
-def _recomputed(block: nn.Module) -> Any:
-    forward = block.forward
-    norms = [module for module in block.modules() if isinstance(module, _NormBase)]
-
-    def contexts() -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
-        return contextlib.nullcontext(), _at_rest(norms)
-
-    @functools.wraps(forward)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return forward(*args, **kwargs)
-        if torch.compiler.is_compiling():  # a compiled graph keeps statistics apart from what it makes again
-            return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-        return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
-
-    return run
-
-
-@contextlib.contextmanager
-def _at_rest(norms: Sequence[_NormBase]) -> Iterator[None]:
-    """Running statistics stay as they are: a pass that is made again counts once."""
-    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for norm, (momentum, tracked) in zip(norms, kept, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, tracked
-
-
 def whole(tensor: Tensor) -> Tensor:
     """A sharded tensor's whole, in which every worker must take part; any other tensor as it is."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # importing DTensor takes 0.4 s
@@ -291,68 +197,6 @@ def shares(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[st
     return {name: share(tensor, like.get(name, tensor)) for name, tensor in tensors.items()}
 
 
-class BatchNormStatistics:
-    """Running means and variances as one worker would have them.
-
-    Each worker sees its own micro-batches only, and averaging the running statistics is not what one worker
-    would have. So forwards run with momentum 1, which leaves a micro-batch's own statistics in the buffers;
-    these are exchanged once a step and applied in the order of the micro-batches.
-    """
-
-    def __init__(self, model: nn.Module, world: World) -> None:
-        layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-        self.layers = [m for m in layers if m.training] if world.size > 1 else []
-        if not self.layers:
-            return
-        self.momenta = [layer.momentum for layer in self.layers if layer.momentum is not None]
-        if len(self.momenta) < len(self.layers):
-            raise ValueError("BatchNorm with momentum=None (a cumulative average) is not supported; give a number")
-        self.kept = self._read()
-        repeats = torch.tensor([2 * layer.num_features for layer in self.layers])
-        self.factors = torch.tensor(self.momenta, dtype=torch.float64).repeat_interleave(repeats).to(self.kept.device)
-        self.tracked = int(self.layers[0].num_batches_tracked or 0)
-        for layer in self.layers:
-            layer.momentum = 1.0
-
-    def __enter__(self) -> BatchNormStatistics:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Evaluation and checkpoints see the model as its author made it."""
-        for layer, momentum in zip(self.layers, getattr(self, "momenta", []), strict=True):
-            layer.momentum = momentum
-
-    @property
-    def size(self) -> int:
-        """Numbers per micro-batch."""
-        return self.kept.numel() if self.layers else 0
-
-    def of_micro_batch(self) -> Tensor:
-        """What the last forward pass found: float64 (size,)."""
-        return self._read()
-
-    def apply(self, statistics: Tensor) -> None:
-        """Take in the statistics of a step's micro-batches, float64 (micro_batches, size), in order."""
-        if not self.layers:
-            return
-        for row in statistics:
-            self.kept = self.kept + self.factors * (row - self.kept)
-        self.tracked += len(statistics)
-        with torch.no_grad():
-            start = 0
-            for layer in self.layers:
-                assert layer.num_batches_tracked is not None
-                layer.num_batches_tracked.fill_(self.tracked)
-                for buffer in (layer.running_mean, layer.running_var):
-                    assert buffer is not None
-                    buffer.copy_(self.kept[start : start + buffer.numel()])
-                    start += buffer.numel()
-
-    def _read(self) -> Tensor:
-        parts = [b for layer in self.layers for b in (layer.running_mean, layer.running_var)]
-        return torch.cat([b.detach().double() for b in parts if b is not None])
-
-
 def interface_of(address: str) -> str | None:
     """The network interface of this host that bears an IP address; None where none does."""
     import psutil
@@ -366,27 +210,3 @@ def use_interface(name: str | None) -> None:
     if name is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # "=": not every interface that begins so
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    """Count `peak_memory` from now on: a process may train one run after the other."""
-    with contextlib.suppress(OSError):  # Linux's alone
-        Path("/proc/self/clear_refs").write_text("5")
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def peak_memory(device: torch.device) -> dict[str, int | None]:
-    """Largest memory so far, in bytes: of this process, and of torch's allocator on its GPU (None on a CPU)."""
-    import resource
-
-    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    with contextlib.suppress(OSError):
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-        host = int(found[1]) * 1024 if found else host
-    return {"host": host, "device": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None}
-
-
-def memory_held(device: torch.device) -> int:
-    """Bytes of its GPU that this process's allocator holds now; 0 on a CPU."""
-    return torch.cuda.memory_reserved(device) if device.type == "cuda" else 0

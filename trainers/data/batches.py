@@ -1,0 +1,112 @@
+"""Prepared pictures to batches."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from trainers.data.sampler import Pass
+
+Array = npt.NDArray[Any]
+
+
+class Batch(NamedTuple):
+    """What one forward pass eats."""
+
+    of: Pass
+    images: Array
+    """uint8 (N, height, width, channels)."""
+    targets: Array
+    """int64 (N,), or masks: uint8 (N, height, width)."""
+
+
+class Data(Protocol):
+    """A prepared data set, or one that is decoded on the way."""
+
+    meta: Mapping[str, Any]
+
+    def batches(self, split: str, passes: Iterable[Pass]) -> Iterator[Batch]:
+        """The batches of one rank, in order."""
+        ...
+
+
+class Cached:
+    """Prepared shards, read by memory map."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.meta: Mapping[str, Any] = json.loads((self.folder / "meta.json").read_text())
+        self._open: dict[str, tuple[list[Array], list[Array], Array]] = {}
+
+    def batches(self, split: str, passes: Iterable[Pass]) -> Iterator[Batch]:
+        images, targets, first_rows = self._split(split)
+        for of in passes:
+            yield Batch(of, _gather(images, first_rows, of.ids), _gather(targets, first_rows, of.ids))
+
+    def _split(self, split: str) -> tuple[list[Array], list[Array], Array]:
+        """(images of each shard, targets of each shard, the number of each shard's first row)."""
+        import pyarrow as pa
+
+        if split not in self._open:
+            images, targets = [], []
+            for name in self.meta["shards"][split]:
+                table = pa.ipc.open_file(pa.memory_map(str(self.folder / name))).read_all()
+                images.append(table["image"].chunk(0).to_numpy_ndarray())
+                target = table["target"].chunk(0)
+                targets.append(target.to_numpy_ndarray() if self.meta["masks"] else np.from_dlpack(target))
+            first_rows = np.cumsum([0] + [len(part) for part in images[:-1]])
+            if not self.meta["masks"]:  # few bytes: one array of them is gathered faster
+                targets = [np.concatenate(targets)]
+            self._open[split] = (images, targets, first_rows)
+        return self._open[split]
+
+
+def _gather(shards: list[Array], first_rows: Array, ids: Array) -> Array:
+    if len(shards) == 1:
+        return np.take(shards[0], ids, axis=0)
+    images = np.empty((len(ids), *shards[0].shape[1:]), shards[0].dtype)
+    numbers = np.searchsorted(first_rows, ids, side="right") - 1
+    for index, (number, row) in enumerate(zip(numbers.tolist(), ids.tolist(), strict=True)):
+        images[index] = shards[number][row - first_rows[number]]
+    return images
+
+
+def ahead(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:
+    """The same batches, up to `depth` of them made ready by a thread: for devices that compute while the host reads."""
+    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(depth)
+    left = threading.Event()
+
+    def put(item: Batch | BaseException | None) -> None:
+        while not left.is_set():
+            with contextlib.suppress(queue.Full):
+                return ready.put(item, timeout=0.1)
+        return None
+
+    def fill() -> None:
+        try:
+            for batch in batches:
+                put(batch)
+                if left.is_set():
+                    return
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=fill, name="read-ahead", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        left.set()
+        thread.join()

@@ -1,0 +1,100 @@
+"""The raw files of a data set before they are decoded: listed, checked, and the key of their cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from trainers.datasets import Item, Source
+from trainers.recipe import Recipe
+from trainers.registry import load
+from trainers.storage.store import CACHE, Store
+
+
+def cache_folder(storage: Store) -> Path:
+    """Where prepared pictures lie on this host: `$TRAINYARD_CACHE`, else `<storage>/cache`, else a folder at home."""
+    from trainers.data import shard_transfer
+
+    if storage.local is None or os.environ.get("TRAINYARD_CACHE"):
+        return shard_transfer.home()
+    return storage.local / CACHE
+
+
+def published(storage: Store) -> Store | None:
+    """Where prepared pictures lie for all hosts; None where that is the cache folder itself."""
+    return storage / CACHE if storage.local is None else None
+
+
+FORMAT = 2
+"""Of `meta.json` and the shards; another one is prepared anew."""
+
+
+def look(recipe: Recipe, data: str | None) -> Source:
+    """List the raw files. Raises ValueError for a missing path, an empty folder, a single class..."""
+    source: Source = load("datasets", recipe.dataset).source(data, **recipe.dataset_args)
+    if len(source.classes) < 2:
+        raise ValueError(f"there must be two classes or more; {data or recipe.dataset} has {source.classes}")
+    if source.masks != recipe.task.startswith("segment"):
+        what, task = ("masks", "segment") if source.masks else ("classes of whole pictures, no masks", "classify")
+        raise ValueError(f"task={recipe.task} does not fit the data set {recipe.dataset}, which has {what}; use {task}")
+    for split in ("train", "val"):
+        if not sum(len(item.targets) for item in source.splits.get(split, ())):
+            raise ValueError(f"{data or recipe.dataset} has no pictures for the {split} split; add some")
+    return source
+
+
+def cache_key(recipe: Recipe, source: Source) -> str:
+    """Changes with anything that the shards depend on: arguments, size, and each file's path, size and time."""
+    digest = hashlib.sha256()
+    wanted: list[Any] = [recipe.dataset, recipe.dataset_args, recipe.storage_size, recipe.resize, recipe.on_bad_image]
+    wanted += [source.classes, source.colours, FORMAT]
+    digest.update(json.dumps(wanted, sort_keys=True, default=list).encode())
+    seen: dict[str, str] = {}
+    for split, items in source.splits.items():
+        for item in items:
+            stamps = []
+            for path in raw_files(item):
+                if path not in seen:
+                    stat = os.stat(path)
+                    seen[path] = f"{path} {stat.st_size} {stat.st_mtime_ns}"
+                stamps.append(seen[path])
+            stamp = " ".join(stamps)
+            digest.update(f"{split} {item.name} {stamp} {list(item.targets)} {item.args}\n".encode())
+    name = Path(recipe.dataset).stem
+    height, width = recipe.storage_size
+    return f"{name}-{height}x{width}-{digest.hexdigest()[:16]}"
+
+
+def raw_files(item: Item) -> list[str]:
+    return [path for path in (item.path, item.mask_path) if path is not None]
+
+
+def bytes_needed(recipe: Recipe, source: Source) -> int:
+    """Size of the shards, in bytes."""
+    rows = sum(len(item.targets) for items in source.splits.values() for item in items)
+    return rows * row_bytes(recipe, source)
+
+
+def row_bytes(recipe: Recipe, source: Source) -> int:
+    height, width = recipe.storage_size
+    return height * width * (source.channels + source.masks)
+
+
+def choose_mode(mode: str, recipe: Recipe, source: Source, cache: Path, ray: bool) -> str:
+    """`auto` streams what would fill more than 9/10 of the free disk. Raises ValueError where that needs Ray."""
+    if mode != "auto":
+        return mode
+    home = next(path for path in (cache, *cache.parents) if path.exists())
+    needed, free = bytes_needed(recipe, source), shutil.disk_usage(home).free
+    if needed <= 0.9 * free or (cache / cache_key(recipe, source) / "meta.json").exists():
+        return "cache"
+    if not ray:
+        raise ValueError(
+            f"the prepared pictures need {needed / 2**30:.1f} GiB and {home} has {free / 2**30:.1f} GiB free; "
+            "set TRAINYARD_CACHE to a larger disk, or give --workers 1 or more to stream them"
+        )
+    return "stream"

@@ -1,0 +1,49 @@
+"""Sizes, names and errors as people read and write them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import traceback
+import typing
+from pathlib import Path
+
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+MOST_NAMES = 50
+"""Names that an error message lists."""
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "10.76GiB", "32 GB", "900MiB" or a plain number of bytes. Raises ValueError."""
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([KMGT]?I?B)?", text.strip().upper())
+    size = int(float(found[1]) * UNITS.get(found[2] or "B", 0)) if found else 0
+    if not size:
+        raise ValueError(f"{text!r} is not a size of memory; give a number above 0 and a unit, as in 10.76GiB or 900MB")
+    return size
+
+
+def spell_size(size: int) -> str:
+    """A number of bytes for people: 10.76 GiB, 512 MiB."""
+    unit, name = next(((2**n, u) for n, u in ((30, "GiB"), (20, "MiB"), (10, "KiB")) if size >= 2**n), (1, "bytes"))
+    shown = f"{size / unit:.2f}" if unit == 2**30 else f"{size / unit:.0f}"
+    return f"{shown} {name}"
+
+
+def nearest(word: str, allowed: typing.Iterable[str]) -> str:
+    """`; did you mean lr?` and the list, for an error message."""
+    names = list(allowed)
+    close = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
+    guess = f"; did you mean {' or '.join(close)}?" if close else ""
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return f"{guess} (allowed: {', '.join(names[:MOST_NAMES]) or 'none'}{more})"
+
+
+def blame(error: Exception) -> str:
+    """What went wrong in a user's file, and in which line."""
+    if isinstance(error, SyntaxError):
+        return f"{error.msg} (line {error.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = [frame for frame in frames if "site-packages" not in frame.filename][-1]
+    return f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})"

@@ -1,0 +1,70 @@
+"""A run's model as a file for other programs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainers.inference.load import open_run, restore
+from trainers.recipe import Recipe
+from trainers.storage.store import Store
+from trainers.training.distributed import World
+
+
+def export(run: str, out: str, *, storage: str | None = None) -> Path:
+    """Write the best checkpoint of a run as a torch.export program, for any batch size, and beside it `out`.json with
+    the classes and how pictures are prepared. Returns `out`.
+
+    The program is loaded again and its output compared with the model's before the file is kept. Raises ValueError
+    where a model cannot be exported, or where the two differ.
+    """
+    folder, found = open_run(run, storage)
+    recipe, meta = Recipe.from_json(found["recipe"]), found["dataset"]
+    state, world = restore(recipe, meta, folder, torch.device("cpu"))
+    model = state.model.eval()
+    images = torch.rand(3, meta["channels"], *recipe.image_size, dtype=world.dtype)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch's own, about itself
+        try:
+            shapes = ({0: torch.export.Dim("batch", min=1)},)
+            program = torch.export.export(model, (images[:2],), dynamic_shapes=shapes)
+        except Exception as error:  # whatever a model of the user's own makes torch raise
+            raise ValueError(f"the model {recipe.model} cannot be exported: {str(error).splitlines()[0]}") from None
+        target = Path(out).expanduser().absolute()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f".{target.name}.part.pt2")
+        try:
+            torch.export.save(program, part)
+            again = torch.export.load(part).module()
+            for some in (images, images[:1]):
+                torch.testing.assert_close(again(some), model(some), rtol=1e-4, atol=1e-4)
+            Store(target.parent).write_json(f"{target.name}.json", _input_of(recipe, found, world))
+            part.replace(target)
+        except AssertionError as error:
+            raise ValueError(f"the exported program of {run} differs from the model: {error}") from None
+        finally:
+            part.unlink(missing_ok=True)
+    return target
+
+
+def _input_of(recipe: Recipe, run: Mapping[str, Any], world: World) -> dict[str, Any]:
+    """What one must know to use an exported program."""
+    meta = run["dataset"]
+    return {
+        "run": run["name"],
+        "task": recipe.task,
+        "classes": meta["classes"],
+        "colours": meta.get("colours"),
+        "input": f"{str(world.dtype).removeprefix('torch.')} (batch, channels, height, width)",
+        "values": "(pixel / 255 - mean) / std",
+        "channels": meta["channels"],
+        "image_size": list(recipe.image_size),
+        "resize": recipe.resize,
+        "mean": meta["mean"],
+        "std": meta["std"],
+        "versions": run["versions"],
+    }

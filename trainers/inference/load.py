@@ -1,0 +1,39 @@
+"""A run folder to a model that predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from trainers.formatting import nearest
+from trainers.recipe import Recipe
+from trainers.runs.files import read_run, run_names
+from trainers.storage.store import Store, default_storage
+from trainers.training import build
+from trainers.training.checkpoint import Checkpoints
+from trainers.training.device import settle_device
+from trainers.training.distributed import World
+from trainers.training.state import TrainState
+
+
+def open_run(run: str, storage: str | None = None) -> tuple[Store, dict[str, Any]]:
+    """The folder of a run, by name or path, and what its run.json holds. Raises ValueError, with the nearest names."""
+    below = Store(storage or default_storage())
+    for folder in (below / run, Store(run)):
+        if (found := read_run(folder)) is not None:
+            return folder, found
+    raise ValueError(f"there is no run {run!r} in {below.address}{nearest(run, run_names(below))}")
+
+
+def restore(
+    recipe: Recipe, meta: Mapping[str, Any], folder: Store, device: torch.device | None = None
+) -> tuple[TrainState, World]:
+    """The best checkpoint's model, on this process' device or on another."""
+    world = World(0, 1, device or settle_device(), recipe.precision)  # type: ignore[arg-type]
+    weights = Checkpoints(folder).best_weights()
+    state = build.create_state(recipe, meta, world, fresh=False)
+    state.model.load_state_dict(weights)
+    state.ema = None
+    return state, world

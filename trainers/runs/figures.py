@@ -1,0 +1,228 @@
+"""Pictures of a run for people: curves and confusion matrix."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+# Okabe and Ito's colours, told apart by the colour-blind too.
+_BLUE, _ORANGE, _GREEN, _PINK, _GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#595959"
+
+
+# The scores that are drawn, after the main one, as far as there is room.
+_CURVES = "val/miou val/iou val/accuracy val/boundary_f1 val/dice val/balanced_accuracy val/f1".split()
+
+
+_MANY = 32  # more classes than this have no numbers in a confusion matrix
+
+
+# Pictures
+
+
+def draw_curves(run: dict[str, Any], history: list[dict[str, float]]) -> Figure:
+    """Small multiples over the epochs: loss and scores above; learning rate, speed and data wait below."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(12, 7), layout="constrained")
+    figure.suptitle(_title(run), fontsize=15)
+    grid = figure.add_gridspec(2, 6, height_ratios=(3, 2))
+    epochs = [line["epoch"] for line in history]
+    best = run.get("best") or {}
+
+    def panel(cell: Any, title: str, names: dict[str, str], scale: float = 1.0) -> Axes:
+        axes = figure.add_subplot(cell)
+        for (name, label), color in zip(names.items(), (_BLUE, _ORANGE, _GREEN, _PINK), strict=False):
+            values = [scale * _number(line.get(name)) for line in history]
+            marker = "o" if len(values) <= 30 else ""
+            axes.plot(epochs, values, color=color, label=label, marker=marker, markersize=4, linewidth=2, clip_on=False)
+        axes.set_title(title, loc="left", fontsize=13)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#dddddd")
+        axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.tick_params(labelsize=11)
+        return axes
+
+    main = f"val/{best.get('metric', 'loss')}"
+    # Top-5 lies so close to 1 that the others would share a corner.
+    scores = [n for n in history[-1] if n.startswith("val/") and n not in ("val/loss", "val/top5_accuracy")]
+    order = [main, *_CURVES, *scores]
+    scores.sort(key=order.index)
+    losses = {"train/loss": "train", "val/loss": "validation"}
+    upper = [panel(grid[0, :3], "loss", losses)]
+    if scores:
+        upper.append(panel(grid[0, 3:], "validation", {n: n.removeprefix("val/") for n in scores[:4]}))
+    panel(grid[1, :2], "learning rate", {"lr": "lr"})
+    speed = panel(grid[1, 2:4], "images / s", {"images_per_second": ""})
+    wait = panel(grid[1, 4:], "waiting for data, %", {"data_wait_share": ""}, scale=100)
+    for axes in (speed, wait):  # from 0, with room for the marker above
+        highest = axes.dataLim.y1
+        axes.set_ylim(0, 1.1 * highest if math.isfinite(highest) and highest > 0 else 1)
+    _mark_best(upper, best, main)
+    figure.supxlabel("epoch", fontsize=12)
+    return figure
+
+
+def _mark_best(panels: list[Axes], best: dict[str, Any], main: str) -> None:
+    for axes in panels:
+        if best.get("epoch") is not None:
+            value = f": {main.removeprefix('val/')} {_number(best.get('value')):.4g}"
+            label = f"best epoch, {best['epoch']}" + (value if axes is panels[-1] else "")
+            axes.axvline(best["epoch"], color=_GREY, linestyle="--", linewidth=1.2, label=label)
+        axes.legend(fontsize=11, facecolor="white", framealpha=0.95, edgecolor="#dddddd")
+
+
+def draw_confusion(matrix: np.ndarray, classes: list[str] | None, name: str = "", masks: bool = False) -> Figure:
+    """Rows are true classes, coloured by their share; numbers where they fit; a class's recall, IoU beside it.
+
+    The numbers are counts of up to 15 classes of pictures, else percent of the true class: pixels are too many.
+    """
+    import numpy as np
+    from matplotlib.figure import Figure
+    from mpl_toolkits.axes_grid1 import make_axes_locatable
+
+    count = len(matrix)
+    rows = matrix.sum(axis=1, keepdims=True)
+    shares = np.divide(matrix, rows, out=np.full(matrix.shape, np.nan), where=rows > 0)
+    side = min(max(0.5 * count, 2.6), 8.0)  # of the matrix, in inches
+    beside = 1.45 + (1.55 if masks else 0) + (0.6 if count > _MANY else 0)
+    figure = Figure(figsize=(side + beside, side))
+    axes = figure.add_axes((0, 0, 1, 1))  # what is around it is added by to_png
+    axes.set_facecolor("#dddddd")  # classes of which there is none
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    _label_classes(axes, [str(name) for name in classes or range(count)])
+    numbers, unit = _cell_texts(matrix, shares, masks)
+    for (row, column), text in numbers.items():
+        color = "white" if shares[row, column] > 0.55 else "black"
+        axes.text(
+            column,
+            row,
+            text,
+            ha="center",
+            va="center",
+            color=color,
+            fontsize=10 if count <= 15 else 8 if count <= 24 else 7,
+        )
+    divider = make_axes_locatable(axes)
+    _draw_bars(divider.append_axes("right", size=1.3, pad=0.15, sharey=axes), np.diag(shares), "recall, %", _BLUE)
+    if masks:
+        _draw_bars(
+            divider.append_axes("right", size=1.3, pad=0.25, sharey=axes), iou_of_classes(matrix), "IoU, %", _GREEN
+        )
+    if count > _MANY:
+        bar = figure.colorbar(image, cax=divider.append_axes("right", size=0.15, pad=0.45))
+        bar.outline.set_visible(False)
+        bar.set_label("share of the true class")
+    title = "\n".join(filter(None, (name, _summary(matrix, masks), unit)))
+    axes.set_title(title, loc="left", fontsize=13, pad=26, parse_math=False)
+    return figure
+
+
+def _cell_texts(matrix: np.ndarray, shares: np.ndarray, masks: bool) -> tuple[dict[tuple[int, int], str], str]:
+    """What the cells of a confusion matrix say, and what that is."""
+    count = len(matrix)
+    if count > _MANY:
+        return {}, ""
+    places = [(row, column) for row in range(count) for column in range(count) if matrix[row, column]]
+    if count <= 15 and not masks:
+        empty = "; empty: 0" if len(places) < count**2 else ""
+        return {place: _short(float(matrix[place])) for place in places}, f"numbers: pictures{empty}"
+    digits, least = (1, 0.05) if count <= 15 else (0, 1.0)
+    percents = {place: 100 * float(shares[place]) for place in places}
+    told = {place: f"{percent:.{digits}f}" for place, percent in percents.items() if percent >= least}
+    empty = f"; empty: below {least:g} %" if len(told) < count**2 else ""
+    return told, f"numbers: % of the true class{empty}"
+
+
+def _summary(matrix: np.ndarray, masks: bool) -> str:
+    import numpy as np
+
+    total = float(matrix.sum())
+    accuracy = 100 * float(np.trace(matrix)) / total if total else math.nan
+    if not masks:
+        return f"accuracy {accuracy:.2f} % of {_short(total)}"
+    known = iou_of_classes(matrix)[~np.isnan(iou_of_classes(matrix))]
+    mean = 100 * float(known.mean()) if len(known) else math.nan
+    return f"mIoU {mean:.2f} %, pixel accuracy {accuracy:.2f} % of {_short(total)} pixels"
+
+
+def iou_of_classes(matrix: np.ndarray) -> np.ndarray:
+    """Intersection over union of each class, 0 to 1; nan where the class is neither there nor predicted."""
+    import numpy as np
+
+    both = np.diag(matrix)
+    either = matrix.sum(axis=0) + matrix.sum(axis=1) - both
+    iou: np.ndarray = np.divide(both, either, out=np.full(len(matrix), np.nan), where=either > 0)
+    return iou
+
+
+def _label_classes(axes: Axes, names: list[str]) -> None:
+    every = math.ceil(len(names) / 50)
+    ticks = range(0, len(names), every)
+    labels = [names[tick] if len(names[tick]) <= 18 else names[tick][:17] + "…" for tick in ticks]
+    size = 11 if len(names) <= 15 else 10 if len(names) <= _MANY else 8
+    long = max(map(len, labels)) > (5 if len(names) <= 15 else 2)
+    axes.set_xticks(ticks, labels, fontsize=size, rotation=90 if long else 0, parse_math=False)
+    axes.set_yticks(ticks, labels, fontsize=size, parse_math=False)
+    axes.tick_params(length=0 if every == 1 else 3)
+    axes.set_xlabel("predicted", fontsize=12)
+    axes.set_ylabel("true", fontsize=12)
+    axes.spines[:].set_visible(False)
+
+
+def _draw_bars(axes: Axes, shares: np.ndarray, title: str, color: str) -> None:
+    """A bar a class, beside its row of the matrix."""
+    percents = [0.0 if math.isnan(share) else 100 * share for share in shares]
+    axes.barh(range(len(percents)), percents, color=color, height=0.7)
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_xlim(0, 100)
+    axes.set_xticks([0, 50, 100], ["0", "50", "100"], fontsize=9)
+    axes.tick_params(left=False, labelleft=False)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    for row, percent in enumerate(percents if len(percents) <= _MANY else []):
+        text = "none" if math.isnan(shares[row]) else f"{percent:.0f}"
+        if percent > 30:
+            axes.text(percent - 4, row, text, ha="right", va="center", color="white", fontsize=9)
+        else:
+            axes.text(percent + 4, row, text, ha="left", va="center", color="black", fontsize=9)
+
+
+def to_png(figure: Figure, dpi: int = 150) -> bytes:
+    import io
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.2)
+    return stream.getvalue()
+
+
+def _title(run: dict[str, Any]) -> str:
+    recipe = run.get("recipe", {})
+    facts = [
+        f"{recipe['model']} on {recipe['dataset']}" if "model" in recipe and "dataset" in recipe else "",
+        f"batch {recipe['batch_size']}" if "batch_size" in recipe else "",
+        f"lr {recipe['lr']:g}" if "lr" in recipe else "",
+        "" if run["status"] == "finished" else run["status"].replace("_", " "),
+    ]
+    return f"{run.get('name', '')}\n{', '.join(filter(None, facts))}"
+
+
+def _short(count: float) -> str:
+    """1234 -> 1,234; 45678 -> 46k; 1234567 -> 1.2M."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= max(size, 1e4):
+            return f"{count / size:.1f}{unit}" if count < 10 * size else f"{count / size:,.0f}{unit}"
+    return f"{count:,.0f}"
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -1,0 +1,86 @@
+"""The files of a run folder, read; and the names of runs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import socket
+import time
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from trainers.storage.store import CACHE, Store
+
+
+def run_name(recipe: str, rest: str) -> str:
+    """What a run of a recipe is called; of a recipe in a file of the user's own too."""
+    return f"{recipe.replace('.py:', '-').split('/')[-1]}-{rest}"
+
+
+def now() -> str:
+    """Date and time, as they stand in the names of runs."""
+    return f"{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def new_run_name(storage: Store, name: str) -> str:
+    """A name for a run of a recipe that no other run in `storage` has."""
+    stem = run_name(name, now())
+    others = (f"{stem}-{number}" for number in itertools.count(2))
+    return next(run for run in (stem, *itertools.islice(others, 99)) if not (storage / run).names())
+
+
+def check_run_name(run: str) -> str:
+    parts = run.split("/")
+    if run == CACHE or not all(re.fullmatch(r"\w[^?*:\\]*", part) for part in parts):
+        raise ValueError(f"--run {run} cannot be the name of a run; give letters, digits, '-', '_' and '.'")
+    return run
+
+
+SEEN_SECONDS = 5.0
+"""What one host wrote is seen by the others after so long: network file systems remember what was not there."""
+
+
+def sees(folder: Store, file: str, start_id: str) -> bool:
+    """Whether this host sees what the driver wrote when it started, of this start. Raises OSError naming the host."""
+    until = time.monotonic() + SEEN_SECONDS
+    while True:
+        try:
+            found = folder.read_json(file)
+        except (OSError, ValueError) as error:
+            raise OSError(f"{socket.gethostname()} cannot read {folder.address}/{file}: {error}") from None
+        if isinstance(found, dict) and found.get("start_id") == start_id:
+            return True
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.5)
+
+
+def not_shared(folder: Store, hosts: Iterable[str]) -> str:
+    """What is wrong where hosts do not see a run's folder, and what to do."""
+    return (
+        f"the storage is not shared: {', '.join(sorted(set(hosts)))} cannot see {folder.address} as the driver wrote "
+        "it; mount the same disk there on every host, or give --storage an s3:// address"
+    )
+
+
+def read_run(folder: Store) -> dict[str, Any] | None:
+    """What run.json holds, or None where there is none. Raises ValueError where it is not that of a run."""
+    try:
+        found: dict[str, Any] | None = folder.read_json("run.json")
+    except ValueError as error:
+        raise ValueError(f"{error}; mend it, or remove the run's folder") from None
+    if found is not None and not (isinstance(found, dict) and {"status", "recipe", "scale"} <= found.keys()):
+        raise ValueError(f"{folder.address}/run.json is not that of a run; mend it, or remove the run's folder")
+    return found
+
+
+def read_history(folder: Store) -> list[dict[str, float]]:
+    """The lines of a run's metrics.jsonl. Raises OSError where there is no such file."""
+    return [json.loads(line) for line in folder.read("metrics.jsonl").splitlines()]
+
+
+def run_names(storage: Store) -> list[str]:
+    """The names of the runs, and folders of runs, in a storage."""
+    return [name for name in storage.names() if name != CACHE and not name.startswith(".")]

@@ -1,0 +1,108 @@
+"""Where a number comes from: versions, commit, machine."""
+
+from __future__ import annotations
+
+import glob
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    pass
+
+
+_PACKAGES = ("trainyard", "torch", "torchvision", "ray", "pyarrow", "numpy")
+
+
+# Where a number comes from
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that matter; what is not installed is left out."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """The git commit of the current folder, with "-dirty" where files were changed; None without git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=1)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None if result.returncode == 0 else None
+
+
+def machine() -> dict[str, Any]:
+    """What this process may use of this host: {cpu, cores, memory_bytes, gpus: [{name, memory_bytes}]}."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    found = _cgroup("memory", "memory.max", "memory.limit_in_bytes")
+    limits = [int(text) for text in found if text.isdigit()]
+    return {
+        "cpu": _cpu_name(),
+        "cores": max(1, int(min([usable, *_cpu_quotas()]))),
+        "memory_bytes": min([memory, *limits]),
+        "gpus": _gpus(),
+    }
+
+
+def _cpu_name() -> str:
+    if sys.platform == "darwin":
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _gpus() -> list[dict[str, Any]]:
+    """Asks torch, but does not import it for nothing."""
+    if "torch" not in sys.modules and not glob.glob("/dev/nvidia[0-9]*") and not os.path.exists("/dev/dxg"):
+        return []
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    found = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+    return [{"name": gpu.name, "memory_bytes": gpu.total_memory} for gpu in found]
+
+
+def _cpu_quotas() -> Iterator[float]:
+    """How many cores' time the control groups grant."""
+    for text in _cgroup("cpu", "cpu.max", ""):  # version 2: "150000 100000" or "max 100000"
+        quota, _, period = text.partition(" ")
+        if quota.isdigit():
+            yield int(quota) / int(period)
+    quotas, periods = _cgroup("cpu", "", "cpu.cfs_quota_us"), _cgroup("cpu", "", "cpu.cfs_period_us")
+    for quota, period in zip(quotas, periods, strict=False):
+        if quota.isdigit():  # "-1" without a limit
+            yield int(quota) / int(period)
+
+
+def _cgroup(controller: str, name_v2: str, name_v1: str) -> Iterator[str]:
+    """What a file says in the control group of this process and in all above it, whose limits hold too."""
+    mount = Path("/sys/fs/cgroup")
+    groups = Path("/proc/self/cgroup")
+    for entry in groups.read_text().splitlines() if groups.exists() else []:
+        number, controllers, path = entry.split(":", 2)
+        if number != "0" and controller not in controllers.split(","):
+            continue
+        root, name = (mount, name_v2) if number == "0" else (mount / controllers, name_v1)
+        folder = root / path.lstrip("/")
+        for group in (folder, *folder.parents):
+            if name and (group / name).is_file():
+                yield (group / name).read_text().strip()
+            if group == root:
+                break

@@ -1,0 +1,129 @@
+"""The TensorBoard files of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from trainers.storage.store import Store
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+
+from trainers.runs.figures import to_png
+
+_TAGS = {  # fields of a line of metrics.jsonl that have another name in TensorBoard
+    "images_per_second": "speed/images_per_second",
+    "data_wait_share": "speed/data_wait_share",
+    "evaluate_ms_per_image": "speed/evaluate_ms_per_image",
+    "lr": "optim/lr",
+}
+
+
+# The columns of the HPARAMS table, in this order: what people vary.
+_HPARAMS = (
+    "lr batch_size micro_batch_size image_size epochs optimizer momentum weight_decay schedule warmup_epochs "
+    "clip_norm ema class_weights augment model model_args dataset dataset_args task_args precision seed"
+).split()
+
+
+class Board:
+    """TensorBoard's files, in a folder on this machine."""
+
+    def __init__(self, folder: Store, first_picture: float = 0.0) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter((folder / "tensorboard").address)
+        self._opened = time.monotonic()
+        self._next_picture = self._opened + first_picture
+        self._drawn: np.ndarray | None = None  # the matrix, and the other pictures by tag
+        self._pictures: dict[str, bytes] = {}
+
+    def scalars(self, line: Mapping[str, float]) -> None:
+        """The curves: x is the epoch, not the step, so runs of any batch size lie above each other."""
+        for name, value in line.items():
+            tag = _TAGS.get(name, name)
+            if "/" in tag and value is not None:
+                self._writer.add_scalar(tag, value, int(line["epoch"]))
+
+    def wants_picture(self) -> bool:
+        """Not before 10 s, 20 times what the last one took, nor 5 % of the time up to now, after it: drawing costs."""
+        return time.monotonic() >= self._next_picture
+
+    @contextlib.contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Around the pictures of one epoch, which share the wait for the next ones."""
+        begun = time.monotonic()
+        yield
+        now = time.monotonic()
+        self._next_picture = now + max(10.0, 20 * (now - begun), 0.05 * (now - self._opened))
+
+    def confusion(self, matrix: np.ndarray, draw: Callable[[np.ndarray], Figure], epoch: int) -> None:
+        """The confusion matrix, drawn by `draw`, if it is not the one drawn last."""
+        if self._drawn is None or not (self._drawn == matrix).all():
+            self._drawn = matrix.copy()
+            self.picture("confusion", to_png(draw(matrix), dpi=90), epoch)
+
+    def picture(self, tag: str, png: bytes, epoch: int) -> None:
+        """A PNG file in the Images tab, if it is not the one shown there last."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        if self._pictures.get(tag) == png:
+            return
+        self._pictures[tag] = png
+        width, height = struct.unpack(">II", png[16:24])
+        image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
+        self._add(Summary(value=[Summary.Value(tag=tag, image=image)]), epoch)
+
+    def hparams(self, run: dict[str, Any], epoch: int) -> None:
+        """A row of the HPARAMS table. `add_hparams` would make a run of its own of it."""
+        from torch.utils.tensorboard.summary import hparams
+
+        metrics = dict(_hparam_metrics(run))
+        for tag, value in metrics.items():
+            self._writer.add_scalar(tag, value, epoch)
+        for summary in hparams(dict(_hparams(run)), metrics):
+            self._add(summary)
+
+    def save(self) -> None:
+        """Make what was added readable by others."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _add(self, summary: Any, epoch: int | None = None) -> None:
+        self._writer._get_file_writer().add_summary(summary, epoch)
+
+
+def _hparams(run: dict[str, Any]) -> Iterator[tuple[str, str | float]]:
+    """What the HPARAMS table shows of a run: the recipe, and the number of workers."""
+
+    def flat(name: str, value: Any) -> Iterator[tuple[str, str | float]]:
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                yield from flat(f"{name}.{key}", inner)
+        elif isinstance(value, list | tuple):
+            yield name, "x".join(map(str, value))[:40]
+        elif isinstance(value, bool):
+            yield name, str(value).lower()
+        elif value is not None:
+            yield name, value
+
+    for name in _HPARAMS:
+        yield from flat(name, run["recipe"].get(name))
+    yield from flat("workers", run.get("scale", {}).get("workers"))
+
+
+def _hparam_metrics(run: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """What the HPARAMS table says of how a run went: `hparam/val_accuracy`, ..."""
+    best, final = run.get("best") or {}, run.get("final") or {}
+    found = {"best_epoch": best.get("epoch"), f"val_{best.get('metric')}": best.get("value")}
+    found |= {"val_loss": final.get("loss"), "images_per_second": run.get("images_per_second")}
+    for name, value in found.items():
+        if isinstance(value, int | float):
+            yield f"hparam/{name}", value

@@ -1,0 +1,73 @@
+"""What a run asks of the cluster's hosts; what no host can hold is refused."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from trainers.recipe import Scale
+
+MOST_WORKERS_PER_CORE = 4
+
+
+def share_of_cpus(nodes: Sequence[Mapping[str, float]], workers: int) -> int:
+    """CPUs of each worker: a host's, less one for data tasks, shared by the workers it gets; at least 1."""
+    cpus = [int(node["CPU"]) for node in nodes if node.get("CPU")]
+    if not cpus:
+        return 1
+    each = -(-workers // len(cpus))
+    return max(1, (min(cpus) - 1) // each)
+
+
+def refuse_crowding(scale: Scale) -> None:
+    """On this machine alone, without a cluster."""
+    inside = "ray" in sys.modules and sys.modules["ray"].is_initialized()  # a trial of a sweep; Ray is not imported yet
+    cores, workers = len(os.sched_getaffinity(0)), scale.worker_range[0]
+    if not inside and not os.environ.get("RAY_ADDRESS") and workers > MOST_WORKERS_PER_CORE * cores:
+        raise ValueError(
+            f"workers={workers} is more than {MOST_WORKERS_PER_CORE} for each of this machine's {cores} cores; "
+            f"give --workers {MOST_WORKERS_PER_CORE * cores} or fewer, or set RAY_ADDRESS to a cluster"
+        )
+
+
+def refuse_to_starve(workers: int, cpus: float, cluster: Mapping[str, float]) -> None:
+    """Streaming decodes in tasks of Ray Data, which wait for ever where the workers hold every CPU."""
+    if cluster.get("CPU", 0) < workers * cpus + 1:
+        raise ValueError(
+            f"workers={workers} with {cpus:g} CPUs each leaves no CPU to decode pictures on: the cluster has "
+            f"{cluster.get('CPU', 0):g}; give fewer --workers or --cpus-per-worker, or --data-mode cache"
+        )
+
+
+def named_resources(scale: Scale) -> dict[str, float]:
+    """What a worker needs apart from CPUs, GPUs and memory. Ray marks hosts by a trace of their kind of GPU."""
+    kind = scale.accelerator_type
+    return {**({} if kind is None else {f"accelerator_type:{kind}": 0.001}), **scale.resources}
+
+
+def refuse_what_never_fits(workers: int, resources: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> None:
+    """Raises ValueError where neither the hosts that are there nor those the autoscaler can add hold the workers."""
+    from ray._private.state import state
+
+    places = sum(min(int(node.get(name, 0) // need) for name, need in resources.items()) for node in nodes)
+    if places >= workers:
+        return
+    addable = state.get_max_resources_from_cluster_config() or {}
+    if all(addable.get(name, 0) >= need * workers for name, need in resources.items()):
+        return
+    has = "; ".join(_spell_host(node) for node in nodes)
+    need = ", ".join(f"{value:g} {name}" for name, value in resources.items())
+    fewer = f"give --workers {places} or fewer, or ask for less for each" if places else "ask for what a host has"
+    raise ValueError(
+        f"workers={workers} with {need} each do not fit: the cluster has {len(nodes)} hosts ({has}) and its "
+        f"autoscaler adds none that would do; {fewer}"
+    )
+
+
+def _spell_host(node: Mapping[str, float]) -> str:
+    """What a host has, for people; Ray's own entries (its address, memory) are left out."""
+    mine = {name: amount for name, amount in node.items() if not name.startswith(("node:", "accelerator_type:"))}
+    others = [f"{amount:g} {name}" for name, amount in mine.items() if "memory" not in name and len(name) > 3]
+    kinds = [name.partition(":")[2] for name in node if name.startswith("accelerator_type:")]
+    return ", ".join([f"{node.get('CPU', 0):g} CPUs", f"{node.get('GPU', 0):g} GPUs", *kinds, *others])

@@ -1,0 +1,37 @@
+"""Loss weights of classes from how often they occur."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def weigh_classes(kind: str, counts: Sequence[int], areas: Sequence[int] | None = None) -> Tensor | None:
+    """Loss weights, float64 (classes,); None for kind "none".
+
+    Parameters: `counts`, images or labelled pixels of each class in training; `areas`, of masks: labelled pixels of
+    the images in which the class occurs. With total = sum(counts) and share = count / total, the kinds are
+
+    inverse: total / (classes * count), as scikit-learn's "balanced" (King and Zeng 2001)
+    median: median of the frequencies of the classes that occur / frequency, where frequency = count / area
+        (Eigen and Fergus 2015, section 6.3.2); share without `areas`
+    erfnet: 1 / ln(1.02 + share) (Paszke et al. 2016, ENet, section 5.2; ERFNet uses it too)
+
+    A class that does not occur gets 0: no training loss depends on its weight, and in the validation loss the formulas'
+    infinity (50.5 of "erfnet") would drown what could be learned.
+    """
+    if kind == "none":
+        return None
+    count = torch.tensor(counts, dtype=torch.float64)
+    total = count.sum()
+    if kind == "inverse":
+        weights = total / (len(count) * count)
+    elif kind == "median":
+        frequency = count / (total if areas is None else torch.tensor(areas, dtype=torch.float64))
+        weights = torch.quantile(frequency[count > 0], 0.5) / frequency
+    else:
+        assert kind == "erfnet", kind
+        weights = 1 / (1.02 + count / total).log()
+    return torch.where(count > 0, weights, 0.0)

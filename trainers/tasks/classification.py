@@ -1,0 +1,73 @@
+"""One class for each image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from trainers.tasks.base import Counts, Floats, Ints, Scores, precise
+from trainers.tasks.boundary_f1 import divide
+
+
+class Classify:
+    """One class per image: cross-entropy; accuracy, top-5, balanced accuracy, precision, recall, F1."""
+
+    metric = "accuracy"
+    shown = 0
+
+    def __init__(self, classes: int, class_weights: Tensor | None = None, *, label_smoothing: float = 0.0) -> None:
+        """Parameters: `classes`; `class_weights`, float (classes,) or None; `label_smoothing` in [0, 1)
+        (Szegedy et al. 2016, section 7). Raises ValueError."""
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing={label_smoothing} is not allowed; give 0 up to, not including, 1")
+        self.classes, self.class_weights, self.label_smoothing = classes, class_weights, label_smoothing
+
+    def weight(self, target: Tensor) -> Tensor | None:
+        """The sum of the class weights, float64 (1,); None without class weights. `target`: int64 (N,)."""
+        if self.class_weights is None:
+            return None
+        return self.class_weights.to(target.device, torch.float64)[target].sum()[None]
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Sum of cross-entropies, (1,), in fp32 or better. `output`: logits (N, classes); `target`: int64 (N,)."""
+        logits = precise(output)
+        weights = None if self.class_weights is None else self.class_weights.to(logits.device, logits.dtype)
+        smoothing = self.label_smoothing
+        return functional.cross_entropy(logits, target, weights, reduction="sum", label_smoothing=smoothing)[None]
+
+    def labels(self, output: Tensor, size: tuple[int, int]) -> Tensor:
+        """The class of the largest logit, int64 (N,); `size` is not looked at."""
+        return output.argmax(1)
+
+    def counts(self, output: Tensor, target: Tensor) -> Counts:
+        """`confusion`: int64 (classes, classes), rows are true classes; `top5`: int64, 0-d."""
+        flat = target * self.classes + output.argmax(1)
+        confusion = torch.bincount(flat, minlength=self.classes**2).view(self.classes, self.classes)
+        best = output.topk(min(5, self.classes), dim=1).indices
+        return Counts({"confusion": confusion, "top5": (best == target[:, None]).sum()}, {})
+
+    def ranking(self, counts: Mapping[str, Ints]) -> Floats | None:
+        """None: images are not ranked."""
+        return None
+
+    def scores(self, counts: Mapping[str, Ints]) -> Scores:
+        """accuracy, top5_accuracy, balanced_accuracy (mean recall of the classes that occur), and the means over
+        classes of precision, recall and F1 with, under `per_class`, their lists. A ratio of 0 to 0 counts as 0."""
+        confusion = counts["confusion"]
+        total, right = confusion.sum(), np.diag(confusion)
+        true, predicted = confusion.sum(1), confusion.sum(0)
+        recall, precision = divide(right, true), divide(right, predicted)
+        f1 = divide(2 * right, true + predicted)
+        return {
+            "accuracy": float(right.sum() / total),
+            "top5_accuracy": float(counts["top5"] / total),
+            "balanced_accuracy": float(recall[true > 0].mean()),
+            "precision": float(precision.mean()),
+            "recall": float(recall.mean()),
+            "f1": float(f1.mean()),
+            "per_class": {"precision": precision.tolist(), "recall": recall.tolist(), "f1": f1.tolist()},
+        }

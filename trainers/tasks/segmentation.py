@@ -1,0 +1,253 @@
+"""One class for each pixel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from trainers.datasets import IGNORED
+from trainers.tasks import boundary_f1
+from trainers.tasks.base import Counts, Floats, Ints, Scores, precise
+from trainers.tasks.boundary_f1 import divide
+
+LOSSES = ("cross_entropy", "dice", "sum")
+
+
+_RESIZED_AT_ONCE = 2**26
+"""Logits that `Segment.labels` resizes at a time: 256 MiB in fp32."""
+
+
+class Segment:
+    """One class per pixel. `target` is int64 (N, H, W), class numbers or IGNORED; `output` is logits
+    (N, classes, h, w), where h and w are H and W divided by `stride`, rounded up.
+
+    The loss is measured at the model's size, against the mask shrunk to it; scores at the mask's own size.
+    """
+
+    metric = "miou"
+    shown = 4
+
+    def __init__(
+        self,
+        classes: int,
+        class_weights: Tensor | None = None,
+        *,
+        loss: str = "cross_entropy",
+        stride: int = 1,
+        boundary_tolerance: float = 0.0075,
+    ) -> None:
+        """Parameters:
+
+        classes, class_weights: their number, at most 255; float (classes,) or None
+        loss: "cross_entropy"; "dice" (Milletari, Navab and Ahmadi 2016, V-Net, section 3), which class weights do
+            not enter; "sum" of both
+        stride: of the model; 8 where it predicts at an eighth of the image's height and width
+        boundary_tolerance: distance at which boundaries still match, as a share of the image's diagonal; 0: the
+            boundary F1 is not computed
+
+        Raises ValueError.
+        """
+        if loss not in LOSSES:
+            raise ValueError(f"loss={loss!r} is not known; choose from {', '.join(LOSSES)}")
+        if not isinstance(stride, int) or stride < 1:
+            raise ValueError(f"stride={stride!r} is not allowed; give a whole number, 1 or more")
+        if not 0 <= boundary_tolerance <= 1:
+            raise ValueError(f"boundary_tolerance={boundary_tolerance} is not allowed; give a share from 0 to 1")
+        if class_weights is not None and loss == "dice":
+            raise ValueError("loss='dice' knows no class weights; give class weights 'none', or loss 'sum'")
+        self.classes, self.class_weights = classes, class_weights
+        self.loss_kind, self.stride, self.boundary_tolerance = loss, stride, boundary_tolerance
+        self._weight_of_label = torch.zeros(IGNORED + 1, dtype=torch.float64)  # by what a mask may hold
+        self._weight_of_label[:classes] = 1.0 if class_weights is None else class_weights
+
+    @property
+    def channels(self) -> int:
+        """Channels of the output."""
+        return self.classes
+
+    def weight(self, target: Tensor) -> Tensor:
+        """The divisors, float64 (terms,): of cross-entropy the sum of the class weights of the labelled pixels (their
+        number, without weights), of Dice the number of images with any labelled pixel."""
+        target = self._shrink(target)
+        terms = []
+        if self.loss_kind != "dice":
+            terms.append(self._weight_of_label.to(target.device)[target].sum())
+        if self.loss_kind != "cross_entropy":
+            terms.append((target != IGNORED).flatten(1).any(1).sum(dtype=torch.float64))
+        return torch.stack(terms)
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Sums over the labelled pixels (cross-entropy) and over the images (Dice), float64 (terms,), of losses in
+        fp32 or better. Raises ValueError where the output's shape does not fit."""
+        logits, shrunk = precise(output), self._shrink(target)
+        self._check(logits, target, shrunk)
+        terms = []
+        if self.loss_kind != "dice":
+            terms.append(self._cross_entropy(logits, shrunk).sum((1, 2)).double().sum())
+        if self.loss_kind != "cross_entropy":
+            terms.append(self._dice(logits, shrunk).double().sum())
+        return torch.stack(terms)
+
+    def labels(self, output: Tensor, size: tuple[int, int]) -> Tensor:
+        """The class of the largest logit, uint8 (N, *size); logits of another size are resized bilinearly."""
+        if output.shape[2:] == size:
+            return self._decide(output)
+        rows = max(1, _RESIZED_AT_ONCE // (output.shape[1] * math.prod(size)))
+        parts = [functional.interpolate(precise(part), size, mode="bilinear") for part in output.split(rows)]
+        return torch.cat([self._decide(part) for part in parts])
+
+    def counts(self, output: Tensor, target: Tensor) -> Counts:
+        """Those of `count`, for the model's output."""
+        size = (target.shape[1], target.shape[2])
+        return self.count(self.labels(output, size), target)
+
+    def count(self, labels: Tensor, target: Tensor) -> Counts:
+        """Counts of predicted classes `labels`, uint8 (N, H, W), at the labelled pixels.
+
+        total: `confusion`, int64 (classes, classes), rows are true classes. per_image: `overlap`, int32
+        (N, classes, 2), intersection and union of each class; `boundary`, int32 (N, classes, 4), see
+        `boundary.match`, unless the tolerance is 0.
+        """
+        classes, images = self.classes, len(target)
+        cell = target.clamp(max=classes).int()  # ignored pixels get a row of their own, which is dropped
+        cell += torch.arange(0, images * (classes + 1), classes + 1, device=cell.device).view(-1, 1, 1)
+        cell *= classes
+        cell += labels
+        flat = torch.bincount(cell.flatten(), minlength=images * (classes + 1) * classes)
+        confusion = flat.view(images, classes + 1, classes)[:, :classes]
+        both = confusion.diagonal(dim1=1, dim2=2)
+        overlap = torch.stack([both, confusion.sum(1) + confusion.sum(2) - both], 2).int()
+        per_image = {"overlap": overlap}
+        if self.boundary_tolerance:
+            per_image["boundary"] = boundary_f1.match(labels, target, classes, self.boundary_tolerance)
+        return Counts({"confusion": confusion.sum(0)}, per_image)
+
+    def ranking(self, counts: Mapping[str, Ints]) -> Floats | None:
+        """Mean IoU of each image over the classes in its truth or prediction; NaN without a labelled pixel."""
+        both, either = counts["overlap"][..., 0], counts["overlap"][..., 1]
+        return divide(divide(both, either).sum(1), (either > 0).sum(1), np.nan)
+
+    def scores(self, counts: Mapping[str, Ints]) -> Scores:
+        """Scores of all labelled pixels of the split together, and of boundaries. A ratio of 0 to 0 counts as 0.
+
+        accuracy: share of the pixels that are right
+        class_accuracy: mean of the classes' accuracies (recalls), over the classes that occur in the truth
+        miou, dice: means over the classes that occur in truth or prediction; f1 is another name of dice: of pixels
+            both are 2 TP / (2 TP + FP + FN)
+        fw_iou: mean of the classes' IoU, weighted with their share of the true pixels
+        boundary_f1: mean over classes of the mean over images, see `boundary.f1`
+        per_class: lists of iou, accuracy, precision, recall (the same as accuracy), dice, f1, boundary_f1; None for
+            a class that does not occur, see above
+        """
+        confusion = counts["confusion"].astype(np.int64)
+        both, true, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+        either = true + predicted - both
+        iou, dice = divide(both, either, np.nan), divide(2 * both, true + predicted, np.nan)
+        recall = divide(both, true, np.nan)
+        precision = np.where(either > 0, divide(both, predicted), np.nan)
+        lists = {"iou": iou, "accuracy": recall, "precision": precision, "recall": recall, "dice": dice, "f1": dice}
+        scores: Scores = {
+            "accuracy": float(divide(both.sum(), true.sum())),
+            "class_accuracy": _mean(recall),
+            "miou": _mean(iou),
+            "fw_iou": float(divide(np.nansum(true * iou), true.sum())),
+            "dice": _mean(dice),
+            "f1": _mean(dice),
+        }
+        if "boundary" in counts:
+            lists["boundary_f1"] = boundary_f1.f1(counts["boundary"])
+            scores["boundary_f1"] = _mean(lists["boundary_f1"])
+        listed = {k: [None if math.isnan(x) else x for x in values.tolist()] for k, values in lists.items()}
+        return {**scores, "per_class": listed}
+
+    def _shrink(self, target: Tensor) -> Tensor:
+        """The mask at the model's size: nearest neighbour, of pixel centres."""
+        if self.stride == 1:
+            return target
+        height, width = (
+            (torch.arange(0, size, self.stride, device=target.device) + self.stride // 2).clamp(max=size - 1)
+            for size in target.shape[1:]
+        )
+        return target[:, height[:, None], width]
+
+    def _check(self, logits: Tensor, target: Tensor, shrunk: Tensor) -> None:
+        size, wanted = tuple(logits.shape[2:]), tuple(shrunk.shape[1:])
+        if logits.shape[1] != self.channels:
+            raise ValueError(f"the model's output has {logits.shape[1]} channels; this task needs {self.channels}")
+        if size == wanted:
+            return
+        height, width = target.shape[1:]
+        strides = (s for s in range(1, max(height, width) + 1) if (-(-height // s), -(-width // s)) == size)
+        stride = next(strides, None)
+        raise ValueError(
+            f"the model's output is {size[0]}x{size[1]} (height x width) for masks of {height}x{width}, which "
+            f"stride={self.stride} of task_args makes {wanted[0]}x{wanted[1]}; "
+            + (f"give stride={stride}" if stride else "no stride fits: change the model or image_size")
+        )
+
+    def _cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Weighted cross-entropies of the pixels, (N, h, w); 0 where ignored."""
+        weights = None if self.class_weights is None else self.class_weights.to(logits.device, logits.dtype)
+        return functional.cross_entropy(logits, target, weights, ignore_index=IGNORED, reduction="none")
+
+    def _dice(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Dice losses of the images, (N,): means over the classes that occur in them; 0 where all is ignored."""
+        number = torch.arange(self.classes, device=target.device)[:, None, None]
+        truth = target[:, None] == number  # (N, classes, h, w)
+        losses = _dice_losses(logits.softmax(1), truth, target)
+        present = truth.flatten(2).any(2)
+        return (losses * present).sum(1) / present.sum(1).clamp(min=1)
+
+    def _decide(self, logits: Tensor) -> Tensor:
+        return logits.argmax(1).to(torch.uint8)
+
+
+class SegmentBinary(Segment):
+    """Background (0) and foreground (1), from one logit per pixel: `output` is (N, 1, h, w)."""
+
+    metric = "iou"
+
+    @property
+    def channels(self) -> int:
+        """Channels of the output."""
+        return 1
+
+    def scores(self, counts: Mapping[str, Ints]) -> Scores:
+        """Those of `Segment`, but dice and f1 are the foreground's, as are iou, precision and recall; 0 where there
+        is none."""
+        scores = super().scores(counts)
+        names = ("iou", "dice", "f1", "precision", "recall")
+        return {**scores, **{name: scores["per_class"][name][1] or 0.0 for name in names}}
+
+    def _cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
+        weights = self._weight_of_label.to(logits.device, logits.dtype)[target]
+        truth = (target == 1).to(logits.dtype)
+        return functional.binary_cross_entropy_with_logits(logits[:, 0], truth, weights, reduction="none")
+
+    def _dice(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Dice losses of the foregrounds, (N,)."""
+        return _dice_losses(logits.sigmoid(), target[:, None] == 1, target)[:, 0]
+
+    def _decide(self, logits: Tensor) -> Tensor:
+        return (logits[:, 0] > 0).to(torch.uint8)
+
+
+def _dice_losses(probabilities: Tensor, truth: Tensor, target: Tensor) -> Tensor:
+    """1 - (2 sum(p t) + 1) / (sum(p^2) + sum(t) + 1) over the labelled pixels, (N, channels); t is 0 or 1.
+
+    The ratio of Milletari et al., with 1 added above and below: an empty truth is best met by an empty prediction.
+    """
+    p = probabilities * (target != IGNORED)[:, None]
+    both = torch.where(truth, p, 0).sum((2, 3))
+    return 1 - (2 * both + 1) / (p.square().sum((2, 3)) + truth.sum((2, 3)) + 1)
+
+
+def _mean(values: Floats) -> float:
+    """Over those that are not NaN; 0 where there are none."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else 0.0

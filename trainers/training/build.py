@@ -1,0 +1,76 @@
+"""A recipe to its model, task, optimizer and first state."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainers.recipe import Recipe
+from trainers.registry import load
+from trainers.tasks.base import Task
+from trainers.tasks.class_weights import weigh_classes
+from trainers.tasks.make import make, outputs
+from trainers.training import distributed
+from trainers.training.distributed import World
+from trainers.training.state import TrainState
+
+
+def build_model(recipe: Recipe, meta: Mapping[str, Any]) -> nn.Module:
+    """The recipe's model with the weights of its seed, on the CPU. Raises ValueError where data and model differ."""
+    channels = outputs(recipe.task, len(meta["classes"]))
+    facts = {"image_size": recipe.image_size, "channels": meta["channels"], "classes": channels}
+    for name, value in facts.items():
+        if recipe.model_args.get(name, value) != value:
+            raise ValueError(
+                f"model_args {name}={recipe.model_args[name]} does not fit the data, which has {name}={value}; "
+                f"leave {name} out of --model-args"
+            )
+    torch.manual_seed(recipe.seed)
+    model: nn.Module = load("models", recipe.model).build(**{**recipe.model_args, **facts})
+    return model
+
+
+def without_weights(recipe: Recipe) -> Recipe:
+    """The recipe, but its model is built without reading weights from anywhere."""
+    return recipe.replace(model_args={"weights": None}) if "weights" in recipe.model_args else recipe
+
+
+def make_task(recipe: Recipe, meta: Mapping[str, Any]) -> Task:
+    """The recipe's loss and scores for this data set."""
+    weights = weigh_classes(recipe.class_weights, meta["class_counts"]["train"], meta.get("class_areas"))
+    return make(recipe.task, recipe.task_args, len(meta["classes"]), weights)
+
+
+def create_state(recipe: Recipe, meta: Mapping[str, Any], world: World, *, fresh: bool = True) -> TrainState:
+    """The state of a run before its first step, the same on every rank; not `fresh`: about to be restored."""
+    if not fresh:  # downloads nothing
+        recipe = without_weights(recipe)
+    model = build_model(recipe, meta)
+    distributed.freeze(model, recipe.frozen)
+    model = distributed.place(model, world)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    ema = None if recipe.ema is None else {k: v.detach().clone() for k, v in model.state_dict().items()}
+    optimizer = _optimizer(recipe, trained, fused=not world.sharded)
+    return TrainState(model=model, optimizer=optimizer, ema=ema)
+
+
+def _optimizer(recipe: Recipe, parameters: list[nn.Parameter], *, fused: bool = True) -> torch.optim.Optimizer:
+    common: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": fused}
+    if recipe.optimizer == "sgd":
+        return _plain(torch.optim.SGD)(parameters, momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
+    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    return _plain(kind)(parameters, betas=(recipe.momentum, 0.999), **common)
+
+
+@functools.cache
+def _plain(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """An optimizer without the decorators that are for compiled steps. They import torch._dynamo: 1.2 s and 146 MiB
+    in every process that trains alone, such as each that runs trials."""
+    names = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    return type(kind.__name__, (kind,), {**methods, "step": torch.no_grad()(inspect.unwrap(kind.step))})

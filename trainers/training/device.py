@@ -1,0 +1,59 @@
+"""The device of a process: precision, threads, seeds, memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from pathlib import Path
+
+import torch
+
+
+def settle_precision(wanted: str, gpus: bool) -> str:
+    """`auto` is bf16 on GPUs that have it and fp32 elsewhere; settled once, by the driver, and recorded."""
+    if wanted != "auto":
+        return wanted
+    return "bf16" if gpus and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def settle_device() -> torch.device:
+    """The GPU that this process was given, else the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def set_threads(threads: int) -> None:
+    """As many threads for arithmetic as the worker has CPUs: Ray starts workers with one."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed the default generator, which dropout draws from: 2 us, where torch.manual_seed takes 250."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Count `peak_memory` from now on: a process may train one run after the other."""
+    with contextlib.suppress(OSError):  # Linux's alone
+        Path("/proc/self/clear_refs").write_text("5")
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory(device: torch.device) -> dict[str, int | None]:
+    """Largest memory so far, in bytes: of this process, and of torch's allocator on its GPU (None on a CPU)."""
+    import resource
+
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    with contextlib.suppress(OSError):
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        host = int(found[1]) * 1024 if found else host
+    return {"host": host, "device": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None}
+
+
+def memory_held(device: torch.device) -> int:
+    """Bytes of its GPU that this process's allocator holds now; 0 on a CPU."""
+    return torch.cuda.memory_reserved(device) if device.type == "cuda" else 0

@@ -1,0 +1,87 @@
+"""Validation pictures with what the model makes of them, for people."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainers.data import augment, sampler
+from trainers.data.batches import Data
+from trainers.data.sampler import Pass
+from trainers.recipe import Recipe
+from trainers.training.distributed import World
+from trainers.training.evaluate import evaluating
+from trainers.training.state import TrainState
+from trainers.training.step import Run
+
+PICTURE_SECONDS = 10.0
+"""Least time between two looks at the shown pictures."""
+
+
+PICTURE_SIDE = 512
+"""Longest side, in pixels, of a picture that is shown."""
+
+
+def show(run: Run, split: str, rows: Sequence[int]) -> list[dict[str, Any]]:
+    """Pictures with what the model makes of them, for people: name, image, target and labels, uint8 arrays of at
+    most PICTURE_SIDE pixels a side. Where the model is sharded every rank calls this, elsewhere any that likes."""
+    recipe, state = run.recipe, run.state
+    shown = []
+    for row in rows:
+        batch = next(run.data.batches(split, [Pass(0, 0, np.array([row]), 1.0, True)]))
+        images, targets = run.preprocess(batch)
+        with evaluating(state), run.world.autocast():
+            labels = run.task.labels(state.model(images), recipe.image_size)
+        pixels, _ = augment.center(torch.from_numpy(batch.images).permute(0, 3, 1, 2), recipe.image_size)
+        every = -(-max(recipe.image_size) // PICTURE_SIDE)
+        names = run.data.meta.get("names", {}).get(split)
+        shown.append(
+            {
+                "row": row,
+                "name": names[row] if names else f"{split} {row}",
+                "image": pixels[0, :, ::every, ::every].permute(1, 2, 0).numpy(),
+                "target": targets[0].to("cpu", torch.uint8)[::every, ::every].numpy(),
+                "labels": labels[0].to("cpu", torch.uint8)[::every, ::every].numpy(),
+            }
+        )
+    return shown
+
+
+def show_best_and_worst(
+    recipe: Recipe, state: TrainState, data: Data, world: World, split: str, most: int = 2
+) -> list[dict[str, Any]]:
+    """The pictures that were shown all along and, by the counts of the best epoch, the best and the worst of all.
+
+    `state.model` holds the weights of the best epoch.
+    """
+    run = Run(recipe=recipe, state=state, data=data, world=world, model=state.model)
+    scores = run.task.ranking(state.counts)
+    if scores is None:
+        return []
+    ranked = [int(row) for row in np.argsort(-scores, kind="stable") if np.isfinite(scores[row])]
+    fixed = _fixed_rows(run, split)
+    best = [row for row in ranked[:most] if row not in fixed]
+    worst = [row for row in ranked[-most:] if row not in (*fixed, *best)]
+    kinds = [*((row, "") for row in fixed), *((row, "best") for row in best), *((row, "worst") for row in worst)]
+    pictures = show(run, split, [row for row, _ in kinds])
+    return [
+        {**picture, "kind": kind, "score": float(scores[picture["row"]])}
+        for picture, (_, kind) in zip(pictures, kinds, strict=True)
+    ]
+
+
+def _fixed_rows(run: Run, split: str) -> list[int]:
+    """The rows that are shown every time: the same for every run on this data."""
+    return [int(row) for row in sampler.permutation(0, 0, int(run.data.meta["rows"][split]))[: run.task.shown]]
+
+
+def show_again(run: Run) -> list[dict[str, Any]] | None:
+    """The same pictures every time. Every rank calls this."""
+    if not (run.task.shown and (run.world.rank == 0 or run.world.sharded)):
+        return None
+    run.last_pictures = time.monotonic()
+    return show(run, "val", _fixed_rows(run, "val"))

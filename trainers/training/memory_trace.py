@@ -1,0 +1,252 @@
+"""A training step traced without memory or device: every allocation, by size."""
+
+from __future__ import annotations
+
+import traceback
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from trainers.data import sampler
+from trainers.data.augment import COUNT, Column
+from trainers.data.batches import Batch
+from trainers.data.sampler import Pass
+from trainers.recipe import Recipe
+from trainers.training import build, distributed
+from trainers.training.activation_checkpointing import blocks, recompute_activations
+from trainers.training.batchnorm import BatchNormStatistics
+from trainers.training.distributed import World
+from trainers.training.preprocess import Preprocess
+from trainers.training.state import TrainState
+from trainers.training.step import Run, Step
+
+GATHERED = 5
+"""Copies of FSDP2's largest block: weights, those that arrive, those fetched ahead, gradient, and that as it leaves."""
+
+
+def has_masks(recipe: Recipe) -> bool:
+    return recipe.task != "classify"
+
+
+class Trace:
+    """A run whose tensors have no memory. Raises ValueError where the model does not allow it."""
+
+    def __init__(
+        self, recipe: Recipe, channels: int, classes: int, images: int, parts: int = 1, recompute: bool = False
+    ) -> None:
+        recipe = recipe.replace(batch_size=2 * images, micro_batch_size=images)
+        meta = _meta(recipe, channels, classes)
+        assert recipe.precision != "auto"
+        self.world = World(0, 1, torch.device("cpu"), recipe.precision)
+        self.fake, self.ledger = FakeTensorMode(allow_non_fake_inputs=True), _Ledger()
+        with torch.random.fork_rng(devices=[]), _Blaming(recipe.model):
+            with torch.device("meta"):
+                model = build.build_model(build.without_weights(recipe), meta)
+                self.model = model.to(dtype=self.world.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            with self.fake, self.ledger:
+                state = _state(recipe, self.model)
+        distributed.set_training(self.model, recipe.frozen)
+        if recompute:
+            recompute_activations(self.model)
+        self.parts = parts
+        self.run = Run(recipe=recipe, state=state, data=_NoData(meta), world=self.world, model=self.model)
+        self.run.preprocess = _Preprocess(recipe, meta, self.world)
+        self.batch = _batch(recipe, channels, images)
+        self.waits = False
+        """Whether a step's micro-batches are all on the device before its first forward pass."""
+        self._begun = False
+
+    def forward(self) -> None:
+        """A forward pass, and the loss."""
+        with (
+            torch.random.fork_rng(devices=[]),
+            _Blaming(self.run.recipe.model),
+            self.fake,
+            self.ledger,
+            torch.no_grad(),
+        ):
+            images, targets = self.run.preprocess(self.batch, 0)
+            with self.world.autocast():
+                self.run.task.loss(self.model(images), targets)
+
+    def step(self, micro_batches: int) -> list[int]:
+        """Bytes alive after each operation of an optimizer step that is not the first."""
+        with torch.random.fork_rng(devices=[]), _Blaming(self.run.recipe.model), self.fake, self.ledger:
+            step = Step(self.run, BatchNormStatistics(self.model, self.world))
+            if not self._begun:  # makes the optimizer's states
+                self._make(step, 1)
+                self._begun = True
+            start = len(self.ledger.history)
+            if self.parts > 1:
+                self.ledger.elsewhere = _Elsewhere(self.run.state, self.parts)
+            self._make(step, micro_batches)
+            self.waits = isinstance(step.divisors, Tensor)
+        return self.ledger.history[start:]
+
+    def _make(self, step: Any, micro_batches: int) -> None:
+        last = micro_batches - 1
+        passes = [self.batch.of._replace(micro_batch=m, last=m == last) for m in range(micro_batches)]
+        step.accumulate([self.batch._replace(of=of) for of in passes])
+        step.update()
+
+
+_WANTS_NUMBERS = (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
+
+
+class Untraceable(ValueError):
+    """What a model does depends on its numbers: it may train well, and what it takes shows then."""
+
+
+class _Blaming:
+    """What a model does wrong, as a ValueError."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: Any, _: Any) -> None:
+        if not isinstance(error, Exception) or isinstance(error, ValueError):
+            return
+        frames = traceback.extract_tb(error.__traceback__)
+        frame = [f for f in frames if "site-packages" not in f.filename and f.filename != __file__][-1]
+        raise (Untraceable if isinstance(error, _WANTS_NUMBERS) else ValueError)(
+            f"the memory of the model {self.model} cannot be predicted: on tensors without numbers it fails by "
+            f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})"
+        ) from None
+
+
+class _Ledger(TorchDispatchMode):
+    """Adds up the bytes of all storages that are alive; views share one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = 0
+        self.given = 0
+        """Bytes of all storages so far, alive or not."""
+        self.elsewhere: Callable[[], int] = lambda: 0
+        """Bytes of what is alive that lie on other workers."""
+        self.history: list[int] = []
+        """Bytes on this worker after each operation that took memory."""
+        self._seen: dict[int, weakref.ref[Any]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        before = self.given
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._count(leaf.untyped_storage())
+        if self.given > before:
+            self.history.append(self.live - self.elsewhere() + _borrowed(func, args))
+        return result
+
+    def _count(self, storage: Any) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._seen:
+            return
+
+        def free(_: Any) -> None:
+            self.live -= size
+            del self._seen[key]
+
+        self._seen[key] = weakref.ref(storage, free)
+        self.live += size
+        self.given += size
+
+
+class _Elsewhere:
+    """Bytes that FSDP2 leaves to other workers, less what it gathers of them for the block that computes."""
+
+    def __init__(self, state: TrainState, parts: int) -> None:
+        self.sizes = {parameter: parameter.nbytes for parameter in state.model.parameters()}
+        states = tree_leaves(list(state.optimizer.state.values()))
+        kept = sum(tensor.nbytes for tensor in states if isinstance(tensor, Tensor) and tensor.ndim)
+        average = sum(self.sizes.values()) if state.ema is not None else 0
+        self.always = sum(self.sizes.values()) + kept + average
+        self.share = 1 - 1 / parts
+        sizes = [self._of(block) for block in blocks(state.model)]
+        rest = sum(self.sizes.values()) - sum(sizes)
+        self.gathered = GATHERED * max(rest, *sizes, 0)
+
+    def __call__(self) -> int:
+        gradients = sum(size for parameter, size in self.sizes.items() if parameter.grad is not None)
+        return round(self.share * (self.always + gradients)) - self.gathered
+
+    def _of(self, block: nn.Module) -> int:
+        return sum(self.sizes[parameter] for parameter in block.parameters())
+
+
+def _borrowed(func: Any, args: Any) -> int:
+    """Bytes of the two copies of a weight's gradient that the CPU's convolutions make on the way back, besides it: one
+    in oneDNN's layout, one for the weight's. cuDNN borrows a workspace there, which nobody can tell without trying."""
+    return 2 * args[2].untyped_storage().nbytes() if func is torch.ops.aten.convolution_backward.default else 0
+
+
+class _Preprocess(Preprocess):
+    """The loop's, for pictures without memory."""
+
+    def _to_device(self, array: npt.NDArray[Any]) -> Tensor:
+        dtype = {"uint8": torch.uint8, "int64": torch.int64}[array.dtype.name]
+        return torch.empty(array.shape, dtype=dtype, device=self.world.device)
+
+
+@dataclass
+class _NoData:
+    meta: Mapping[str, Any]
+
+    def batches(self, split: str, passes: Iterable[Pass]) -> Iterator[Batch]:
+        raise AssertionError("a step that is traced reads no data")
+
+
+def _meta(recipe: Recipe, channels: int, classes: int) -> dict[str, Any]:
+    """What a data set would tell; its numbers decide nothing here."""
+    return {
+        "channels": channels,
+        "classes": [str(number) for number in range(classes)],
+        "class_counts": {"train": [1] * classes},
+        "mean": [0.0] * channels,
+        "std": [1.0] * channels,
+        "rows": {"train": recipe.batch_size},
+    }
+
+
+def _state(recipe: Recipe, model: nn.Module) -> TrainState:
+    """As loop.create_state makes it, of a model on the meta device. (That one's `.to` cannot change fake weights.)"""
+    model.to_empty(device="cpu")
+    distributed.freeze(model, recipe.frozen)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    ema = None if recipe.ema is None else {k: v.detach().clone() for k, v in model.state_dict().items()}
+    return TrainState(model=model, optimizer=build._optimizer(recipe, trained), ema=ema)
+
+
+def _batch(recipe: Recipe, channels: int, images: int) -> Batch:
+    """Pictures without memory, of rows that are flipped where the recipe flips: an untouched batch takes less."""
+    shape = (images, *recipe.storage_size)
+    pictures = np.broadcast_to(np.zeros((), np.uint8), (*shape, channels))
+    masks = has_masks(recipe)
+    targets = np.broadcast_to(np.zeros((), np.uint8 if masks else np.int64), shape if masks else shape[:1])
+    draws = sampler.uniforms(recipe.seed, 0, np.arange(256), COUNT)
+    ids = [int(draws[:, column].argmin()) for column in (Column.FLIP_X, Column.FLIP_Y)]
+    return Batch(Pass(0, 0, np.resize(ids, images).astype(np.int64), 1.0, True), pictures, targets)

@@ -1,0 +1,69 @@
+"""Stored pictures to what the model takes, on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from trainers.data import augment
+from trainers.data.batches import Batch
+from trainers.recipe import Recipe
+from trainers.training.distributed import World
+
+
+class Preprocess:
+    """Stored pictures to what the model takes, on the device."""
+
+    def __init__(self, recipe: Recipe, meta: Mapping[str, Any], world: World) -> None:
+        """Parameters: `meta` with the training split's `mean` and `std`, per channel, of values in [0, 1]."""
+        self.recipe, self.world = recipe, world
+        mean, std = (torch.tensor(meta[name], dtype=torch.float64).view(1, -1, 1, 1) for name in ("mean", "std"))
+        self.shift, self.scale, self.scale_of_bytes = (
+            tensor.to(world.device, world.dtype) for tensor in (-mean / std, 1 / std, 1 / std / 255)
+        )
+
+    def __call__(self, batch: Batch, epoch: int | None = None) -> tuple[Tensor, Tensor]:
+        """Images, normalised (N, C, *image_size), and targets: int64 (N,), or masks (N, *image_size).
+
+        With an `epoch`: augmented as its random numbers say; else the middle of the stored pictures.
+        """
+        recipe = self.recipe
+        targets = self._to_device(batch.targets)
+        masks = targets if targets.ndim == 3 else None
+        if epoch is None or not recipe.augment:
+            images, masks = self._middle(batch.images, masks)
+        else:
+            pixels = self._to_device(batch.images).permute(0, 3, 1, 2).to(self.world.dtype).mul_(1 / 255)
+            images, masks = augment.augment(
+                pixels,
+                recipe.augment,
+                size=recipe.image_size,
+                seed=recipe.seed,
+                epoch=epoch,
+                ids=batch.of.ids,
+                masks=masks,
+            )
+            images = torch.addcmul(self.shift, images, self.scale)
+        return images, (targets if masks is None else masks).long()
+
+    def images(self, pictures: npt.NDArray[np.uint8]) -> Tensor:
+        """uint8 (N, *storage_size, C) -> normalised (N, C, *image_size)."""
+        return self._middle(pictures, None)[0]
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) with values from 0 to 255, of any size, to zero mean and unit variance."""
+        return torch.addcmul(self.shift, images, self.scale_of_bytes)
+
+    def _middle(self, pictures: npt.NDArray[np.uint8], masks: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        images = self._to_device(pictures).permute(0, 3, 1, 2).to(self.world.dtype)
+        if self.recipe.storage_size != self.recipe.image_size:
+            images, masks = augment.center(images, self.recipe.image_size, masks)
+        return self.normalise(images), masks
+
+    def _to_device(self, array: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self.world.device, non_blocking=True)

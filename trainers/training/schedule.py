@@ -1,0 +1,23 @@
+"""The learning rate of each step."""
+
+from __future__ import annotations
+
+import math
+
+from trainers.recipe import SCHEDULE_ARGS, Recipe
+
+
+def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
+    """The learning rate of step `step`, counted from 0 over the whole run, where an epoch has `steps` steps."""
+    warm = recipe.warmup_epochs * steps
+    if step < warm:
+        return recipe.lr * min(1.0, (step + 1) / warm)
+    args = {**SCHEDULE_ARGS[recipe.schedule], **recipe.schedule_args}
+    done = (step - warm) / max(1.0, recipe.epochs * steps - warm)
+    if recipe.schedule == "cosine":
+        return recipe.lr * 0.5 * (1 + math.cos(math.pi * done))
+    if recipe.schedule == "polynomial":
+        return float(recipe.lr * (1 - done) ** args["power"])
+    if recipe.schedule == "step":
+        return float(recipe.lr * args["factor"] ** (step // steps // args["every"]))
+    return recipe.lr
