@@ -235,7 +235,7 @@ def test_resizing(shape: tuple[int, int], size: tuple[int, int]) -> None:
 def test_the_disk_decides_between_cache_and_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = look(recipe(), str(folder_of_pictures(tmp_path / "raw")))
     assert choose_mode("auto", recipe(), source, tmp_path / "cache", ray=True) == "cache"
-    monkeypatch.setattr(source, "bytes_needed", lambda *_: 2**60)
+    monkeypatch.setattr("trainers.data.source.bytes_needed", lambda *_: 2**60)
     assert choose_mode("auto", recipe(), source, tmp_path / "cache", ray=True) == "stream"
     with pytest.raises(ValueError, match=r"need 1073741824\.0 GiB"):
         choose_mode("auto", recipe(), source, tmp_path / "cache", ray=False)

@@ -18,7 +18,7 @@ from trainers.recipe import Recipe
 from trainers.training import build, distributed
 from trainers.training.batchnorm import BatchNormStatistics
 from trainers.training.distributed import World
-from trainers.training.step import Run, Step
+from trainers.training.step import Run, Step, by_step
 
 
 class _Drawn:
@@ -114,6 +114,6 @@ def _steps(recipe: Recipe, meta: Mapping[str, Any], world: World, recompute: boo
         rank=0,
         world_size=1,
     )
-    for batches in step.by_step(data.batches("train", passes)):
+    for batches in by_step(data.batches("train", passes)):
         step.accumulate(batches)
         step.update()

@@ -72,7 +72,7 @@ def reference(folder: str, resize: str) -> np.ndarray:
     run = json.loads((Path(folder) / "run.json").read_text())
     recipe = Recipe.from_json(run["recipe"])
     source = look(recipe, run["scale"]["data"])
-    state, world = load._restore(recipe, run["dataset"], Store(folder))
+    state, world = load.restore(recipe, run["dataset"], Store(folder))
     preprocess = Preprocess(recipe, run["dataset"], world)
     confusion = np.zeros((CLASSES, CLASSES), np.int64)
     for item in source.splits["val"]:
@@ -188,7 +188,7 @@ def test_every_recipe_exports_what_it_has_learned(storage: Path, tmp_path: Path,
     assert facts["classes"] == run.run["dataset"]["classes"]
     assert (facts["mean"], facts["std"]) == (run.run["dataset"]["mean"], run.run["dataset"]["std"])
     program = torch.export.load(file).module()
-    state, _ = load._restore(recipe, run.run["dataset"], Store(run.folder))
+    state, _ = load.restore(recipe, run.run["dataset"], Store(run.folder))
     images = torch.rand(5, facts["channels"], *facts["image_size"])
     with torch.no_grad():
         torch.testing.assert_close(program(images), state.model.eval()(images), rtol=1e-4, atol=1e-4)

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_mask_figures import DRONE, STREET, clashes, example
 
 from trainers.recipe import resolve
-from trainers.runs import figures, mask_figures, provenance, record, tensorboard
+from trainers.runs import figures, mask_figures, provenance, tensorboard
 from trainers.runs.record import Record
 from trainers.storage.store import Store
 
@@ -219,7 +219,9 @@ def test_runs_without_examples_have_no_picture_of_them(tmp_path: Path) -> None:
 
 
 def test_pictures_that_take_long_are_drawn_rarely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(record, "time", mock.Mock(monotonic=mock.Mock(side_effect=[0, 100, 103, 500, 500, 9000, 9000])))
+    monkeypatch.setattr(
+        tensorboard, "time", mock.Mock(monotonic=mock.Mock(side_effect=[0, 100, 103, 500, 500, 9000, 9000]))
+    )
     board = tensorboard.Board(Store(tmp_path))
     for wanted in (103 + 20 * 3, 500 + 0.05 * 500, 9000 + 0.05 * 9000):
         with board.drawing():

@@ -11,17 +11,17 @@ from test_boundary_f1 import draw_masks
 from torch.nn import functional
 
 from trainers import datasets
-from trainers.tasks import base, segmentation
+from trainers.tasks import segmentation
 from trainers.tasks.base import Counts
 from trainers.tasks.class_weights import weigh_classes
 from trainers.tasks.classification import Classify
-from trainers.tasks.make import make
+from trainers.tasks.make import make, outputs
 from trainers.tasks.segmentation import Segment, SegmentBinary
 
 IGNORED = datasets.IGNORED
 
 
-def outputs(rows: int, classes: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def classified(rows: int, classes: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     target = torch.randint(0, classes, (rows,), generator=generator)
     logits = torch.randn(rows, classes, generator=generator) + 2 * functional.one_hot(target, classes)
@@ -34,7 +34,7 @@ def to_numpy(counts: Counts) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("classes", [2, 7])
 def test_scores_equal_scikit_learn(classes: int) -> None:
-    logits, target = outputs(500, classes)
+    logits, target = classified(500, classes)
     classify = Classify(classes)
     parts = [classify.counts(logits[i : i + 77], target[i : i + 77]) for i in range(0, 500, 77)]
     assert not parts[0].per_image
@@ -65,7 +65,7 @@ def test_a_class_that_never_occurs_counts_0_and_is_left_out_of_the_balanced_accu
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_sum_over_divisor_is_the_mean_loss_of_torch(smoothing: float, weighted: bool) -> None:
-    logits, target = outputs(64, 5)
+    logits, target = classified(64, 5)
     weights = torch.tensor([0.2, 1, 3, 0.5, 2], dtype=torch.float64) if weighted else None
     classify = Classify(5, weights, label_smoothing=smoothing)
     expected = functional.cross_entropy(logits.double(), target, weights, label_smoothing=smoothing)
@@ -111,7 +111,7 @@ def pixels(
 
 
 def test_ignored_is_what_data_sets_call_ignored() -> None:
-    assert base.IGNORED == datasets.IGNORED
+    assert segmentation.IGNORED == datasets.IGNORED
 
 
 def test_scores_of_random_masks_equal_torchmetrics_and_scikit_learn() -> None:
