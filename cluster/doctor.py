@@ -132,8 +132,8 @@ def _connect(address: str | None, workers: int) -> Finding | None:
         try:
             socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
         except OSError as error:
-            mend = "start the cluster (ray start --head ...), or correct RAY_ADDRESS, or open that port"
-            return Finding(True, f"nothing answers at RAY_ADDRESS={address}: {error.strerror or error}", HERE, mend)
+            fix = "start the cluster (ray start --head ...), or correct RAY_ADDRESS, or open that port"
+            return Finding(True, f"nothing answers at RAY_ADDRESS={address}: {error.strerror or error}", HERE, fix)
     lacking = os.environ.get("RAY_AUTH_MODE") == "token" and not known
     joined = (
         {"error": "no token"} if lacking else preflight.take_steps({"": lambda: _join(address)}, CONNECT_SECONDS)[""]
@@ -324,7 +324,7 @@ def _show(facts: Facts, findings: Sequence[Finding], seconds: float) -> None:
     for finding in findings:
         kind = "[red]error:[/red]  " if finding.fatal else "[yellow]warning:[/yellow]"
         console.print(f"{kind} {escape(finding.where)}: {escape(finding.what)}")
-        console.print(f"         {escape(finding.mend)}", style="dim")
+        console.print(f"         {escape(finding.fix)}", style="dim")
     rates = [
         found["exchange"]["bytes_per_second"]
         for found in facts["hosts"].values()

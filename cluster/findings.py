@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from trainers.formatting import spell_size
+from trainers.formatting import format_size
 from trainers.runtime.preflight import Facts, Finding, compare
 
 CLOCK_SECONDS = 2.0
@@ -55,8 +55,8 @@ def _silent(silent: list[str], facts: Facts) -> Iterator[Finding]:
 
 def _storage_from_here(facts: Facts) -> Iterator[Finding]:
     if "storage" in facts["this"]:
-        what, _, mend = facts["this"]["storage"]["error"].rpartition("; ")
-        yield Finding(True, what, HERE, mend)
+        what, _, fix = facts["this"]["storage"]["error"].rpartition("; ")
+        yield Finding(True, what, HERE, fix)
 
 
 # A host by itself ----------------------------------------------------------------------------------------------
@@ -67,8 +67,8 @@ def _token(label: str, found: Facts) -> Iterator[Finding]:
     if "error" in token:
         yield Finding(False, f"the token cannot be looked at: {token['error']}", label, "look at ~/.ray there")
     elif not token["on"]:
-        mend = "start Ray there with RAY_AUTH_MODE=token, and the head's ~/.ray/auth_token on every host"
-        yield Finding(False, "authentication is off: whoever reaches its ports can run programs", label, mend)
+        fix = "start Ray there with RAY_AUTH_MODE=token, and the head's ~/.ray/auth_token on every host"
+        yield Finding(False, "authentication is off: whoever reaches its ports can run programs", label, fix)
     elif token["path"] == "":
         what = "there is no token: Ray starts no further process there"
         yield Finding(True, what, label, TOKEN)
@@ -91,8 +91,8 @@ def _network(label: str, found: Facts, facts: Facts) -> Iterator[Finding]:
         what = f"no network interface bears the address that Ray has for it, and its name {network['name']} "
         what += f"resolves to {resolves}" if resolves else "does not resolve"
         what += ": workers of other hosts are not found" if lost else ""
-        mend = "start Ray there with --node-ip-address of an interface of the host, or set GLOO_SOCKET_IFNAME before it"
-        yield Finding(lost, what, label, mend)
+        fix = "start Ray there with --node-ip-address of an interface of the host, or set GLOO_SOCKET_IFNAME before it"
+        yield Finding(lost, what, label, fix)
 
 
 def _shm(label: str, found: Facts, facts: Facts) -> Iterator[Finding]:
@@ -101,12 +101,12 @@ def _shm(label: str, found: Facts, facts: Facts) -> Iterator[Finding]:
         yield Finding(False, f"/dev/shm cannot be looked at: {shm['error']}", label, "mount a tmpfs there")
         return
     store = facts["cluster"]["store"].get(label, 0)
-    mend = "remove what fills it (ls -l /dev/shm), or enlarge it: mount -o remount,size=..., docker --shm-size"
-    told = f"/dev/shm has {spell_size(shm['free'])} free of {spell_size(shm['total'])}"
+    fix = "remove what fills it (ls -l /dev/shm), or enlarge it: mount -o remount,size=..., docker --shm-size"
+    told = f"/dev/shm has {format_size(shm['free'])} free of {format_size(shm['total'])}"
     if shm["free"] < SHM_BYTES:
-        yield Finding(True, f"{told}: NCCL and Ray's object store fail there", label, mend)
+        yield Finding(True, f"{told}: NCCL and Ray's object store fail there", label, fix)
     elif shm["free"] < store <= shm["total"]:  # a larger store lies elsewhere
-        yield Finding(False, f"{told}; Ray's object store may take {spell_size(int(store))}", label, mend)
+        yield Finding(False, f"{told}; Ray's object store may take {format_size(int(store))}", label, fix)
 
 
 def _disk(label: str, found: Facts) -> Iterator[Finding]:
@@ -114,12 +114,12 @@ def _disk(label: str, found: Facts) -> Iterator[Finding]:
         yield Finding(True, f"its disks cannot be looked at: {found['disk']['error']}", label, "look at its mounts")
         return
     for name, disk in found["disk"].items():
-        told = f"the disk of {name} ({disk['path']}) has {spell_size(disk['free'])} free"
-        mend = "make room there, or give another --storage, $TRAINYARD_CACHE, or ray start --temp-dir"
+        told = f"the disk of {name} ({disk['path']}) has {format_size(disk['free'])} free"
+        fix = "make room there, or give another --storage, $TRAINYARD_CACHE, or ray start --temp-dir"
         if disk["free"] < DISK_BYTES:
-            yield Finding(True, told, label, mend)
+            yield Finding(True, told, label, fix)
         elif disk["free"] < RAY_FULL * disk["total"] and name == "Ray's files":
-            yield Finding(False, f"{told}: Ray moves no objects to disks so full", label, mend)
+            yield Finding(False, f"{told}: Ray moves no objects to disks so full", label, fix)
 
 
 def _memory(label: str, found: Facts) -> Iterator[Finding]:
@@ -127,7 +127,7 @@ def _memory(label: str, found: Facts) -> Iterator[Finding]:
     if "error" in memory:
         yield Finding(False, f"its memory cannot be looked at: {memory['error']}", label, "install psutil there")
         return
-    told = f"{spell_size(memory['available'])} of {spell_size(memory['total'])} memory are free"
+    told = f"{format_size(memory['available'])} of {format_size(memory['total'])} memory are free"
     if memory["available"] < RAY_FULL * memory["total"]:
         yield Finding(True, f"{told}: Ray kills processes there", label, "end what takes it")
     elif memory["available"] < WORKER_BYTES:
@@ -140,18 +140,18 @@ def _gpu(label: str, found: Facts, facts: Facts) -> Iterator[Finding]:
     if "error" in gpu:
         yield Finding(needed, f"its GPUs cannot be looked at: {gpu['error']}", label, "run nvidia-smi there")
     elif promised and not gpu["devices"]:
-        mend = "install the GPU's driver there, or start Ray there with --num-gpus 0"
-        yield Finding(needed, f"Ray counts {promised:g} GPUs, and the driver (nvidia-smi) shows none", label, mend)
+        fix = "install the GPU's driver there, or start Ray there with --num-gpus 0"
+        yield Finding(needed, f"Ray counts {promised:g} GPUs, and the driver (nvidia-smi) shows none", label, fix)
     elif gpu["devices"] and gpu["torch_cuda"] is None:
-        mend = "install torch as built for CUDA, not the CPU's"
-        yield Finding(needed, f"torch is a build without CUDA, beside {len(gpu['devices'])} GPUs", label, mend)
+        fix = "install torch as built for CUDA, not the CPU's"
+        yield Finding(needed, f"torch is a build without CUDA, beside {len(gpu['devices'])} GPUs", label, fix)
     elif gpu["devices"] and not gpu["usable"]:
         what = f"torch, built for CUDA {gpu['torch_cuda']}, cannot use the GPUs with driver {gpu['driver']}"
         what += f" ({gpu['why']})" if gpu["why"] else ""
         yield Finding(needed, what, label, "install a newer driver there, or torch as built for an older CUDA")
     elif gpu["devices"] and not promised:
-        mend = f"start Ray there with --num-gpus {len(gpu['devices'])}"
-        yield Finding(False, f"Ray does not know of the {len(gpu['devices'])} GPUs", label, mend)
+        fix = f"start Ray there with --num-gpus {len(gpu['devices'])}"
+        yield Finding(False, f"Ray does not know of the {len(gpu['devices'])} GPUs", label, fix)
 
 
 def _health(label: str, found: Facts, facts: Facts) -> Iterator[Finding]:
@@ -161,9 +161,9 @@ def _health(label: str, found: Facts, facts: Facts) -> Iterator[Finding]:
     period, timeout, failures = (float(settings.get(f"RAY_health_check_{name}", HEALTH[name])) for name in HEALTH)
     seconds = 1 + (failures * timeout + (failures - 1) * period) / 1000  # one more passes, as measured
     if seconds > SLOW_SECONDS:
-        mend = "start the head with RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=3000 "
-        mend += "RAY_health_check_failure_threshold=3: 12 s"
-        yield Finding(False, f"a host that hangs, or loses its network, is noticed after {seconds:.0f} s", label, mend)
+        fix = "start the head with RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=3000 "
+        fix += "RAY_health_check_failure_threshold=3: 12 s"
+        yield Finding(False, f"a host that hangs, or loses its network, is noticed after {seconds:.0f} s", label, fix)
 
 
 # All hosts together --------------------------------------------------------------------------------------------
@@ -177,8 +177,8 @@ def _clocks(hosts: Mapping[str, Facts]) -> Iterator[Finding]:
         off = offset - median
         if abs(off) > CLOCK_SECONDS + hosts[label]["clock"]["round_trip"]:
             what = f"its clock is {abs(off):.0f} s {'ahead of' if off > 0 else 'behind'} the others'"
-            mend = "synchronise it (chrony or ntpd): S3 refuses such requests, and times in logs mislead"
-            yield Finding(abs(off) > 600, what, label, mend)
+            fix = "synchronise it (chrony or ntpd): S3 refuses such requests, and times in logs mislead"
+            yield Finding(abs(off) > 600, what, label, fix)
 
 
 def _unseen_files(hosts: Mapping[str, Facts], wanted: Mapping[str, Any]) -> Iterator[Finding]:
@@ -199,8 +199,8 @@ def _unreached(hosts: Mapping[str, Facts]) -> Iterator[Finding]:
     for label, found in hosts.items():
         for other, why in found["met"].get("unreached", {}).items():
             what = f"does not reach {addresses.get(other, other)}: {why}"
-            mend = "open all ports between the hosts (firewall, security group): workers choose theirs freely"
-            yield Finding(True, what, label, mend)
+            fix = "open all ports between the hosts (firewall, security group): workers choose theirs freely"
+            yield Finding(True, what, label, fix)
 
 
 def _no_exchange(hosts: Mapping[str, Facts]) -> Iterator[Finding]:
@@ -209,19 +209,19 @@ def _no_exchange(hosts: Mapping[str, Facts]) -> Iterator[Finding]:
     }
     slow = [label for label in failed if not hosts[label]["exchange"].get("ready", True)]
     if slow:
-        mend = "ask again; if it stays so, look at what else runs there, and at the disk that Python lies on"
-        yield Finding(False, "torch was not loaded in time to measure the network", ", ".join(slow), mend)
+        fix = "ask again; if it stays so, look at what else runs there, and at the disk that Python lies on"
+        yield Finding(False, "torch was not loaded in time to measure the network", ", ".join(slow), fix)
     elif failed:
         what = f"numbers cannot be exchanged by Gloo (all-reduce): {next(iter(failed.values()))}"
-        mend = "look at the network between these hosts, or set GLOO_SOCKET_IFNAME there"
-        yield Finding(True, what, ", ".join(failed), mend)
+        fix = "look at the network between these hosts, or set GLOO_SOCKET_IFNAME there"
+        yield Finding(True, what, ", ".join(failed), fix)
 
 
 def _shape(facts: Facts, wanted: Mapping[str, Any]) -> Iterator[Finding]:
     cluster = facts["cluster"]
     if cluster["unfit"]:
-        what, _, mend = cluster["unfit"].rpartition("; ")
-        yield Finding(True, what, ALL, mend)
+        what, _, fix = cluster["unfit"].rpartition("; ")
+        yield Finding(True, what, ALL, fix)
         return
     cpus, workers, mode = cluster["resources"]["CPU"], cluster["workers"], wanted["scale"]["data_mode"]
     if cluster["cpus"] < workers * cpus + 1:
@@ -230,10 +230,10 @@ def _shape(facts: Facts, wanted: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _upload(upload: Facts) -> Iterator[Finding]:
-    mend = "name what the job does not need in .gitignore or .rayignore, or give --working-dir another folder"
+    fix = "name what the job does not need in .gitignore or .rayignore, or give --working-dir another folder"
     if "error" in upload:
-        yield Finding(False, f"the working directory could not be measured: {upload['error']}", HERE, mend)
+        yield Finding(False, f"the working directory could not be measured: {upload['error']}", HERE, fix)
     elif upload["bytes"] > UPLOAD_BYTES:
-        largest = ", ".join(f"{name} {spell_size(size)}" for name, size in upload["largest"].items())
-        what = f"a job would send {spell_size(upload['bytes'])} ({largest}), and Ray takes no more than 500 MiB packed"
-        yield Finding(False, what, HERE, mend)
+        largest = ", ".join(f"{name} {format_size(size)}" for name, size in upload["largest"].items())
+        what = f"a job would send {format_size(upload['bytes'])} ({largest}), and Ray takes no more than 500 MiB packed"
+        yield Finding(False, what, HERE, fix)

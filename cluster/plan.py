@@ -17,9 +17,9 @@ import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from trainers.cli import cli, cli_type, leading, size_of
-from trainers.formatting import parse_size, spell_size
+from trainers.formatting import format_size, parse_size
 from trainers.progress import Progress
-from trainers.recipe import Recipe, Scale, recipe_names, resolve, settle_micro_batch
+from trainers.recipe import Recipe, Scale, recipe_names, resolve, resolve_micro_batch
 from trainers.registry import arguments, load
 
 USAGE = (
@@ -83,12 +83,12 @@ def make_plan(
     from trainers.training import peak_memory
 
     workers = max(1, scale.worker_range[1])
-    how = {"sharded": scale.strategy == "fsdp2", "recompute": scale.activation_checkpointing}
+    how = {"sharded": scale.strategy == "fsdp2", "activation_checkpointing": scale.activation_checkpointing}
     rows, largest, norm = [], [], False
     curves: dict[tuple[Size, str], Any] = {}
     with progress.bar("tracing steps", len({_kind(recipe) for recipe in recipes})) as advance:
         for given in recipes:
-            recipe = settle_micro_batch(given, scale)
+            recipe = resolve_micro_batch(given, scale)
             if _kind(recipe) not in curves:
                 curves[_kind(recipe)] = peak_memory.curve(recipe, meta, workers=workers, **how)
                 advance(1)
@@ -157,7 +157,7 @@ def _ask(name: str, flags: Sequence[str]) -> _Asked:
     lists: dict[str, tuple[Any, str, tuple[Any, ...]]] = {
         "batch_size": (_BATCHES, "Pictures per optimizer step.", (recipe.batch_size,)),
         "image_size": (_SIZES, "Height x width that the model sees.", (recipe.image_size,)),
-        "precision": (tuple[_Precision, ...], "Arithmetic of the model.", (_settled(recipe.precision),)),
+        "precision": (tuple[_Precision, ...], "Arithmetic of the model.", (_resolved(recipe.precision),)),
     }
     fields = [
         (field, Annotated[kind, tyro.conf.arg(help=told)], dataclasses.field(default=default))
@@ -219,15 +219,15 @@ _BATCHES = _many(tuple[int, ...], _batch, str, "INT")
 _SIZES = _many(tuple[Size, ...], size_of, lambda size: f"{size[0]}x{size[1]}", "SIZE|HxW")
 
 
-def _settled(precision: str) -> str:
+def _resolved(precision: str) -> str:
     """What `auto` is on this machine. torch is loaded for it alone."""
     if precision != "auto":
         return precision
     import torch
 
-    from trainers.training.device import settle_precision
+    from trainers.training.device import resolve_precision
 
-    return settle_precision(precision, torch.cuda.is_available())
+    return resolve_precision(precision, torch.cuda.is_available())
 
 
 def _this_card() -> tuple[str, ...]:
@@ -244,10 +244,10 @@ def _meta(recipe: Recipe, data: str | None, classes: int | None) -> dict[str, An
 
     Raises ValueError where neither tells how many classes there are.
     """
-    from trainers.data.source import look
+    from trainers.data.source import scan_files
 
     try:
-        source = look(recipe, data)
+        source = scan_files(recipe, data)
         channels, found = source.channels, len(source.classes)
     except ValueError as error:
         known = _known_classes(recipe) if data is None else None
@@ -283,8 +283,8 @@ def _show(name: str, plan: Mapping[str, Any], context: int | None, progress: Pro
     for row in plan["rows"]:
         batch, micro = row["batch_size"], row["micro_batch_size"]
         shown = str(batch) if batch == micro else f"{batch} by {micro}"
-        told = [_tell(row, card) for card in cards]
-        table.add_row(_spell(row), row["precision"], shown, spell_size(row["predicted_bytes"]), *told)
+        told = [_report(row, card) for card in cards]
+        table.add_row(_spell(row), row["precision"], shown, format_size(row["predicted_bytes"]), *told)
     console = Console()
     if not console.is_terminal:
         console.width = WIDE
@@ -292,13 +292,13 @@ def _show(name: str, plan: Mapping[str, Any], context: int | None, progress: Pro
     print()
     for line in plan["largest"]:
         cards_of_it = line["memory"] if workers == 1 else f"{workers} x {line['memory']}"
-        where, peak = f"{cards_of_it} at {_spell(line)} in {line['precision']}", spell_size(line["predicted_bytes"])
+        where, peak = f"{cards_of_it} at {_spell(line)} in {line['precision']}", format_size(line["predicted_bytes"])
         if line["batch_size"]:
             print(f"largest batch on {where}: {line['batch_size']} (predicted {peak}{' each' * (workers > 1)})")
         else:
             print(f"no batch fits on {where}: one picture{' each' * (workers > 1)} needs {peak}")
     counted = (
-        f"{spell_size(context)} of it are counted" if context else "it is not counted, as there is none to measure"
+        f"{format_size(context)} of it are counted" if context else "it is not counted, as there is none to measure"
     )
     print(f"the context of a GPU takes some of its memory, typically 0.3 to 0.6 GiB: {counted}")
     smaller = any(
@@ -312,13 +312,13 @@ def _show(name: str, plan: Mapping[str, Any], context: int | None, progress: Pro
         )
 
 
-def _tell(row: Mapping[str, Any], card: str) -> str:
+def _report(row: Mapping[str, Any], card: str) -> str:
     found = row["cards"][card]
     if found["fits"]:
         return "fits"
     if found["micro_batch_size"]:
-        return f"micro-batch {found['micro_batch_size']} ({spell_size(found['predicted_bytes'])})"
-    return f"does not fit: needs {spell_size(found['predicted_bytes'])} of {card}"
+        return f"micro-batch {found['micro_batch_size']} ({format_size(found['predicted_bytes'])})"
+    return f"does not fit: needs {format_size(found['predicted_bytes'])} of {card}"
 
 
 def _spell(row: Mapping[str, Any]) -> str:

@@ -28,7 +28,7 @@ import tyro
 from cluster.address import DEFAULT, job_server, use_token
 from cluster.job_entrypoint import HAS, LACKS
 from trainers.cli import cli
-from trainers.formatting import spell_size
+from trainers.formatting import format_size
 from trainers.progress import Progress
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def _environment(folder: Path, progress: Progress) -> dict[str, Any]:
     upload = measure(folder)
     refuse_what_is_too_large(upload)
     if upload.size > WARN_BYTES:
-        progress.warning(f"{spell_size(upload.size)} of {folder} are uploaded; the largest: {upload.largest}")
+        progress.warning(f"{format_size(upload.size)} of {folder} are uploaded; the largest: {upload.largest}")
     variables = {name: os.environ[name] for name in FORWARDED if os.environ.get(name)}
     # The process that watches the job on the head reads how long it may take to stop.
     variables |= {"NO_COLOR": "1", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), "TRAINYARD_START": _START}

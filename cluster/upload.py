@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainers.formatting import spell_size
+from trainers.formatting import format_size
 from trainers.storage.store import default_storage
 
 PACKAGES = ("trainers", "tune_spaces", "cluster")
@@ -52,7 +52,7 @@ class Upload:
     @property
     def largest(self) -> str:
         """What makes it large, for people."""
-        return ", ".join(f"{name} ({spell_size(size)})" for name, size in self.entries[:5] if size)
+        return ", ".join(f"{name} ({format_size(size)})" for name, size in self.entries[:5] if size)
 
 
 def measure(folder: Path) -> Upload:
@@ -96,7 +96,7 @@ def refuse_what_is_too_large(upload: Upload) -> None:
     if upload.size > upload.limit or upload.files > MOST_FILES:
         raise ValueError(
             f"the working directory {upload.folder} is too large to upload: {upload.files:,} files, "
-            f"{spell_size(upload.size)} or more, and Ray takes {spell_size(upload.limit)}; "
+            f"{format_size(upload.size)} or more, and Ray takes {format_size(upload.limit)}; "
             f"the largest in it: {upload.largest}; list in a .gitignore what the job does not need, or submit from "
             "a folder that holds less"
         )

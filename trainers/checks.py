@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainers.datasets import Source
-from trainers.formatting import blame, nearest
+from trainers.formatting import locate_error, nearest
 from trainers.recipe import Recipe, recipe_names
 from trainers.runs.files import read_run, run_names
 from trainers.storage.store import Store
@@ -68,7 +68,7 @@ def check_model(recipe: Recipe, source: Source) -> None:
     except ValueError:
         raise
     except Exception as error:
-        raise ValueError(f"the model {recipe.model} cannot be built: {blame(error)}") from None
+        raise ValueError(f"the model {recipe.model} cannot be built: {locate_error(error)}") from None
     distributed.freeze(model, recipe.frozen)
     task = build.make_task(recipe, meta)
     shape = (2, *recipe.image_size)
@@ -82,4 +82,4 @@ def check_model(recipe: Recipe, source: Source) -> None:
         if "meta" in str(error).lower():  # a model that looks at values: this cannot tell
             return
         what = f"pictures of {recipe.image_size[0]}x{recipe.image_size[1]} and task={recipe.task}"
-        raise ValueError(f"the model {recipe.model} does not go with {what}: {blame(error)}") from None
+        raise ValueError(f"the model {recipe.model} does not go with {what}: {locate_error(error)}") from None

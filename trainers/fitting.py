@@ -22,7 +22,7 @@ from trainers.checks import agree_with_earlier, check_init_from, check_model
 from trainers.datasets import Source
 from trainers.formatting import parse_size
 from trainers.progress import Progress
-from trainers.recipe import Recipe, Scale, resolve, settle_micro_batch
+from trainers.recipe import Recipe, Scale, resolve, resolve_micro_batch
 from trainers.runs.events import Control, Listener
 from trainers.runs.files import check_run_name, new_run_name, read_history, read_run
 from trainers.runs.provenance import commit, versions
@@ -98,11 +98,11 @@ def fit(
         if earlier and (earlier["status"] == "finished" or earlier["status"] == "stopped_early"):
             progress.message(f"the run {run} has {earlier['status'].replace('_', ' ')} already; nothing is left to do")
             return RunResult(folder.address, earlier, read_history(folder))
-        wanted = settle_micro_batch(wanted, scale)
+        wanted = resolve_micro_batch(wanted, scale)
         if earlier is None:
             check_init_from(wanted, storage)
         with _place(scale) as place, contextlib.ExitStack() as stack:
-            need, data = _settle(wanted, scale, place, storage, earlier, data, progress)
+            need, data = _resolve(wanted, scale, place, storage, earlier, data, progress)
             wanted = need.recipe
             facts = _new_run(run, name, wanted, scale, data["meta"], (earlier or {}).get("attempt", 0) + 1, earlier)
             facts |= need.facts()
@@ -123,7 +123,7 @@ def fit(
             if not need.fits:
                 listener(_ending("out_of_memory", need.note))
             else:
-                listener.wait_for(f"waiting for {_spell_workers(scale)} to start") if scale.on_ray else None
+                listener.wait_for(f"waiting for {_describe_workers(scale)} to start") if scale.on_ray else None
                 signals.training_starts()
                 _run(place, job, listener, signals.stop, callbacks)
     result = RunResult(folder.address, record.run, listener.history)
@@ -148,7 +148,7 @@ def prepare_data(recipe: Recipe, scale: Scale, progress: Progress) -> dict[str, 
     return _prepare(recipe, scale, source, Store(scale.storage or default_storage()), progress)
 
 
-def _settle(
+def _resolve(
     recipe: Recipe,
     scale: Scale,
     place: Any,
@@ -163,7 +163,7 @@ def _settle(
         warnings = place.wait()
     for warning in warnings:
         progress.warning(warning)
-    recipe = _settle_precision(recipe, place.gpus)
+    recipe = _resolve_precision(recipe, place.gpus)
     if source is not None:
         check_model(recipe, source)
         data = _prepare(recipe, scale, source, storage, progress)
@@ -176,17 +176,17 @@ def _settle(
     return need, data
 
 
-def _settle_precision(recipe: Recipe, gpus: bool) -> Recipe:
+def _resolve_precision(recipe: Recipe, gpus: bool) -> Recipe:
     """Fix the precision at the first start."""
     from trainers.training import device
 
-    return recipe.replace(precision=device.settle_precision(recipe.precision, gpus))
+    return recipe.replace(precision=device.resolve_precision(recipe.precision, gpus))
 
 
 def _look(recipe: Recipe, scale: Scale, progress: Progress) -> Source:
-    from trainers.data.source import look  # with NumPy: not needed to refuse a wrong name
+    from trainers.data.source import scan_files  # with NumPy: not needed to refuse a wrong name
 
-    source = look(recipe, scale.data)
+    source = scan_files(recipe, scale.data)
     for warning in source.warnings:
         progress.warning(warning)
     return source
@@ -278,7 +278,7 @@ def _new_run(
     }
 
 
-def _spell_workers(scale: Scale) -> str:
+def _describe_workers(scale: Scale) -> str:
     low, high = scale.worker_range
     many = f"{low} to {high}" if low != high else str(high)
     return f"{many} worker{'s' if high > 1 else ''}"

@@ -24,7 +24,7 @@ def parse_size(text: str) -> int:
     return size
 
 
-def spell_size(size: int) -> str:
+def format_size(size: int) -> str:
     """A number of bytes for people: 10.76 GiB, 512 MiB."""
     unit, name = next(((2**n, u) for n, u in ((30, "GiB"), (20, "MiB"), (10, "KiB")) if size >= 2**n), (1, "bytes"))
     shown = f"{size / unit:.2f}" if unit == 2**30 else f"{size / unit:.0f}"
@@ -40,7 +40,7 @@ def nearest(word: str, allowed: typing.Iterable[str]) -> str:
     return f"{guess} (allowed: {', '.join(names[:MOST_NAMES]) or 'none'}{more})"
 
 
-def blame(error: Exception) -> str:
+def locate_error(error: Exception) -> str:
     """What went wrong in a user's file, and in which line."""
     if isinstance(error, SyntaxError):
         return f"{error.msg} (line {error.lineno})"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from trainers.formatting import UNITS, blame, nearest, parse_size
+from trainers.formatting import UNITS, locate_error, nearest, parse_size
 from trainers.registry import arguments, load
 
 Augment = Mapping[str, Any]
@@ -287,7 +287,7 @@ class Scale(_Value):
         return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)
 
 
-def settle_micro_batch(recipe: Recipe, scale: Scale) -> Recipe:
+def resolve_micro_batch(recipe: Recipe, scale: Scale) -> Recipe:
     """The recipe with a micro-batch: its own, else what each worker has of a batch.
 
     Raises ValueError where the workers cannot share a batch evenly.
@@ -318,7 +318,7 @@ def resolve(name: str, **changes: Any) -> Recipe:
     except ValueError:
         raise
     except Exception as error:
-        raise ValueError(f"the recipe {name!r} cannot be made: {blame(error)}") from None
+        raise ValueError(f"the recipe {name!r} cannot be made: {locate_error(error)}") from None
     if not isinstance(recipe, Recipe):
         raise ValueError(f"the recipe {name!r} returned {type(recipe).__name__}; it must return a Recipe")
     return recipe.replace(**changes)

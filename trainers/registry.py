@@ -11,7 +11,7 @@ import types
 from pathlib import Path
 from typing import Any, Literal
 
-from trainers.formatting import blame, nearest
+from trainers.formatting import locate_error, nearest
 
 
 def load(kind: Literal["models", "datasets", "recipes"], name: str) -> types.ModuleType:
@@ -36,7 +36,7 @@ def load(kind: Literal["models", "datasets", "recipes"], name: str) -> types.Mod
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[module_name]
-        raise ValueError(f"{path} cannot be imported: {blame(error)}") from None
+        raise ValueError(f"{path} cannot be imported: {locate_error(error)}") from None
     return module
 
 
@@ -50,7 +50,7 @@ def arguments(kind: Literal["models", "datasets"], name: str, function: str) -> 
     try:
         tree = ast.parse(path.read_text(), filename=str(path))
     except (SyntaxError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as Python: {blame(error)}") from None
+        raise ValueError(f"{path} cannot be read as Python: {locate_error(error)}") from None
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name == function:
             keywords = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 
-class Desk:
+class SweepCoordinator:
     """A small actor, one for each sweep: the wishes of the driver, and the best score so far."""
 
     def __init__(self, sign: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainers.formatting import spell_size
+from trainers.formatting import format_size
 from trainers.recipe import Recipe
 from tune_spaces.sweep import Cell, spell
 
@@ -29,11 +29,11 @@ def probe(recipe: Recipe, data: Mapping[str, Any], threads: int) -> float:
     height, width = recipe.image_size
     batch = max(2, min(recipe.batch_size, PROBE_PIXELS // (height * width)))
     recipe = recipe.replace(batch_size=batch, micro_batch_size=batch, epochs=1, init_from=None)
-    recipe = recipe.replace(precision=device.settle_precision(recipe.precision, torch.cuda.is_available()))
+    recipe = recipe.replace(precision=device.resolve_precision(recipe.precision, torch.cuda.is_available()))
     before = torch.get_num_threads()
     device.set_threads(threads)
     try:
-        world = distributed.World(0, 1, device.settle_device(), recipe.precision)  # type: ignore[arg-type]
+        world = distributed.World(0, 1, device.choose_device(), recipe.precision)  # type: ignore[arg-type]
         state = build.create_state(build.without_weights(recipe), data["meta"], world)
         start: list[float] = []
 
@@ -104,7 +104,7 @@ def table(trials: Sequence[Mapping[str, Any]], seconds: Mapping[str, float]) -> 
         values = [spell(trial["values"].get(key)) for key in keys]
         micro = "all" if trial["micro_batch_size"] is None else str(trial["micro_batch_size"])
         took = seconds.get(trial["name"])
-        size = "-" if memory is None else spell_size(memory)
+        size = "-" if memory is None else format_size(memory)
         row = [f"{trial['number']:03}", *values, micro, size, "-" if took is None else f"{took:,.0f} s"]
         drawn.add_row(*map(Text, [*row, trial["message"] or trial.get("note", "")]))
     if len(trials) > MOST_ROWS:

@@ -29,10 +29,10 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 from ray.tune.search import Searcher
 from ray.tune.search.variant_generator import generate_variants
 
-from trainers.runtime.failures import MONITOR, death
-from tune_spaces.coordinator import Desk
+from trainers.runtime.failures import MONITOR, diagnose
+from tune_spaces.coordinator import SweepCoordinator
 from tune_spaces.sweep import Cell, Range, Sweep, setting, settings
-from tune_spaces.sweep_state import OVER, Book
+from tune_spaces.sweep_state import OVER, SweepState
 from tune_spaces.trial import Trial
 
 _ENVIRONMENT = {
@@ -73,7 +73,7 @@ def draw(sweep: Sweep) -> list[dict[str, Any]]:
 class Tpe:
     """Optuna's tree-structured Parzen estimator, as Tune wraps it."""
 
-    def __init__(self, sweep: Sweep, metric: str, mode: str, book: Book) -> None:
+    def __init__(self, sweep: Sweep, metric: str, mode: str, sweep_state: SweepState) -> None:
         from ray.tune.search.optuna import OptunaSearch
 
         logging.getLogger("optuna").setLevel(logging.ERROR)
@@ -84,7 +84,7 @@ class Tpe:
         self._numbers = itertools.count()
         self._asked: dict[str, str] = {}
         """What each setting that was proposed is called in Optuna's study."""
-        for trial in book.trials:  # of a sweep that goes on: what was learnt
+        for trial in sweep_state.trials:  # of a sweep that goes on: what was learnt
             if trial["status"] in OVER and trial["repeat_of"] is None:
                 self.end(trial["values"], trial["best"] and trial["best"]["value"])
 
@@ -171,9 +171,9 @@ class Past:
 class Halts(_NotKept, FIFOScheduler):
     """One of Tune's schedulers; where it says stop, the trial is told, and ends by itself."""
 
-    def __init__(self, inner: Any, kind: str, metric: str, desk: Any) -> None:
+    def __init__(self, inner: Any, kind: str, metric: str, coordinator: Any) -> None:
         super().__init__()
-        self.inner, self.kind, self.desk = inner, kind, desk
+        self.inner, self.kind, self.coordinator = inner, kind, coordinator
         self._metric: str = metric
         self._past: dict[str, Past] = {}
 
@@ -191,7 +191,7 @@ class Halts(_NotKept, FIFOScheduler):
         if decision == self.STOP:
             name, value = trial.config["trial"]["name"], result[self._metric]
             why = f"stopped by {self.kind} after epoch {result['epoch']}, at {self._metric} {value:.4f}"
-            ray.get(self.desk.stop.remote(name, why))
+            ray.get(self.coordinator.stop.remote(name, why))
         return str(self.CONTINUE)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
@@ -220,7 +220,7 @@ class Population(PopulationBasedTraining):
         return {**config, "trial": trial.config["trial"]}, operations
 
 
-def scheduler(sweep: Sweep, kind: str, epochs: int, metric: str, mode: str, desk: Any) -> Any:
+def scheduler(sweep: Sweep, kind: str, epochs: int, metric: str, mode: str, coordinator: Any) -> Any:
     """Tune's scheduler of this kind, as a sweep sets it."""
     common: dict[str, Any] = {"time_attr": "epoch", "metric": metric, "mode": mode}
     if kind == "asha":
@@ -231,11 +231,11 @@ def scheduler(sweep: Sweep, kind: str, epochs: int, metric: str, mode: str, desk
             reduction_factor=sweep.reduction_factor,
             stop_last_trials=False,
         )
-        return Halts(inner, "asha", metric, desk)
+        return Halts(inner, "asha", metric, coordinator)
     if kind == "median":
         never: Any = math.inf  # it would pause trials to let others catch up
         inner = MedianStoppingRule(**common, grace_period=sweep.grace_epochs, min_time_slice=never)
-        return Halts(inner, "the median rule", metric, desk)
+        return Halts(inner, "the median rule", metric, coordinator)
     if kind == "pbt":
         rates = sweep.space["lr"]
         assert isinstance(rates, Range)
@@ -253,28 +253,28 @@ def scheduler(sweep: Sweep, kind: str, epochs: int, metric: str, mode: str, desk
 class Listener(_NotKept, tune.Callback):
     """Writes down what becomes of the trials."""
 
-    def __init__(self, book: Book, metric: str, desk: Any, ended: Callable[[str], None]) -> None:
+    def __init__(self, sweep_state: SweepState, metric: str, coordinator: Any, ended: Callable[[str], None]) -> None:
         """Parameters: `ended` is called with the name of a trial that is over."""
-        self.book, self.metric, self.desk, self.ended = book, metric, desk, ended
+        self.sweep_state, self.metric, self.coordinator, self.ended = sweep_state, metric, coordinator, ended
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        self.book.start(trial.config["trial"]["name"])
+        self.sweep_state.start(trial.config["trial"]["name"])
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
         name = trial.config["trial"]["name"]
         if self.metric in result:
-            self.book.epoch(name, result["epoch"], self.metric, result[self.metric])
+            self.sweep_state.epoch(name, result["epoch"], self.metric, result[self.metric])
         if "status" in result:
-            self.book.end(name, result["status"], result["message"])
+            self.sweep_state.end(name, result["status"], result["message"])
             self.ended(name)
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         if MONITOR in (error := _error(trial)):  # it would be ended again
-            self.desk.give_up.remote(trial.config["trial"]["name"], *death(error))
+            self.coordinator.give_up.remote(trial.config["trial"]["name"], *diagnose(error))
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         name = trial.config["trial"]["name"]
-        self.book.died(name, *death(_error(trial)))
+        self.sweep_state.died(name, *diagnose(_error(trial)))
         self.ended(name)
 
 
@@ -347,24 +347,24 @@ def out_of_memory_is_a_death() -> Iterator[None]:
         manager_type._actor_task_failed = plain
 
 
-def start_desk(sign: int) -> tuple[str, Any]:
+def start_coordinator(sign: int) -> tuple[str, Any]:
     """The sweep's Desk, and its name."""
     name = f"trainyard-sweep-{uuid.uuid4().hex[:12]}"
-    return name, ray.remote(num_cpus=0)(Desk).options(name=name).remote(sign)
+    return name, ray.remote(num_cpus=0)(SweepCoordinator).options(name=name).remote(sign)
 
 
-def end_desk(desk: Any) -> None:
+def end_coordinator(coordinator: Any) -> None:
     """No actor is left behind."""
     with contextlib.suppress(Exception):  # Ray may have gone before
-        ray.kill(desk)
+        ray.kill(coordinator)
 
 
-class Wishes(threading.Thread):
+class Requests(threading.Thread):
     """Carries the wish to stop, and the end of the time, to trials and search."""
 
-    def __init__(self, stop: threading.Event, deadline: float | None, desk: Any, search: Queue | None) -> None:
+    def __init__(self, stop: threading.Event, deadline: float | None, coordinator: Any, search: Queue | None) -> None:
         super().__init__(daemon=True)
-        self.stop_event, self.deadline, self.desk, self.search = stop, deadline, desk, search
+        self.stop_event, self.deadline, self.coordinator, self.search = stop, deadline, coordinator, search
         self.over = threading.Event()
         self.out_of_time = False
         self.start()
@@ -375,7 +375,7 @@ class Wishes(threading.Thread):
             if self.stop_event.is_set() or self.out_of_time:
                 if self.search is not None:
                     self.search.stopped = True
-                ray.get(self.desk.stop_all.remote())
+                ray.get(self.coordinator.stop_all.remote())
                 return
 
     def close(self) -> None:

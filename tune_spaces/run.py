@@ -36,7 +36,7 @@ from trainers.storage.store import Store, default_storage
 from trainers.training.memory_fit import context_bytes, device_memory, fit_memory
 from tune_spaces import forecast
 from tune_spaces.sweep import REPEATED, Cell, Range, Sweep, cell, distance, setting, settings
-from tune_spaces.sweep_state import FILE, OVER, RANKED, Book, dominates, told
+from tune_spaces.sweep_state import FILE, OVER, RANKED, SweepState, dominates, told
 
 if TYPE_CHECKING:
     from tune_spaces.ray_tune import Queue, Tpe
@@ -109,12 +109,12 @@ def run(
             for warning in warnings:
                 progress.warning(warning)
             running.prepare(cluster, earlier, space_name, begun)
-            running.book.content["repeats"] = repeats
+            running.sweep_state.content["repeats"] = repeats
             signals.training_starts()
             deadline = None if budget is None else begun + budget - min(CLOSING_SECONDS, budget / 4)
             status = running.train(stop, deadline, repeats)
         running.finish(status, budget)
-    return SweepResult(folder.address, running.book.content)
+    return SweepResult(folder.address, running.sweep_state.content)
 
 
 def _cells(sweep: Sweep) -> list[Cell]:
@@ -194,9 +194,9 @@ class _Running:
         sweep = self.sweep
         self._prepare_data(self.examples)
         example = self.examples[0].recipe
-        self.metric = _settle_metric(sweep, example, self._data_of(example)["meta"])
+        self.metric = _resolve_metric(sweep, example, self._data_of(example)["meta"])
         self.mode = "min" if self.metric == "loss" else "max"
-        self._settle_places(cluster)
+        self._resolve_places(cluster)
         facts = {
             "name": self.name,
             "start_id": self.start_id,
@@ -212,11 +212,11 @@ class _Running:
             "concurrency": self.concurrency,
             "memory_limit_bytes": self.limit,
         }
-        self.book = Book(self.folder, facts, earlier)
+        self.sweep_state = SweepState(self.folder, facts, earlier)
         seconds = self._announce(earlier)
-        self.book.content["seconds"] = {"setup": time.monotonic() - begun}
-        self.book.content["forecast_seconds"] = seconds
-        self.book.write()
+        self.sweep_state.content["seconds"] = {"setup": time.monotonic() - begun}
+        self.sweep_state.content["forecast_seconds"] = seconds
+        self.sweep_state.write()
 
     def _prepare_data(self, cells: Sequence[Cell]) -> None:
         for each in cells:
@@ -233,7 +233,7 @@ class _Running:
         found: dict[str, Any] = self.data[_data_key(recipe)]
         return found
 
-    def _settle_places(self, cluster: Cluster) -> None:
+    def _resolve_places(self, cluster: Cluster) -> None:
         """How many trials run at once, and what each holds."""
         nodes = cluster.nodes()
         cpus = len(os.sched_getaffinity(0)) if cluster.ours else int(sum(node.get("CPU", 0) for node in nodes))
@@ -269,7 +269,7 @@ class _Running:
         told_ = {"memory_bytes": need.bytes, "note": need.note if need.fits else ""}
         if not need.fits:
             told_ |= {"status": "does_not_fit", "message": need.note}
-        self.book.add(self.by_name[each.name], **told_)
+        self.sweep_state.add(self.by_name[each.name], **told_)
 
     def _resources(self, each: Cell) -> dict[str, float]:
         """What Tune reserves for a trial; with several workers, Ray Train reserves for them itself."""
@@ -283,7 +283,7 @@ class _Running:
     def _share(self, each: Cell) -> float:
         """Of a GPU: by what the trial is predicted to need there, rounded up. An actor takes over the next trial
         only where that asks for the same."""
-        need, limit = self.book[each.name]["memory_bytes"], self.limit
+        need, limit = self.sweep_state[each.name]["memory_bytes"], self.limit
         if need is None or limit is None:
             return 1.0
         need += context_bytes(self.gpus)
@@ -296,12 +296,12 @@ class _Running:
         for trial in (earlier or {}).get("trials", ()):  # what TPE proposed, and repeats
             if trial["name"] not in self.by_name:
                 self._add_again(trial)
-        over = [trial for trial in self.book.trials if trial["status"] in OVER]
+        over = [trial for trial in self.sweep_state.trials if trial["status"] in OVER]
         if earlier and over:
             self.progress.message(f"going on: {len(over)} of {self.many} trials are over and are kept")
-        left = [self.by_name[trial["name"]] for trial in self.book.trials if trial["status"] not in OVER]
-        ahead = {each.name: max(0, each.recipe.epochs - self.book[each.name]["epochs_run"]) for each in left}
-        unknown = max(0, self.many - sum(not trial["repeat_of"] for trial in self.book.trials))  # to be proposed
+        left = [self.by_name[trial["name"]] for trial in self.sweep_state.trials if trial["status"] not in OVER]
+        ahead = {each.name: max(0, each.recipe.epochs - self.sweep_state[each.name]["epochs_run"]) for each in left}
+        unknown = max(0, self.many - sum(not trial["repeat_of"] for trial in self.sweep_state.trials))  # to be proposed
         epochs = sum(ahead.values()) + self.sweep.base.epochs * unknown
         told_ = f"{self.many} trials of {self.sweep.recipe}, {self.concurrency} at once, at most {epochs:,} epochs"
         if self.sweep.search != "grid" and self.many < (self.sweep.trials or 0):
@@ -315,8 +315,8 @@ class _Running:
             if expected is not None:
                 seconds = expected.total
                 told_ += f", about {_duration(seconds)} if none is stopped early"
-        if self.book.trials:
-            self.progress.console.print(forecast.table(self.book.trials, expected.seconds if expected else {}))
+        if self.sweep_state.trials:
+            self.progress.console.print(forecast.table(self.sweep_state.trials, expected.seconds if expected else {}))
         self.progress.message(told_)
         return seconds
 
@@ -331,23 +331,25 @@ class _Running:
 
     def train(self, stop: threading.Event, deadline: float | None, repeats: int) -> str:
         """Run what is left. Returns the sweep's status."""
-        self.oom = [self.by_name[t["name"]] for t in self.book.trials if t["status"] == "out_of_memory"]
-        waiting = [self.by_name[t["name"]] for t in self.book.trials if t["status"] not in OVER and not t["repeat_of"]]
+        self.oom = [self.by_name[t["name"]] for t in self.sweep_state.trials if t["status"] == "out_of_memory"]
+        waiting = [
+            self.by_name[t["name"]] for t in self.sweep_state.trials if t["status"] not in OVER and not t["repeat_of"]
+        ]
         if self.sweep.scheduler == "asha":
             base = self.sweep.base  # a trial is stopped by those before it: what is known to be good comes first
             waiting.sort(key=lambda each: distance(each.values, base))
-        waiting.sort(key=lambda each: self.book[each.name]["status"] != "interrupted")  # those go on first
-        waiting = [each for each in waiting if not self._settle_one(each)]
+        waiting.sort(key=lambda each: self.sweep_state[each.name]["status"] != "interrupted")  # those go on first
+        waiting = [each for each in waiting if not self._resolve_one(each)]
         status = self._tune(waiting, stop, deadline)
         if status == "finished" and repeats > 1:
-            again = [each for each in self._repeats(repeats) if self.book[each.name]["status"] not in OVER]
+            again = [each for each in self._repeats(repeats) if self.sweep_state[each.name]["status"] not in OVER]
             status = self._tune(again, stop, deadline, repeating=True)
         return status
 
     def _repeats(self, repeats: int) -> Iterator[Cell]:
         """The best configurations, each with further seeds and to the last epoch."""
         best: dict[str, dict[str, Any]] = {}
-        for trial in self.book.ranked():
+        for trial in self.sweep_state.ranked():
             best.setdefault(setting({key: value for key, value in trial["values"].items() if key != "seed"}), trial)
         for trial in list(best.values())[:REPEATED]:
             for seed in range(repeats):
@@ -367,13 +369,15 @@ class _Running:
 
         sweep, kind = self.sweep, "none" if repeating else self.sweep.scheduler
         tpe = (
-            ray_tune.Tpe(sweep, self.metric, self.mode, self.book) if sweep.search == "tpe" and not repeating else None
+            ray_tune.Tpe(sweep, self.metric, self.mode, self.sweep_state)
+            if sweep.search == "tpe" and not repeating
+            else None
         )
         if not waiting and tpe is None:
             return "finished"
-        desk_name, desk = ray_tune.start_desk(self.book.sign)
+        coordinator_name, coordinator = ray_tune.start_coordinator(self.sweep_state.sign)
         epochs = max([each.recipe.epochs for each in waiting] or [sweep.base.epochs])
-        schedule = ray_tune.scheduler(sweep, kind, epochs, self.metric, self.mode, desk)
+        schedule = ray_tune.scheduler(sweep, kind, epochs, self.metric, self.mode, coordinator)
         queue = ray_tune.Queue(
             waiting,
             self._configuration,
@@ -384,24 +388,24 @@ class _Running:
         self._replay_finished(schedule)
 
         def ended(name: str) -> None:
-            self._settle(name, queue, desk)
+            self._resolve(name, queue, coordinator)
             if tpe is not None:
-                best = self.book[name]["best"]
-                tpe.end(self.book[name]["values"], best and best["value"])
-            self._tell(name)
+                best = self.sweep_state[name]["best"]
+                tpe.end(self.sweep_state[name]["values"], best and best["value"])
+            self._report(name)
 
-        listener = ray_tune.Listener(self.book, self.metric, desk, ended)
-        wishes = ray_tune.Wishes(stop, deadline, desk, queue)
+        listener = ray_tune.Listener(self.sweep_state, self.metric, coordinator, ended)
+        requests = ray_tune.Requests(stop, deadline, coordinator, queue)
         population = [{**self._configuration(each), "lr": self._rate(each)} for each in waiting]
         try:
             searched = None if kind == "pbt" else queue
-            ray_tune.tune_trials(searched, population, schedule, listener, self._shared(desk_name))
+            ray_tune.tune_trials(searched, population, schedule, listener, self._shared(coordinator_name))
         finally:
-            wishes.close()
-            ray_tune.end_desk(desk)
+            requests.close()
+            ray_tune.end_coordinator(coordinator)
         if stop.is_set():
             return "interrupted"
-        return "out_of_time" if wishes.out_of_time else "finished"
+        return "out_of_time" if requests.out_of_time else "finished"
 
     def _rate(self, each: Cell) -> float:
         """The learning rate that a trial has come to, where that changes on the way (pbt)."""
@@ -424,14 +428,14 @@ class _Running:
         """Trials read what lies beside the shards themselves."""
         return bool(self._data_of(recipe)["mode"] == "cache")
 
-    def _shared(self, desk_name: str) -> dict[str, Any]:
+    def _shared(self, coordinator_name: str) -> dict[str, Any]:
         return {
-            "desk": desk_name,
+            "coordinator": coordinator_name,
             "sweep": self.name,
             "start_id": self.start_id,
             "recipe_name": self.sweep.recipe,
             "metric": self.metric,
-            "sign": self.book.sign,
+            "sign": self.sweep_state.sign,
             "cwd": os.getcwd(),
             "argv": sys.argv,
         }
@@ -439,16 +443,16 @@ class _Running:
     def _propose(self, tpe: Tpe) -> Cell | None:
         """A further trial that TPE thinks good; None: there are enough, or no others."""
         assert self.sweep.trials is not None
-        first = [trial for trial in self.book.trials if not trial["repeat_of"]]
+        first = [trial for trial in self.sweep_state.trials if not trial["repeat_of"]]
         tried = {setting(trial["values"]) for trial in first}
         while len(tried) < self.sweep.trials and (values := tpe.propose(tried)) is not None:
             tried.add(setting(values))
-            proposed = cell(self.sweep, len(self.book.trials), values)
+            proposed = cell(self.sweep, len(self.sweep_state.trials), values)
             self._prepare_data([proposed])
             self._add(proposed)
-            self._settle_one(proposed)
-            self.book.write()  # before it starts: a sweep that is killed knows of it
-            if self.book[proposed.name]["status"] not in OVER:
+            self._resolve_one(proposed)
+            self.sweep_state.write()  # before it starts: a sweep that is killed knows of it
+            if self.sweep_state[proposed.name]["status"] not in OVER:
                 return self.by_name[proposed.name]
             tpe.end(values, None)
         return None
@@ -457,32 +461,32 @@ class _Running:
         """A trial that goes on: the scheduler learns what it did before."""
         from tune_spaces import ray_tune
 
-        if isinstance(schedule, ray_tune.Halts) and (lines := self.book.history(each.name)):
+        if isinstance(schedule, ray_tune.Halts) and (lines := self.sweep_state.history(each.name)):
             schedule.replay(ray_tune.Past(each.name), lines, trial_id)
 
     def _replay_finished(self, schedule: Any) -> None:
         from tune_spaces import ray_tune
 
-        for trial in self.book.trials:
+        for trial in self.sweep_state.trials:
             if isinstance(schedule, ray_tune.Halts) and trial["status"] in OVER:
-                schedule.replay(ray_tune.Past(trial["name"]), self.book.history(trial["name"]))
+                schedule.replay(ray_tune.Past(trial["name"]), self.sweep_state.history(trial["name"]))
 
-    def _settle(self, name: str, queue: Queue | None, desk: Any) -> None:
+    def _resolve(self, name: str, queue: Queue | None, coordinator: Any) -> None:
         """After a trial ran out of memory: those that need as much or more are not tried."""
-        if self.book[name]["status"] != "out_of_memory":
+        if self.sweep_state[name]["status"] != "out_of_memory":
             return
         self.oom.append(self.by_name[name])
         if queue is not None:
-            queue.waiting[:] = [each for each in queue.waiting if not self._settle_one(each)]
+            queue.waiting[:] = [each for each in queue.waiting if not self._resolve_one(each)]
         for each in self.by_name.values() if queue is None else queue.live.values():  # one may wait for an actor
-            if self.book[each.name]["status"] not in OVER and (why := self._dominated(each)):
-                desk.give_up.remote(each.name, "settled", why)
+            if self.sweep_state[each.name]["status"] not in OVER and (why := self._dominated(each)):
+                coordinator.give_up.remote(each.name, "settled", why)
 
-    def _settle_one(self, each: Cell) -> bool:
+    def _resolve_one(self, each: Cell) -> bool:
         """Whether a trial needs as much as one that ran out of memory, which is then written down."""
         why = self._dominated(each)
         if why is not None:
-            self.book.end(each.name, "settled", why)
+            self.sweep_state.end(each.name, "settled", why)
             self.progress.message(f"{each.number:03} {told(each.values)}  {why}")
         return why is not None
 
@@ -492,18 +496,18 @@ class _Running:
             return None
         return f"settled: {small.number:03} ({told(small.values)}) ran out of memory and needs no more"
 
-    def _tell(self, name: str) -> None:
+    def _report(self, name: str) -> None:
         """A line for a trial that is over."""
-        trial = self.book[name]
+        trial = self.sweep_state[name]
         if trial["status"] == "pending":  # it was not started any more
             return
-        over = sum(each["status"] in OVER for each in self.book.trials)
-        many = max(self.many, len(self.book.trials))
+        over = sum(each["status"] in OVER for each in self.sweep_state.trials)
+        many = max(self.many, len(self.sweep_state.trials))
         words = [f"{over}/{many}", f"{trial['number']:03} {told(trial['values'])}"]
         if trial["status"] in RANKED and trial["best"]:
             words.append(f"{self.metric} {trial['best']['value']:.4f}")
         words.append(trial["message"])
-        if best := self.book.ranked():
+        if best := self.sweep_state.ranked():
             words.append(f"best {best[0]['best']['value']:.4f} of {best[0]['number']:03}")
         self.progress.message("  ".join(words))
 
@@ -511,17 +515,17 @@ class _Running:
 
     def finish(self, status: str, budget: float | None) -> None:
         """sweep.json, trials.csv, report.html, and what came out."""
-        book = self.book
-        over = sum(trial["status"] in OVER for trial in book.trials)
-        message = f"{over} of {max(self.many, len(book.trials))} trials are over"
+        sweep_state = self.sweep_state
+        over = sum(trial["status"] in OVER for trial in sweep_state.trials)
+        message = f"{over} of {max(self.many, len(sweep_state.trials))} trials are over"
         if status == "out_of_time":
             message += f" after {_duration(budget or 0)}; the same command with --run {self.name} goes on"
         elif status == "interrupted":
             message += f"; repeat the command with --run {self.name} to go on"
-        histories = {trial["name"]: book.history(trial["name"]) for trial in book.trials}
-        book.finish(status, message, **savings(book.trials, histories))
+        histories = {trial["name"]: sweep_state.history(trial["name"]) for trial in sweep_state.trials}
+        sweep_state.finish(status, message, **savings(sweep_state.trials, histories))
         self.progress.message(message)
-        if not book.ranked():
+        if not sweep_state.ranked():
             self.progress.warning("no trial has a score")
         for line in self._told():
             self.progress.message(line)
@@ -530,13 +534,13 @@ class _Running:
             self.folder.write(name, text.encode())
 
     def _told(self) -> Iterator[str]:
-        content, best = self.book.content, self.book.ranked()
+        content, best = self.sweep_state.content, self.sweep_state.ranked()
         for place, trial in enumerate(best[:REPEATED], 1):
             found = trial["best"]
             came_to = f" (came to {trial['lr_at_end']:.4g})" if "lr_at_end" in trial else ""
             score = f"{self.metric} {found['value']:.4f}"
             yield f"{place}. {score} in epoch {found['epoch']}: {told(trial['values'])}{came_to}"
-        for group in self.book.repeats():
+        for group in self.sweep_state.repeats():
             spread = "" if group["std"] is None else f" +- {group['std']:.4f}"
             seeds = f"{len(group['scores'])} seeds"
             yield f"{group['verdict']}: {group['mean']:.4f}{spread} ({seeds}): {told(group['values'])}"
@@ -556,7 +560,7 @@ def _data_key(recipe: Recipe) -> str:
     return repr([plain[name] for name in _SAME_DATA] + [recipe.storage_size])
 
 
-def _settle_metric(sweep: Sweep, recipe: Recipe, meta: Mapping[str, Any]) -> str:
+def _resolve_metric(sweep: Sweep, recipe: Recipe, meta: Mapping[str, Any]) -> str:
     """The score that trials are compared by. Raises ValueError where the task does not give it."""
     import torch
 

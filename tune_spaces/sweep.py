@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from trainers.formatting import blame, nearest
+from trainers.formatting import locate_error, nearest
 from trainers.recipe import Recipe, Scale, resolve
 from trainers.registry import load
 
@@ -214,7 +214,7 @@ def find(name: str) -> Sweep:
     except ValueError:
         raise
     except Exception as error:
-        raise ValueError(f"the space {name!r} cannot be made: {blame(error)}") from None
+        raise ValueError(f"the space {name!r} cannot be made: {locate_error(error)}") from None
     if not isinstance(sweep, Sweep):
         raise ValueError(f"the space {name!r} returned {type(sweep).__name__}; it must return a Sweep")
     return sweep

@@ -26,7 +26,7 @@ SAME_MEMORY = (
 """Fields of a recipe that make no difference to the memory of its step; no field of a scale is taken for such."""
 
 
-class Book:
+class SweepState:
     """The one writer of a sweep's sweep.json. Not for use by several threads at once."""
 
     def __init__(self, folder: Store, facts: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> None:

@@ -46,11 +46,12 @@ class Trial(tune.Trainable):
 
     def setup(self, config: Mapping[str, Any], shared: Mapping[str, Any] | None = None) -> None:
         """Parameters: `config` {"trial": {"name", "recipe", "scale", "data"}, "lr"?: where that changes on the way};
-        `shared` {"desk", "sweep", "start_id" (of sweep.json), "recipe_name", "metric", "sign" (1: more is better, or
+        `shared` {"coordinator", "sweep", "start_id" (of sweep.json),
+        "recipe_name", "metric", "sign" (1: more is better, or
         -1), "cwd", "argv"}."""
         assert shared is not None
         self.shared = shared
-        self.desk = ray.get_actor(shared["desk"])
+        self.coordinator = ray.get_actor(shared["coordinator"])
         sys.argv = list(shared["argv"])  # run.json tells the command
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="trial")  # one for all: matplotlib opens fonts for each
         self._watch: _Watch | None = None
@@ -60,7 +61,7 @@ class Trial(tune.Trainable):
         """Train to the end of the next epoch: its line, or how the trial ended."""
         if self._watch is None:
             worker.change_folder(self.shared["cwd"])  # Tune gives each trial a folder of its own
-            self._watch = _Watch(self._trial(), self.shared, self.desk, self._from)
+            self._watch = _Watch(self._trial(), self.shared, self.coordinator, self._from)
             self._watch.start(self._thread)
         else:
             self._watch.go.put(None)
@@ -110,10 +111,10 @@ class _Watch(Control):
     first_picture = 10.0
 
     def __init__(
-        self, config: Mapping[str, Any], shared: Mapping[str, Any], desk: Any, start: Mapping[str, Any] | None
+        self, config: Mapping[str, Any], shared: Mapping[str, Any], coordinator: Any, start: Mapping[str, Any] | None
     ) -> None:
         super().__init__()
-        self.config, self.shared, self.desk = config, shared, desk
+        self.config, self.shared, self.coordinator = config, shared, coordinator
         self.events: queue.Queue[dict[str, Any]] = queue.Queue()
         self.go: queue.Queue[None] = queue.Queue()
         self.metric = shared["metric"]
@@ -149,10 +150,10 @@ class _Watch(Control):
 
     def wants_pictures(self, best: Mapping[str, Any] | None) -> bool:
         """Those of the winner are enough; whoever wins is the best so far when it ends."""
-        return self.best is not None and bool(ray.get(self.desk.is_best.remote(self.best)))
+        return self.best is not None and bool(ray.get(self.coordinator.is_best.remote(self.best)))
 
     def _ask(self) -> dict[str, Any]:
-        answer: dict[str, Any] = ray.get(self.desk.ask.remote(self.config["name"]))
+        answer: dict[str, Any] = ray.get(self.coordinator.ask.remote(self.config["name"]))
         self.verdict = self.verdict or answer["verdict"]
         if answer["stop"] or answer["verdict"]:
             self.stop.set()

@@ -34,7 +34,7 @@ from PIL import Image
 from trainers.data import sampler
 from trainers.data.batches import Cached
 from trainers.data.prepare import prepare
-from trainers.data.source import look
+from trainers.data.source import scan_files
 from trainers.recipe import Recipe, resolve
 from trainers.training.distributed import World
 from trainers.training.preprocess import Preprocess
@@ -93,7 +93,7 @@ def ours(photos: Path, cache: Path, rows: int) -> Times:
     begun = time.perf_counter()
     facts: dict[str, Any] = {"dataset": "image_folder", "model": "resnet", "image_size": (SIDE, SIDE)}
     recipe = Recipe(epochs=1, batch_size=BATCH, lr=0.1, **facts)
-    cached = Cached(prepare(recipe, look(recipe, str(photos)), cache))
+    cached = Cached(prepare(recipe, scan_files(recipe, str(photos)), cache))
     preprocess = Preprocess(recipe, cached.meta, World(0, 1, torch.device("cpu"), "fp32"))
 
     def epoch(number: int) -> Iterable[Any]:

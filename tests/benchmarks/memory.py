@@ -17,7 +17,7 @@ import _common
 import torch
 from tests.allocator import facts, measure
 
-from trainers.formatting import spell_size
+from trainers.formatting import format_size
 from trainers.recipe import Recipe, resolve
 from trainers.training import peak_memory
 
@@ -72,7 +72,7 @@ def main() -> None:
     title = f"peak memory of a step, predicted, and torch's on {device}; wanted on the CPU: within 5 %"
     _common.show(title, columns.split("|"), rows)
     context = peak_memory.context_bytes()
-    print("no GPU" if context is None else f"context of the GPU: {spell_size(context)}, not counted above")
+    print("no GPU" if context is None else f"context of the GPU: {format_size(context)}, not counted above")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from trainers.data import sampler
 from trainers.data.batches import Cached
 from trainers.data.prepare import prepare
-from trainers.data.source import look
+from trainers.data.source import scan_files
 from trainers.models import linear_cnn
 from trainers.recipe import Recipe, Scale, resolve
 from trainers.runtime import worker
@@ -62,7 +62,7 @@ class Case:
 
     def prepare(self) -> dict[str, Any]:
         """Decode, keep a copy of the training split for the peer, and return what fit() hands to workers."""
-        source = look(self.recipe, self.raw)
+        source = scan_files(self.recipe, self.raw)
         folder = prepare(self.recipe, source, self.storage / "cache")
         cached = Cached(folder)
         rows = cached.meta["rows"]["train"]
@@ -156,12 +156,12 @@ def loop_history(case: Case, job: dict[str, Any]) -> list[dict[str, float]]:
     """The lines of history of worker.work in this process."""
     lines: list[dict[str, float]] = []
 
-    def tell(event: dict[str, Any]) -> None:
+    def report(event: dict[str, Any]) -> None:
         if event["kind"] == "epoch":
             lines.append(event["line"])
 
     folder = case.storage / f"loop-{time.time_ns()}"
-    end = worker.work({**job, "folder": str(folder)}, 0, 1, 1, tell, lambda: False)
+    end = worker.work({**job, "folder": str(folder)}, 0, 1, 1, report, lambda: False)
     assert end["status"] == "finished", end["message"]
     return lines
 

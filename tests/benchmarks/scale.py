@@ -64,7 +64,7 @@ def workers(storage: Path, quick: bool) -> None:
     with _ray(max(counts) + 2):
         for count in counts:
             rows.append(_run_nothing(storage, count, seconds=2 if quick else 15))
-    columns = ["workers", "start, s", "ms a step", "CPU ms a step and worker", "controller", "desk", "driver"]
+    columns = ["workers", "start, s", "ms a step", "CPU ms a step and worker", "controller", "coordinator", "driver"]
     _common.show("a model that does nothing; CPU of the last three in percent of a core", columns, rows)
 
 
@@ -77,7 +77,7 @@ def _run_nothing(storage: Path, count: int, seconds: float) -> list[str]:
 
     used: list[tuple[float, dict[str, float]]] = []
 
-    class Watch(Control):
+    class Heartbeat(Control):
         def epoch(self, line: Any) -> None:
             used.append((time.perf_counter(), _cpu_seconds()))
             if used[-1][0] - used[0][0] > seconds:
@@ -91,7 +91,7 @@ def _run_nothing(storage: Path, count: int, seconds: float) -> list[str]:
         Scale(workers=count, cpus_per_worker=1),
         f"nothing-{count}",
         progress=Progress(file=io.StringIO()),
-        control=Watch(),
+        control=Heartbeat(),
     )
     (first, before), (last, after) = used[1], next(pair for pair in used if pair[0] - used[0][0] > seconds)
     spent = {name: after.get(name, 0.0) - before.get(name, 0.0) for name in WATCHED}
@@ -150,7 +150,7 @@ def checkpoints(storage: Path, quick: bool) -> None:
 def prepare(storage: Path, quick: bool) -> None:
     """The same pictures with each number of tasks at once."""
     from trainers.data import prepare as preparing
-    from trainers.data.source import look
+    from trainers.data.source import scan_files
     from trainers.recipe import resolve
 
     count = 40 if quick else 600
@@ -164,7 +164,7 @@ def prepare(storage: Path, quick: bool) -> None:
         for number in (0, *tasks):  # the first one starts Ray Data's processes
             preparing.ray_map = functools.partial(plain, most=max(number, 1))
             start = time.perf_counter()
-            source = look(recipe, str(storage / "photos"))
+            source = scan_files(recipe, str(storage / "photos"))
             preparing.prepare(recipe, source, storage / f"cache-{number}", ray=True)
             seconds = time.perf_counter() - start
             if number:

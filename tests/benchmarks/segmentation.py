@@ -42,7 +42,7 @@ from torch.nn import functional
 from trainers.data import sampler
 from trainers.data.batches import Cached
 from trainers.data.prepare import prepare
-from trainers.data.source import look
+from trainers.data.source import scan_files
 from trainers.recipe import Recipe
 from trainers.tasks import boundary_f1
 from trainers.tasks.segmentation import Segment
@@ -73,7 +73,7 @@ class Ours:
 
     def __init__(self, recipe: Recipe, cache: Path, world: World) -> None:
         self.recipe, self.world = recipe, world
-        self.data = Cached(prepare(recipe, look(recipe, None), cache))
+        self.data = Cached(prepare(recipe, scan_files(recipe, None), cache))
         self.state = build.create_state(recipe, self.data.meta, world)
 
     def epoch(self, lr: float = LR) -> float:
@@ -127,7 +127,7 @@ class ByHand:
 
 
 def compare_training(given: Any, storage: Path) -> None:
-    world = World(0, 1, device.settle_device(), "fp32")
+    world = World(0, 1, device.choose_device(), "fp32")
     sizes, batch = ((64,), 2) if given.quick else ((128, 256), given.batch)
     cells = []
     for name, facts in MODELS.items():
@@ -367,7 +367,7 @@ class Prepared:
         facts: dict[str, Any] = {"dataset": "mask_folder", "dataset_args": {"classes": PHOTO_CLASSES}}
         facts |= {"model": "unet", "task": "segment", "image_size": (SIDE, SIDE), "resize": "stretch"}
         self.recipe = Recipe(**facts, epochs=1, batch_size=PHOTO_BATCH, lr=0.1)
-        self.cached = Cached(prepare(self.recipe, look(self.recipe, str(photos)), cache))
+        self.cached = Cached(prepare(self.recipe, scan_files(self.recipe, str(photos)), cache))
         self.seconds = time.perf_counter() - start
         world = World(0, 1, torch.device("cpu"), "fp32")
         self.preprocess = Preprocess(self.recipe, self.cached.meta, world)

@@ -128,12 +128,12 @@ def _train(
     state = build.create_state(recipe, source.meta, world)
     stop = False
 
-    def tell(event: dict[str, Any]) -> None:
+    def report(event: dict[str, Any]) -> None:
         nonlocal stop
         if event["kind"] == "epoch":
             stop = report(int(event["line"]["epoch"]), event["line"]["val/accuracy"])
 
-    reporter = Reporter(tell=tell, stopping=lambda: stop)
+    reporter = Reporter(report=report, stopping=lambda: stop)
     loop.train(recipe, state, source, world, reporter=reporter)
     return max(line["val/accuracy"] for line in state.history), state.epoch
 
@@ -251,7 +251,7 @@ def our_trials(many: str) -> None:
     from trainers.recipe import Scale
     from trainers.storage.store import Store
     from tune_spaces import ray_tune, sweep, trial
-    from tune_spaces.sweep_state import Book
+    from tune_spaces.sweep_state import SweepState
 
     class Idle(trial.Trial):
         def step(self) -> dict[str, Any]:
@@ -261,13 +261,13 @@ def our_trials(many: str) -> None:
     numbers = list(range(int(many)))
     space = sweep.Sweep(recipe="digits.cnn", space={"seed": numbers}, scale=Scale(storage=storage))
     cells = [sweep.cell(space, number, values) for number, values in enumerate(space.grid())]
-    pages = Book(Store(storage) / "idle", {"metric": "accuracy", "mode": "max"}, None)
+    pages = SweepState(Store(storage) / "idle", {"metric": "accuracy", "mode": "max"}, None)
     for cell in cells:
         pages.add(cell)
 
     def run(cpus: int) -> float:
         start = time.perf_counter()
-        name, desk = ray_tune.start_desk(1)
+        name, coordinator = ray_tune.start_coordinator(1)
         queue = ray_tune.Queue(
             cells,
             lambda cell: {"name": cell.name, "scale": cell.scale.to_json(), "resources": {"CPU": 1.0}},
@@ -275,10 +275,19 @@ def our_trials(many: str) -> None:
             lambda trial_id: None,
             lambda trial_id, cell: None,
         )
-        shared = {"desk": name, "sweep": "idle", "metric": "accuracy", "sign": 1, "cwd": os.getcwd(), "argv": sys.argv}
-        listener = ray_tune.Listener(pages, "accuracy", desk, lambda trial_id, name: None)
+        shared = {
+            "coordinator": name,
+            "sweep": "idle",
+            "metric": "accuracy",
+            "sign": 1,
+            "cwd": os.getcwd(),
+            "argv": sys.argv,
+        }
+        listener = ray_tune.Listener(pages, "accuracy", coordinator, lambda trial_id, name: None)
         ray_tune.Trial = Idle  # type: ignore[misc,assignment]
-        ray_tune.tune_trials(queue, [], ray_tune.scheduler(space, "asha", 1, "accuracy", "max", desk), listener, shared)
+        ray_tune.tune_trials(
+            queue, [], ray_tune.scheduler(space, "asha", 1, "accuracy", "max", coordinator), listener, shared
+        )
         return time.perf_counter() - start
 
     _with_ray(run)

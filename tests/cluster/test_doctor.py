@@ -132,10 +132,10 @@ FAULTS: list[tuple[str, Any, bool, str, str, str]] = [
 
 @pytest.mark.parametrize("fault", FAULTS, ids=[f"{fault[0]}={str(fault[1])[:20]}" for fault in FAULTS])
 def test_each_fault_is_found_and_told_with_its_remedy(fault: tuple[str, Any, bool, str, str, str]) -> None:
-    path, value, fatal, where, what, mend = fault
+    path, value, fatal, where, what, fix = fault
     [finding] = [each for each in found(lambda facts: put(facts, path, copy.deepcopy(value))) if what in each.what]
     assert (finding.fatal, finding.where) == (fatal, where)
-    assert mend in finding.mend
+    assert fix in finding.fix
 
 
 def test_what_our_own_code_mends_is_no_fault() -> None:
@@ -291,7 +291,7 @@ def test_a_missing_token_is_found_where_the_command_is_started(
         assert main(["doctor", "--json"]) == 1
     [told] = json.loads(capsys.readouterr().out)["findings"]
     assert "there is no token" in told["what"]
-    assert told["mend"] == "copy the head's ~/.ray/auth_token here, with mode 600"
+    assert told["fix"] == "copy the head's ~/.ray/auth_token here, with mode 600"
 
 
 def test_a_run_is_refused_where_hosts_differ(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

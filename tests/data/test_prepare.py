@@ -21,7 +21,7 @@ from trainers.data.batches import Batch, Cached, ahead
 from trainers.data.meta import describe
 from trainers.data.prepare import prepare
 from trainers.data.resize import Decoder, shrink
-from trainers.data.source import cache_key, choose_mode, look
+from trainers.data.source import cache_key, choose_mode, scan_files
 from trainers.recipe import Recipe, resolve
 
 
@@ -47,7 +47,7 @@ def read_all(cached: Cached, split: str) -> Batch:
 
 def test_what_is_read_is_what_was_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = folder_of_pictures(tmp_path / "raw")
-    source = look(recipe(), str(raw))
+    source = scan_files(recipe(), str(raw))
     decoder = Decoder(recipe(), source.channels, len(source.classes))
     expected = [sample for item in source.splits["train"] for sample in decoder.read(item)]
     one = Cached(prepare(recipe(), source, tmp_path / "one"))
@@ -70,19 +70,19 @@ def test_what_is_read_is_what_was_decoded(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_it_is_decoded_once_and_anew_when_something_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = folder_of_pictures(tmp_path / "raw")
-    first = prepare(recipe(), look(recipe(), str(raw)), tmp_path / "cache")
+    first = prepare(recipe(), scan_files(recipe(), str(raw)), tmp_path / "cache")
     monkeypatch.setattr(preparing, "_write_shard", None)  # nothing is decoded from here on
-    assert prepare(recipe(lr=9.0), look(recipe(), str(raw)), tmp_path / "cache") == first
-    keys = {cache_key(recipe(), look(recipe(), str(raw)))}
+    assert prepare(recipe(lr=9.0), scan_files(recipe(), str(raw)), tmp_path / "cache") == first
+    keys = {cache_key(recipe(), scan_files(recipe(), str(raw)))}
     for changes in ({"stored_size": (20, 20)}, {"resize": "stretch"}, {"dataset_args": {"split_seed": 1}}):
-        keys.add(cache_key(recipe(**changes), look(recipe(**changes), str(raw))))
+        keys.add(cache_key(recipe(**changes), scan_files(recipe(**changes), str(raw))))
     os.utime(raw / "cat" / "0.png", ns=(1, 1))
-    keys.add(cache_key(recipe(), look(recipe(), str(raw))))
+    keys.add(cache_key(recipe(), scan_files(recipe(), str(raw))))
     assert len(keys) == 5
 
 
 def test_a_prepare_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = look(recipe(), str(folder_of_pictures(tmp_path / "raw")))
+    source = scan_files(recipe(), str(folder_of_pictures(tmp_path / "raw")))
 
     def no_space(*_: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -94,12 +94,12 @@ def test_a_prepare_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest
 
 
 def _prepare(raw: str, cache: str, results: Any) -> None:
-    results.put(str(prepare(recipe(), look(recipe(), raw), Path(cache))))
+    results.put(str(prepare(recipe(), scan_files(recipe(), raw), Path(cache))))
 
 
 def test_two_at_once_do_not_collide_and_what_a_killed_one_left_is_removed(tmp_path: Path) -> None:
     raw, cache = str(folder_of_pictures(tmp_path / "raw")), tmp_path / "cache"
-    left = cache / cache_key(recipe(), look(recipe(), raw))
+    left = cache / cache_key(recipe(), scan_files(recipe(), raw))
     left.mkdir(parents=True)
     (left / "train-deadbeef-00000.arrow").write_bytes(b"half")
     context = multiprocessing.get_context("spawn")
@@ -120,7 +120,7 @@ def test_two_at_once_do_not_collide_and_what_a_killed_one_left_is_removed(tmp_pa
 def test_shards_of_hosts_that_do_not_see_the_folder_arrive_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = look(recipe(), str(folder_of_pictures(tmp_path / "raw")))
+    source = scan_files(recipe(), str(folder_of_pictures(tmp_path / "raw")))
     one = Cached(prepare(recipe(), source, tmp_path / "one"))
     monkeypatch.setattr(preparing, "SHARD_BYTES", 3 * 16 * 16 * 3)
     monkeypatch.setattr(preparing, "INLINE_BYTES", -1)
@@ -144,7 +144,7 @@ def test_shards_of_hosts_that_do_not_see_the_folder_arrive_there(
 def test_a_host_that_does_not_see_the_shards_copies_them_from_the_drivers_host(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = look(recipe(), str(folder_of_pictures(tmp_path / "raw")))
+    source = scan_files(recipe(), str(folder_of_pictures(tmp_path / "raw")))
     folder = prepare(recipe(), source, tmp_path / "cache")
     hidden = folder.rename(tmp_path / "elsewhere")
     monkeypatch.setenv("TRAINYARD_CACHE", str(tmp_path / "own"))
@@ -181,7 +181,7 @@ def test_pictures_that_occur_twice_are_told(tmp_path: Path) -> None:
             Image.fromarray(pictures[path]).save(path)
     for target, origin in (("val/cat/1.png", "train/cat/0.png"), ("train/dog/0.png", "train/cat/1.png")):
         (raw / target).write_bytes((raw / origin).read_bytes())
-    cached = Cached(prepare(recipe(), look(recipe(), str(raw)), tmp_path / "cache"))
+    cached = Cached(prepare(recipe(), scan_files(recipe(), str(raw)), tmp_path / "cache"))
     assert cached.meta["repeated"]["splits"]["count"] == 1
     assert cached.meta["repeated"]["classes"]["count"] == 1
     told = "\n".join(describe(cached.meta))
@@ -233,7 +233,7 @@ def test_resizing(shape: tuple[int, int], size: tuple[int, int]) -> None:
 
 
 def test_the_disk_decides_between_cache_and_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = look(recipe(), str(folder_of_pictures(tmp_path / "raw")))
+    source = scan_files(recipe(), str(folder_of_pictures(tmp_path / "raw")))
     assert choose_mode("auto", recipe(), source, tmp_path / "cache", ray=True) == "cache"
     monkeypatch.setattr("trainers.data.source.bytes_needed", lambda *_: 2**60)
     assert choose_mode("auto", recipe(), source, tmp_path / "cache", ray=True) == "stream"

@@ -57,7 +57,7 @@ def measure(
     meta: Mapping[str, Any],
     device: str = "cpu",
     *,
-    recompute: bool = False,
+    activation_checkpointing: bool = False,
     ranks: int = 1,
     rank: int = 0,
 ) -> int:
@@ -67,10 +67,12 @@ def measure(
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        _steps(recipe, meta, World(0, 1, torch.device("cuda", 0), recipe.precision), recompute)
+        _steps(recipe, meta, World(0, 1, torch.device("cuda", 0), recipe.precision), activation_checkpointing)
         return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        _steps(recipe, meta, World(rank, ranks, torch.device("cpu"), recipe.precision, "fsdp2"), recompute)
+        _steps(
+            recipe, meta, World(rank, ranks, torch.device("cpu"), recipe.precision, "fsdp2"), activation_checkpointing
+        )
     events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
     events.sort(key=lambda event: event.start_ns())
     return int(np.cumsum([event.nbytes() for event in events]).max())
@@ -98,12 +100,12 @@ def _measure_rank(recipe: Any, meta: Mapping[str, Any], ranks: int, rank: int, m
     dist.destroy_process_group()
 
 
-def _steps(recipe: Recipe, meta: Mapping[str, Any], world: World, recompute: bool) -> None:
+def _steps(recipe: Recipe, meta: Mapping[str, Any], world: World, activation_checkpointing: bool) -> None:
     """The first two steps of an epoch, as the loop makes them."""
     assert recipe.micro_batch_size is not None
     data = _Drawn(recipe, meta)
     state = build.create_state(recipe, meta, world, fresh=False)
-    model = distributed.wrap(state.model, world, recompute=recompute)
+    model = distributed.wrap(state.model, world, activation_checkpointing=activation_checkpointing)
     run = Run(recipe=recipe, state=state, data=data, world=world, model=model)
     distributed.set_training(state.model, recipe.frozen)
     step = Step(run, BatchNormStatistics(state.model, world))

@@ -238,7 +238,7 @@ class Hosts:
         """Nothing gets through to this host, and nobody is told."""
         self._on_switch(f"ip link set to-{host.name} nomaster")
 
-    def mend(self, host: Host) -> None:
+    def fix(self, host: Host) -> None:
         self._on_switch(f"ip link set to-{host.name} master br0")
 
     def start_ray(self, host: Host, cpus: int = 1, *flags: str) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from trainers.data.batches import Cached
 from trainers.data.prepare import prepare
-from trainers.data.source import look
+from trainers.data.source import scan_files
 from trainers.recipe import Recipe, Scale, recipe_names, resolve
 from trainers.storage.store import Store
 from trainers.training.checkpoint import Checkpoints
@@ -59,7 +59,7 @@ def small_data(name: str, folder: Path) -> str | None:
 
 def job(recipe: Recipe, raw: str | None, storage: Path, run: str, **scale: Any) -> dict[str, Any]:
     """What launch.fit would hand to the workers."""
-    source = look(recipe, raw)
+    source = scan_files(recipe, raw)
     folder = prepare(recipe, source, storage / "cache")
     Store(storage / run).write_json("run.json", {"start_id": "of tests"})
     return {

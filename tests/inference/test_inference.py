@@ -16,7 +16,7 @@ from PIL import Image
 from torch.nn import functional
 
 from trainers.__main__ import main
-from trainers.data.source import look
+from trainers.data.source import scan_files
 from trainers.fitting import fit
 from trainers.inference import load
 from trainers.inference.evaluate import evaluate
@@ -71,7 +71,7 @@ def reference(folder: str, resize: str) -> np.ndarray:
     """The confusion matrix of the val split at its own size, step by step."""
     run = json.loads((Path(folder) / "run.json").read_text())
     recipe = Recipe.from_json(run["recipe"])
-    source = look(recipe, run["scale"]["data"])
+    source = scan_files(recipe, run["scale"]["data"])
     state, world = load.restore(recipe, run["dataset"], Store(folder))
     preprocess = Preprocess(recipe, run["dataset"], world)
     confusion = np.zeros((CLASSES, CLASSES), np.int64)

@@ -34,7 +34,7 @@ def test_why_a_process_is_gone(error: str, facts: dict[str, Any], status: str, w
         mock.patch.object(failures, "ray_hosts", return_value=[host, mock.Mock(id="b", address="10.0.0.3")]),
         mock.patch.object(failures, "on_every", return_value={"a": facts}) as asked,
     ):
-        told = failures.death(error)
+        told = failures.diagnose(error)
     assert told[0] == status
     assert why in told[1]
     assert len(told[1].splitlines()) == 1

@@ -79,7 +79,7 @@ def _bring_back(hosts: Hosts, host: Host, trouble: str, lost: float) -> None:
     """As a machine whose services start by themselves."""
     if trouble == "cut off":
         time.sleep(max(0.0, lost + 60 - time.monotonic()))
-        hosts.mend(host)
+        hosts.fix(host)
     if trouble == "frozen":
         host.thaw()
     host.down()

@@ -18,15 +18,15 @@ from helpers.small import job, small_recipe
 from trainers.data import batches
 from trainers.data.batches import ahead
 from trainers.runtime import stall_detector
-from trainers.runtime.coordinator import Desk
-from trainers.runtime.stall_detector import Beat, Frame, Lookout, Watch, describe, judge, stands
+from trainers.runtime.coordinator import Coordinator
+from trainers.runtime.stall_detector import Beat, Frame, Heartbeat, StallDetector, describe, judge, stands
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 200
 
 
-def told_by(lookout: Lookout) -> str:
-    event = lookout.look()
+def told_by(stall_detector: StallDetector) -> str:
+    event = stall_detector.look()
     return "" if event is None else f"{event['kind']}: {event['text']}"
 
 
@@ -92,50 +92,50 @@ def hours() -> Hours:
 
 
 def test_a_stall_is_told_once_then_ever_more_seldom_and_its_end(hours: Hours) -> None:
-    lookout, told = Lookout(20, hours), []
+    stall_detector, told = StallDetector(20, hours), []
     for rank in range(3):
-        lookout.hear(beat(rank, first=True))
+        stall_detector.hear(beat(rank, first=True))
     for _ in range(100):  # nothing moves; beats come every 5 s, told as stalled after 20 s
         hours.now += 1
         idle = hours.now - 100
         if idle % 5 == 0:
             for rank in range(3):
-                lookout.hear(beat(rank, idle=idle, stalled=idle >= 20, **(READING if rank == 1 else {})))
-        told += [(idle, text)] if (text := told_by(lookout)) else []
+                stall_detector.hear(beat(rank, idle=idle, stalled=idle >= 20, **(READING if rank == 1 else {})))
+        told += [(idle, text)] if (text := told_by(stall_detector)) else []
     assert [idle for idle, _ in told] == [20, 40, 80]
     assert all("warning: no step for" in text and "for rank 1 on host1" in text for _, text in told)
     for rank in range(3):
-        lookout.hear(beat(rank))
-    assert told_by(lookout) == "message: goes on after 100 s"
-    assert told_by(lookout) == ""
+        stall_detector.hear(beat(rank))
+    assert told_by(stall_detector) == "message: goes on after 100 s"
+    assert told_by(stall_detector) == ""
 
 
 def test_a_rank_that_falls_silent_and_one_that_ends(hours: Hours) -> None:
-    lookout = Lookout(20, hours)
+    stall_detector = StallDetector(20, hours)
     for rank in range(2):
-        lookout.hear(beat(rank, 2, first=True))
-    lookout.hear(beat(0, 2, last=True))
+        stall_detector.hear(beat(rank, 2, first=True))
+    stall_detector.hear(beat(0, 2, last=True))
     hours.now += 19
-    assert told_by(lookout) == ""
+    assert told_by(stall_detector) == ""
     hours.now += 2
-    assert "rank 1 on host1, not heard of for 21 s" in told_by(lookout)
-    lookout.hear(beat(1, 2, last=True))
-    assert told_by(lookout) == "message: goes on after 21 s"
+    assert "rank 1 on host1, not heard of for 21 s" in told_by(stall_detector)
+    stall_detector.hear(beat(1, 2, last=True))
+    assert told_by(stall_detector) == "message: goes on after 21 s"
 
 
 def test_a_new_and_smaller_group_of_workers_leaves_nobody_behind(hours: Hours) -> None:
-    lookout = Lookout(20, hours)
+    stall_detector = StallDetector(20, hours)
     for rank in range(3):
-        lookout.hear(beat(rank, first=True))
+        stall_detector.hear(beat(rank, first=True))
     hours.now += 60
-    assert told_by(lookout)
-    lookout.hear(beat(1, 2, first=True))
-    lookout.hear(beat(0, 2, first=True))
-    assert told_by(lookout) == "message: goes on after 60 s"
+    assert told_by(stall_detector)
+    stall_detector.hear(beat(1, 2, first=True))
+    stall_detector.hear(beat(0, 2, first=True))
+    assert told_by(stall_detector) == "message: goes on after 60 s"
     hours.now += 19
-    assert told_by(lookout) == ""
+    assert told_by(stall_detector) == ""
     hours.now += 2
-    assert "rank 2" not in told_by(lookout)
+    assert "rank 2" not in told_by(stall_detector)
 
 
 def frames(*places: str) -> list[Frame]:
@@ -207,7 +207,7 @@ def test_a_rank_that_reads_ahead_stands_where_its_reader_does() -> None:
 
 def test_a_watch_leaves_no_thread() -> None:
     before, sent = threading.active_count(), list[Beat]()
-    with Watch(0, 1, "host", sent.append):
+    with Heartbeat(0, 1, "host", sent.append):
         assert threading.active_count() == before + 1
     assert threading.active_count() == before
     assert sent[-1]["last"]
@@ -232,15 +232,15 @@ def _slow_rank(rank: int, size: int, work: dict[str, Any], meeting: str, beats: 
 
     batches._gather = slow_disk
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
-    with Watch(rank, size, f"host{rank}", beats.put, stall_seconds=1.0) as watching:
-        end = worker.work(work, rank, size, 1001, lambda event: None, lambda: False, watching=watching)
+    with Heartbeat(rank, size, f"host{rank}", beats.put, stall_seconds=1.0) as heartbeat:
+        end = worker.work(work, rank, size, 1001, lambda event: None, lambda: False, heartbeat=heartbeat)
     dist.destroy_process_group()
     beats.put({"kind": "done", "status": end["status"]})
 
 
 @pytest.mark.slow
 def test_a_rank_with_a_slow_disk_is_named(tmp_path: Path) -> None:
-    size, lookout, ends = 2, Lookout(1.0), list[str]()
+    size, stall_detector, ends = 2, StallDetector(1.0), list[str]()
     told: list[str] = []
     named = r"warning: no step for \d+ s: rank 0 waits in step \d+ of epoch 1 for rank 1 on host1, "
     named += r"which stands in reading data \(test_watch.py:\d+ slow_disk\)"
@@ -261,8 +261,8 @@ def test_a_rank_with_a_slow_disk_is_named(tmp_path: Path) -> None:
             event = beats.get()
             ends += [event["status"]] if event["kind"] == "done" else []
             if event["kind"] == "beat":
-                lookout.hear(event)
-        told += [text] if (text := told_by(lookout)) else []
+                stall_detector.hear(event)
+        told += [text] if (text := told_by(stall_detector)) else []
         if re.fullmatch(named, text):
             (tmp_path / "meeting-told").touch()
     assert ends == ["finished"] * size
@@ -272,11 +272,11 @@ def test_a_rank_with_a_slow_disk_is_named(tmp_path: Path) -> None:
 
 def test_workers_that_get_on_are_waited_for_until_they_have_saved() -> None:
     """Before they are ended to start more of them; a store that is away may take its time."""
-    desk = Desk(max_failures=3)
-    assert not desk.is_saving()
-    desk.ask_to_save()
+    coordinator = Coordinator(max_failures=3)
+    assert not coordinator.is_saving()
+    coordinator.ask_to_save()
     for idle, waited_for in ((1.0, True), (60.0, False), (0.0, True)):
-        desk.put([{"kind": "beat", "rank": 1, "idle": 0.0}, {"kind": "beat", "rank": 0, "idle": idle}])
-        assert desk.is_saving() == waited_for
-    desk.put([{"kind": "saved", "step": 7}])
-    assert not desk.is_saving()
+        coordinator.put([{"kind": "beat", "rank": 1, "idle": 0.0}, {"kind": "beat", "rank": 0, "idle": idle}])
+        assert coordinator.is_saving() == waited_for
+    coordinator.put([{"kind": "saved", "step": 7}])
+    assert not coordinator.is_saving()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers.allocator import facts, measure, measure_sharded
 
-from trainers.formatting import parse_size, spell_size
+from trainers.formatting import format_size, parse_size
 from trainers.recipe import Recipe, Scale, resolve
 from trainers.training import memory_trace, peak_memory
 from trainers.training.memory_fit import fit_memory
@@ -70,8 +70,8 @@ def test_bf16_takes_less_than_fp32_and_is_predicted_as_well() -> None:
 @pytest.mark.parametrize("name", ["unet", "erfnet encoder"])
 def test_activations_that_are_made_again_are_predicted_as_well(name: str) -> None:
     recipe, meta = made(name)
-    predicted = peak_memory.predict(recipe, meta, recompute=True)
-    assert predicted == pytest.approx(measure(recipe, meta, recompute=True), rel=0.05)
+    predicted = peak_memory.predict(recipe, meta, activation_checkpointing=True)
+    assert predicted == pytest.approx(measure(recipe, meta, activation_checkpointing=True), rel=0.05)
     assert predicted < 0.95 * peak_memory.predict(recipe, meta)
 
 
@@ -204,7 +204,7 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 
 def test_sizes_are_spelled() -> None:
     sizes = [12, 3 * 2**10, 512 * 2**20, int(10.76 * 2**30)]
-    assert [spell_size(size) for size in sizes] == ["12 bytes", "3 KiB", "512 MiB", "10.76 GiB"]
+    assert [format_size(size) for size in sizes] == ["12 bytes", "3 KiB", "512 MiB", "10.76 GiB"]
 
 
 def test_the_context_is_known_where_there_is_a_gpu() -> None:

@@ -18,7 +18,7 @@ from tune_spaces.__main__ import main
 from tune_spaces.ray_tune import draw
 from tune_spaces.run import SweepResult
 from tune_spaces.sweep import Cell, Range, Sweep, cell, distance, find, nested, setting, settings, space_names, spell
-from tune_spaces.sweep_state import Book, dominates
+from tune_spaces.sweep_state import SweepState, dominates
 
 GRID = {"lr": [0.01, 0.1], "batch_size": [32, 64]}
 
@@ -153,18 +153,18 @@ def test_what_needs_as_much_memory_or_more() -> None:
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> Callable[..., Book]:
-    def open_book(mode: str = "max") -> Book:
-        return Book(
+def sweep_state(tmp_path: Path) -> Callable[..., SweepState]:
+    def open_book(mode: str = "max") -> SweepState:
+        return SweepState(
             Store(tmp_path / "sweep"), {"metric": "accuracy", "mode": mode, "plan": {"scheduler": "asha"}}, None
         )
 
     return open_book
 
 
-def test_the_best_of_a_book(book: Callable[..., Book]) -> None:
+def test_the_best_of_a_book(sweep_state: Callable[..., SweepState]) -> None:
     for mode, order in (("max", ["002", "001", "000"]), ("min", ["000", "001", "002"])):
-        pages = book(mode)
+        pages = sweep_state(mode)
         for number in range(5):
             name = str(pages.add(made(number, seed=number))["name"])
             for epoch in (1, 2):
@@ -176,8 +176,8 @@ def test_the_best_of_a_book(book: Callable[..., Book]) -> None:
         assert Store(pages.folder.address).read_json("sweep.json")["winner"][:3] == order[0]
 
 
-def test_checkpoints_are_kept_for_the_best_three_alone(book: Callable[..., Book], tmp_path: Path) -> None:
-    pages = book()
+def test_checkpoints_are_kept_for_the_best_three_alone(sweep_state: Callable[..., SweepState], tmp_path: Path) -> None:
+    pages = sweep_state()
     for number in range(6):
         name = str(pages.add(made(number, seed=number))["name"])
         (tmp_path / "sweep" / name / "checkpoints").mkdir(parents=True)
@@ -187,8 +187,10 @@ def test_checkpoints_are_kept_for_the_best_three_alone(book: Callable[..., Book]
     assert kept == ["001", "002", "003", "004"]  # 003 goes on later
 
 
-def test_the_winner_of_repeats_is_of_the_setting_with_the_best_mean(book: Callable[..., Book], tmp_path: Path) -> None:
-    pages, lucky, steady = book(), made(0, lr=0.1), made(1, lr=0.2)
+def test_the_winner_of_repeats_is_of_the_setting_with_the_best_mean(
+    sweep_state: Callable[..., SweepState], tmp_path: Path
+) -> None:
+    pages, lucky, steady = sweep_state(), made(0, lr=0.1), made(1, lr=0.2)
     runs = [(lucky, 0.9), (steady, 0.8)]
     for origin, later in ((lucky, (0.1, 0.2)), (steady, (0.85, 0.75))):
         for seed, score in enumerate(later, 1):
@@ -207,8 +209,8 @@ def test_the_winner_of_repeats_is_of_the_setting_with_the_best_mean(book: Callab
     assert kept == {"000-lr=0.1", "011-lr=0.2-seed=1", "001-lr=0.2"}
 
 
-def test_a_sweep_that_is_cut_short_has_a_best_so_far(book: Callable[..., Book]) -> None:
-    pages = book()
+def test_a_sweep_that_is_cut_short_has_a_best_so_far(sweep_state: Callable[..., SweepState]) -> None:
+    pages = sweep_state()
     name = str(pages.add(made(0, lr=0.1))["name"])
     pages.epoch(name, 1, "accuracy", 0.5)
     pages.end(name, "interrupted", "")
@@ -216,12 +218,14 @@ def test_a_sweep_that_is_cut_short_has_a_best_so_far(book: Callable[..., Book]) 
     assert pages.content["winner"] == name
 
 
-def test_tpe_proposes_no_setting_twice_and_stops_where_there_are_no_others(book: Callable[..., Book]) -> None:
+def test_tpe_proposes_no_setting_twice_and_stops_where_there_are_no_others(
+    sweep_state: Callable[..., SweepState],
+) -> None:
     from tune_spaces.ray_tune import Tpe
 
     space = {"lr": [0.01, 0.1], "image_size": [(8, 8), (16, 16)]}
     sweep = Sweep(recipe="digits.cnn", space=space, search="tpe", trials=9)
-    tpe, tried = Tpe(sweep, "accuracy", "max", book()), set[str]()
+    tpe, tried = Tpe(sweep, "accuracy", "max", sweep_state()), set[str]()
     while (values := tpe.propose(tried)) is not None:
         assert setting(values) not in tried
         tried.add(setting(values))
@@ -264,18 +268,18 @@ def test_a_trial_of_several_workers_that_has_run_ahead_can_be_left() -> None:
     assert not ahead.is_alive()
 
 
-def test_a_trial_that_ran_before_is_taken_over(book: Callable[..., Book], tmp_path: Path) -> None:
+def test_a_trial_that_ran_before_is_taken_over(sweep_state: Callable[..., SweepState], tmp_path: Path) -> None:
     folder = Store(tmp_path / "sweep" / "004-seed=4")
     recipe = resolve("digits.cnn").replace(seed=4, micro_batch_size=16)
     run = {"status": "finished", "recipe": recipe.to_json(), "scale": {}, "message": "done", "epochs_run": 2}
     folder.write_json("run.json", run)
     lines = [{"epoch": epoch, "val/accuracy": value} for epoch, value in ((1, 0.9), (2, 0.8))]
     folder.write("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
-    trial = book().add(made(4, seed=4))
+    trial = sweep_state().add(made(4, seed=4))
     assert (trial["status"], trial["micro_batch_size"], trial["epochs_run"]) == ("finished", 16, 2)
     assert trial["best"] == {"epoch": 1, "metric": "accuracy", "value": 0.9}
     folder.write_json("run.json", run | {"status": "running"})
-    assert book().add(made(4, seed=4))["status"] == "interrupted"
+    assert sweep_state().add(made(4, seed=4))["status"] == "interrupted"
 
 
 def test_a_space_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

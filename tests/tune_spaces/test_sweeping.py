@@ -216,9 +216,9 @@ def test_no_trial_is_lost_to_trouble(storage: Path, tmp_path: Path) -> None:
     assert all("SIGKILL" in trial["message"] for trial in large if trial["status"] == "out_of_memory")
     assert (tmp_path / "DIED").exists()
     assert runs(storage / "trouble")[trials[8, 0.05, 20]["name"]]["attempt"] == 2
-    settled = [trial for trial in content["trials"] if trial["status"] == "settled"]
-    assert all("ran out of memory and needs no more" in trial["message"] for trial in settled)
-    untried = [trial["name"] for trial in settled if trial["values"]["model_args.num_filters"] == 8]
+    resolved = [trial for trial in content["trials"] if trial["status"] == "settled"]
+    assert all("ran out of memory and needs no more" in trial["message"] for trial in resolved)
+    untried = [trial["name"] for trial in resolved if trial["values"]["model_args.num_filters"] == 8]
     assert not any((storage / "trouble" / name).exists() for name in untried)
     assert "settled: " in err
     assert "Traceback" not in err

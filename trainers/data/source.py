@@ -33,7 +33,7 @@ FORMAT = 2
 """Of `meta.json` and the shards; another one is prepared anew."""
 
 
-def look(recipe: Recipe, data: str | None) -> Source:
+def scan_files(recipe: Recipe, data: str | None) -> Source:
     """List the raw files. Raises ValueError for a missing path, an empty folder, a single class..."""
     source: Source = load("datasets", recipe.dataset).source(data, **recipe.dataset_args)
     if len(source.classes) < 2:

@@ -254,13 +254,13 @@ def _look_up(
         found = table[encode(values[top : top + rows])]
         if not found.all():
             if rest is None:
-                raise BadImage(_tell_unknown(raw, table[encode(values)] == 0, what, allowed))
+                raise BadImage(_report_unknown(raw, table[encode(values)] == 0, what, allowed))
             found[found == 0] = rest + 1
         mask[top : top + rows] = found - 1
     return mask
 
 
-def _tell_unknown(raw: RawMask, unknown: npt.NDArray[np.bool_], what: str, allowed: str) -> str:
+def _report_unknown(raw: RawMask, unknown: npt.NDArray[np.bool_], what: str, allowed: str) -> str:
     y, x = divmod(int(unknown.argmax()), unknown.shape[1])
     values = raw.values
     if what == "colour" and raw.palette is not None:

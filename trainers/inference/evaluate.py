@@ -12,7 +12,7 @@ import torch
 from trainers.data.batches import Cached
 from trainers.data.prepare import prepare
 from trainers.data.resize import Decoder
-from trainers.data.source import cache_folder, look, published
+from trainers.data.source import cache_folder, published, scan_files
 from trainers.datasets import Source
 from trainers.inference.load import open_run, restore
 from trainers.inference.predict import Advance
@@ -47,7 +47,7 @@ def evaluate(
     folder, found = open_run(run, storage)
     recipe, scale = Recipe.from_json(found["recipe"]), Scale.from_json(found["scale"])
     check_overlap(overlap)
-    source = look(recipe, data or scale.data)
+    source = scan_files(recipe, data or scale.data)
     split = split or ("test" if "test" in source.splits else "val")
     if split not in source.splits:
         raise ValueError(f"the data has no split {split!r}; it has {', '.join(source.splits)}")

@@ -13,7 +13,7 @@ from trainers.runs.files import read_run, run_names
 from trainers.storage.store import Store, default_storage
 from trainers.training import build
 from trainers.training.checkpoint import Checkpoints
-from trainers.training.device import settle_device
+from trainers.training.device import choose_device
 from trainers.training.distributed import World
 from trainers.training.state import TrainState
 
@@ -31,7 +31,7 @@ def restore(
     recipe: Recipe, meta: Mapping[str, Any], folder: Store, device: torch.device | None = None
 ) -> tuple[TrainState, World]:
     """The best checkpoint's model, on this process' device or on another."""
-    world = World(0, 1, device or settle_device(), recipe.precision)  # type: ignore[arg-type]
+    world = World(0, 1, device or choose_device(), recipe.precision)  # type: ignore[arg-type]
     weights = Checkpoints(folder).best_weights()
     state = build.create_state(recipe, meta, world, fresh=False)
     state.model.load_state_dict(weights)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from trainers.formatting import spell_size
+from trainers.formatting import format_size
 from trainers.report.baseline import Pair
 from trainers.report.reader import Found, Run
 from trainers.report.sweep_stats import Lines, duration_text, number, swept_keys, text
@@ -161,7 +161,7 @@ def _note(run: Run, asked: Asked) -> str:
 
 
 def _bytes(size: float) -> str:
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else spell_size(round(size))
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else format_size(round(size))
 
 
 def _rate(value: float) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from trainers.formatting import spell_size
+from trainers.formatting import format_size
 from trainers.report.svg import Cell, Series, chart, heat_map
 from trainers.report.sweep_stats import DID_NOT_FIT, duration_text, levels, number, text, values_text
 
@@ -171,7 +171,7 @@ def sweep_sections(sweep: PageSweep, colours: Mapping[str, str], name: str) -> l
     varied = [key for key in varied if key != "seed"] or varied
     measured = any(run.memory is not None for run in sweep.runs)
     dots = "full dots are measured on the device" if measured else "on a CPU it is predicted, not measured"
-    limit = f"; the limit is {spell_size(int(sweep.memory_limit))}" if sweep.memory_limit else ""
+    limit = f"; the limit is {format_size(int(sweep.memory_limit))}" if sweep.memory_limit else ""
     return [
         section(f"{before}Mean and spread over repeats", _REPEATS, _repeats(sweep)),
         section(f"{before}Score and time over parameters", *_maps(sweep, varied)),
@@ -331,7 +331,7 @@ def _memory(sweep: PageSweep, colours: Mapping[str, str]) -> str:
         height = max(run.predicted_memory or run.memory or top, limit * 1.05 if limit else 0.0)
         told = f"{run.label}, {run.status.replace('_', ' ')}"
         memory += [Series(told, "bad", [(size, height / scale)], "cross")] if height else []
-    line = (f"limit {spell_size(int(limit))}", limit / scale) if limit else None
+    line = (f"limit {format_size(int(limit))}", limit / scale) if limit else None
     rates = [
         Series(run.label, colours[run.label], [(size, run.images_per_second)], "dot")
         for run, size in fits

@@ -25,7 +25,7 @@ HURRY_SECONDS = 5.0
 """Between checkpoints once a host is about to be taken back."""
 
 
-class Desk:
+class Coordinator:
     """A small actor, one for each run: carries events to the driver, and its wish to stop to the workers."""
 
     def __init__(self, max_failures: int) -> None:
@@ -102,30 +102,30 @@ class Desk:
 class Link:
     """Rank 0's line to the desk: a thread sends what is told and asks for the wish to stop."""
 
-    def __init__(self, desk: Any) -> None:
+    def __init__(self, coordinator: Any) -> None:
         import ray
 
-        self.desk = desk
-        self.wishes: dict[str, Any] = ray.get(desk.put.remote([]))
-        self._saves = self.wishes["saves"]
+        self.coordinator = coordinator
+        self.requests: dict[str, Any] = ray.get(coordinator.put.remote([]))
+        self._saves = self.requests["saves"]
         self._asked = time.monotonic()
         self._queue: queue.Queue[Event] = queue.Queue()
         self._open = True
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def tell(self, event: Event) -> None:
+    def report(self, event: Event) -> None:
         self._queue.put(event)
 
     def stopping(self) -> bool:
-        return bool(self.wishes["stop"])
+        return bool(self.requests["stop"])
 
     def saving(self) -> bool:
         """Whether a checkpoint is wished for now, next to those that are due."""
-        once = self.wishes["saves"] > self._saves
-        often = self.wishes["hurry"] and time.monotonic() - self._asked > HURRY_SECONDS
+        once = self.requests["saves"] > self._saves
+        often = self.requests["hurry"] and time.monotonic() - self._asked > HURRY_SECONDS
         if once or often:
-            self._saves, self._asked = self.wishes["saves"], time.monotonic()
+            self._saves, self._asked = self.requests["saves"], time.monotonic()
         return bool(once or often)
 
     def close(self) -> None:
@@ -145,4 +145,4 @@ class Link:
         events = []
         while not self._queue.empty():
             events.append(self._queue.get())
-        self.wishes = ray.get(self.desk.put.remote(events))
+        self.requests = ray.get(self.coordinator.put.remote(events))

@@ -14,7 +14,7 @@ MONITOR = "running low on memory"
 KILLED = "the process was killed without a word (SIGKILL), most likely by the kernel, out of memory"
 
 
-def death(error: str) -> tuple[Literal["out_of_memory", "failed"], str]:
+def diagnose(error: str) -> tuple[Literal["out_of_memory", "failed"], str]:
     """A status, and a line for people, from the text of Ray's error. Ray is connected to.
 
     Ray says the same of a process that the kernel killed for want of memory as of one that crashed; one that crashed

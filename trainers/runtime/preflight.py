@@ -61,10 +61,10 @@ class Finding:
     """A run would fail."""
     what: str
     where: str
-    mend: str
+    fix: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}; {self.mend}"
+        return f"{self.where}: {self.what}; {self.fix}"
 
 
 def check_hosts(storage: Store, data: str | None = None) -> list[str]:
@@ -308,32 +308,32 @@ def _unshared_storage(
     if wanted.get("storage") is None:
         return
     address = wanted["storage"]
-    mend = "mount it there at the same path, or give --storage a folder that all hosts share, or s3://BUCKET/FOLDER"
+    fix = "mount it there at the same path, or give --storage a folder that all hosts share, or s3://BUCKET/FOLDER"
     blind = [label for label, facts in hosts.items() if not facts["storage"].get("seen", True)]
     lost = [label for label, facts in hosts.items() if facts["storage"].get("seen") and label not in (arrived or ())]
     if blind:
         yield Finding(
-            True, f"the storage {address} is not shared: what is written elsewhere is not seen", ", ".join(blind), mend
+            True, f"the storage {address} is not shared: what is written elsewhere is not seen", ", ".join(blind), fix
         )
     if lost:
         yield Finding(
             True,
             f"the storage {address} is not shared: what is written there is not seen elsewhere",
             ", ".join(lost),
-            mend,
+            fix,
         )
     for label, facts in hosts.items():
         if "error" in facts["storage"] and "trainyard" in facts["versions"]:  # which it is seen with
-            yield Finding(True, f"the storage {address} cannot be used: {facts['storage']['error']}", label, mend)
+            yield Finding(True, f"the storage {address} cannot be used: {facts['storage']['error']}", label, fix)
 
 
 def _missing_data(hosts: Mapping[str, Facts], wanted: Mapping[str, Any]) -> Iterator[Finding]:
     if wanted.get("data") is None:
         return
-    mend = "mount or copy it there at the same path"
+    fix = "mount or copy it there at the same path"
     missing = [label for label, facts in hosts.items() if facts["data"].get("found") is False]
     if missing:
-        yield Finding(True, f"the data are not there: {wanted['data']}", ", ".join(missing), mend)
+        yield Finding(True, f"the data are not there: {wanted['data']}", ", ".join(missing), fix)
     for label, facts in hosts.items():
         if "error" in facts["data"]:
-            yield Finding(True, f"the data {wanted['data']} cannot be read: {facts['data']['error']}", label, mend)
+            yield Finding(True, f"the data {wanted['data']} cannot be read: {facts['data']['error']}", label, fix)

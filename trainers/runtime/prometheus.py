@@ -14,7 +14,7 @@ import ray.util
 import torch
 from ray.util.metrics import Gauge
 
-from trainers.training.device import memory_held, settle_device
+from trainers.training.device import choose_device, memory_held
 
 DESCRIPTIONS = {
     "images_per_second": "Images that all workers train on in a second, this epoch.",
@@ -37,7 +37,7 @@ class Gauges:
         self.rank = rank
         self.host = f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
         """The host's name alone need not tell it from others."""
-        self.device = settle_device()
+        self.device = choose_device()
         self._tags = {"run": run, "rank": str(rank), "host": self.host, "score": ""}
         names = [name for name in DESCRIPTIONS if rank == 0 or name in _OF_EVERY_RANK]
         self._gauges = {

@@ -68,9 +68,9 @@ class Changes(ControllerCallback):
     next group of workers is made for the cluster as it is now. Why workers died is told to the run's Desk.
     """
 
-    def __init__(self, desk: str) -> None:
+    def __init__(self, coordinator: str) -> None:
         """Parameters: `desk`, the name of the run's Desk."""
-        self.desk = desk
+        self.coordinator = coordinator
 
     def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
         with contextlib.suppress(ray.exceptions.RayError, ValueError):  # a run without its desk is over
@@ -79,27 +79,27 @@ class Changes(ControllerCallback):
             if isinstance(current_state, ResizingState):
                 self._save()
             if isinstance(current_state, RestartingState):
-                self._tell(current_state.training_failed_error)
+                self._report(current_state.training_failed_error)
             if isinstance(current_state, RestartingState | ReschedulingState):
-                ray.get(look_again(), timeout=LOOK_SECONDS)
+                ray.get(refresh_cluster_view(), timeout=LOOK_SECONDS)
 
-    def _tell(self, error: Exception) -> None:
-        desk: Any = ray.get_actor(self.desk)
-        ray.get(desk.failed.remote(str(error)))  # before the next group of workers asks
+    def _report(self, error: Exception) -> None:
+        coordinator: Any = ray.get_actor(self.coordinator)
+        ray.get(coordinator.failed.remote(str(error)))  # before the next group of workers asks
 
     def _hurry(self, info: Any) -> None:
         seconds = info.deadline_ms and max(0.0, info.deadline_ms / 1000 - time.time())
-        desk: Any = ray.get_actor(self.desk)
-        ray.get(desk.host_goes.remote(info.preempted_ranks, seconds))
+        coordinator: Any = ray.get_actor(self.coordinator)
+        ray.get(coordinator.host_goes.remote(info.preempted_ranks, seconds))
 
     def _save(self) -> None:
-        desk: Any = ray.get_actor(self.desk)
-        ray.get(desk.ask_to_save.remote())
-        while ray.get(desk.is_saving.remote()):
+        coordinator: Any = ray.get_actor(self.coordinator)
+        ray.get(coordinator.ask_to_save.remote())
+        while ray.get(coordinator.is_saving.remote()):
             time.sleep(0.1)
 
 
-def look_again() -> Any:
+def refresh_cluster_view() -> Any:
     """Bring Ray Train's view of the cluster up to date, which it does itself every 20 s; done when this is ready."""
     coordinator: Any = get_or_create_autoscaling_coordinator()
-    return coordinator.get_reserved_resources.remote("trainyard", recompute=True)
+    return coordinator.get_reserved_resources.remote("trainyard", activation_checkpointing=True)

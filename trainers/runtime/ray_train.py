@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from trainers.recipe import Scale
-from trainers.runtime.coordinator import POLL_SECONDS, Desk, Event, Job, Link
+from trainers.runtime.coordinator import POLL_SECONDS, Coordinator, Event, Job, Link
 from trainers.runtime.preflight import check_hosts, this_node
 from trainers.runtime.resources import (
     named_resources,
@@ -27,7 +27,7 @@ from trainers.runtime.resources import (
     refuse_what_never_fits,
     share_of_cpus,
 )
-from trainers.runtime.stall_detector import STALL_SECONDS, Lookout, Watch
+from trainers.runtime.stall_detector import STALL_SECONDS, Heartbeat, StallDetector
 from trainers.storage.store import Store, default_storage
 
 CONNECT_SECONDS = 90.0
@@ -134,20 +134,27 @@ class Cluster:
         """Run `job` on the workers; `listen` gets their events, the last one of kind "done"."""
         import ray
 
-        from trainers.runtime.ray_callbacks import look_again
+        from trainers.runtime.ray_callbacks import refresh_cluster_view
 
         if job["data"]["mode"] == "stream":
             refuse_to_starve(self.scale.worker_range[1], self._resources["CPU"], ray.cluster_resources())
-        desk_name = f"trainyard-desk-{uuid.uuid4().hex[:12]}"
-        desk: Any = (
-            ray.remote(num_cpus=0)(Desk)
-            .options(name=desk_name, label_selector={"ray.io/node-id": this_node()})  # not lost with another host
+        coordinator_name = f"trainyard-desk-{uuid.uuid4().hex[:12]}"
+        coordinator: Any = (
+            ray.remote(num_cpus=0)(Coordinator)
+            .options(
+                name=coordinator_name, label_selector={"ray.io/node-id": this_node()}
+            )  # not lost with another host
             .remote(self.scale.max_failures)
         )
         traces = Store(job["storage"]) / ".ray"
-        lookout = Lookout(float(os.environ.get("TRAINYARD_STALL_SECONDS", STALL_SECONDS)))
-        job = {**job, "desk": desk_name, "report": bool(callbacks), "stall_seconds": lookout.stall_seconds}
-        trainer = _trainer(job, self.scale, self._resources, traces.address, desk_name, callbacks)
+        stall_detector = StallDetector(float(os.environ.get("TRAINYARD_STALL_SECONDS", STALL_SECONDS)))
+        job = {
+            **job,
+            "coordinator": coordinator_name,
+            "report": bool(callbacks),
+            "stall_seconds": stall_detector.stall_seconds,
+        }
+        trainer = _trainer(job, self.scale, self._resources, traces.address, coordinator_name, callbacks)
         failed: list[BaseException] = []
         fitting = threading.Thread(target=_fit, args=(trainer, failed), daemon=True)
         fitting.start()
@@ -155,27 +162,27 @@ class Cluster:
         # A run that ended with an error needs no second attempt: the driver leaves, and Ray ends the workers.
         while ended_at is None or (fitting.is_alive() and time.monotonic() - ended_at < GRACE_SECONDS):
             alive = fitting.is_alive()
-            for event in ray.get(desk.take.remote()):
-                (lookout.hear if event["kind"] == "beat" else listen)(event)
+            for event in ray.get(coordinator.take.remote()):
+                (stall_detector.hear if event["kind"] == "beat" else listen)(event)
                 if event["kind"] == "done":
                     ended_at = time.monotonic()
-            if ended_at is None and (event := lookout.look()):
+            if ended_at is None and (event := stall_detector.look()):
                 listen(event)
             if stop.is_set() and not asked:
                 asked = True
-                desk.ask_to_stop.remote()
+                coordinator.ask_to_stop.remote()
             if self.scale.elastic and time.monotonic() - looked > RESIZE_SECONDS:
                 looked = time.monotonic()
-                look_again()
+                refresh_cluster_view()
             if not alive and ended_at is None:
                 listen(_end_without_a_word(failed))
                 ended_at = time.monotonic()
             time.sleep(POLL_SECONDS)
         with contextlib.suppress(OSError):
-            traces.delete(desk_name)
+            traces.delete(coordinator_name)
             if not traces.names():
                 traces.parent.delete(".ray")
-        ray.kill(desk)
+        ray.kill(coordinator)
 
     def _stay(self) -> None:
         """Connect, and stay: processes that Ray starts here are killed when the *thread* that started them ends."""
@@ -223,11 +230,11 @@ class Cluster:
 def _end_without_a_word(failed: Sequence[BaseException]) -> Event:
     """The last event of a run that Ray Train gave up: its memory monitor ends Ray Train's own processes, too. Raises
     the error where that is not why."""
-    from trainers.runtime.failures import death
+    from trainers.runtime.failures import diagnose
     from trainers.runtime.worker import ending
 
     error = failed[0] if failed else RuntimeError("the workers ended without a word")
-    status, why = death(str(error))
+    status, why = diagnose(str(error))
     if status != "out_of_memory":
         raise error
     return ending(status, f"{why}; try a smaller --micro-batch-size")
@@ -244,54 +251,54 @@ def _train_worker(job: Job) -> None:
     worker.change_folder(job["cwd"])
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
-    desk = ray.get_actor(job["desk"])
+    coordinator = ray.get_actor(job["coordinator"])
     gauges = Gauges(Store(job["folder"]).name, rank)
 
     def beat(event: Event) -> None:
         gauges.take(event)
-        desk.put.remote([event])
+        coordinator.put.remote([event])
 
-    def tell(event: Event) -> None:
+    def report(event: Event) -> None:
         gauges.take(event)
         if event["kind"] == "epoch" and job["report"]:
             ray.train.report(event["line"])  # on every rank, equally often; it waits for Ray's controller
         if rank == 0 or event["kind"] == "machine":
-            line.tell(event)
+            line.report(event)
 
-    with Watch(rank, size, gauges.host, beat, job["stall_seconds"]) as watching:
-        start = _begin(job, desk, rank, size)
+    with Heartbeat(rank, size, gauges.host, beat, job["stall_seconds"]) as heartbeat:
+        start = _begin(job, coordinator, rank, size)
         if start is None:
             return
-        line = Link(desk)
+        line = Link(coordinator)
         attempt = job["attempt"] * 1000 + start
-        end = worker.work(job, rank, size, attempt, tell, line.stopping, line.saving, watching)
+        end = worker.work(job, rank, size, attempt, report, line.stopping, line.saving, heartbeat)
     if rank == 0 or end["status"] in ("failed", "out_of_memory"):
-        line.tell(end)
+        line.report(end)
     line.close()
     if end["status"] in ("failed", "out_of_memory"):
         raise RuntimeError(end["message"])  # other ranks may wait for this one: Ray ends them all
 
 
-def _begin(job: Job, desk: Any, rank: int, size: int) -> int | None:
+def _begin(job: Job, coordinator: Any, rank: int, size: int) -> int | None:
     """The how many-eth start of the workers this is, agreed by all ranks; None where the run is over already."""
     import ray
     import torch
 
     from trainers.runtime import worker
-    from trainers.runtime.failures import death
+    from trainers.runtime.failures import diagnose
     from trainers.training import device, distributed
     from trainers.training.checkpoint import Checkpoints
 
     start = 0
     if rank == 0:
         step = Checkpoints(Store(job["folder"])).latest_step()
-        answer: dict[str, Any] = dict(ray.get(desk.begin.remote(step)))
+        answer: dict[str, Any] = dict(ray.get(coordinator.begin.remote(step)))
         if answer["why"]:
-            status, cause = death(answer["error"])
-            ray.get(desk.put.remote([worker.ending(status, f"{answer['why']}: {cause}")]))
+            status, cause = diagnose(answer["error"])
+            ray.get(coordinator.put.remote([worker.ending(status, f"{answer['why']}: {cause}")]))
         start = 0 if answer["over"] else answer["start"]
-    world = distributed.World(rank, size, device.settle_device(), "fp32")
-    agreed = int(world.add_up(torch.tensor(start, device=world.device)))
+    world = distributed.World(rank, size, device.choose_device(), "fp32")
+    agreed = int(world.all_reduce(torch.tensor(start, device=world.device)))
     return agreed or None
 
 
@@ -318,7 +325,7 @@ def _trainer(
             name=name,
             storage_path=storage,
             failure_config=FailureConfig(max_failures=-1),  # the desk counts, and knows what would come again
-            callbacks=[Changes(job["desk"]), *callbacks],  # type: ignore[list-item]
+            callbacks=[Changes(job["coordinator"]), *callbacks],  # type: ignore[list-item]
         ),
     )
 

@@ -56,7 +56,7 @@ def refuse_what_never_fits(workers: int, resources: Mapping[str, float], nodes: 
     addable = state.get_max_resources_from_cluster_config() or {}
     if all(addable.get(name, 0) >= need * workers for name, need in resources.items()):
         return
-    has = "; ".join(_spell_host(node) for node in nodes)
+    has = "; ".join(_describe_host(node) for node in nodes)
     need = ", ".join(f"{value:g} {name}" for name, value in resources.items())
     fewer = f"give --workers {places} or fewer, or ask for less for each" if places else "ask for what a host has"
     raise ValueError(
@@ -65,7 +65,7 @@ def refuse_what_never_fits(workers: int, resources: Mapping[str, float], nodes: 
     )
 
 
-def _spell_host(node: Mapping[str, float]) -> str:
+def _describe_host(node: Mapping[str, float]) -> str:
     """What a host has, for people; Ray's own entries (its address, memory) are left out."""
     mine = {name: amount for name, amount in node.items() if not name.startswith(("node:", "accelerator_type:"))}
     others = [f"{amount:g} {name}" for name, amount in mine.items() if "memory" not in name and len(name) > 3]

@@ -40,7 +40,7 @@ MOST_NAMED = 4
 # In a worker -------------------------------------------------------------------------------------------------
 
 
-class Watch:
+class Heartbeat:
     """A thread that looks at how far the thread that made it is with its rank's work, and tells.
 
     It ends with the `with` block.
@@ -59,7 +59,7 @@ class Watch:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Heartbeat:
         self._thread.start()
         return self
 
@@ -223,7 +223,7 @@ def _frames(frame: FrameType | None) -> list[Frame]:
 # In the driver -----------------------------------------------------------------------------------------------
 
 
-class Lookout:
+class StallDetector:
     """Hears the beats of all ranks, and says who is waited for: at once, and again whenever the wait has doubled."""
 
     def __init__(self, stall_seconds: float = STALL_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:

@@ -12,12 +12,12 @@ import torch
 
 from trainers.data import shard_transfer
 from trainers.data.batches import Cached, Data
-from trainers.data.source import look
+from trainers.data.source import scan_files
 from trainers.data.stream import Streamed
 from trainers.recipe import Recipe, Scale
 from trainers.runs.files import not_shared, sees
 from trainers.runs.provenance import machine
-from trainers.runtime.stall_detector import Watch
+from trainers.runtime.stall_detector import Heartbeat
 from trainers.storage.store import Store, explain
 from trainers.training import build, device, loop
 from trainers.training.checkpoint import Checkpoints
@@ -32,7 +32,7 @@ Job = Mapping[str, Any]
 JSON."""
 HOST_BYTES = 64
 """Of a host's name, as ranks tell it to each other."""
-Tell = Callable[[dict[str, Any]], None]
+Report = Callable[[dict[str, Any]], None]
 
 
 def work(
@@ -40,10 +40,10 @@ def work(
     rank: int,
     size: int,
     attempt: int,
-    tell: Tell,
+    report: Report,
     stopping: Callable[[], bool],
     saving: Callable[[], bool] = lambda: False,
-    watching: Watch | None = None,
+    heartbeat: Heartbeat | None = None,
 ) -> dict[str, Any]:
     """Train as `job` says, from the newest checkpoint. Returns the event that ends the run.
 
@@ -53,27 +53,27 @@ def work(
     """
     recipe, scale = Recipe.from_json(job["recipe"]), Scale.from_json(job["scale"])
     device.set_threads(job["threads"])
-    world = World(rank, size, device.settle_device(), recipe.precision, scale.strategy)  # type: ignore[arg-type]
+    world = World(rank, size, device.choose_device(), recipe.precision, scale.strategy)  # type: ignore[arg-type]
     device.reset_peak_memory(world.device)
-    tell({"kind": "machine", "host": socket.gethostname(), "machine": machine()})
+    report({"kind": "machine", "host": socket.gethostname(), "machine": machine()})
     state: TrainState | None = None
     before: dict[str, float] = {}
     try:
         _refuse_unshared(job, world)
         data = _open_data(job, recipe, scale)
-        checkpoints = Checkpoints(Store(job["folder"]), attempt, lambda step: tell({"kind": "saved", "step": step}))
-        state = _restore(recipe, data.meta, world, checkpoints, job, tell)
-        if watching is not None:
-            data = watching.follow(state, data, world)
+        checkpoints = Checkpoints(Store(job["folder"]), attempt, lambda step: report({"kind": "saved", "step": step}))
+        state = _restore(recipe, data.meta, world, checkpoints, job, report)
+        if heartbeat is not None:
+            data = heartbeat.follow(state, data, world)
         before = dict(state.seconds)
         history = list(state.history)  # an event may leave this process after the next epoch
-        tell({"kind": "start", "history": history, "step": state.total_steps, "epoch": state.epoch})
+        report({"kind": "start", "history": history, "step": state.total_steps, "epoch": state.epoch})
         summary = loop.train(
             recipe,
             state,
             data,
             world,
-            reporter=Reporter(tell=tell, stopping=stopping, saving=saving),
+            reporter=Reporter(report=report, stopping=stopping, saving=saving),
             checkpoints=checkpoints,
             checkpoint_seconds=scale.checkpoint_seconds,
             compile=scale.compile,
@@ -105,7 +105,7 @@ def _show(
     with contextlib.suppress(ValueError):
         weights = checkpoints.best_weights()
     lacking = torch.tensor(float(weights is None), device=world.device)
-    if (world.add_up(lacking) if world.sharded else lacking) or weights is None:
+    if (world.all_reduce(lacking) if world.sharded else lacking) or weights is None:
         return []
     state.load_weights(weights)
     state.ema = None
@@ -124,7 +124,7 @@ def _open_data(job: Job, recipe: Recipe, scale: Scale) -> Data:
     where = job["data"]
     if where["mode"] == "cache":
         return Cached(shard_transfer.local(where))
-    return Streamed(recipe, look(recipe, scale.data), where["meta"])
+    return Streamed(recipe, scan_files(recipe, scale.data), where["meta"])
 
 
 def _refuse_unshared(job: Job, world: World) -> None:
@@ -134,19 +134,19 @@ def _refuse_unshared(job: Job, world: World) -> None:
     if not sees(folder, "run.json", job["start_id"]):
         name = socket.gethostname().encode()[:HOST_BYTES]
         names[world.rank, : len(name)] = torch.tensor(list(name), dtype=torch.float64)
-    told = world.add_up(names).to("cpu", torch.uint8)
+    told = world.all_reduce(names).to("cpu", torch.uint8)
     if told.any():
         raise ValueError(not_shared(folder, [bytes(row[row > 0]).decode() for row in told if row.any()]))
 
 
 def _restore(
-    recipe: Recipe, meta: Mapping[str, Any], world: World, checkpoints: Checkpoints, job: Job, tell: Tell
+    recipe: Recipe, meta: Mapping[str, Any], world: World, checkpoints: Checkpoints, job: Job, report: Report
 ) -> TrainState:
     adopt = job["adopt"]
     if adopt is not None:
         snapshot = Checkpoints(Store(adopt[0])).at(adopt[1])
     else:
-        snapshot = checkpoints.latest(lambda text: tell({"kind": "warning", "text": text}))
+        snapshot = checkpoints.latest(lambda text: report({"kind": "warning", "text": text}))
     state = build.create_state(recipe, meta, world, fresh=snapshot is None)
     # 1 the newest checkpoint of this run that verifies; or one of another run, whose best epoch has no file here
     if snapshot is not None:
@@ -154,12 +154,12 @@ def _restore(
         state.best = state.best if adopt is None else None
     # 2 the best weights of another run
     elif recipe.init_from is not None:
-        _take_weights(state, recipe.init_from, Store(job["storage"]), tell)
+        _take_weights(state, recipe.init_from, Store(job["storage"]), report)
     # 3 the weights that the recipe's seed gives
     return state
 
 
-def _take_weights(state: TrainState, run: str, storage: Store, tell: Tell) -> None:
+def _take_weights(state: TrainState, run: str, storage: Store, report: Report) -> None:
     """Start from the best weights of another run; parts of another shape keep their fresh values, and are named."""
     given = Checkpoints(Store(run) if "/" in run else storage / run).best_weights()
     own = state.model.state_dict()
@@ -171,7 +171,7 @@ def _take_weights(state: TrainState, run: str, storage: Store, tell: Tell) -> No
         state.ema = {name: value.detach().clone() for name, value in state.model.state_dict().items()}
     fresh = [name for name in own if name not in fitting]
     rest = f"; fresh: {', '.join(fresh[:6])}{' ...' if len(fresh) > 6 else ''}" if fresh else ""
-    tell({"kind": "message", "text": f"{len(fitting)} of {len(own)} tensors start from {run}{rest}"})
+    report({"kind": "message", "text": f"{len(fitting)} of {len(own)} tensors start from {run}{rest}"})
 
 
 def _ending(

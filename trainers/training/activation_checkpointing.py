@@ -36,7 +36,7 @@ def _count_weights(module: nn.Module) -> int:
     return sum(parameter.ndim > 1 for parameter in module.parameters())
 
 
-def recompute_activations(model: nn.Module) -> None:
+def checkpoint_activations(model: nn.Module) -> None:
     """Activation checkpointing: of each block of layers only the input is kept, and its forward pass is made again on
     the way back, with the same random numbers. Raises ValueError where the model has no such blocks."""
     several = [block for block in blocks(model) if any(block.children())]
@@ -45,10 +45,10 @@ def recompute_activations(model: nn.Module) -> None:
             "activation_checkpointing: this model has no blocks of several layers to make again; leave the flag out"
         )
     for block in several:
-        block.forward = _recomputed(block)  # names and structure stay
+        block.forward = _checkpointed(block)  # names and structure stay
 
 
-def _recomputed(block: nn.Module) -> Any:
+def _checkpointed(block: nn.Module) -> Any:
     forward = block.forward
     norms = [module for module in block.modules() if isinstance(module, _NormBase)]
 

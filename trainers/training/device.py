@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 
 
-def settle_precision(wanted: str, gpus: bool) -> str:
+def resolve_precision(wanted: str, gpus: bool) -> str:
     """`auto` is bf16 on GPUs that have it and fp32 elsewhere; settled once, by the driver, and recorded."""
     if wanted != "auto":
         return wanted
     return "bf16" if gpus and torch.cuda.is_bf16_supported() else "fp32"
 
 
-def settle_device() -> torch.device:
+def choose_device() -> torch.device:
     """The GPU that this process was given, else the CPU."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 

@@ -26,7 +26,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trainers.training.activation_checkpointing import blocks, recompute_activations
+from trainers.training.activation_checkpointing import blocks, checkpoint_activations
 
 
 @dataclass(frozen=True)
@@ -62,16 +62,16 @@ class World:
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-    def add_up(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum of `tensor` over all workers, in place."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
-    def agree(self, *wishes: bool) -> list[bool]:
+    def agree(self, *requests: bool) -> list[bool]:
         """What rank 0 wishes; waits until every worker asks."""
-        mine = [float(wish and self.rank == 0) for wish in wishes]
-        return [bool(wish) for wish in self.add_up(torch.tensor(mine, device=self.device)).tolist()]
+        mine = [float(request and self.rank == 0) for request in requests]
+        return [bool(request) for request in self.all_reduce(torch.tensor(mine, device=self.device)).tolist()]
 
 
 def freeze(model: nn.Module, names: tuple[str, ...]) -> None:
@@ -121,11 +121,11 @@ def _channels_last(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ..
     return (inputs[0].to(memory_format=torch.channels_last), *inputs[1:]) if inputs[0].ndim == 4 else inputs
 
 
-def wrap(model: nn.Module, world: World, *, compile: bool = False, recompute: bool = False) -> nn.Module:
+def wrap(model: nn.Module, world: World, *, compile: bool = False, activation_checkpointing: bool = False) -> nn.Module:
     """The model as it is called in training: with recomputed activations and compiled on request, and DDP where
     there are several workers. Raises ValueError where there is nothing to recompute."""
-    if recompute:
-        recompute_activations(model)
+    if activation_checkpointing:
+        checkpoint_activations(model)
     if compile:
         model.compile()
     if world.size == 1 or world.sharded:

@@ -67,7 +67,7 @@ def evaluate_split(run: Run, split: str) -> Evaluation:
                     counts[name][torch.from_numpy(batch.of.ids)] = count
     assert sums is not None
     for tensor in (sums, *counts.values()):
-        world.add_up(tensor)
+        world.all_reduce(tensor)
     found = {name: count.cpu().numpy() for name, count in counts.items()}
     return Evaluation(mean_loss(*sums.tolist()), found, 1000 * seconds / images_seen)
 

@@ -72,7 +72,7 @@ def train(
         state=state,
         data=data,
         world=world,
-        model=distributed.wrap(state.model, world, compile=compile, recompute=activation_checkpointing),
+        model=distributed.wrap(state.model, world, compile=compile, activation_checkpointing=activation_checkpointing),
         reporter=reporter or Reporter(),
         checkpoints=checkpoints if world.rank == 0 else None,
         checkpoint_seconds=checkpoint_seconds,
@@ -113,19 +113,19 @@ def _train_epoch(run: Run, tick: Callable[[], None]) -> Summary | None:
             meter.step(step, run.sizes[batches[0].of.step])
             if summary := _look_after(run, meter, step):
                 return summary
-    meter.settle()
+    meter.flush()
     return None
 
 
 def _look_after(run: Run, meter: Meter, step: Step) -> Summary | None:
     """Between two steps: is the loss finite, was the run asked to stop, is a checkpoint due?"""
-    stop, save = step.wishes.read()
+    stop, save = step.requests.read()
     end = run.state.step == run.steps
     due = run.state.step % FINITE_EVERY == 0 or end or stop or save
     if due and (trouble := meter.look()):
         return Summary("failed", trouble)
     if (stop or save) and not end:
-        meter.settle()
+        meter.flush()
         _save(run)
         if stop:
             return Summary("interrupted", f"interrupted in epoch {run.state.epoch + 1}, step {run.state.step}")
@@ -172,7 +172,7 @@ def _finish_epoch(run: Run) -> Summary | None:
     if save:
         _save(run)
     pictures = show_again(run) if due else None
-    run.reporter.tell({"kind": "epoch", "line": line, "better": better, "counts": counts, "pictures": pictures})
+    run.reporter.report({"kind": "epoch", "line": line, "better": better, "counts": counts, "pictures": pictures})
     (asked,) = run.world.agree(run.reporter.stopping())  # whoever was told of the epoch may ask now
     stop = asked and state.epoch < run.recipe.epochs
     if stop and not save:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trainers.formatting import spell_size
+from trainers.formatting import format_size
 from trainers.recipe import Recipe, Scale
 
 CRUDE_BYTES = 8000
@@ -61,7 +61,7 @@ def fit_memory(
     workers = max(1, scale.worker_range[0 if sharded else 1])  # with fewer, each holds a larger part
     try:
         peak = peak_memory.predict(
-            asked, meta, workers=workers, sharded=sharded, recompute=scale.activation_checkpointing
+            asked, meta, workers=workers, sharded=sharded, activation_checkpointing=scale.activation_checkpointing
         )
     except Untraceable as error:
         if scale.memory is not None:  # a limit that was asked for cannot be kept
@@ -69,9 +69,9 @@ def fit_memory(
         return Need(recipe, note=f"{error}; whether it fits will show")
     if peak <= limit:
         return Need(recipe, True, peak, limit)
-    needs = f"needs {spell_size(peak)} of {spell_size(limit)}"
+    needs = f"needs {format_size(peak)} of {format_size(limit)}"
     smaller = peak_memory.largest_micro_batch(
-        asked, meta, limit, workers=workers, sharded=sharded, recompute=scale.activation_checkpointing
+        asked, meta, limit, workers=workers, sharded=sharded, activation_checkpointing=scale.activation_checkpointing
     )
     if smaller is None:
         return Need(recipe, False, peak, limit, f"does not fit: {needs}, and not even one picture at a time fits")

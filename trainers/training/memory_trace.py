@@ -29,7 +29,7 @@ from trainers.data.batches import Batch
 from trainers.data.sampler import Pass
 from trainers.recipe import Recipe
 from trainers.training import build, distributed
-from trainers.training.activation_checkpointing import blocks, recompute_activations
+from trainers.training.activation_checkpointing import blocks, checkpoint_activations
 from trainers.training.batchnorm import BatchNormStatistics
 from trainers.training.distributed import World
 from trainers.training.preprocess import Preprocess
@@ -48,22 +48,28 @@ class Trace:
     """A run whose tensors have no memory. Raises ValueError where the model does not allow it."""
 
     def __init__(
-        self, recipe: Recipe, channels: int, classes: int, images: int, parts: int = 1, recompute: bool = False
+        self,
+        recipe: Recipe,
+        channels: int,
+        classes: int,
+        images: int,
+        parts: int = 1,
+        activation_checkpointing: bool = False,
     ) -> None:
         recipe = recipe.replace(batch_size=2 * images, micro_batch_size=images)
         meta = _meta(recipe, channels, classes)
         assert recipe.precision != "auto"
         self.world = World(0, 1, torch.device("cpu"), recipe.precision)
         self.fake, self.ledger = FakeTensorMode(allow_non_fake_inputs=True), _Ledger()
-        with torch.random.fork_rng(devices=[]), _Blaming(recipe.model):
+        with torch.random.fork_rng(devices=[]), _LocatingErrors(recipe.model):
             with torch.device("meta"):
                 model = build.build_model(build.without_weights(recipe), meta)
                 self.model = model.to(dtype=self.world.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
             with self.fake, self.ledger:
                 state = _state(recipe, self.model)
         distributed.set_training(self.model, recipe.frozen)
-        if recompute:
-            recompute_activations(self.model)
+        if activation_checkpointing:
+            checkpoint_activations(self.model)
         self.parts = parts
         self.run = Run(recipe=recipe, state=state, data=_NoData(meta), world=self.world, model=self.model)
         self.run.preprocess = _Preprocess(recipe, meta, self.world)
@@ -76,7 +82,7 @@ class Trace:
         """A forward pass, and the loss."""
         with (
             torch.random.fork_rng(devices=[]),
-            _Blaming(self.run.recipe.model),
+            _LocatingErrors(self.run.recipe.model),
             self.fake,
             self.ledger,
             torch.no_grad(),
@@ -87,7 +93,7 @@ class Trace:
 
     def step(self, micro_batches: int) -> list[int]:
         """Bytes alive after each operation of an optimizer step that is not the first."""
-        with torch.random.fork_rng(devices=[]), _Blaming(self.run.recipe.model), self.fake, self.ledger:
+        with torch.random.fork_rng(devices=[]), _LocatingErrors(self.run.recipe.model), self.fake, self.ledger:
             step = Step(self.run, BatchNormStatistics(self.model, self.world))
             if not self._begun:  # makes the optimizer's states
                 self._make(step, 1)
@@ -118,7 +124,7 @@ class Untraceable(ValueError):
     """What a model does depends on its numbers: it may train well, and what it takes shows then."""
 
 
-class _Blaming:
+class _LocatingErrors:
     """What a model does wrong, as a ValueError."""
 
     def __init__(self, model: str) -> None:

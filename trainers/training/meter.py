@@ -46,9 +46,9 @@ class Meter:
         now = time.perf_counter()
         if self.run.world.rank == 0 and now - self._told > PROGRESS_SECONDS:
             self._told = now
-            self._tell(step.mean())
+            self._report(step.mean())
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Bring `state.sums` up to date."""
         assert not self.recent
         now = time.perf_counter()
@@ -69,14 +69,14 @@ class Meter:
                 self.sums[name] = [old + new for old, new in zip(before, values, strict=True)]
         return None
 
-    def _tell(self, loss: float) -> None:
+    def _report(self, loss: float) -> None:
         run, state, sums = self.run, self.run.state, self.sums
         seconds = sums["seconds"] + time.perf_counter() - self._start
         rate = sums["images"] / seconds
         done = state.epoch + sums["images"] / run.rows
         best = state.history[-1] if state.history else None
         name = f"val/{run.task.metric}"
-        run.reporter.tell(
+        run.reporter.report(
             {
                 "kind": "step",
                 "epoch": state.epoch + 1,

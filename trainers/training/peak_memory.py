@@ -83,7 +83,7 @@ def predict(
     *,
     workers: int = 1,
     sharded: bool = False,
-    recompute: bool = False,
+    activation_checkpointing: bool = False,
 ) -> int:
     """Bytes at the peak of the second optimizer step on the device of each of so many workers.
 
@@ -94,7 +94,7 @@ def predict(
     looks at numbers.
     """
     micro = micro_batch_size or recipe.micro_batch_size or recipe.batch_size
-    found = curve(recipe, meta, workers=workers, sharded=sharded, recompute=recompute)
+    found = curve(recipe, meta, workers=workers, sharded=sharded, activation_checkpointing=activation_checkpointing)
     return _peak(found, recipe, meta, micro, workers)
 
 
@@ -105,11 +105,11 @@ def largest_micro_batch(
     *,
     workers: int = 1,
     sharded: bool = False,
-    recompute: bool = False,
+    activation_checkpointing: bool = False,
 ) -> int | None:
     """The largest divisor of the batch size, at most the recipe's own micro-batch, whose `predict` is within the
     limit; None: not even 1 is. Raises ValueError as `predict` does."""
-    found = curve(recipe, meta, workers=workers, sharded=sharded, recompute=recompute)
+    found = curve(recipe, meta, workers=workers, sharded=sharded, activation_checkpointing=activation_checkpointing)
     batch = recipe.batch_size
     small = [d for d in range(1, math.isqrt(batch) + 1) if batch % d == 0]
     divisors = sorted({*small, *(batch // d for d in small)}, reverse=True)
@@ -124,11 +124,16 @@ def _peak(found: Curve, recipe: Recipe, meta: Mapping[str, Any], micro_batch_siz
 
 
 def curve(
-    recipe: Recipe, meta: Mapping[str, Any], *, workers: int = 1, sharded: bool = False, recompute: bool = False
+    recipe: Recipe,
+    meta: Mapping[str, Any],
+    *,
+    workers: int = 1,
+    sharded: bool = False,
+    activation_checkpointing: bool = False,
 ) -> Curve:
     """The peaks of a recipe, whatever its batch size: two traces, about a second each at the first call. Parameters and
     errors are those of `predict`; `workers` count where the model is sharded."""
-    return _curve(*_key(recipe, meta), workers if sharded else 1, recompute)
+    return _curve(*_key(recipe, meta), workers if sharded else 1, activation_checkpointing)
 
 
 def roughly(recipe: Recipe, meta: Mapping[str, Any]) -> int:
@@ -189,7 +194,7 @@ def _key(recipe: Recipe, meta: Mapping[str, Any]) -> tuple[str, int, int]:
         patience=None,
         init_from=None,
         seed=0,
-        precision=device.settle_precision(recipe.precision, torch.cuda.is_available()),
+        precision=device.resolve_precision(recipe.precision, torch.cuda.is_available()),
     )
     return json.dumps(plain.to_json(), sort_keys=True), meta["channels"], len(meta["classes"])
 
@@ -198,9 +203,9 @@ def _key(recipe: Recipe, meta: Mapping[str, Any]) -> tuple[str, int, int]:
 
 
 @functools.lru_cache(maxsize=256)
-def _curve(recipe_json: str, channels: int, classes: int, parts: int, recompute: bool) -> Curve:
+def _curve(recipe_json: str, channels: int, classes: int, parts: int, activation_checkpointing: bool) -> Curve:
     recipe = Recipe.from_json(json.loads(recipe_json))
-    few, many = (Trace(recipe, channels, classes, images, parts, recompute) for images in TRACED)
+    few, many = (Trace(recipe, channels, classes, images, parts, activation_checkpointing) for images in TRACED)
     alone, several = (_envelope(few.step(count), many.step(count)) for count in (1, 2))
     waiting = _picture_bytes(recipe, channels) if few.waits else 0
     return Curve(alone, several, waiting, any(isinstance(part, _BatchNorm) for part in few.model.modules()))

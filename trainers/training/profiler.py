@@ -36,4 +36,4 @@ class profiler:
             path = Path(folder) / "trace.json"
             profile.export_chrome_trace(str(path))
             data = path.read_bytes()
-        self.run.reporter.tell({"kind": "file", "name": "tensorboard/rank0.pt.trace.json", "data": data})
+        self.run.reporter.report({"kind": "file", "name": "tensorboard/rank0.pt.trace.json", "data": data})

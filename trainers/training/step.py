@@ -32,7 +32,7 @@ from trainers.training.state import TrainState
 class Reporter:
     """What the loop tells, and asks, the world outside. Ranks other than 0 tell nothing."""
 
-    tell: Callable[[dict[str, Any]], None] = lambda event: None
+    report: Callable[[dict[str, Any]], None] = lambda event: None
     """Events of kind "step" (progress), "epoch" (a line of history, counts, pictures) and "file" (a profiler trace)."""
     stopping: Callable[[], bool] = lambda: False
     """Whether the run was asked to stop; asked once a step, of rank 0."""
@@ -102,7 +102,7 @@ class Step:
         """What they are divided by: numbers where that is the number of pictures."""
         self.statistics: dict[int, Tensor] = {}
         self.lr = 0.0
-        self.wishes = Requests(run)
+        self.requests = Requests(run)
 
     def accumulate(self, batches: list[Batch]) -> None:
         """Forward and backward of this rank's micro-batches: gradients of the mean loss of the batch are added up."""
@@ -118,7 +118,7 @@ class Step:
             ready = [first, *rest]
             own = [weight * first[0].weight]
             own += [divisors_of(run.task, targets) * of.weight for of, _, targets in rest]
-            self.divisors = run.world.add_up(torch.stack(own).sum(0))
+            self.divisors = run.world.all_reduce(torch.stack(own).sum(0))
         factors = _inverse(self.divisors, run.world.size)  # DDP and FSDP2 take the mean over the workers, not the sum
         self.loss = None
         for of, images, targets in ready:
@@ -164,13 +164,13 @@ class Step:
         table = torch.zeros(pieces, self.norms.size, dtype=torch.float64, device=world.device)
         for micro_batch, row in self.statistics.items():
             table[micro_batch] = row
-        wishes = torch.tensor(self.wishes.own(), dtype=torch.float64).to(world.device)
+        requests = torch.tensor(self.requests.own(), dtype=torch.float64).to(world.device)
         terms = len(self.divisors)
         if self.loss is None:  # this rank made surplus passes only
             self.loss = torch.zeros(terms, device=world.device)
-        together = world.add_up(torch.cat([self.loss.double(), wishes, table.flatten()]))
+        together = world.all_reduce(torch.cat([self.loss.double(), requests, table.flatten()]))
         self.loss = together[:terms]
-        self.wishes.put(together[terms : terms + 2])
+        self.requests.put(together[terms : terms + 2])
         self.norms.apply(together[terms + 2 :].view(pieces, self.norms.size))
 
 
@@ -193,11 +193,11 @@ class Requests:
         due = time.monotonic() - self.run.last_save > self.run.checkpoint_seconds or self.run.reporter.saving()
         return [float(self.run.reporter.stopping()), float(due)]
 
-    def put(self, wishes: Tensor) -> None:
+    def put(self, requests: Tensor) -> None:
         if self._event is not None:
             self._event.synchronize()
-        self._arrived, self._next = self._next, wishes.to("cpu", non_blocking=True)
-        if wishes.is_cuda:
+        self._arrived, self._next = self._next, requests.to("cpu", non_blocking=True)
+        if requests.is_cuda:
             self._event = torch.cuda.Event()
             self._event.record()
 
