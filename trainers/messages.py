@@ -1,0 +1,373 @@
+"""What travels between processes, or lies in a file that another process reads: one type for each.
+
+All of it is plain data, JSON but for the arrays and bytes of `EpochEvent`, `DoneEvent` and `FileEvent`; nothing is
+pickled into a file. A key that is missing or misspelt is a type error.
+
+    Job                    the driver to each worker: what to train, on what, where
+    Event                  a worker to the driver; `kind` tells which
+    Meta                   `meta.json` of a prepared data set
+    ShardResult            a task that decodes pictures to the one that writes `meta.json`
+    RunFacts               `run.json`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NotRequired, TypedDict
+
+import numpy.typing as npt
+
+Json = dict[str, Any]
+"""A JSON object whose keys its own type knows: `Recipe.to_json()`, `Scale.to_json()`."""
+Line = dict[str, float]
+"""A line of metrics.jsonl: numbers of an epoch by name."""
+Scores = dict[str, Any]
+"""Scores by bare name, and `per_class`: their lists."""
+Status = Literal["finished", "stopped_early", "interrupted", "failed", "out_of_memory"]
+"""How a run ended."""
+
+
+# The data set ------------------------------------------------------------------------------------------------------
+
+
+class SkippedImage(TypedDict):
+    """A picture that could not be used."""
+
+    name: str
+    why: str
+
+
+class Repeated(TypedDict):
+    """Pictures with equal pixels: how many, and some of their names."""
+
+    count: int
+    examples: list[str]
+
+
+class Facts(TypedDict):
+    """What is known of a data set before its pictures are decoded: enough to build a model and a task for it."""
+
+    channels: int
+    """1 (grey) or 3 (RGB)."""
+    classes: list[str]
+    masks: bool
+    """Whether targets are masks; kept for files that older versions wrote and read. `target` says more."""
+    target: NotRequired[str]
+    """The kind of target (data/targets.py). Missing in files of older versions: `masks` decides."""
+    class_counts: dict[str, list[int]]
+    """Split -> images, or labelled pixels, of each class."""
+    class_areas: NotRequired[list[int]]
+    """Of masks, in training: labelled pixels of the images in which each class occurs."""
+
+
+class Meta(Facts):
+    """A prepared data set: what `meta.json` holds."""
+
+    dataset: str
+    colours: list[list[int]] | None
+    """RGB of each class in pictures of masks. None: chosen for you."""
+    size: list[int]
+    """Height and width of the stored pictures."""
+    rows: dict[str, int]
+    """Split -> samples."""
+    mean: list[float]
+    """Of the training split, for each channel, of values in [0, 1]."""
+    std: list[float]
+    skipped: Sequence[SkippedImage]
+    repeated: dict[str, Repeated]
+    """"splits" and "classes" -> pictures that occur in two of them."""
+    fingerprint: str
+    """Of all pixels and targets."""
+    shards: NotRequired[dict[str, list[str]]]
+    """Split -> files; missing where pictures are streamed."""
+    files: NotRequired[dict[str, tuple[int, str]]]
+    """File -> its size in bytes and its digest."""
+    names: NotRequired[dict[str, list[str]]]
+    """Split -> what people are shown of each row; where rows are drawn."""
+
+
+class ShardResult(TypedDict):
+    """What a task that decoded pictures has found."""
+
+    split: str
+    file: str
+    check: tuple[int, str] | None
+    """Size in bytes and digest of the file; None: no picture could be used, and there is no file."""
+    rows: int
+    decoded: int
+    """Samples that were looked at, bad ones too."""
+    bad: list[SkippedImage]
+    names: list[str]
+    targets: list[Any]
+    """Of each row: its class, or a digest."""
+    hashes: list[str]
+    """Digest of each row's pixels."""
+    counts: list[int]
+    areas: NotRequired[list[int]]
+    sum: list[float]
+    """Over all pixels, for each channel; with `squares` for mean and standard deviation."""
+    squares: list[float]
+
+
+class DataSpec(TypedDict):
+    """Where the workers find the data, and what it is."""
+
+    mode: Literal["cache", "stream"]
+    folder: str | None
+    """Of the shards, on the host that prepared them."""
+    published: str | None
+    """Of the shards, for all hosts; None where `folder` is."""
+    node: str | None
+    """Ray's name of the host that prepared them."""
+    meta: Meta
+
+
+# The job -----------------------------------------------------------------------------------------------------------
+
+
+class Job(TypedDict):
+    """What a driver starts: each worker rebuilds everything from it."""
+
+    recipe: Json
+    scale: Json
+    folder: str
+    """Address of the run folder."""
+    storage: str
+    """Address of the folder that run folders lie in."""
+    attempt: int
+    """Larger at every start of the run: a worker of an older one cannot overwrite a newer checkpoint."""
+    start_id: str
+    """Also in run.json: a worker that does not find it there does not see the driver's storage."""
+    data: DataSpec
+    threads: int
+    """Of each worker."""
+    cwd: str
+    """The driver's: files of the user's own are named from there."""
+    adopt: tuple[str, int] | None
+    """(run folder, step) of another run's checkpoint to go on from."""
+
+
+class RayJob(Job):
+    """A job as Ray's workers get it."""
+
+    coordinator: str
+    """Name of the run's actor."""
+    stall_seconds: float
+
+
+# Events ------------------------------------------------------------------------------------------------------------
+
+
+class Picture(TypedDict):
+    """A validation picture with what the model makes of it, for people; uint8 arrays."""
+
+    row: int
+    name: str
+    image: npt.NDArray[Any]
+    target: npt.NDArray[Any]
+    labels: npt.NDArray[Any]
+    kind: NotRequired[str]
+    """"best", "worst" or "", at the end of a run."""
+    score: NotRequired[float]
+
+
+class Best(TypedDict):
+    """The best epoch so far."""
+
+    epoch: int
+    metric: str
+    value: float
+    step: NotRequired[int]
+    """Of its checkpoint; not in run.json."""
+
+
+class PeakMemory(TypedDict):
+    """Bytes; None where they are not known."""
+
+    host: int | None
+    device: int | None
+
+
+class MachineEvent(TypedDict):
+    kind: Literal["machine"]
+    host: str
+    machine: Machine
+
+
+class MessageEvent(TypedDict):
+    """A line for people."""
+
+    kind: Literal["message", "warning"]
+    text: str
+
+
+class StartEvent(TypedDict):
+    """A (new) group of workers stands, and goes on from this checkpoint."""
+
+    kind: Literal["start"]
+    history: list[Line]
+    step: int
+    epoch: int
+
+
+class SavedEvent(TypedDict):
+    """The checkpoint of `step` is complete."""
+
+    kind: Literal["saved"]
+    step: int
+
+
+class StepEvent(TypedDict):
+    """Progress within an epoch."""
+
+    kind: Literal["step"]
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    score: str | None
+    images_per_second: float
+    data_wait_share: float
+    seconds_left: float
+
+
+class FileEvent(TypedDict):
+    """A file for the run folder."""
+
+    kind: Literal["file"]
+    name: str
+    data: bytes
+
+
+class EpochEvent(TypedDict):
+    kind: Literal["epoch"]
+    line: Line
+    better: bool
+    """Whether it is the best epoch so far."""
+    counts: dict[str, npt.NDArray[Any]]
+    pictures: list[Picture] | None
+
+
+class BeatEvent(TypedDict):
+    """A sign of life of a rank."""
+
+    kind: Literal["beat"]
+    rank: int
+    size: int
+    host: str
+    idle: float
+    """Seconds without a step or a batch."""
+    stalled: bool
+    at: str
+    """How far it is, in words."""
+    where: str
+    """Where it stands, in words."""
+    waits: bool
+    """Whether it waits for other ranks."""
+    first: bool
+    last: bool
+
+
+class DoneEvent(TypedDict):
+    """How the run ended: the last event."""
+
+    kind: Literal["done"]
+    status: Status
+    message: str
+    counts: dict[str, npt.NDArray[Any]]
+    """Of the best epoch."""
+    pictures: list[Picture]
+    peak_memory_bytes: PeakMemory
+    seconds: dict[str, float]
+    """Spent in train, data_wait, evaluate and checkpoint, over all attempts."""
+    before: dict[str, float]
+    """The same, up to the checkpoint that this attempt started from."""
+    images: int
+    epoch: int
+    """Epochs that were run."""
+    best: Best | None
+    final: Scores
+    """Of the best epoch, with the losses."""
+
+
+Event = (
+    MachineEvent | MessageEvent | StartEvent | SavedEvent | StepEvent | FileEvent | EpochEvent | BeatEvent | DoneEvent
+)
+
+
+# The run folder ----------------------------------------------------------------------------------------------------
+
+
+class Gpu(TypedDict):
+    name: str
+    memory_bytes: int
+
+
+class Machine(TypedDict):
+    """What a process may use of its host."""
+
+    cpu: str
+    cores: int
+    memory_bytes: int
+    gpus: list[Gpu]
+
+
+class Nodes(TypedDict):
+    nodes: list[Machine]
+
+
+class DatasetFacts(TypedDict, total=False):
+    """What run.json tells of the data: enough to predict without it."""
+
+    name: str
+    fingerprint: str
+    rows: dict[str, int]
+    classes: list[str]
+    channels: int
+    masks: bool
+    target: str
+    colours: list[list[int]] | None
+    mean: list[float]
+    std: list[float]
+    class_counts: dict[str, list[int]]
+    class_areas: list[int]
+    skipped: Sequence[SkippedImage]
+    repeated: dict[str, Repeated]
+
+
+class PredictedMemory(TypedDict):
+    """Peak memory of a step on its device."""
+
+    predicted_bytes: int
+    limit_bytes: int | None
+    measured_bytes: NotRequired[int]
+    error: NotRequired[float]
+    """predicted / measured - 1"""
+
+
+class RunFacts(TypedDict):
+    """What run.json holds. The keys that are not required come with the end of the run."""
+
+    name: str
+    status: Literal["running"] | Status
+    recipe_name: str
+    recipe: Json
+    scale: Json
+    dataset: DatasetFacts
+    machine: Nodes
+    versions: dict[str, str]
+    commit: str | None
+    attempt: int
+    start_id: str
+    started: str
+    finished: str | None
+    command: str
+    memory: NotRequired[PredictedMemory]
+    message: NotRequired[str]
+    seconds: NotRequired[dict[str, float | None]]
+    images_per_second: NotRequired[float | None]
+    peak_memory_bytes: NotRequired[PeakMemory]
+    epochs_run: NotRequired[int]
+    best: NotRequired[Best | None]
+    final: NotRequired[Scores]
