@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -220,7 +220,7 @@ class _Preprocess(Preprocess):
 
 @dataclass
 class _NoData:
-    meta: Mapping[str, Any]
+    meta: Any
 
     def batches(self, split: str, passes: Iterable[Pass]) -> Iterator[Batch]:
         raise AssertionError("a step that is traced reads no data")
