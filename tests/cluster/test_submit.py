@@ -24,6 +24,7 @@ from helpers.small import Slow
 from cluster import job_client
 from cluster.__main__ import main
 from cluster.address import DEFAULT, job_server
+from cluster.doctor import measure_upload
 from cluster.job_entrypoint import HAS, LACKS, lacking
 from cluster.submit import last_errors, run_folder
 from cluster.upload import measure, modules, requirements
@@ -165,6 +166,7 @@ def test_what_is_uploaded(fake: FakeCluster, folder: Path, monkeypatch: pytest.M
     upload = measure(folder)
     assert (upload.size, upload.files) == (sum(files.values()), len(files))
     assert upload.entries[0][0] == "mine.py"
+    assert measure_upload(folder)["bytes"] == upload.size  # what doctor reports
     assert len(environment["py_modules"]) == 3
     variables = environment["env_vars"]
     assert variables["TRAINYARD_STORAGE"] == str(folder / "store")
