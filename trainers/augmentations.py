@@ -197,16 +197,17 @@ def translate(view: View, share: float, draws: F64) -> None:
     view.right = np.rint(uniform(-share * columns, share * columns, draws[:, 1]))
 
 
-@_geometry("true: a random place where pictures are stored larger than image_size", _is_flag, columns=(6, 7))
-def crop(view: View, _on: bool, draws: F64) -> None:
-    """Cut from a random place; without it, from the middle."""
-    view.box = _cut(view, 0, draws)
-
-
 @_geometry("pixels around the picture before a random crop, a whole number", _whole(1_000_000), columns=(6, 7))
 def pad(view: View, pixels: int, draws: F64) -> None:
     """Cut from a random place of the picture widened by so many pixels on each side."""
     view.box = _cut(view, pixels, draws)
+
+
+@_geometry("true: a random place where pictures are stored larger than image_size", _is_flag, columns=(6, 7))
+def crop(view: View, _on: bool, draws: F64) -> None:
+    """Cut from a random place; without it, from the middle."""
+    if view.box is None:  # else `pad` has cut it
+        view.box = _cut(view, 0, draws)
 
 
 @_geometry(
