@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 # A package, or a module that lies beside them, may import those of the lines above its own.
 LEVELS = [
     "formatting messages progress decode",
-    "registry datasets models storage",
+    "registry datasets models storage augmentations",
     "recipe",
     "recipes cli runs data tasks report",
     "training",
