@@ -270,8 +270,7 @@ def _clock(probe: Any) -> Facts:
 
 def _cluster(scale: Scale, nodes: Sequence[Host]) -> Facts:
     """What the cluster as a whole has, and the resources of each worker that `scale` asks for."""
-    from ray._private.state import available_resources_per_node, state
-
+    from trainers.runtime.ray_internals import addable_resources, free_resources
     from trainers.runtime.resources import named_resources, refuse_what_never_fits, share_of_cpus
 
     shapes = [node.resources for node in nodes]
@@ -286,8 +285,8 @@ def _cluster(scale: Scale, nodes: Sequence[Host]) -> Facts:
         refuse_what_never_fits(scale.worker_range[0], resources, shapes)
     except ValueError as error:
         unfit = str(error)
-    left = available_resources_per_node()
-    addable = (state.get_max_resources_from_cluster_config() or {}).get("CPU", 0.0)
+    left = free_resources()
+    addable = addable_resources().get("CPU", 0.0)
     return {
         "cpus": max(addable, sum(node.cpus for node in nodes)),
         "workers": scale.worker_range[1],
@@ -300,8 +299,7 @@ def _cluster(scale: Scale, nodes: Sequence[Host]) -> Facts:
 
 def upload_size(folder: Path) -> Facts:
     """{bytes, largest: name -> bytes} of what Ray would send as a job's working directory."""
-    from ray._private.ray_constants import get_runtime_env_default_excludes
-    from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
+    from trainers.runtime.ray_internals import default_excludes, walk_upload
 
     folder = folder.absolute()
     sizes: Counter[str] = Counter()
@@ -310,8 +308,7 @@ def upload_size(folder: Path) -> Facts:
         if path.is_file():
             sizes[path.relative_to(folder).parts[0]] += path.stat().st_size
 
-    excluded = _get_excludes(folder, get_runtime_env_default_excludes())
-    _dir_travel(folder, [excluded], count, include_gitignore=True, logger=logging.getLogger("none"))
+    walk_upload(folder, default_excludes(), count)
     return {"bytes": sizes.total(), "largest": dict(sizes.most_common(3))}
 
 

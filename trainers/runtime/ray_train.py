@@ -20,6 +20,7 @@ from typing import Any
 from trainers.recipe import Scale
 from trainers.runtime.coordinator import POLL_SECONDS, Coordinator, Event, Job, Link
 from trainers.runtime.preflight import check_hosts, this_node
+from trainers.runtime.ray_internals import refresh_cluster_view, start_on_loopback
 from trainers.runtime.resources import (
     named_resources,
     refuse_crowding,
@@ -134,8 +135,6 @@ class Cluster:
         """Run `job` on the workers; `listen` gets their events, the last one of kind "done"."""
         import ray
 
-        from trainers.runtime.ray_callbacks import refresh_cluster_view
-
         if job["data"]["mode"] == "stream":
             refuse_to_starve(self.scale.worker_range[1], self._resources["CPU"], ray.cluster_resources())
         coordinator_name = f"trainyard-desk-{uuid.uuid4().hex[:12]}"
@@ -217,14 +216,7 @@ class Cluster:
         self.ours = True
         # Ray starts sooner without its dashboard; what cleans up after Ray Train asks that, and complains without end
         dashboard = not self.sweeping or self.scale.worker_range[1] > 1
-        ray.init(
-            address="local",
-            _node_ip_address="127.0.0.1",
-            num_cpus=cpus,
-            include_dashboard=dashboard,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        start_on_loopback(cpus, dashboard)
 
 
 def _end_without_a_word(failed: Sequence[BaseException]) -> Event:
@@ -309,6 +301,7 @@ def _trainer(
     from ray.train.torch import TorchTrainer
 
     from trainers.runtime.ray_callbacks import Changes, Network
+    from trainers.runtime.ray_internals import controller_callback
 
     return TorchTrainer(
         _train_worker,
@@ -325,7 +318,7 @@ def _trainer(
             name=name,
             storage_path=storage,
             failure_config=FailureConfig(max_failures=-1),  # the desk counts, and knows what would come again
-            callbacks=[Changes(job["coordinator"]), *callbacks],  # type: ignore[list-item]
+            callbacks=[controller_callback(Changes(job["coordinator"])), *callbacks],  # type: ignore[list-item]
         ),
     )
 
