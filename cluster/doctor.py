@@ -340,8 +340,7 @@ def _clock(probe: _Probe) -> Clock:
 
 def _cluster(scale: Scale, nodes: Sequence[Host]) -> ClusterFacts:
     """What the cluster as a whole has, and the resources of each worker that `scale` asks for."""
-    from ray._private.state import available_resources_per_node, state
-
+    from trainers.runtime.ray_internals import addable_resources, free_resources
     from trainers.runtime.resources import named_resources, refuse_what_never_fits, share_of_cpus
 
     shapes = [node.resources for node in nodes]
@@ -356,8 +355,8 @@ def _cluster(scale: Scale, nodes: Sequence[Host]) -> ClusterFacts:
         refuse_what_never_fits(scale.worker_range[0], resources, shapes)
     except ValueError as error:
         unfit = str(error)
-    left = available_resources_per_node()
-    addable = (state.get_max_resources_from_cluster_config() or {}).get("CPU", 0.0)
+    left = free_resources()
+    addable = addable_resources().get("CPU", 0.0)
     return {
         "cpus": max(addable, sum(node.cpus for node in nodes)),
         "workers": scale.worker_range[1],

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import re
-import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from cluster.address import token_origin
 from trainers.progress import Progress
+from trainers.runtime.ray_internals import JOB_LOG_LINES, JOB_LOGGERS, JobClientHooks, is_known_job, lacks_agent
 
 CONNECT_SECONDS, VERSION_SECONDS, ANSWER_SECONDS, UPLOAD_SECONDS = 5.0, 10.0, 60.0, 1800.0
 START_SECONDS = 60.0
@@ -29,11 +29,9 @@ PATIENCE_SECONDS = 600.0
 """So long an address that does not answer is asked again."""
 RETRY_SECONDS, LOOK_SECONDS = 2.0, 0.3
 KEPT_LINES = 200
-_RAYS_OWN = ("Runtime env is setting up.", "Running entrypoint for job ")
 
-for _talkative in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.working_dir"):
-    logging.getLogger(f"ray.{_talkative}").setLevel(logging.ERROR)
-logging.getLogger("ray").setLevel(logging.ERROR)
+for _talkative in (*JOB_LOGGERS, "ray"):
+    logging.getLogger(_talkative).setLevel(logging.ERROR)
 
 
 class UnknownJob(ValueError):
@@ -44,7 +42,7 @@ class RefusedRequest(OSError):
     """The cluster answers, but does not do what it is asked to."""
 
 
-class Client(JobSubmissionClient):
+class Client(JobClientHooks, JobSubmissionClient):
     """Ray's job client, which waits for no answer without end and says in plain words what is wrong.
 
     Its methods raise ConnectionError where nothing answers, RefusedRequest, UnknownJob, and ValueError where the token
@@ -57,7 +55,7 @@ class Client(JobSubmissionClient):
         self.where = address
         try:
             super().__init__(address)
-            self._ssl_context = ssl.create_default_context()  # in place of Ray's None, which aiohttp gives up
+            self.verify_certificates()
         except (RuntimeError, requests.RequestException, KeyError):
             raise ValueError(
                 f"what answers at {address} is not the job server of a Ray cluster; "
@@ -66,12 +64,12 @@ class Client(JobSubmissionClient):
         except AuthenticationError as error:
             raise ValueError(f"Ray's token cannot be used: {str(error).splitlines()[0]}") from None
 
-    def _do_request(self, method: str, endpoint: str, **arguments: Any) -> Any:
+    def request(self, send: Callable[..., requests.Response], method: str, endpoint: str) -> requests.Response:
         # The limit to connect is also that for sending the whole body.
         answer = VERSION_SECONDS if endpoint == "/api/version" else ANSWER_SECONDS
         limits = UPLOAD_SECONDS if method == "PUT" else (CONNECT_SECONDS, answer)
         try:
-            return super()._do_request(method, endpoint, timeout=limits, **arguments)
+            return send(timeout=limits)
         except AuthenticationError:
             origin = token_origin()
             tried = f"the token of {origin}" if origin else "a request without a token"
@@ -85,10 +83,10 @@ class Client(JobSubmissionClient):
                 "dashboard? From outside the cluster: ssh -N -L 8265:127.0.0.1:8265 HEAD, and no --address"
             ) from None
 
-    def _raise_error(self, r: requests.Response) -> None:
-        if r.status_code == 404:
+    def refuse(self, response: requests.Response) -> None:
+        if response.status_code == 404:
             raise UnknownJob(f"the cluster at {self.where} knows no such job; python -m cluster status lists them")
-        raise RefusedRequest(f"the cluster at {self.where} answers {r.status_code}: {_last_line(r.text)}")
+        raise RefusedRequest(f"the cluster at {self.where} answers {response.status_code}: {_last_line(response.text)}")
 
     def send(self, job: str, command: str, environment: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
         """Upload what it needs and start a job; one whose answer got lost is not started twice.
@@ -103,9 +101,9 @@ class Client(JobSubmissionClient):
                 )
                 return
             except (RefusedRequest, ConnectionError) as error:
-                if f"{job} already exists" in str(error):
+                if is_known_job(str(error), job):
                     return
-                no_agent = "No available agent" in str(error)
+                no_agent = lacks_agent(str(error))
                 if time.monotonic() > limit and no_agent:
                     raise RefusedRequest(
                         f"the head at {self.where} runs no dashboard agent, which starts jobs; is its port taken? Give "
@@ -142,7 +140,7 @@ class Log:
             self._put(line)
 
     def _put(self, line: str) -> None:
-        if not any(own in line for own in _RAYS_OWN):
+        if not any(own in line for own in JOB_LOG_LINES):
             self.lines.append(line)
             self._show(line)
 

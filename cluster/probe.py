@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from trainers.runtime.preflight import shared_steps, take_step, take_steps
 
@@ -207,8 +207,8 @@ def _temporary() -> str:
     """Where Ray keeps its sockets, logs and spilt objects on this host."""
     import ray
 
-    node: Any = ray._private.worker.global_worker.node
-    return str(node.get_session_dir_path())
+    context = ray.get_runtime_context()
+    return os.path.join(context.get_temp_dir(), context.get_session_name())
 
 
 def see_others(wanted: ProbeQuestion) -> SeenFiles:
@@ -242,13 +242,14 @@ def exchange(own: str, rank: int, size: int, at: tuple[str, int], door: int | No
 
     import torch
     import torch.distributed as dist
-    from torch._C._distributed_c10d import TCPStore
 
     from trainers.training.distributed import interface_of, use_interface
 
     use_interface(interface_of(own))
     limit = timedelta(seconds=seconds)
-    store = TCPStore(*at, size, rank == 0, limit, master_listen_fd=door)
+    store = dist.TCPStore(  # type: ignore[attr-defined]  # exported, but not by __all__
+        *at, size, rank == 0, limit, master_listen_fd=door
+    )
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=limit)
     try:
         numbers = torch.zeros(EXCHANGED_BYTES // 4)

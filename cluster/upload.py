@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import logging
 import os
 import tomllib
 from collections import Counter
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TypedDict, cast
 
 from trainers.formatting import format_size
+from trainers.runtime.ray_internals import upload_limit, walk_upload
 from trainers.storage.store import default_storage
 
 PACKAGES = ("trainers", "tune_spaces", "cluster")
@@ -68,12 +68,10 @@ def measure(folder: Path) -> Upload:
     Returns:
         What is uploaded. Sizes are lower bounds where it is far too large: the walk ends early.
     """
-    from ray._private.runtime_env import packaging
-
     folder = folder.resolve()
     sizes: Counter[str] = Counter()
     outputs: list[str] = []
-    files, limit = 0, packaging.GCS_STORAGE_MAX_SIZE
+    files, limit = 0, upload_limit()
     kept = [
         Path(path).expanduser().absolute() for path in (default_storage(), os.environ.get("TRAINYARD_CACHE")) if path
     ]
@@ -97,8 +95,7 @@ def measure(folder: Path) -> Upload:
             sizes[f"{name}/" if below else name] += path.stat().st_size
 
     with_gitignore = os.environ.get("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "0") != "1"  # as Ray has it
-    skips = [packaging._get_excludes(folder, list(EXCLUDES)), is_output]
-    packaging._dir_travel(folder, skips, count, with_gitignore, logging.getLogger("ray"))
+    walk_upload(folder, EXCLUDES, count, skip=is_output, gitignore=with_gitignore)
     return Upload(folder, (*EXCLUDES, *outputs), tuple(sizes.most_common()), files, limit)
 
 

@@ -193,7 +193,7 @@ def test_a_folder_that_is_too_large(
     assert "3 KiB of" in (err := capsys.readouterr().err)
     assert "the largest: photos/ (3 KiB)" in err
     sent = len(fake.packages)
-    monkeypatch.setattr("ray._private.runtime_env.packaging.GCS_STORAGE_MAX_SIZE", 2000)
+    monkeypatch.setattr("cluster.upload.upload_limit", lambda: 2000)
     assert main(["submit", *TRAIN]) == 2
     assert "the largest in it: photos/ (3 KiB), mine.py (14 bytes); list in a .gitignore" in capsys.readouterr().err
     assert (len(fake.packages), len(fake.jobs)) == (sent, 1)

@@ -21,6 +21,7 @@ from trainers.messages import DoneEvent, Event, GroupStart, Job, RayJob
 from trainers.recipe import Scale
 from trainers.runtime.coordinator import POLL_SECONDS, ActorHandle, Coordinator, Link
 from trainers.runtime.preflight import check_hosts, this_node
+from trainers.runtime.ray_internals import refresh_cluster_view, start_on_loopback
 from trainers.runtime.resources import (
     named_resources,
     refuse_crowding,
@@ -174,8 +175,6 @@ class Cluster:
         that ended with an error needs no second attempt, so the driver leaves, and Ray ends the workers."""
         import ray
 
-        from trainers.runtime.ray_callbacks import refresh_cluster_view
-
         ended_at: float | None = None
         stop_requested, refreshed_at = False, time.monotonic()
         while ended_at is None or (fitting.is_alive() and time.monotonic() - ended_at < GRACE_SECONDS):
@@ -234,14 +233,7 @@ class Cluster:
         self.ours = True
         # Ray starts sooner without its dashboard; what cleans up after Ray Train asks that, and complains without end
         dashboard = not self.sweeping or self.scale.worker_range[1] > 1
-        ray.init(
-            address="local",
-            _node_ip_address="127.0.0.1",
-            num_cpus=cpus,
-            include_dashboard=dashboard,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        start_on_loopback(cpus, dashboard)
 
 
 def _start_coordinator(name: str, max_failures: int) -> ActorHandle:
