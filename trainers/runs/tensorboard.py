@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from trainers.recipe import affecting
 from trainers.storage.store import Store
 
 if TYPE_CHECKING:
@@ -22,13 +23,6 @@ _TAGS = {  # fields of a line of metrics.jsonl that have another name in TensorB
     "evaluate_ms_per_image": "speed/evaluate_ms_per_image",
     "lr": "optim/lr",
 }
-
-
-# The columns of the HPARAMS table, in this order: what people vary.
-_HPARAMS = (
-    "lr batch_size micro_batch_size image_size epochs optimizer momentum weight_decay schedule warmup_epochs "
-    "clip_norm ema class_weights augment model model_args dataset dataset_args task_args precision seed"
-).split()
 
 
 class Board:
@@ -114,7 +108,7 @@ def _hparams(run: dict[str, Any]) -> Iterator[tuple[str, str | float]]:
         elif value is not None:
             yield name, value
 
-    for name in _HPARAMS:
+    for name in affecting("training"):
         yield from flat(name, run["recipe"].get(name))
     yield from flat("workers", run.get("scale", {}).get("workers"))
 
