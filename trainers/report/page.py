@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 
+from trainers.formatting import format_duration
 from trainers.report.page_sweep import (
     PageRun,
     PageSweep,
@@ -23,7 +24,7 @@ from trainers.report.page_sweep import (
     winner_of,
 )
 from trainers.report.svg import Series, bars, chart
-from trainers.report.sweep_stats import RAN, duration_text, number, pareto
+from trainers.report.sweep_stats import RAN, number, pareto
 
 COLOURS = 8
 """So many runs, the best ones, have a colour of their own; the others are grey."""
@@ -120,7 +121,7 @@ def _summary(runs: Sequence[PageRun]) -> str:
     if rates := [(run.images_per_second, run.label) for run in runs if run.images_per_second is not None]:
         found.append(("fastest, images/s", f"{max(rates)[0]:,.0f}", max(rates)[1]))
     if times := [run.seconds for run in runs if run.seconds is not None]:
-        found.append(("training, all runs", duration_text(sum(times)), f"longest {duration_text(max(times))}"))
+        found.append(("training, all runs", format_duration(sum(times)), f"longest {format_duration(max(times))}"))
     if costs := [run.cost for run in runs if run.cost is not None]:
         found.append(("cost, all runs", f"{sum(costs):,.2f}", f"highest {max(costs):,.2f}"))
     return tiles(found)

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trainers.formatting import format_duration
 from trainers.report.baseline import Pair, pairs
 from trainers.report.columns import Asked, Column, columns_for, cost_of, machine_of, plain, predicted_memory, score_text
 from trainers.report.page import Comparison, page
@@ -20,7 +21,6 @@ from trainers.report.page_sweep import PageRun, PageSweep, TableCell
 from trainers.report.reader import Found, Record, Run, Sweep, find, read_metrics, resolve, with_trials
 from trainers.report.sweep_stats import (
     RAN,
-    duration_text,
     number,
     repeated,
     repeats,
@@ -205,10 +205,10 @@ def _ending(sweep: Sweep, asked: Asked) -> list[str]:
     epochs, seconds = measured["epochs"], measured["training_seconds"]
     lines.append(
         f"epochs: {epochs['run']:g} of {epochs['planned']:g} run, {epochs['saved']:g} saved; training: "
-        f"{duration_text(seconds['run'])} run, {duration_text(seconds['saved'])} saved"
+        f"{format_duration(seconds['run'])} run, {format_duration(seconds['saved'])} saved"
     )
     if epochs["repeats"]:
-        lines.append(f"repeats: {epochs['repeats']:g} epochs, {duration_text(seconds['repeats'])} of training")
+        lines.append(f"repeats: {epochs['repeats']:g} epochs, {format_duration(seconds['repeats'])} of training")
     if (cost := cost_of(_as_run(sweep), asked)) is not None:
         lines.append(f"cost of the sweep: {cost:,.2f}")
     return lines
