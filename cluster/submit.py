@@ -28,7 +28,7 @@ import tyro
 from cluster.address import DEFAULT, job_server, use_token
 from cluster.job_entrypoint import HAS, LACKS
 from trainers.cli import cli
-from trainers.formatting import format_size
+from trainers.formatting import format_duration, format_size
 from trainers.progress import Progress
 
 if TYPE_CHECKING:
@@ -362,5 +362,4 @@ def _started(details: Any) -> str:
 def _took(details: Any) -> str:
     if not details.start_time:
         return ""
-    minutes, seconds = divmod(round((details.end_time or time.time() * 1000) - details.start_time) // 1000, 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+    return format_duration(((details.end_time or time.time() * 1000) - details.start_time) / 1000)

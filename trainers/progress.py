@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from trainers.formatting import format_duration
 from trainers.messages import Line, RunFacts, RunSeconds, StepEvent
 
 Advance = Callable[[int], None]
@@ -67,7 +68,7 @@ class Progress:
             yield advance
         seconds = time.monotonic() - begun
         if seconds > QUIET_SECONDS:
-            self.message(f"{description}: {done:,} in {_duration(seconds)}")
+            self.message(f"{description}: {done:,} in {format_duration(seconds)}")
 
     @contextlib.contextmanager
     def waiting(self, text: str) -> Iterator[None]:
@@ -97,7 +98,7 @@ class Progress:
         """Show how far training is."""
         self._left = event["seconds_left"]
         speed = _speed(event["images_per_second"], event["data_wait_share"])
-        parts = [f"loss {event['loss']:.4g}", event["score"], *speed, f"{_duration(self._left)} left"]
+        parts = [f"loss {event['loss']:.4g}", event["score"], *speed, f"{format_duration(self._left)} left"]
         text = "  ".join(filter(None, parts))
         if not self.live:
             if time.monotonic() - self._last_line > STEP_LINE_SECONDS:
@@ -124,7 +125,7 @@ class Progress:
         if self.live and not better and time.monotonic() - self._last_line < 1:
             return
         scores = [f"{name} {line[name]:.4f}" for name in line if name in _SHOWN]
-        left = [] if self._left is None else [f"{_duration(self._left)} left"]
+        left = [] if self._left is None else [f"{format_duration(self._left)} left"]
         losses = f"train loss {line['train/loss']:.4f}  val loss {line['val/loss']:.4f}"
         words = [f"epoch {line['epoch']}/{epochs}", losses, *scores]
         if better:
@@ -154,7 +155,7 @@ class Progress:
         for run in runs:
             seconds, best = run.get("seconds"), run.get("best")
             score = f"{best['metric']} {best['value']:.4f}" if best else ""
-            times = [_duration(_trained(seconds)), _duration(seconds["total"] if seconds else 0.0)]
+            times = [format_duration(_trained(seconds)), format_duration(seconds["total"] if seconds else 0.0)]
             table.add_row(run["name"], run["status"].replace("_", " "), *times, score)
         self.console.print(table)
 
@@ -182,8 +183,8 @@ def _facts(run: RunFacts, folder: str) -> Iterator[tuple[str, str]]:
     if seconds and (trained := _trained(seconds)):
         wait = 100 * seconds["data_wait"] / trained
         rate = run.get("images_per_second") or 0.0
-        whole = f"{_duration(seconds['total'])} in all, {_duration(seconds['setup'] or 0)} of it to start"
-        yield "training", f"{_duration(trained)}  ({rate:,.0f} images/s, data wait {wait:.1f} %; {whole})"
+        whole = f"{format_duration(seconds['total'])} in all, {format_duration(seconds['setup'] or 0)} of it to start"
+        yield "training", f"{format_duration(trained)}  ({rate:,.0f} images/s, data wait {wait:.1f} %; {whole})"
     memory = run.get("peak_memory_bytes")
     peaks = {"host": memory["host"], "device": memory["device"]} if memory else {}
     if shown := [f"{name} {value / 2**30:.2f} GiB" for name, value in peaks.items() if value]:
@@ -198,11 +199,3 @@ def _trained(seconds: RunSeconds | None) -> float:
 
 def _speed(images_per_second: float, data_wait_share: float) -> list[str]:
     return [f"{images_per_second:,.0f} images/s", f"data wait {100 * data_wait_share:.0f} %"]
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

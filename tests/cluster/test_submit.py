@@ -266,7 +266,7 @@ def test_the_log_the_folder_and_the_exit_code(fake: FakeCluster, capsys: pytest.
     assert "python -m trainers train digits.cnn" in (table := capsys.readouterr().out)
     assert table.count("succeeded") == 2
     assert main(["status", name]) == 0
-    assert "took       0:01:02" in capsys.readouterr().out
+    assert "took       1:02" in capsys.readouterr().out
     assert main(["stop", "nothing"]) == 2
     assert "knows no such job" in capsys.readouterr().err
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from trainers.formatting import format_size
+from trainers.formatting import format_duration, format_size
 from trainers.report.baseline import Pair
 from trainers.report.reader import Found, Run, Sweep
-from trainers.report.sweep_stats import Lines, duration_text, number, swept_keys, text
+from trainers.report.sweep_stats import Lines, number, swept_keys, text
 
 Value = str | float | None
 """What a field of the table holds; None where it is not known."""
@@ -193,7 +193,7 @@ COLUMNS = [
     Column("image_size", "image size", partial(_setting, key="image_size"), str, 3),
     Column("workers", "workers", lambda run, _: _workers(run), str, 3),
     Column("machine", "machine", lambda run, _: machine_of(run), str, 4),
-    Column("training_seconds", "training", _training_seconds, duration_text, 1),
+    Column("training_seconds", "training", _training_seconds, format_duration, 1),
     Column("images_per_second", "images/s", lambda run, _: run.number("images_per_second"), _rate, 2),
     Column("data_wait_share", "data wait", _data_wait_share, "{:.1%}".format, 3),
     Column("peak_memory_bytes", "peak memory", lambda run, _: _peak_memory(run)[0], _bytes, 3),
@@ -217,7 +217,8 @@ PAIR_COLUMNS = [  # next to a baseline
     Column("score_difference", "difference", _score_difference, "{:+.4f}".format, 1),
     Column("baseline_run", "baseline", partial(_of_partner, value=lambda run: run.label), str, 8),
     Column("baseline_seconds", "baseline training",
-           lambda run, asked: _of_partner(run, asked, value=partial(_training_seconds, asked=asked)), duration_text, 2),
+           lambda run, asked: _of_partner(run, asked, value=partial(_training_seconds, asked=asked)),
+           format_duration, 2),
     Column("baseline_memory_bytes", "baseline memory",
            partial(_of_partner, value=lambda run: _peak_memory(run)[0]), _bytes, 7),
     Column("baseline_images_per_second", "baseline images/s",

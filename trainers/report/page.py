@@ -12,6 +12,7 @@ from datetime import datetime
 
 from markupsafe import Markup
 
+from trainers.formatting import format_duration
 from trainers.report.page_sweep import (
     Charts,
     PageRun,
@@ -23,7 +24,7 @@ from trainers.report.page_sweep import (
     winner_of,
 )
 from trainers.report.svg import Series, chart
-from trainers.report.sweep_stats import RAN, duration_text, number, pareto
+from trainers.report.sweep_stats import RAN, number, pareto
 from trainers.report.templating import render, source
 
 COLOURS = 8
@@ -137,7 +138,7 @@ def _summary(runs: Sequence[PageRun]) -> list[Tile]:
     if rates := [(run.images_per_second, run.label) for run in runs if run.images_per_second is not None]:
         found.append(Tile("fastest, images/s", f"{max(rates)[0]:,.0f}", max(rates)[1]))
     if times := [run.seconds for run in runs if run.seconds is not None]:
-        found.append(Tile("training, all runs", duration_text(sum(times)), f"longest {duration_text(max(times))}"))
+        found.append(Tile("training, all runs", format_duration(sum(times)), f"longest {format_duration(max(times))}"))
     if costs := [run.cost for run in runs if run.cost is not None]:
         found.append(Tile("cost, all runs", f"{sum(costs):,.2f}", f"highest {max(costs):,.2f}"))
     return found

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from trainers.formatting import format_size
+from trainers.formatting import format_duration, format_size
 from trainers.report.svg import Cell, Series, chart, heat_map
-from trainers.report.sweep_stats import DID_NOT_FIT, Lines, Setting, duration_text, levels, number, text, values_text
+from trainers.report.sweep_stats import DID_NOT_FIT, Lines, Setting, levels, number, text, values_text
 
 MOST_PAIRS = 6
 """So many pairs of parameters have maps: those of the parameters named first."""
@@ -179,14 +179,14 @@ def _tiles(sweep: PageSweep) -> list[Tile]:
     ran = f"{epochs['run']:,.0f} of {epochs['planned']:,.0f}"
     found.append(Tile("epochs run", ran, f"{epochs['saved']:,.0f} saved{share}{again}"))
     grid = seconds["run"] + seconds["saved"]
-    share = f" ({seconds['saved'] / grid:.0%} of {duration_text(grid)})" if grid else ""
-    again = f"; {duration_text(seconds['repeats'])} more in repeats" if seconds["repeats"] else ""
-    more = f"{duration_text(seconds['saved'])} saved{share}{again}"
-    found.append(Tile("training, all trials", duration_text(seconds["run"]), more))
+    share = f" ({seconds['saved'] / grid:.0%} of {format_duration(grid)})" if grid else ""
+    again = f"; {format_duration(seconds['repeats'])} more in repeats" if seconds["repeats"] else ""
+    more = f"{format_duration(seconds['saved'])} saved{share}{again}"
+    found.append(Tile("training, all trials", format_duration(seconds["run"]), more))
     if sweep.seconds is not None:
-        setup = f"setup {duration_text(sweep.setup_seconds)}" if sweep.setup_seconds is not None else ""
+        setup = f"setup {format_duration(sweep.setup_seconds)}" if sweep.setup_seconds is not None else ""
         at_once = f"{sweep.concurrency:g} at once" if sweep.concurrency is not None else ""
-        found.append(Tile("wall time", duration_text(sweep.seconds), ", ".join(filter(None, [setup, at_once]))))
+        found.append(Tile("wall time", format_duration(sweep.seconds), ", ".join(filter(None, [setup, at_once]))))
     if sweep.cost is not None:
         apart = sum(run.cost or 0.0 for run in sweep.runs)
         found.append(Tile("cost of the sweep", f"{sweep.cost:,.2f}", f"one trial after the other {apart:,.2f}"))

@@ -12,6 +12,7 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 
+from trainers.formatting import format_duration
 from trainers.report.baseline import Pair, pairs
 from trainers.report.columns import (
     Asked,
@@ -29,7 +30,6 @@ from trainers.report.reader import Found, Run, Sweep, find, read_metrics, resolv
 from trainers.report.sweep_stats import (
     RAN,
     Setting,
-    duration_text,
     number,
     repeated,
     repeats,
@@ -222,10 +222,10 @@ def _ending(sweep: Sweep, asked: Asked) -> list[str]:
     epochs, seconds = measured["epochs"], measured["training_seconds"]
     lines.append(
         f"epochs: {epochs['run']:g} of {epochs['planned']:g} run, {epochs['saved']:g} saved; training: "
-        f"{duration_text(seconds['run'])} run, {duration_text(seconds['saved'])} saved"
+        f"{format_duration(seconds['run'])} run, {format_duration(seconds['saved'])} saved"
     )
     if epochs["repeats"]:
-        lines.append(f"repeats: {epochs['repeats']:g} epochs, {duration_text(seconds['repeats'])} of training")
+        lines.append(f"repeats: {epochs['repeats']:g} epochs, {format_duration(seconds['repeats'])} of training")
     if (cost := cost_of(sweep, asked)) is not None:
         lines.append(f"cost of the sweep: {cost:,.2f}")
     return lines

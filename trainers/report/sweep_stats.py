@@ -164,14 +164,6 @@ def values_text(values: Mapping[str, object]) -> str:
     return ", ".join(f"{key} {text(value)}" for key, value in values.items())
 
 
-def duration_text(seconds: float) -> str:
-    """Hours, minutes and seconds: "1:02:05"; below a minute "4.2 s"."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
-
-
 def levels(values: Sequence[object], *, most: int = 8, bins: int = 5) -> tuple[list[str], list[int | None]]:
     """The steps of an axis of a map for values of any kind.
 

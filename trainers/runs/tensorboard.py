@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from trainers.messages import RunFacts
+from trainers.recipe import affecting
 from trainers.runs.figures import to_png
 from trainers.storage.store import Store
 
@@ -23,13 +24,6 @@ _TAGS = {  # fields of a line of metrics.jsonl that have another name in TensorB
     "evaluate_ms_per_image": "speed/evaluate_ms_per_image",
     "lr": "optim/lr",
 }
-
-
-# The columns of the HPARAMS table, in this order: what people vary.
-_HPARAMS = (
-    "lr batch_size micro_batch_size image_size epochs optimizer momentum weight_decay schedule warmup_epochs "
-    "clip_norm ema class_weights augment model model_args dataset dataset_args task_args precision seed"
-).split()
 
 
 class Board:
@@ -115,7 +109,7 @@ def _hparams(run: RunFacts) -> Iterator[tuple[str, str | float]]:
         elif isinstance(value, str | int | float):
             yield name, value
 
-    for name in _HPARAMS:
+    for name in affecting("training"):
         yield from flat(name, run["recipe"].get(name))
     yield from flat("workers", run.get("scale", {}).get("workers"))
 
