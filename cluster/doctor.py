@@ -32,7 +32,7 @@ from cluster.facts import (
     Exchange,
     Facts,
     HostFacts,
-    Look,
+    Inspection,
     Meeting,
     ProbeQuestion,
     Silence,
@@ -60,7 +60,7 @@ Result = TypeVar("Result")
 KNOCK_SECONDS = 3.0
 CONNECT_SECONDS = 15.0
 START_SECONDS = 9.0
-LOOK_SECONDS = 8.0
+INSPECT_SECONDS = 8.0
 MEET_SECONDS = 4.0
 WHOLE_SECONDS = 28.0
 """The last answer that is waited for, that of the all-reduce, is in by then."""
@@ -80,7 +80,7 @@ class _Probe(Protocol):
     @property
     def clock(self) -> _Method[[], float]: ...
     @property
-    def look(self) -> _Method[[float], Look]: ...
+    def inspect(self) -> _Method[[float], Inspection]: ...
     @property
     def meet(self) -> _Method[[Mapping[str, tuple[str, int]]], Meeting]: ...
     @property
@@ -226,7 +226,7 @@ def gather_facts(scale: Scale, storage: Store, working_dir: Path, end: float) ->
     this: ThisFacts = {"versions": provenance.versions()}
     names: list[str] = []
     with contextlib.ExitStack() as stack:
-        reached = preflight.take_step(storage.names, LOOK_SECONDS / 2)
+        reached = preflight.take_step(storage.names, INSPECT_SECONDS / 2)
         try:
             if isinstance(reached, dict):
                 raise ValueError(f"the storage {storage.address} cannot be read: {reached['error']}; check its mount")
@@ -259,7 +259,7 @@ def _question(scale: Scale, storage: Store) -> ClusterQuestion:
 def _ask_all(
     nodes: Sequence[Host], wanted: ClusterQuestion, end: float
 ) -> tuple[dict[str, Answers], dict[str, Silence]]:
-    """Start a probe on every node and ask it everything: by label, the answers, and the hosts without any."""
+    """Start a probe on every node and question it: by label, the answers, and the hosts without any."""
     import ray
 
     from cluster import probe
@@ -292,34 +292,36 @@ def _ask(
     started = preflight.gather({label: each.clock.remote() for label, each in probes.items()}, START_SECONDS)
     up, silent = preflight.split(started)
     clocks = {label: _clock(probes[label]) for label in up}
-    seen = preflight.gather({label: probes[label].look.remote(LOOK_SECONDS) for label in up}, LOOK_SECONDS + 1)
-    looks, stuck = preflight.split(seen)
-    doors = {label: (addresses[label], look["ports"][0]) for label, look in looks.items()}
+    seen = preflight.gather({label: probes[label].inspect.remote(INSPECT_SECONDS) for label in up}, INSPECT_SECONDS + 1)
+    inspections, stuck = preflight.split(seen)
+    doors = {label: (addresses[label], inspection["ports"][0]) for label, inspection in inspections.items()}
     meeting = {
         label: probes[label].meet.remote({other: door for other, door in doors.items() if other != label})
-        for label in looks
+        for label in inspections
     }
     met = preflight.gather(meeting, MEET_SECONDS)
-    exchanged = _exchange(probes, addresses, looks, met, end)
+    exchanged = _exchange(probes, addresses, inspections, met, end)
     answers: dict[str, Answers] = {}
-    for label, look in looks.items():
-        answers[label] = {**look, "clock": clocks[label], "met": met[label], "exchange": exchanged.get(label)}
+    for label, inspection in inspections.items():
+        answers[label] = {**inspection, "clock": clocks[label], "met": met[label], "exchange": exchanged.get(label)}
     return answers, silent | stuck
 
 
 def _exchange(
     probes: Mapping[str, _Probe],
     addresses: Mapping[str, str],
-    looks: Mapping[str, Look],
+    inspections: Mapping[str, Inspection],
     met: Mapping[str, Meeting | Failure],
     end: float,
 ) -> dict[str, Exchange]:
     """An all-reduce of all hosts that have what it takes, where they reach each other."""
-    able = [label for label, look in looks.items() if {"torch", "trainyard"} <= look["versions"].keys()]
+    able = [
+        label for label, inspection in inspections.items() if {"torch", "trainyard"} <= inspection["versions"].keys()
+    ]
     cut_off = [label for label in able if "error" in (each := met[label]) or each["unreached"]]
     if len(able) < 2 or cut_off:
         return {}
-    at, left = (addresses[able[0]], looks[able[0]]["ports"][1]), max(3.0, end - time.monotonic())
+    at, left = (addresses[able[0]], inspections[able[0]]["ports"][1]), max(3.0, end - time.monotonic())
     calls = {label: probes[label].all_reduce.remote(rank, len(able), at, left - 2) for rank, label in enumerate(able)}
     return {label: cast("Exchange", answer) for label, answer in preflight.gather(calls, left).items()}
 

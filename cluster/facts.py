@@ -1,6 +1,6 @@
 """The facts that `doctor` gathers about a cluster: plain data, as `--json` prints them.
 
-    HostFacts, SilentHost      of a host; what a probe (probe.py) answers, in parts: Look, Meeting, Exchange
+    HostFacts, SilentHost      of a host; what a probe (probe.py) answers, in parts: Inspection, Meeting, Exchange
     ClusterFacts               of the cluster as a whole
     Facts                      all of them
     ProbeQuestion              what is asked of a probe
@@ -100,7 +100,7 @@ class HealthFacts(TypedDict):
     """How the head finds that a host hangs: the variables of its control store; None on other hosts."""
 
 
-class Look(SharedFacts):
+class Inspection(SharedFacts):
     """What one host can say alone."""
 
     token: TokenFacts | Failure
@@ -149,7 +149,7 @@ class Clock(TypedDict):
     """Of the question."""
 
 
-class Answers(Look):
+class Answers(Inspection):
     """What a host answers."""
 
     clock: Clock

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         Exchange,
         GpuFacts,
         HealthFacts,
-        Look,
+        Inspection,
         Meeting,
         MemoryFacts,
         NetworkFacts,
@@ -53,7 +53,7 @@ class Probe:
     def __init__(self, wanted: ProbeQuestion) -> None:
         self.wanted = wanted
         self.ready = threading.Event()
-        """torch is loaded, which takes seconds: in a thread, while the rest is asked."""
+        """torch is loaded, which takes seconds: in a thread, while the rest is checked."""
         if not wanted["alone"]:
             threading.Thread(target=self._load, daemon=True).start()
         self.doors = [_listen(wanted["address"]) for _ in range(2)]
@@ -62,7 +62,7 @@ class Probe:
     def clock(self) -> float:
         return time.time()
 
-    def look(self, seconds: float) -> Look:
+    def inspect(self, seconds: float) -> Inspection:
         """Everything that one host can say alone."""
         wanted = self.wanted
         steps: dict[str, Callable[[], object]] = {
@@ -78,7 +78,7 @@ class Probe:
             "health": lambda: health(wanted["host"]),
         }
         found = {**take_steps(steps, seconds), "ports": [door.getsockname()[1] for door in self.doors]}
-        return cast("Look", found)
+        return cast("Inspection", found)
 
     def meet(self, peers: Mapping[str, tuple[str, int]]) -> Meeting:
         """Connect to the other hosts.
@@ -178,7 +178,7 @@ def gpu() -> GpuFacts:
         devices, driver = [name for name, _, _ in rows], next((version for _, _, version in rows), None)
     if not devices:
         return {"devices": [], "driver": None}
-    os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray hides GPUs from processes that asked for none
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray hides GPUs from processes that request none
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:

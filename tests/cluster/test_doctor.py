@@ -213,7 +213,7 @@ def test_a_probe_reports_what_it_sees_of_its_host_and_of_the_others(
     with preflight.probe_file(Store(tmp_path / "runs")) as wanted:
         wanted |= {"host": "me", "address": "127.0.0.1", "data": str(tmp_path / "none"), "paths": {}, "alone": True}
         one = probe.Probe(wanted)
-        seen = one.look(5)
+        seen = one.inspect(5)
         door = ("127.0.0.1", seen["ports"][0])
         closed = socket.socket()
         closed.bind(("127.0.0.1", 0))  # and does not listen

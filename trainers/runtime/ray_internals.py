@@ -132,7 +132,7 @@ class JobClientHooks:
 
     def refuse(self, response: requests.Response) -> None:
         """Raises the error that a response stands for, whose status is none of success."""
-        raise NotImplementedError
+        super()._raise_error(response)  # type: ignore[misc]
 
     def verify_certificates(self) -> None:
         """By the certificates of this machine, in the stream of a log too, where Ray's None makes aiohttp give up."""
