@@ -92,7 +92,12 @@ def page(
         alone=alone,
         summary=[] if alone else _summary(runs),
         sweeps=[sweep_part(sweep, colours, alone=alone) for sweep in sweeps],
-        table=_table(headers, [run.cells for run in runs], [colours[run.label] for run in runs]),
+        table=_table(
+            headers,
+            [run.cells for run in runs],
+            [colours[run.label] for run in runs],
+            [place for place, run in enumerate(runs) if any(run is sweep.winner for sweep in sweeps)],
+        ),
         notes=notes,
         against=None if comparison is None else _against(comparison),
         legend=_legend(runs, colours),
@@ -161,6 +166,8 @@ class Row:
     mark: str
     """The class of the run's colour, or empty."""
     cells: Sequence[Field]
+    wins: bool
+    """It is the winner of a sweep."""
 
 
 @dataclass(frozen=True)
@@ -169,15 +176,24 @@ class Table:
     rows: Sequence[Row]
 
 
-def _table(headers: Sequence[str], rows: Sequence[Sequence[TableCell]], marks: Sequence[str]) -> Table:
-    """A table to sort by its columns, without those that hold nothing. `marks`: a colour class for each row."""
+def _table(
+    headers: Sequence[str], rows: Sequence[Sequence[TableCell]], marks: Sequence[str], winners: Sequence[int] = ()
+) -> Table:
+    """A table to sort by its columns, without those that hold nothing.
+
+    Args:
+        headers: of all columns.
+        rows: a cell for each header.
+        marks: a colour class for each row, or empty.
+        winners: places of the rows to stress.
+    """
     kept = [place for place in range(len(headers)) if any(row[place].value is not None for row in rows)]
     if not kept:
         return Table([], [])
     numbers = {place for place in kept if any(number(row[place].value) is not None for row in rows)}
     shown = [
-        Row(mark, [_field(row[place], place in numbers) for place in kept])
-        for row, mark in zip(rows, marks, strict=True)
+        Row(mark, [_field(row[place], place in numbers) for place in kept], line in winners)
+        for line, (row, mark) in enumerate(zip(rows, marks, strict=True))
     ]
     return Table([headers[place] for place in kept], shown)
 
