@@ -166,7 +166,7 @@ def test_a_chart_has_the_numbers_that_the_pointer_shows(storage: Path) -> None:
     page = report(["one"], storage=str(storage), format="html")
     chart = page[page.index('data-y="val/accuracy"') :].partition("</svg>")[0]
     [points] = re.findall(r'data-label="one" data-points="(.*?)"', chart)
-    shown = dict(tuple(map(float, point.split(",")[2:])) for point in points.split())
+    shown = dict(tuple(map(float, point.split(","))) for point in points.split())
     assert shown == pytest.approx({epoch: 0.9 * epoch / 10 for epoch in range(1, 11)})
 
 
