@@ -122,6 +122,8 @@ def test_an_unknown_run_format_or_empty_storage_is_refused_with_what_there_is(st
         report(["onee"], storage=str(storage))
     with pytest.raises(ValueError, match=r"format=.*pdf.*html"):
         report([], storage=str(storage), format="pdf")
+    with pytest.raises(ValueError, match=r"price_per_hour=-1.*at least 0"):
+        report([], storage=str(storage), price_per_hour=-1)
     with pytest.raises(ValueError, match=r"empty.*--storage"):
         report([], storage=str(tmp_path / "empty"))
 

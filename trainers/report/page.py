@@ -27,7 +27,7 @@ from trainers.report.sweep_stats import RAN, duration_text, number, pareto
 from trainers.report.templating import render, source
 
 COLOURS = 8
-"""So many runs, the best ones, have a colour of their own; the others are grey."""
+"""Number of runs, the best ones, that get a colour of their own; the others are grey."""
 STATES = {
     "finished": "good",
     "stopped_early": "calm",
@@ -38,12 +38,12 @@ STATES = {
     "unreadable": "bad",
     "out_of_time": "bad",
 }
-"""The class of a status in the table; others are faint."""
+"""Status -> the class of its colour; others are faint."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The runs that have a partner in the baseline."""
+    """The runs that are compared with one of the baseline."""
 
     label: str
     headers: Sequence[str]
@@ -71,7 +71,7 @@ def page(
         runs: its rows.
         notes: lines below it.
         sweeps: those whose trials are among the runs.
-        comparison: with the baseline, where one was asked for.
+        comparison: with the baseline, where one was requested.
         made: when, as the page says it; now, if None.
 
     Returns:
@@ -111,7 +111,7 @@ def page(
 
 
 def best_run(runs: Sequence[PageRun]) -> PageRun | None:
-    """The best by the metric that most runs have; None where none has a score. Of a loss, less is better."""
+    """The best by the metric that most runs have; None where none has a score. Of a loss, lower is better."""
     return next(iter(_ranked(runs)), None)
 
 
@@ -211,7 +211,7 @@ def _against(comparison: Comparison) -> dict[str, object]:
     most = max([size for *_, size in comparison.speed_ups] + [1.0])
     about = (
         f"{comparison.machines}; the baseline: {comparison.baseline_machines}. "
-        "Speed-up is the baseline's seconds an epoch by this run's; the line marks 1."
+        "Speed-up is the baseline's seconds per epoch divided by this run's; the line marks 1."
     )
     return {
         "label": comparison.label,
@@ -263,7 +263,7 @@ def _scatters(runs: Sequence[PageRun], colours: Mapping[str, str]) -> Charts:
         named += [ended[place][0].label for place in front]
         line = Series("Pareto front", "front", [ended[place][1] for place in front])
         drawn.append(chart(f"best {metric}", "seconds of training", [line, *dots], log_x=True))
-    those = ", ".join(named) if len(named) <= 4 else f"one of the {len(named)} on it"
+    those = ", ".join(named) if len(named) <= 4 else f"any of the {len(named)} on it"
     about = f"The dashed line is the Pareto front: no run is both faster and better than {those}." if named else ""
     return Charts("Score against training time", about, [picture for picture in drawn if picture])
 

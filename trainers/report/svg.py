@@ -1,4 +1,4 @@
-"""Charts as SVG text, in the colours of the page around them: lines and dots, and maps of numbers."""
+"""Charts as SVG, in the colours of the page around them: lines, dots and heat maps."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Cell:
-    """A field of a map. Without a value it has no colour, but may have a text."""
+    """A field of a heat map. Without a value it has no colour, but may have a text."""
 
     value: float | None
     text: str
