@@ -104,7 +104,8 @@ def test_token_authentication_is_on_and_no_secret_is_in_the_file(name: str) -> N
 def test_the_wheel_ships_all_files() -> None:
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["cluster"]
     shipped = {path for pattern in patterns for path in CLUSTER.glob(pattern)}
-    assert {path for path in CLUSTER.iterdir() if path.is_file() and path.suffix != ".py"} == shipped
+    files = {path for path in CLUSTER.iterdir() if path.is_file() and path.suffix not in (".py", ".md")}
+    assert files == shipped
 
 
 # `ray up` ------------------------------------------------------------------------------------------------------
@@ -135,7 +136,7 @@ def test_hosts_get_the_token_and_the_whole_package(name: str) -> None:
 def test_versions_are_those_of_the_project(name: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["requires-python"] == ">=3.11"
-    assert "ray[default,train,tune]>=2.60" in project["dependencies"]
+    assert any(need.startswith("ray[default,train,tune]>=2.60") for need in project["dependencies"])
     image = load(name)["docker"]["image"]
     assert image == "rayproject/ray:2.60.0-py311-gpu"
     assert f"FROM {image}" in (CLUSTER / "Dockerfile").read_text()
