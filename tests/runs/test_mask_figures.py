@@ -17,7 +17,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from trainers import datasets
-from trainers.datasets import camvid, cityscapes, semantic_drone, shapes, streets
+from trainers.datasets import camvid, cityscapes, semantic_drone, shapes
 from trainers.runs import mask_figures
 
 BLUE, YELLOW = (0, 0, 200), (200, 200, 0)
@@ -134,7 +134,6 @@ def test_colours_are_told_apart() -> None:
 
 
 DATA_SETS = {
-    "streets": streets.COLOURS,
     "shapes": shapes.COLOURS,
     "camvid": [*camvid.CLASSES.values()],
     "cityscapes": [colour for _, colour in cityscapes.CLASSES.values()],
