@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # A package, or a module that lies beside them, may import those of the lines above its own.
 LEVELS = [
-    "formatting messages progress decode",
+    "formatting messages progress decode ratios",
     "registry datasets models storage augmentations",
     "recipe",
     "recipes cli runs data tasks report",
