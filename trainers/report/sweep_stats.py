@@ -143,19 +143,24 @@ def duration_text(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
 
-def levels(values: Sequence[Any], *, most: int = 8, bins: int = 5) -> tuple[list[str], list[int | None]]:
+_RANGES = 5  # of an axis with many different numbers
+
+
+def levels(values: Sequence[Any], *, most: int = 8) -> tuple[list[str], list[int | None]]:
     """The steps of an axis of a table for values of any kind, and the place of each value on it; None for None.
 
     Numbers stand in their order, other values in that of appearance. More than `most` different numbers are put
-    into `bins` equal ranges, equal in the logarithm where they are positive and span a factor above 50.
+    into five equal ranges, equal in the logarithm where they are positive and span a factor above 50.
     """
     known = [value for value in values if value is not None]
     sizes = [found for value in known if (found := number(value)) is not None]
     if len(sizes) == len(known) and len(set(sizes)) > most:
         low, high = min(sizes), max(sizes)
         log = low > 0 and high / low > 50
-        ends = [low * (high / low) ** (n / bins) if log else low + (high - low) * n / bins for n in range(bins + 1)]
-        labels = [f"{_brief(ends[n])} to {_brief(ends[n + 1])}" for n in range(bins)]
+        ends = [
+            low * (high / low) ** (n / _RANGES) if log else low + (high - low) * n / _RANGES for n in range(_RANGES + 1)
+        ]
+        labels = [f"{_brief(ends[n])} to {_brief(ends[n + 1])}" for n in range(_RANGES)]
         inner = ends[1:-1]
         return labels, [None if value is None else bisect.bisect_right(inner, value) for value in values]
     distinct: dict[str, Any] = {}
