@@ -105,7 +105,10 @@ def test_classes_may_be_told(capsys: pytest.CaptureFixture[str]) -> None:
         ("plan digits.cnn --batch-size 7 --micro-batch-size 2 --memory 1GiB", "micro_batch_size=2 does not divide"),
         ("plan digits.cnn --classes 1 --memory 1GiB", "--classes 1 is not allowed"),
         ("plan textures.cnn --memory 1GiB", "give --classes N"),
-        ("plan digits.cnn --batch-size 8 --workers 3 --memory 1GiB", "cannot be dealt evenly to workers=3; use 6 or 9"),
+        (
+            "plan digits.cnn --batch-size 8 --workers 3 --memory 1GiB",
+            "cannot be split evenly over workers=3; use 6 or 9",
+        ),
         ("plan digits.cnn --workers -1 --memory 1GiB", "workers=-1 is not allowed"),
         ("plan digits.cnn --data /nowhere --memory 1GiB", "digits"),
         ("plan erfnet.decoder --image-size 8 --memory 1GiB", "at least 16x16"),

@@ -8,7 +8,7 @@ def unet() -> Recipe:
 
     Source: Ronneberger et al., U-Net, MICCAI 2015; the pictures are drawn by datasets/shapes.py.
     Parameters: 1,942,628 (4 classes)
-    Expected: val miou 0.0
+    Expected: val miou 0.75
     Command: python -m trainers train shapes.unet
     """
     return Recipe(
@@ -34,7 +34,7 @@ def erfnet_encoder() -> Recipe:
 
     Source: Romera et al., ERFNet, IEEE T-ITS 2018; the pictures are drawn by datasets/shapes.py.
     Parameters: 1,874,560 (4 classes)
-    Expected: val miou 0.0
+    Expected: val miou 0.35
     Command: python -m trainers train shapes.erfnet_encoder
     """
     return unet().replace(
@@ -53,8 +53,8 @@ def erfnet() -> Recipe:
     """ERFNet on drawn shapes, both stages: the encoder is trained first.
 
     Source: Romera et al., ERFNet, IEEE T-ITS 2018; the pictures are drawn by datasets/shapes.py.
-    Parameters: 2,063,408 (4 classes)
-    Expected: val miou 0.0
+    Parameters: 2,063,216 (4 classes)
+    Expected: not measured here
     Command: python -m trainers train shapes.erfnet
     """
     return erfnet_encoder().replace(
