@@ -2,7 +2,7 @@
 # A Ray cluster inside one Slurm allocation, for one command; submitted again, the same line continues the run:
 #
 #     sbatch --nodes=4 cluster/slurm.sh \
-#       python -m trainers train streets.unet --workers 4 --run streets --storage /shared/runs
+#       python -m trainers train shapes.unet --workers 4 --run shapes --storage /shared/runs
 #
 # Submit with the environment active in which `pip install .` was done (Python 3.11, ray>=2.60, as pyproject.toml
 # says); its folder, $HOME and --storage are seen by every node. --storage may be a bucket (s3://, gs://) that the

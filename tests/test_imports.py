@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # A package, or a module that lies beside them, may import those of the lines above its own.
 LEVELS = [
-    "formatting messages decode",
+    "formatting messages decode ratios",
     "progress",
     "registry datasets models storage augmentations",
     "recipe",

@@ -161,7 +161,7 @@ def test_wrong_names_are_told_at_once_with_the_nearest_ones() -> None:
         ("--augment resized_crop=0.3,1 crop=true", "resized_crop excludes crop"),
         ("--augment resized_crop=0.3,1 pad=2", "resized_crop excludes pad"),
         ("--batch-size 64 --micro-batch-size 48", "does not divide batch_size=64; use 32 or 64"),
-        ("--batch-size 64 --workers 3", "cannot be dealt evenly to workers=3; use 63 or 66"),
+        ("--batch-size 64 --workers 3", "cannot be split evenly over workers=3; use 63 or 66"),
         ("--workers 1:3", "give a --micro-batch-size"),
         (f"--workers {4 * CORES + 1} --micro-batch-size 8", f"give --workers {4 * CORES} or fewer"),
         ("--data-mode stream", "give --workers 1 or more"),

@@ -1,6 +1,6 @@
 """What is trained (Recipe) and where (Scale), how they are found by name, and every check of their values.
 
-Imports neither torch nor Ray nor NumPy: a mistake on the command line is told within a second.
+Imports neither torch nor Ray nor NumPy: a mistake on the command line is reported within a second.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from trainers import augmentations
-from trainers.formatting import UNITS, locate_error, nearest, parse_size
+from trainers.formatting import locate_error, nearest, parse_size
+from trainers.messages import Json
 from trainers.registry import arguments, load
 
 _SEGMENT_ARGS = {"loss": ("cross_entropy", "dice", "sum"), "stride": 1, "boundary_tolerance": 0.0075}
@@ -26,18 +27,17 @@ TASK_ARGS: dict[str, dict[str, Any]] = {
     "segment_binary": _SEGMENT_ARGS,
 }
 """Arguments of each task, with their defaults or, as a tuple, with all values that are allowed."""
-UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 SCHEDULE_ARGS = {"constant": {}, "step": {"every": 10, "factor": 0.1}, "cosine": {}, "polynomial": {"power": 0.9}}
 
 
 class _Value:
     """What Recipe and Scale share: JSON, changes by name, differences. Values are checked by each `__post_init__`."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         return {name: _plain(getattr(self, name)) for name in _fields(type(self))}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
+    def from_json(cls, values: Mapping[str, object]) -> Self:
         """Raises ValueError for unknown names and values that are not allowed."""
         hints = _fields(cls)
         for name in values:
@@ -45,11 +45,16 @@ class _Value:
         return cls(**{name: _as_tuple(value, hints[name]) for name, value in values.items()})
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed; mappings such as `model_args` are merged. Raises ValueError.
+        """Copy, with some fields changed.
 
-        Arguments belong to what they are given to: with another `model`, the old `model_args` go.
+        Args:
+            **changes: Field -> new value. Mappings such as `model_args` are merged; but arguments belong to what they
+                are given to: with another `model`, the old `model_args` go.
+
+        Raises:
+            ValueError: A field is unknown, or its value is not allowed.
         """
-        merged: dict[str, Any] = {
+        merged: Json = {
             f"{name}_args": {}
             for name in ("dataset", "model", "task", "schedule")
             if name in changes and changes[name] != getattr(self, name)
@@ -61,7 +66,7 @@ class _Value:
             merged[name] = {**old, **value} if both else value
         return dataclasses.replace(self, **merged)  # type: ignore[type-var]
 
-    def differences(self, other: Self) -> dict[str, tuple[Any, Any]]:
+    def differences(self, other: Self) -> dict[str, tuple[object, object]]:
         """Field name -> (value here, value there), for the fields that differ."""
         mine, theirs = self.to_json(), other.to_json()
         return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
@@ -301,9 +306,10 @@ class Scale(_Value):
 
 
 def resolve_micro_batch(recipe: Recipe, scale: Scale) -> Recipe:
-    """The recipe with a micro-batch: its own, else what each worker has of a batch.
+    """Fix the micro-batch of a recipe: its own, else what each worker gets of a batch.
 
-    Raises ValueError where the workers cannot share a batch evenly.
+    Raises:
+        ValueError: The workers cannot share a batch evenly.
     """
     if recipe.micro_batch_size is not None:
         return recipe
@@ -313,17 +319,21 @@ def resolve_micro_batch(recipe: Recipe, scale: Scale) -> Recipe:
     if recipe.batch_size % max(1, high):
         below = recipe.batch_size // high * high
         raise ValueError(
-            f"batch_size={recipe.batch_size} cannot be dealt evenly to workers={high}; "
+            f"batch_size={recipe.batch_size} cannot be split evenly over workers={high}; "
             f"use {' or '.join(str(size) for size in (below, below + high) if size)}, or give a --micro-batch-size"
         )
     return recipe.replace(micro_batch_size=recipe.batch_size // max(1, high))
 
 
 def resolve(name: str, **changes: Any) -> Recipe:
-    """The recipe called `name`, with some fields changed; mappings are merged.
+    """Find a recipe by its name.
 
-    `name` is MODULE.FUNCTION in trainers/recipes ("digits.cnn") or a file of your own ("./mine.py:fast").
-    Raises ValueError for unknown names, with the nearest ones, and for values that are not allowed.
+    Args:
+        name: MODULE.FUNCTION in trainers/recipes ("digits.cnn"), or a file of your own ("./mine.py:fast").
+        **changes: Fields to change, as in `Recipe.replace`.
+
+    Raises:
+        ValueError: The name is unknown (with the nearest ones), or a value is not allowed.
     """
     function = _recipe_function(name)
     try:
@@ -331,7 +341,7 @@ def resolve(name: str, **changes: Any) -> Recipe:
     except ValueError:
         raise
     except Exception as error:
-        raise ValueError(f"the recipe {name!r} cannot be made: {locate_error(error)}") from None
+        raise ValueError(f"the recipe {name!r} raised an error: {locate_error(error)}") from None
     if not isinstance(recipe, Recipe):
         raise ValueError(f"the recipe {name!r} returned {type(recipe).__name__}; it must return a Recipe")
     return recipe.replace(**changes)
@@ -352,7 +362,7 @@ def recipe_names() -> list[str]:
     return found
 
 
-def _recipe_function(name: str) -> Callable[[], Any]:
+def _recipe_function(name: str) -> Callable[[], object]:
     file, colon, function = name.rpartition(":")
     if not colon and name.endswith(".py"):
         raise ValueError(f"{name} is a file; name one of its functions, as in {name}:FUNCTION")
@@ -363,20 +373,20 @@ def _recipe_function(name: str) -> Callable[[], Any]:
     found = getattr(load("recipes", file), function, None)
     if not callable(found):
         raise ValueError(f"{file} has no function {function}() that returns a Recipe")
-    return typing.cast(Callable[[], Any], found)
+    return typing.cast(Callable[[], object], found)
 
 
-def _fields(cls: type) -> dict[str, Any]:
+def _fields(cls: type) -> dict[str, object]:
     return typing.get_type_hints(cls)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
-def _as_tuple(value: Any, hint: Any) -> Any:
+def _as_tuple(value: object, hint: object) -> object:
     """JSON has lists where some fields are tuples."""
     is_tuple = typing.get_origin(hint) is tuple or any(typing.get_origin(h) is tuple for h in typing.get_args(hint))
     return tuple(value) if is_tuple and isinstance(value, list) else value
@@ -389,7 +399,7 @@ def _check_types(value: _Value) -> None:
             raise ValueError(f"{name}={given!r} is not allowed; {name} takes {_spell(hint)}")
 
 
-def _matches(value: Any, hint: Any) -> bool:
+def _matches(value: object, hint: object) -> bool:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return any(_matches(value, each) for each in args)
@@ -406,10 +416,10 @@ def _matches(value: Any, hint: Any) -> bool:
         return hint is bool
     if hint is float:
         return isinstance(value, int | float) and abs(value) < math.inf
-    return isinstance(value, hint)
+    return isinstance(hint, type) and isinstance(value, hint)
 
 
-def _spell(hint: Any) -> str:
+def _spell(hint: object) -> str:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return " or ".join(_spell(each) for each in args)
@@ -419,10 +429,11 @@ def _spell(hint: Any) -> str:
         return "names" if args[-1] is ... else " x ".join(_spell(each) for each in args)
     if hint is types.NoneType:
         return "none"
-    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(hint, "name=value ...")
+    texts: dict[object, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    return texts.get(hint, "name=value ...")
 
 
-def _require(holds: bool, name: str, value: Any, allowed: str) -> None:
+def _require(holds: bool, name: str, value: object, allowed: str) -> None:
     if not holds:
         raise ValueError(f"{name}={value} is not allowed; {name} takes {allowed}")
 
@@ -433,7 +444,7 @@ def _check_name(name: str, allowed: typing.Iterable[str], what: str) -> None:
 
 
 def _check_arguments(
-    kind: Literal["models", "datasets"], name: str, function: str, values: Mapping[str, Any], given: tuple[str, ...]
+    kind: Literal["models", "datasets"], name: str, function: str, values: Mapping[str, object], given: tuple[str, ...]
 ) -> None:
     allowed = {key: default for key, default in arguments(kind, name, function).items() if key not in given}
     for key, value in values.items():

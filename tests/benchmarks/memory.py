@@ -40,17 +40,12 @@ MODELS: dict[str, tuple[str, int, int, dict[str, Any], Sizes]] = {
 def compare(recipe: Recipe, meta: dict[str, Any], device: str) -> list[str]:
     """Predicted, measured, error, and the seconds of the prediction, as words."""
     peak_memory._curve.cache_clear()
-    peak_memory._rough.cache_clear()
     start = time.perf_counter()
     predicted = peak_memory.predict(recipe, meta)
     seconds = time.perf_counter() - start
-    start = time.perf_counter()
-    rough = peak_memory.roughly(recipe, meta)
-    rough_seconds = time.perf_counter() - start
     measured = measure(recipe, meta, device)
     shown = [f"{size / 2**20:.1f}" for size in (predicted, measured)]
-    times = f"x{rough / predicted:.1f}"
-    return [*shown, f"{predicted / measured - 1:+.2%}", f"{seconds:.1f}", times, f"{rough_seconds:.2f}"]
+    return [*shown, f"{predicted / measured - 1:+.2%}", f"{seconds:.1f}"]
 
 
 def main() -> None:
@@ -68,7 +63,7 @@ def main() -> None:
                     recipe = resolve(recipe_name, **{**changes, "image_size": size, **batch})
                     told = compare(recipe, facts(recipe, channels, classes), device)
                     rows.append([name, f"{size[0]}x{size[1]}", precision, f"{count} x {micro}", *told])
-    columns = "model|size|type|passes|MiB|measured|error|seconds|rough|seconds"
+    columns = "model|size|type|passes|MiB|measured|error|seconds"
     title = f"peak memory of a step, predicted, and torch's on {device}; wanted on the CPU: within 5 %"
     _common.show(title, columns.split("|"), rows)
     context = peak_memory.context_bytes()

@@ -63,12 +63,12 @@ def _recovery(hosts: Hosts, storage: Path, run: str, trouble: str) -> float:
 
 
 def _checkpoints(hosts: Hosts, storage: Path, epochs: int) -> str:
-    """Of U-Net on drawn streets, whose checkpoint is not small."""
+    """Of U-Net on drawn shapes, whose checkpoint is not small."""
     shares = []
     for name, every in (("often", "10"), ("seldom", "100000")):
         flags = ["--workers", "1", "--epochs", str(epochs), "--checkpoint-seconds", every]
         flags += ["--dataset-args", "train=64", "val=8", "test=8", "--image-size", "64x96"]
-        Training(hosts, storage, name, *flags, command=("trainers", "train", "streets.unet")).end(600)
+        Training(hosts, storage, name, *flags, command=("trainers", "train", "shapes.unet")).end(600)
         seconds = json.loads((storage / name / "run.json").read_text())["seconds"]
         shares.append(seconds["checkpoint"] / (seconds["compute"] + seconds["data_wait"] + seconds["evaluate"]))
     return f"{shares[0]:.2%} with --checkpoint-seconds 10, {shares[1]:.2%} with one an epoch alone"

@@ -137,7 +137,7 @@ def compare_training(given: Any, storage: Path) -> None:
         for size in sizes:
             print(f"{name}, {size}x{size}", file=sys.stderr, flush=True)
             drawn = {"train": batch * given.steps, "val": 1, "test": 0, "height": size, "width": size}
-            common: dict[str, Any] = {"dataset": "streets", "dataset_args": drawn, "image_size": (size, size)}
+            common: dict[str, Any] = {"dataset": "shapes", "dataset_args": drawn, "image_size": (size, size)}
             common |= {"task": "segment", "batch_size": batch, "micro_batch_size": batch, "precision": "fp32"}
             recipe = Recipe(**common, **facts, epochs=1, optimizer="adam", lr=LR)
             rounds = train_both(Ours(recipe, storage / "cache", world), given.repeats)

@@ -15,7 +15,7 @@ from trainers.recipe import recipe_names, resolve
 from trainers.training import peak_memory
 
 ROOT = Path(__file__).parents[2]
-UNET = "plan streets.unet --batch-size 4 8 --image-size 32x48 64 --precision fp32 --model-args base_channels=4".split()
+UNET = "plan shapes.unet --batch-size 4 8 --image-size 32x48 64 --precision fp32 --model-args base_channels=4".split()
 
 
 def test_a_plan_shows_what_fits_and_which_micro_batch_makes_it_fit() -> None:

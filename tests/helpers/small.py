@@ -37,7 +37,7 @@ def small_recipe(name: str, **changes: Any) -> Recipe:
         "erfnet": {"image_size": (32, 48), "init_from": None},
         "deeplab": {"image_size": (32, 33)},
         "unet": {"image_size": (33, 24), "model_args": {"base_channels": 4, "depth": 2}},
-        "streets": {"image_size": (32, 48), "init_from": None, "dataset_args": {"train": 13, "val": 5, "test": 3}},
+        "shapes": {"image_size": (32, 48), "init_from": None, "dataset_args": {"train": 13, "val": 5, "test": 3}},
     }.get(name.split(".")[0], {})
     if resolve(name).task != "classify":
         small |= {"batch_size": 4, "micro_batch_size": 2, "lr": resolve(name).lr / 10, "patience": None}

@@ -39,7 +39,7 @@ def test_three_hosts_equal_one_worker(hosts: Hosts, storage: Path) -> None:
     flags = ["--image-size", "32x48", "--dataset-args", "train=13", "val=5", "test=3", "--batch-size", "6"]
     flags += ["--precision", "fp64", "--micro-batch-size", "2", "--epochs", "2"]
     for run, where in {"one": ["--workers", "0"], "three": ["--workers", "3", *ON_DISK]}.items():
-        Training(hosts, storage, run, *where, *flags, command=("trainers", "train", "streets.unet")).end()
+        Training(hosts, storage, run, *where, *flags, command=("trainers", "train", "shapes.unet")).end()
     assert_equal_scores(storage / "three", storage / "one")
     assert len(json.loads((storage / "three" / "run.json").read_text())["machine"]["nodes"]) == 3
     prepared = [path for path in (storage / "cache").iterdir() if (path / "meta.json").exists()]

@@ -164,16 +164,19 @@ def values_text(values: Mapping[str, object]) -> str:
     return ", ".join(f"{key} {text(value)}" for key, value in values.items())
 
 
-def levels(values: Sequence[object], *, most: int = 8, bins: int = 5) -> tuple[list[str], list[int | None]]:
+RANGES = 5
+"""Of an axis with many different numbers."""
+
+
+def levels(values: Sequence[object], *, most: int = 8) -> tuple[list[str], list[int | None]]:
     """The steps of an axis of a map for values of any kind.
 
     Numbers stand in their order, sizes in that of their parts, other values in that of appearance.
 
     Args:
         values: one for each trial; None where it is not known.
-        most: more different numbers than this are put into ranges.
-        bins: number of these ranges. They are equal, in the logarithm where the numbers are positive and span a
-            factor above 50.
+        most: more different numbers than this are put into RANGES ranges: equal, in the logarithm where the numbers are
+            positive and span a factor above 50.
 
     Returns:
         The labels of the steps, and the place of each value among them; None for None.
@@ -184,8 +187,10 @@ def levels(values: Sequence[object], *, most: int = 8, bins: int = 5) -> tuple[l
     if numbers and len(set(sizes)) > most:
         low, high = min(sizes), max(sizes)
         log = low > 0 and high / low > 50
-        ends = [low * (high / low) ** (n / bins) if log else low + (high - low) * n / bins for n in range(bins + 1)]
-        labels = [f"{_brief(ends[n])} to {_brief(ends[n + 1])}" for n in range(bins)]
+        ends = [
+            low * (high / low) ** (n / RANGES) if log else low + (high - low) * n / RANGES for n in range(RANGES + 1)
+        ]
+        labels = [f"{_brief(ends[n])} to {_brief(ends[n + 1])}" for n in range(RANGES)]
         found_sizes = [number(value) for value in values]
         return labels, [None if size is None else bisect.bisect_right(ends[1:-1], size) for size in found_sizes]
     distinct: dict[str, object] = {}

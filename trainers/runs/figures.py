@@ -117,9 +117,9 @@ def draw_confusion(matrix: np.ndarray, classes: list[str] | None, name: str = ""
     divider = make_axes_locatable(axes)
     _draw_bars(divider.append_axes("right", size=1.3, pad=0.15, sharey=axes), np.diag(shares), "recall, %", _BLUE)
     if masks:
-        _draw_bars(
-            divider.append_axes("right", size=1.3, pad=0.25, sharey=axes), iou_of_classes(matrix), "IoU, %", _GREEN
-        )
+        from trainers.ratios import iou
+
+        _draw_bars(divider.append_axes("right", size=1.3, pad=0.25, sharey=axes), iou(matrix), "IoU, %", _GREEN)
     if count > _MANY:
         bar = figure.colorbar(image, cax=divider.append_axes("right", size=0.15, pad=0.45))
         bar.outline.set_visible(False)
@@ -148,23 +148,16 @@ def _cell_texts(matrix: np.ndarray, shares: np.ndarray, masks: bool) -> tuple[di
 def _summary(matrix: np.ndarray, masks: bool) -> str:
     import numpy as np
 
+    from trainers.ratios import iou
+
     total = float(matrix.sum())
     accuracy = 100 * float(np.trace(matrix)) / total if total else math.nan
     if not masks:
         return f"accuracy {accuracy:.2f} % of {_short(total)}"
-    known = iou_of_classes(matrix)[~np.isnan(iou_of_classes(matrix))]
+    ious = iou(matrix)
+    known = ious[~np.isnan(ious)]
     mean = 100 * float(known.mean()) if len(known) else math.nan
     return f"mIoU {mean:.2f} %, pixel accuracy {accuracy:.2f} % of {_short(total)} pixels"
-
-
-def iou_of_classes(matrix: np.ndarray) -> np.ndarray:
-    """Intersection over union of each class, 0 to 1; nan where the class is neither there nor predicted."""
-    import numpy as np
-
-    both = np.diag(matrix)
-    either = matrix.sum(axis=0) + matrix.sum(axis=1) - both
-    iou: np.ndarray = np.divide(both, either, out=np.full(len(matrix), np.nan), where=either > 0)
-    return iou
 
 
 def _label_classes(axes: Axes, names: list[str]) -> None:

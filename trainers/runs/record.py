@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Unpack
 
 from trainers.messages import Line, Picture, RunEnd, RunFacts, Status
-from trainers.runs.figures import draw_confusion, draw_curves, iou_of_classes, to_png
+from trainers.runs.figures import draw_confusion, draw_curves, to_png
 from trainers.runs.tensorboard import Board
 from trainers.storage.mirror import Mirror
 from trainers.storage.store import Store
@@ -182,13 +182,14 @@ class Record:
         return draw_confusion(matrix, dataset.get("classes"), name, masks=bool(dataset.get("masks")))
 
     def _examples_figure(self, rows: Sequence[Picture], epoch: int, matrix: np.ndarray | None) -> Figure:
+        from trainers.ratios import iou
         from trainers.runs.mask_figures import draw_predictions, palette
 
         dataset = self.run.get("dataset", {})
         # Without names, by number; 255 is no class.
         largest = max(int(mask[mask < 255].max(initial=0)) for row in rows for mask in (row["target"], row["labels"]))
         classes = [str(name) for name in dataset.get("classes") or range(largest + 1)]
-        scores = None if matrix is None else iou_of_classes(matrix).tolist()
+        scores = None if matrix is None else iou(matrix).tolist()
         title = f"{self.run['name']}\nvalidation pictures, epoch {epoch}"
         return draw_predictions(rows, classes, dataset.get("colours") or palette(len(classes)), title, scores)
 

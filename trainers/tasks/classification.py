@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from trainers.ratios import divide
 from trainers.tasks.base import Counts, Floats, Ints, Scores, precise
-from trainers.tasks.boundary_f1 import divide
 
 
 class Classify:

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainers.datasets import IGNORED
+from trainers.ratios import divide, iou
 from trainers.tasks import boundary_f1
 from trainers.tasks.base import Counts, Floats, Ints, Scores, precise
-from trainers.tasks.boundary_f1 import divide
 
 LOSSES = ("cross_entropy", "dice", "sum")
 
@@ -147,15 +147,15 @@ class Segment:
         confusion = counts["confusion"].astype(np.int64)
         both, true, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
         either = true + predicted - both
-        iou, dice = divide(both, either, np.nan), divide(2 * both, true + predicted, np.nan)
+        ious, dice = iou(confusion), divide(2 * both, true + predicted, np.nan)
         recall = divide(both, true, np.nan)
         precision = np.where(either > 0, divide(both, predicted), np.nan)
-        lists = {"iou": iou, "accuracy": recall, "precision": precision, "recall": recall, "dice": dice, "f1": dice}
+        lists = {"iou": ious, "accuracy": recall, "precision": precision, "recall": recall, "dice": dice, "f1": dice}
         scores: Scores = {
             "accuracy": float(divide(both.sum(), true.sum())),
             "class_accuracy": _mean(recall),
-            "miou": _mean(iou),
-            "fw_iou": float(divide(np.nansum(true * iou), true.sum())),
+            "miou": _mean(ious),
+            "fw_iou": float(divide(np.nansum(true * ious), true.sum())),
             "dice": _mean(dice),
             "f1": _mean(dice),
         }

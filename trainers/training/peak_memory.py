@@ -3,7 +3,6 @@
     predict()               bytes at the peak of a step on one worker's device
     curve()                 the same for every micro-batch, from two traces; cached
     largest_micro_batch()   the largest that fits into so many bytes
-    roughly()               more than `predict` would say, in a fraction of its time
     context_bytes()         what a GPU takes for itself, where there is one to measure
 
 Steps run under torch's FakeTensorMode on the CPU: tensors have shape, type and storage, and no memory. A dispatch mode
@@ -136,16 +135,6 @@ def curve(
     return _curve(_key(recipe, meta), workers if sharded else 1, activation_checkpointing)
 
 
-def roughly(recipe: Recipe, meta: Mapping[str, Any]) -> int:
-    """More bytes than `predict` would say, up to several times as many, from one forward pass of two pictures.
-
-    Raises ValueError as `predict` does.
-    """
-    fixed, per_image = _rough(_key(recipe, meta))
-    micro, count = _dealt(recipe, meta, recipe.micro_batch_size or recipe.batch_size)
-    return fixed + per_image * micro + max(0, count - 1) * _picture_bytes(recipe, meta["channels"]) * micro
-
-
 @functools.cache
 def context_bytes() -> int | None:
     """What the context of this process's GPU takes, beside all that torch hands out; None without a GPU.
@@ -212,16 +201,6 @@ def _curve(traced: _Traced, parts: int, activation_checkpointing: bool) -> Curve
     alone, several = (_envelope(few.step(count), many.step(count)) for count in (1, 2))
     waiting = _picture_bytes(recipe, channels) if few.waits else 0
     return Curve(alone, several, waiting, any(isinstance(part, _BatchNorm) for part in few.model.modules()))
-
-
-@functools.lru_cache(maxsize=256)
-def _rough(traced: _Traced) -> tuple[int, int]:
-    """Bytes of no picture, and of each: all that a forward pass makes, twice, and 8 times the weights, for gradients,
-    two states, a moving average and copies."""
-    trace = Trace(traced.recipe, traced.channels, traced.classes, TRACED[0])
-    weights = trace.ledger.given
-    trace.forward()
-    return 8 * weights, 2 * (trace.ledger.given - weights) // TRACED[0]
 
 
 def _envelope(few: list[int], many: list[int]) -> tuple[Line, ...]:
