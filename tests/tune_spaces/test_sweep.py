@@ -17,7 +17,19 @@ from trainers.storage.store import Store
 from tune_spaces.__main__ import main
 from tune_spaces.ray_tune import draw
 from tune_spaces.run import SweepResult
-from tune_spaces.sweep import Cell, Range, Sweep, cell, distance, find, nested, setting, settings, space_names, spell
+from tune_spaces.sweep import (
+    Cell,
+    Range,
+    Sweep,
+    cell,
+    distance,
+    find,
+    format_value,
+    nested,
+    setting,
+    settings,
+    space_names,
+)
 from tune_spaces.sweep_state import SweepState, dominates
 
 GRID = {"lr": [0.01, 0.1], "batch_size": [32, 64]}
@@ -57,7 +69,12 @@ def test_values_go_into_recipe_and_scale() -> None:
     assert (made.recipe.model_args["num_filters"], made.scale.workers, made.recipe.image_size) == (4, 2, (16, 8))
     assert made.name == "007-num_filters=4-workers=2-image_size=16x8"
     assert nested({"a.b": 1, "a.c": 2, "d": [3]}) == {"a": {"b": 1, "c": 2}, "d": (3,)}
-    assert [spell(value) for value in (0.00012345, (128, 128), True, None)] == ["0.0001234", "128", "true", "none"]
+    assert [format_value(value) for value in (0.00012345, (128, 128), True, None)] == [
+        "0.0001234",
+        "128",
+        "true",
+        "none",
+    ]
 
 
 def test_trials_near_the_recipes_own_setting_come_first() -> None:
