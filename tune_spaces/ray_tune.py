@@ -213,7 +213,7 @@ class Halts(_NotKept, FIFOScheduler):
         # A trial that goes on is known to the scheduler as the one it was before.
         known = self._past.get(trial.trial_id, trial)
         decision: str = self.inner.on_trial_result(tune_controller, known, result)
-        if decision == self.STOP:
+        if decision in (self.STOP, self.PAUSE):
             name, value = trial.config["trial"]["name"], result[self._metric]
             why = f"stopped by {self.kind} after epoch {result['epoch']}, at {self._metric} {value:.4f}"
             ray.get(self.coordinator.stop.remote(name, why))
@@ -282,6 +282,9 @@ def scheduler(sweep: Sweep, kind: str, epochs: int, metric: str, mode: str, coor
             metric=metric,
             mode=mode,
             grace_period=sweep.grace_epochs,
+            # It says pause in place of stop, and may then learn of more epochs: of an earlier process, where other
+            # trials came first and it said neither; or of workers that have run ahead. After a stop that is an error.
+            hard_stop=False,
             min_time_slice=math.inf,  # type: ignore[arg-type]  # never: it would pause trials to let others catch up
         )
         return Halts(median, "the median rule", metric, coordinator)

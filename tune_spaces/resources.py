@@ -5,6 +5,7 @@ Numbers in, frozen numbers out: nothing here asks Ray or the machine.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from trainers.recipe import Scale
@@ -18,6 +19,8 @@ DATA_TASK_CPUS = 1
 """CPUs that are left free: a task that decodes pictures waits for one while trials run."""
 HEAD = "node:__internal_head__"
 """Ray's own resource: 1 of it on the head, none elsewhere, and nobody holds it."""
+PRECISION = 1e-4
+"""Ray counts resources in units of this."""
 PLACEHOLDER = {"memory": 1.0}
 """A byte: Tune must reserve something, and a data task does not lack it."""
 
@@ -51,9 +54,10 @@ class Request:
         return max(1, min(cpus // each, self.trials, self.max_concurrent or self.trials))
 
     def slots(self, cpus: int) -> int:
-        """For how many training processes a Ray of our own is started: with one more than run, there is a share of
-        its CPUs that leaves one free and yet is too large for a further trial (`cpu_share`)."""
-        return self.at_once(cpus) * self.processes + 1
+        """For how many training processes a Ray of our own is started: with more than run, there is a share of its
+        CPUs that leaves one free and yet is too large for a further trial (`cpu_share`)."""
+        trials = self.at_once(cpus)
+        return trials * self.processes + (1 if self.several_workers else spare_slots(trials))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,11 +132,19 @@ def cpu_share(ray_cpus: float, trials: int) -> float:
     """CPUs that each of so many trials reserves on a Ray of our own, where that alone limits how many run.
 
     A further trial must not fit: (trials + 1) * share > ray_cpus. A data task must: trials * share <= ray_cpus - 1.
-    The middle between both bounds is furthest from either, so that rounding to Ray's precision does no harm.
+    The middle between both bounds is furthest from either: rounding to Ray's precision does no harm.
     """
     too_small = ray_cpus / (trials + 1)
     largest = (ray_cpus - DATA_TASK_CPUS) / trials
-    return round((too_small + largest) / 2, 3)
+    return round((too_small + largest) / 2, 4)
+
+
+def spare_slots(trials: int) -> int:
+    """How many more CPUs than trials and a data task need a Ray of our own must have for `cpu_share` to exist.
+
+    Its bounds are spare / (trials * (trials + 1)) apart, which must be twice Ray's precision: 1 up to 70 trials.
+    """
+    return max(1, math.ceil(2 * PRECISION * trials * (trials + 1)))
 
 
 def head_share(trials: int) -> float:
