@@ -35,7 +35,7 @@ from trainers.storage.run_lock import lock
 from trainers.storage.store import Store, default_storage
 from trainers.training.memory_fit import device_memory
 from tune_spaces import forecast
-from tune_spaces.messages import SweepContent, SweepFacts, SweepStatus
+from tune_spaces.messages import Mode, SweepContent, SweepFacts, SweepStatus
 from tune_spaces.resources import Capacity, Places, Request, resolve_places
 from tune_spaces.sweep import REPEATED, Cell, Range, Sweep, cell, settings
 from tune_spaces.sweep_state import FILE, OVER, SweepState, format_values
@@ -203,7 +203,7 @@ def _resolve(
     data: PreparedData,
 ) -> Plan:
     """What holds for all trials. Raises ValueError where the cluster can never hold one."""
-    metric = _resolve_metric(sweep, example, data.meta(example))
+    metric, mode = _resolve_metric(sweep, example, data.meta(example))
     places = _resolve_places(sweep, request, cluster)
     memory = sweep.scale.memory
     return Plan(
@@ -212,7 +212,7 @@ def _resolve(
         folder=folder,
         start_id=uuid.uuid4().hex,
         metric=metric,
-        mode="min" if metric == "loss" else "max",
+        mode=mode,
         trials=request.trials,
         places=places,
         memory_limit=device_memory(places.gpus, places.processes) if memory is None else parse_size(memory),
@@ -232,8 +232,9 @@ def _resolve_places(sweep: Sweep, request: Request, cluster: Cluster) -> Places:
     return resolve_places(request, capacity)
 
 
-def _resolve_metric(sweep: Sweep, recipe: Recipe, meta: Meta) -> str:
-    """The score that trials are compared by. Raises ValueError where the task does not give it."""
+def _resolve_metric(sweep: Sweep, recipe: Recipe, meta: Meta) -> tuple[str, Mode]:
+    """The score that trials are compared by, and which of its values are best. Raises ValueError where the task does
+    not give it."""
     import torch
 
     from trainers.tasks.make import outputs
@@ -241,7 +242,7 @@ def _resolve_metric(sweep: Sweep, recipe: Recipe, meta: Meta) -> str:
 
     made = build.make_task(recipe, meta)
     if sweep.metric is None:
-        return made.metric
+        return made.metric, "max"
     channels = outputs(recipe.task, len(meta["classes"]))
     shape = (8, 8) if meta.get("masks") else ()
     counts = made.counts(torch.zeros(2, channels, *shape), torch.zeros(2, *shape, dtype=torch.int64))
@@ -251,7 +252,7 @@ def _resolve_metric(sweep: Sweep, recipe: Recipe, meta: Meta) -> str:
     wanted = sweep.metric.removeprefix("val/")
     if wanted not in known:
         raise ValueError(f"metric={sweep.metric}: the task {recipe.task} gives no such score{nearest(wanted, known)}")
-    return wanted
+    return wanted, "min" if wanted == "loss" else "max"
 
 
 def _facts(plan: Plan, space_name: str) -> SweepFacts:

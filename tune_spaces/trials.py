@@ -34,7 +34,14 @@ class PreparedData:
         for each in cells:
             key = _data_key(each.recipe)
             if key not in self._specs:
-                self._specs[key] = cast(DataSpec, prepare_data(each.recipe, self._scale, self._progress))
+                found = prepare_data(each.recipe, self._scale, self._progress)
+                self._specs[key] = DataSpec(
+                    mode=found["mode"],
+                    folder=found["folder"],
+                    published=found["published"],
+                    node=found["node"],
+                    meta=found["meta"],
+                )
             rows = self.meta(each.recipe)["rows"]["train"]
             if each.recipe.batch_size > rows:
                 raise ValueError(
