@@ -21,9 +21,7 @@ import _common
 sys.path.insert(0, str(_common.ROOT / "tests"))
 
 from helpers.hosts import Hosts, Training, why_not
-from helpers.small import Slow
-
-STEPS = 23
+from helpers.small import DIGITS_STEPS, Slow
 
 
 def main() -> None:
@@ -51,7 +49,7 @@ def _recovery(hosts: Hosts, storage: Path, run: str, trouble: str) -> float:
     training, victim = Training(hosts, storage, run, *flags), hosts.all[2]
     try:
         training.wait_for("epoch 1/")
-        training.wait_for_the_middle_of_an_epoch(STEPS)
+        training.wait_for_the_middle_of_an_epoch(DIGITS_STEPS)
         lost = time.monotonic()
         {"killed": victim.down, "frozen": victim.freeze, "cut off": lambda: hosts.cut(victim)}[trouble]()
         training.wait_for("going on from step")

@@ -21,7 +21,7 @@ import psutil
 import pytest
 import torch
 from helpers.ranks import watched_work
-from helpers.small import Slow, job, last_weights, small_data, small_recipe
+from helpers.small import DIGITS_STEPS, Slow, job, last_weights, small_data, small_recipe
 
 from trainers.data.batches import Cached
 from trainers.storage.store import Store
@@ -30,7 +30,6 @@ from trainers.training.checkpoint import Checkpoints
 pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).parents[2]
-STEPS = 23
 SECONDS = 300
 
 
@@ -96,7 +95,7 @@ def wait_for_the_middle_of_an_epoch(storage: Path, run: str, after: int = 0) -> 
     limit = time.monotonic() + SECONDS
     while time.monotonic() < limit:
         step = checkpoints.latest_step()
-        if step > after and step % STEPS:
+        if step > after and step % DIGITS_STEPS:
             return step
         time.sleep(0.02)
     raise AssertionError("no checkpoint within an epoch was written")
@@ -136,7 +135,7 @@ def test_nothing_is_lost_of_one_run_in_much_trouble(cluster: dict[str, str], sto
     where = metrics_address(cluster)
     time.sleep(8)
     os.kill(hanging, signal.SIGCONT)
-    step = wait_for_the_middle_of_an_epoch(storage, "troubled", after=max(step, STEPS))
+    step = wait_for_the_middle_of_an_epoch(storage, "troubled", after=max(step, DIGITS_STEPS))
     missing = {name for name in wanted_metrics() if "_gpus_" not in name and "_gram_" not in name}
     while missing and process.poll() is None:
         missing -= metrics(where)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import requests
+    from ray.tune.experiment import Trial
 
 PathTest = Callable[[Path], bool]
 
@@ -264,12 +265,12 @@ class ExploreHook:
     Ray's `custom_explore_fn` sees the configuration of the other trial alone.
     """
 
-    def own_config(self, trial: Any) -> dict[str, Any]:
+    def own_config(self, trial: Trial) -> dict[str, object]:
         """What stays in the configuration of a trial that takes over another's."""
         return {}
 
     # test_a_trial_keeps_its_own_part_of_a_configuration
-    def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _get_new_config(self, trial: Trial, trial_to_clone: Trial) -> tuple[dict[str, object], dict[str, object]]:
         config, operations = super()._get_new_config(trial, trial_to_clone)  # type: ignore[misc]
         return {**config, **self.own_config(trial)}, operations
 
