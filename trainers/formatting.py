@@ -31,6 +31,15 @@ def format_size(size: int) -> str:
     return f"{shown} {name}"
 
 
+def format_duration(seconds: float) -> str:
+    """A time for people: 4.2 s, 3:05 (minutes:seconds), 1:02:05 (with hours)."""
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 def nearest(word: str, allowed: typing.Iterable[str]) -> str:
     """`; did you mean lr?` and the list, for an error message."""
     names = list(allowed)

@@ -15,25 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from trainers import augmentations
 from trainers.formatting import UNITS, locate_error, nearest, parse_size
 from trainers.registry import arguments, load
 
-Augment = Mapping[str, Any]
-AUGMENTATIONS: dict[str, str] = {
-    "horizontal_flip": "probability",
-    "vertical_flip": "probability",
-    "rotate": "degrees, either way",
-    "scale": "[smallest, largest] factor",
-    "translate": "share of height and width, either way",
-    "crop": "true: a random place where pictures are stored larger than image_size",
-    "pad": "pixels around the picture before a random crop",
-    "resized_crop": "[smallest, largest] share of the area",
-    "fill": "what lies outside: zeros, reflect or edge",
-    "brightness": "strength d: factor in [1-d, 1+d]",
-    "contrast": "strength d: factor in [1-d, 1+d]",
-    "saturation": "strength d: factor in [1-d, 1+d]",
-    "hue": "shift in [-d, d], d at most 0.5",
-}
 _SEGMENT_ARGS = {"loss": ("cross_entropy", "dice", "sum"), "stride": 1, "boundary_tolerance": 0.0075}
 TASK_ARGS: dict[str, dict[str, Any]] = {
     "classify": {"label_smoothing": 0.0},
@@ -86,65 +71,73 @@ class _Value:
 class Recipe(_Value):
     """What is trained. Nothing here depends on where it runs; plain data, so that any process can rebuild it."""
 
-    dataset: str
+    dataset: str = field(metadata={"affects": ("data", "memory", "training")})
     """Name of a module in trainers/datasets, or FILE.py of your own."""
-    dataset_args: Mapping[str, Any] = field(default_factory=dict)
+    dataset_args: Mapping[str, Any] = field(default_factory=dict, metadata={"affects": ("data", "memory", "training")})
     """Arguments of the data set's source()."""
-    model: str
+    model: str = field(metadata={"affects": ("memory", "training")})
     """Name of a module in trainers/models, or FILE.py of your own."""
-    model_args: Mapping[str, Any] = field(default_factory=dict)
+    model_args: Mapping[str, Any] = field(default_factory=dict, metadata={"affects": ("memory", "training")})
     """Arguments of the model's build()."""
-    task: Literal["classify", "segment", "segment_binary"] = "classify"
+    task: Literal["classify", "segment", "segment_binary"] = field(
+        default="classify", metadata={"affects": ("memory", "training")}
+    )
     """What is learned: a class for each picture, for each pixel, or whether a pixel belongs to the second of two."""
-    task_args: Mapping[str, Any] = field(default_factory=dict)
+    task_args: Mapping[str, Any] = field(default_factory=dict, metadata={"affects": ("memory", "training")})
     """classify: label_smoothing; the others: loss (cross_entropy, dice, sum), stride, boundary_tolerance."""
-    image_size: tuple[int, int]
+    image_size: tuple[int, int] = field(metadata={"affects": ("data", "memory", "training")})
     """Height x width that the model sees."""
-    stored_size: tuple[int, int] | None = None
+    stored_size: tuple[int, int] | None = field(default=None, metadata={"affects": ("data", "memory", "training")})
     """Height x width that pictures are stored at; larger than image_size where crops are drawn. None: image_size."""
-    resize: Literal["crop", "stretch", "pad"] = "crop"
+    resize: Literal["crop", "stretch", "pad"] = field(default="crop", metadata={"affects": ("data", "training")})
     """How a picture of another shape is brought to size: centre crop, stretch, or black bars."""
-    on_bad_image: Literal["fail", "skip"] = "fail"
+    on_bad_image: Literal["fail", "skip"] = field(default="fail", metadata={"affects": ("data",)})
     """A picture that cannot be decoded ends the run before it starts, or is left out and recorded."""
-    epochs: int
+    epochs: int = field(metadata={"affects": ("training",)})
     """Times that every training picture is seen."""
-    batch_size: int
+    batch_size: int = field(metadata={"affects": ("memory", "training")})
     """Pictures per optimizer step, over all workers."""
-    micro_batch_size: int | None = None
+    micro_batch_size: int | None = field(default=None, metadata={"affects": ("memory", "training")})
     """Pictures per forward pass, BatchNorm's batch; divides batch_size. None: batch_size / workers, then fixed."""
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw"] = field(default="sgd", metadata={"affects": ("memory", "training")})
     """Update rule."""
-    lr: float
+    lr: float = field(metadata={"affects": ("training",)})
     """Learning rate, after warm-up."""
-    momentum: float = 0.9
+    momentum: float = field(default=0.9, metadata={"affects": ("memory_if_set", "training")})
     """SGD's momentum, or Adam's first beta."""
-    nesterov: bool = False
+    nesterov: bool = field(default=False, metadata={"affects": ("memory", "training")})
     """Nesterov's form of SGD's momentum."""
-    weight_decay: float = 0.0
+    weight_decay: float = field(default=0.0, metadata={"affects": ("memory_if_set", "training")})
     """L2 penalty (sgd, adam) or decoupled decay (adamw)."""
-    schedule: Literal["constant", "step", "cosine", "polynomial"] = "constant"
+    schedule: Literal["constant", "step", "cosine", "polynomial"] = field(
+        default="constant", metadata={"affects": ("training",)}
+    )
     """How the learning rate falls over the run."""
-    schedule_args: Mapping[str, Any] = field(default_factory=dict)
+    schedule_args: Mapping[str, Any] = field(default_factory=dict, metadata={"affects": ("training",)})
     """step: every (epochs), factor; polynomial: power."""
-    warmup_epochs: float = 0.0
+    warmup_epochs: float = field(default=0.0, metadata={"affects": ("training",)})
     """Epochs over which the learning rate rises from 0, linearly, step by step."""
-    clip_norm: float | None = None
+    clip_norm: float | None = field(default=None, metadata={"affects": ("memory_if_set", "training")})
     """Largest norm of the gradient of the whole batch."""
-    ema: float | None = None
+    ema: float | None = field(default=None, metadata={"affects": ("memory_if_set", "training")})
     """Decay per step of an exponential moving average of the weights, which is then what is evaluated."""
-    patience: int | None = None
+    patience: int | None = field(default=None, metadata={"affects": ("training",)})
     """End the run after so many epochs without a better score."""
-    class_weights: Literal["none", "inverse", "median", "erfnet"] = "none"
+    class_weights: Literal["none", "inverse", "median", "erfnet"] = field(
+        default="none", metadata={"affects": ("memory_if_set", "training")}
+    )
     """Loss weights from the class frequencies of the training split; erfnet: 1 / ln(1.02 + share of the pixels)."""
-    augment: Mapping[str, Any] = field(default_factory=dict)
+    augment: Mapping[str, Any] = field(default_factory=dict, metadata={"affects": ("memory", "training")})
     """Random changes of training pictures, such as horizontal_flip=0.5 translate=0.1."""
-    precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp64"] = field(
+        default="auto", metadata={"affects": ("memory", "training")}
+    )
     """Arithmetic of the model; auto: bf16 autocast on GPUs that have it, else fp32. fp64 is for tests."""
-    init_from: str | None = None
+    init_from: str | None = field(default=None, metadata={"affects": ("training",)})
     """A run whose best weights the model starts from; or a recipe's name, where `train` trains that one before."""
-    frozen: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = field(default=(), metadata={"affects": ("memory", "training")})
     """Names (or first parts of names) of modules that are not trained, their BatchNorm statistics included."""
-    seed: int = 0
+    seed: int = field(default=0, metadata={"affects": ("training",)})
     """Seed of the weights, the order of samples, augmentation and dropout."""
 
     def __post_init__(self) -> None:
@@ -177,7 +170,7 @@ class Recipe(_Value):
                 holds = _matches(value, type(known)) and value >= (1 if isinstance(known, int) else 0)
                 least = "1 or more" if isinstance(known, int) else "0 or more"
                 _require(holds, f"task_args {name}", value, f"{_spell(type(known))}, {least}")
-        _check_augment(self.augment)
+        augmentations.check(self.augment)
         _check_arguments("datasets", self.dataset, "source", self.dataset_args, given=("data",))
         _check_arguments("models", self.model, "build", self.model_args, given=())
 
@@ -208,6 +201,26 @@ class Recipe(_Value):
     def storage_size(self) -> tuple[int, int]:
         """Height and width that pictures are stored at."""
         return self.stored_size or self.image_size
+
+    def memory_facts(self) -> dict[str, object]:
+        """What the memory of a training step depends on: recipes for which it is equal allocate the same.
+
+        Returns:
+            Field name -> its value as JSON; of fields that matter by being set alone, whether they are.
+        """
+        plain = self.to_json()
+        facts: dict[str, object] = {name: plain[name] for name in affecting("memory")}
+        return facts | {name: plain[name] not in (None, 0, "none") for name in affecting("memory_if_set")}
+
+
+Effect = Literal["data", "memory", "memory_if_set", "training"]
+"""What a field of Recipe changes: the prepared data; the memory of a training step; that memory, by being set (neither
+None, 0 nor "none"), whatever the value; what is learned."""
+
+
+def affecting(effect: Effect) -> tuple[str, ...]:
+    """The names of Recipe's fields that change this, in their order."""
+    return tuple(each.name for each in dataclasses.fields(Recipe) if effect in each.metadata["affects"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -430,22 +443,3 @@ def _check_arguments(
             continue
         if not _matches(value, type(default)):
             raise ValueError(f"{key}={value!r} is not allowed; {key} of {name!r} takes {_spell(type(default))}")
-
-
-def _check_augment(augment: Augment) -> None:
-    for name, value in augment.items():
-        _check_name(name, AUGMENTATIONS, "augmentation")
-        if name == "fill":
-            holds = value in ("zeros", "reflect", "edge")
-        elif name == "crop":
-            holds = isinstance(value, bool)
-        elif name in ("scale", "resized_crop"):
-            pair = isinstance(value, list | tuple) and len(value) == 2 and all(_matches(v, float) for v in value)
-            holds = pair and 0 < value[0] <= value[1] and (name == "scale" or value[1] <= 1)
-        else:
-            most = {"hue": 0.5, "rotate": 180.0, "pad": 1e6}.get(name, 1.0)
-            holds = _matches(value, int if name == "pad" else float) and 0 <= value <= most
-        _require(holds, f"augment {name}", value, AUGMENTATIONS[name])
-    other = " and ".join(name for name in ("crop", "pad") if augment.get(name))
-    if other and augment.get("resized_crop"):
-        raise ValueError(f"augment: resized_crop excludes {other}; leave one of them out")

@@ -28,6 +28,7 @@ from trainers.report.report import report
 from trainers.report.sweep_stats import DID_NOT_FIT, savings
 from trainers.runs.files import check_run_name, new_run_name, read_run
 from trainers.runs.provenance import commit, versions
+from trainers.runtime.ray_internals import HEAD_NODE
 from trainers.runtime.ray_train import Cluster
 from trainers.runtime.resources import named_resources, refuse_what_never_fits
 from trainers.runtime.signals import Signals
@@ -275,7 +276,7 @@ class _Running:
         """What Tune reserves for a trial; with several workers, Ray Train reserves for them itself."""
         if each.scale.worker_range[1] > 1:
             if self.sweep.scheduler == "pbt":  # Tune itself must know how many run at once: it pauses the others
-                return {"node:__internal_head__": round(1 / (self.concurrency + 0.5), 4)}
+                return {HEAD_NODE: round(1 / (self.concurrency + 0.5), 4)}
             return {"memory": 1}  # something must be; of a CPU, a data task would lack just that
         own = {"CPU": self.cpus, **named_resources(each.scale)}
         return {**own, "GPU": each.scale.gpus_per_worker or self._share(each)} if self.gpus else own

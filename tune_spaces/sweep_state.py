@@ -8,7 +8,7 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
-from trainers.report.sweep_stats import repeated, repeats
+from trainers.report.sweep_stats import Setting, repeated, repeats
 from trainers.runs.files import read_history, read_run
 from trainers.runs.provenance import machine
 from trainers.storage.store import Store
@@ -121,7 +121,7 @@ class SweepState:
         """Trials that have a score, the best first; those that repeat another are left out."""
         return [trial for trial in self._scored() if not trial["repeat_of"]]
 
-    def repeats(self) -> list[dict[str, Any]]:
+    def repeats(self) -> list[Setting]:
         """See sweep_report.repeats: the settings that were repeated, the best mean first."""
         scores = {trial["name"]: trial["best"] and trial["best"]["value"] for trial in self.trials}
         return repeats(repeated(self.trials), scores, self.content["mode"])

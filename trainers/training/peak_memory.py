@@ -23,7 +23,7 @@ import functools
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -133,7 +133,7 @@ def curve(
 ) -> Curve:
     """The peaks of a recipe, whatever its batch size: two traces, about a second each at the first call. Parameters and
     errors are those of `predict`; `workers` count where the model is sharded."""
-    return _curve(*_key(recipe, meta), workers if sharded else 1, activation_checkpointing)
+    return _curve(_key(recipe, meta), workers if sharded else 1, activation_checkpointing)
 
 
 def roughly(recipe: Recipe, meta: Mapping[str, Any]) -> int:
@@ -141,7 +141,7 @@ def roughly(recipe: Recipe, meta: Mapping[str, Any]) -> int:
 
     Raises ValueError as `predict` does.
     """
-    fixed, per_image = _rough(*_key(recipe, meta))
+    fixed, per_image = _rough(_key(recipe, meta))
     micro, count = _dealt(recipe, meta, recipe.micro_batch_size or recipe.batch_size)
     return fixed + per_image * micro + max(0, count - 1) * _picture_bytes(recipe, meta["channels"]) * micro
 
@@ -182,29 +182,32 @@ def _picture_bytes(recipe: Recipe, channels: int) -> int:
     return pixels * channels * numbers + 8 * (pixels if has_masks(recipe) else 1)
 
 
-def _key(recipe: Recipe, meta: Mapping[str, Any]) -> tuple[str, int, int]:
+@dataclass(frozen=True)
+class _Traced:
+    """A recipe to trace; equal to another where the same is allocated, but for the batch."""
+
+    facts: str
+    """`Recipe.memory_facts`, without the batch."""
+    channels: int
+    classes: int
+    recipe: Recipe = field(compare=False)
+
+
+def _key(recipe: Recipe, meta: Mapping[str, Any]) -> _Traced:
     """What memory depends on, but for the batch: recipes that differ in a learning rate share a trace."""
-    plain = recipe.replace(
-        batch_size=1,
-        micro_batch_size=1,
-        epochs=1,
-        lr=1.0,
-        schedule="constant",
-        warmup_epochs=0.0,
-        patience=None,
-        init_from=None,
-        seed=0,
-        precision=device.resolve_precision(recipe.precision, torch.cuda.is_available()),
-    )
-    return json.dumps(plain.to_json(), sort_keys=True), meta["channels"], len(meta["classes"])
+    recipe = recipe.replace(precision=device.resolve_precision(recipe.precision, torch.cuda.is_available()))
+    facts = {
+        name: value for name, value in recipe.memory_facts().items() if name not in ("batch_size", "micro_batch_size")
+    }
+    return _Traced(json.dumps(facts, sort_keys=True), meta["channels"], len(meta["classes"]), recipe)
 
 
 # Tracing -------------------------------------------------------------------------------------------------------
 
 
 @functools.lru_cache(maxsize=256)
-def _curve(recipe_json: str, channels: int, classes: int, parts: int, activation_checkpointing: bool) -> Curve:
-    recipe = Recipe.from_json(json.loads(recipe_json))
+def _curve(traced: _Traced, parts: int, activation_checkpointing: bool) -> Curve:
+    recipe, channels, classes = traced.recipe, traced.channels, traced.classes
     few, many = (Trace(recipe, channels, classes, images, parts, activation_checkpointing) for images in TRACED)
     alone, several = (_envelope(few.step(count), many.step(count)) for count in (1, 2))
     waiting = _picture_bytes(recipe, channels) if few.waits else 0
@@ -212,11 +215,10 @@ def _curve(recipe_json: str, channels: int, classes: int, parts: int, activation
 
 
 @functools.lru_cache(maxsize=256)
-def _rough(recipe_json: str, channels: int, classes: int) -> tuple[int, int]:
+def _rough(traced: _Traced) -> tuple[int, int]:
     """Bytes of no picture, and of each: all that a forward pass makes, twice, and 8 times the weights, for gradients,
     two states, a moving average and copies."""
-    recipe = Recipe.from_json(json.loads(recipe_json))
-    trace = Trace(recipe, channels, classes, TRACED[0])
+    trace = Trace(traced.recipe, traced.channels, traced.classes, TRACED[0])
     weights = trace.ledger.given
     trace.forward()
     return 8 * weights, 2 * (trace.ledger.given - weights) // TRACED[0]
