@@ -6,8 +6,8 @@ Three hosts made of network namespaces on this machine (needs root), sharing its
 with a model that sleeps, so that epochs take seconds; one host is killed, stopped, or cut off in mid-epoch. As the
 cluster shapes do, the head asks its hosts every second and gives up after three answers that did not come in 3 s.
 checkpoints: share of the training time that `--checkpoint-seconds 10` takes, against one at each epoch's end, of a
-U-Net in a process of its own; it needs neither root nor hosts. --quick: checkpoints, killed and doctor; where hosts
-cannot be made, checkpoints alone, and the reason why.
+U-Net in a process of its own; it needs neither root nor hosts. --quick: checkpoints and killed; where hosts cannot be
+made, checkpoints alone, and the reason why.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
     given = _common.flags(__doc__, repeats=3)
     parts = ["checkpoints", "killed", "frozen", "cut off", "doctor"]
     if given.quick and not given.only:
-        parts = ["checkpoints", "killed", "doctor"]
+        parts = ["checkpoints", "killed"]
     parts = [name for name in parts if given.only in name]
     with _common.temporary_storage(temporary_files=False) as folder:
         _common.print_machine()
