@@ -165,7 +165,7 @@ def _visit(
     import ray
 
     try:
-        with progress.waiting("checking every host"), contextlib.redirect_stdout(sys.stderr):  # where Ray may talk
+        with progress.waiting("checking every host"), contextlib.redirect_stdout(sys.stderr):  # where Ray may print
             facts, wanted = gather_facts(scale, storage, working_dir, end)
         return facts, examine(facts, wanted)
     finally:
@@ -195,9 +195,9 @@ def _connect(address: str | None, workers: int) -> Finding | None:
     if failure is None:
         return None
     if not known:
-        what = f"there is no token, neither at {token} nor in RAY_AUTH_TOKEN, and the cluster lets nobody in without"
+        what = f"there is no token, neither at {token} nor in RAY_AUTH_TOKEN, and the cluster requires one"
         return Finding(True, what, HERE, "copy the head's ~/.ray/auth_token here, with mode 600")
-    what = f"the cluster at {address} does not let this process in: {failure['error'].strip().splitlines()[0]}"
+    what = f"the cluster at {address} rejects this process: {failure['error'].strip().splitlines()[0]}"
     return Finding(True, what, HERE, "compare the token, and the versions of Python and Ray, with the head's")
 
 

@@ -27,11 +27,11 @@ TOKEN = "copy the head's ~/.ray/auth_token there, with mode 600"
 
 
 def examine(facts: Facts, wanted: ClusterQuestion) -> list[Finding]:
-    """What is wrong with a cluster.
+    """Judge the facts about a cluster.
 
     Args:
         facts: What doctor.gather_facts found.
-        wanted: What it was asked for.
+        wanted: What it looked for.
 
     Returns:
         The findings, the fatal first.

@@ -111,8 +111,10 @@ def main(argv: list[str]) -> int:
     limits = {text: parse_size(text) for text in request.memory}
     context = context_bytes()
     for text, limit in limits.items():
-        if limit <= (context or 0):
-            raise ValueError(f"--memory {text} is less than what the device's context takes, {context} bytes")
+        if context and limit <= context:
+            raise ValueError(
+                f"--memory {text} is less than the {format_size(context)} of the device's context; give more"
+            )
     meta = _meta(request.recipes[0], request.data, request.classes)
     progress = Progress()
     free = {text: limit - (context or 0) for text, limit in limits.items()}
@@ -321,7 +323,7 @@ def _this_card() -> tuple[str, ...]:
 
     if not torch.cuda.is_available():
         raise ValueError("plan needs --memory SIZE..., that of the cards to plan for, such as 10.76GiB 32GiB")
-    return (f"{torch.cuda.mem_get_info()[1] / 2**30:.2f}GiB",)
+    return (format_size(torch.cuda.mem_get_info()[1]),)
 
 
 def _meta(recipe: Recipe, data: str | None, classes: int | None) -> dict[str, Any]:

@@ -79,9 +79,9 @@ def healthy() -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def found(change: Callable[[Any], None], **wanted: Any) -> list[Finding]:
-    facts, asked = healthy()
+    facts, question = healthy()
     change(facts)
-    return examine(facts, {**asked, **wanted})
+    return examine(facts, {**question, **wanted})
 
 
 def put(facts: Any, where: str, value: Any) -> None:

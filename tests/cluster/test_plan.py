@@ -148,6 +148,16 @@ def test_help_of_scale_fields_is_that_of_scale(capsys: pytest.CaptureFixture[str
     assert "Pictures per optimizer step, over all workers." in text
 
 
+def test_a_card_smaller_than_its_context_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peak_memory, "context_bytes", lambda: 400 * 2**20)
+    assert main("plan digits.cnn --precision fp32 --memory 300MiB".split()) == 2
+    err = capsys.readouterr().err
+    assert "--memory 300MiB" in err
+    assert "400 MiB" in err
+
+
 @pytest.mark.parametrize("words", [["--help"], ["plan", "--help"]])
 def test_help_shows_the_usage_of_plan(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 0

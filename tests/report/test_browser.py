@@ -137,6 +137,11 @@ def test_the_pointer_on_a_chart_shows_the_run_and_its_value(page: Any) -> None:
     assert "val/accuracy 0.8 at epoch 3" in shown
     assert overflow(page) <= 0
     assert page.execute_script(f"return {chart}.querySelectorAll('.cross, .here, .series.on').length") == 3
+    apart = page.execute_script(
+        f"const dot = {series}, here = {chart}.querySelector('.here');"
+        "return [here.cx.baseVal.value - dot.cx.baseVal.value, here.cy.baseVal.value - dot.cy.baseVal.value]"
+    )
+    assert apart == pytest.approx([0, 0], abs=0.1)
     inside = (
         "const box = document.querySelector('.tip').getBoundingClientRect();"
         "return box.left >= 0 && box.right <= innerWidth && box.top >= 0 && box.bottom <= innerHeight"

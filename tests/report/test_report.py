@@ -122,6 +122,8 @@ def test_an_unknown_run_format_or_empty_storage_is_refused_with_what_there_is(st
         report(["onee"], storage=str(storage))
     with pytest.raises(ValueError, match=r"format=.*pdf.*html"):
         report([], storage=str(storage), format="pdf")
+    with pytest.raises(ValueError, match=r"price_per_hour=-1.*at least 0"):
+        report([], storage=str(storage), price_per_hour=-1)
     with pytest.raises(ValueError, match=r"empty.*--storage"):
         report([], storage=str(tmp_path / "empty"))
 
@@ -166,7 +168,7 @@ def test_a_chart_has_the_numbers_that_the_pointer_shows(storage: Path) -> None:
     page = report(["one"], storage=str(storage), format="html")
     chart = page[page.index('data-y="val/accuracy"') :].partition("</svg>")[0]
     [points] = re.findall(r'data-label="one" data-points="(.*?)"', chart)
-    shown = dict(tuple(map(float, point.split(",")[2:])) for point in points.split())
+    shown = dict(tuple(map(float, point.split(","))) for point in points.split())
     assert shown == pytest.approx({epoch: 0.9 * epoch / 10 for epoch in range(1, 11)})
 
 

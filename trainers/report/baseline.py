@@ -13,7 +13,7 @@ PAIRED_BY = ("model", "image_size")
 RESOLVED = ("precision", "micro_batch_size")
 """The recipe fields that each machine resolves where they are left open: two machines may differ there."""
 MOST = 4
-"""So many differences of two recipes are listed."""
+"""Number of differences between two recipes that a note lists."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a report shows of each run: the list COLUMNS. A further column is a further line there."""
+"""What a report shows of each run: the list COLUMNS. Adding a column is adding a line there."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from trainers.report.reader import Found, Run, Sweep
 from trainers.report.sweep_stats import Lines, number, swept_keys, text
 
 Value = str | float | None
-"""What a field of the table holds; None where it is not known."""
+"""What a cell of the table holds; None where it is unknown."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the columns need to know besides the run. Keys are the addresses of run folders."""
+class Context:
+    """What the columns need besides the run. Keys are the addresses of run folders."""
 
     pairs: Mapping[str, Pair] = field(default_factory=dict)
     lines: Mapping[str, Lines] = field(default_factory=dict)
@@ -39,32 +39,32 @@ class Column:
     name: str
     """Key in CSV and JSON, with its unit."""
     header: str
-    value: Callable[[Run, Asked], Value]
+    value: Callable[[Run, Context], Value]
     show: Callable[[Any], str]
     """Takes what `value` returns, unless that is None."""
     rank: int
-    """A table too wide for the terminal loses the columns of the highest rank first; rank 0 stays."""
+    """A table too wide for the terminal drops the columns of the highest rank first; rank 0 stays."""
 
 
 # Values of the columns
 
 
-def _training_seconds(run: Run, asked: Asked) -> float | None:
-    """A trial that was cut off has no total: then it is the sum over its epochs."""
+def _training_seconds(run: Run, context: Context) -> float | None:
+    """An interrupted trial has no total: its time is then the sum over its epochs."""
     total, setup = run.number("seconds", "total"), run.number("seconds", "setup")
     if total is not None and setup is not None:
         return total - setup
-    lines = asked.lines.get(run.store.address) if run.trial else None
+    lines = context.lines.get(run.store.address) if run.trial else None
     return math.fsum(number(line.get("seconds")) or 0.0 for line in lines) if lines else None
 
 
-def _data_wait_share(run: Run, asked: Asked) -> float | None:
-    wait, seconds = run.number("seconds", "data_wait"), _training_seconds(run, asked)
+def _data_wait_share(run: Run, context: Context) -> float | None:
+    wait, seconds = run.number("seconds", "data_wait"), _training_seconds(run, context)
     return wait / seconds if wait is not None and seconds else None
 
 
-def _epoch_seconds(run: Run, asked: Asked) -> float | None:
-    seconds, epochs = _training_seconds(run, asked), run.number("epochs_run")
+def _epoch_seconds(run: Run, context: Context) -> float | None:
+    seconds, epochs = _training_seconds(run, context), run.number("epochs_run")
     return seconds / epochs if seconds and epochs else None
 
 
@@ -106,11 +106,11 @@ def _short(name: str) -> str:
     return " ".join(re.sub(words, " ", name).split()) or name
 
 
-def cost_of(run: Run | Sweep, asked: Asked) -> float | None:
+def cost_of(run: Run | Sweep, context: Context) -> float | None:
     total, nodes = run.number("seconds", "total"), len(_nodes(run))
-    if asked.price_per_hour is None or total is None or not nodes:
+    if context.price_per_hour is None or total is None or not nodes:
         return None
-    return asked.price_per_hour * nodes * total / 3600
+    return context.price_per_hour * nodes * total / 3600
 
 
 def plain(value: object) -> Value:
@@ -126,7 +126,7 @@ def _workers(run: Run) -> Value:
     return ":".join(str(end) for end in workers) if isinstance(workers, list) else plain(workers)
 
 
-def _setting(run: Run, _: Asked, *, key: str) -> Value:
+def _setting(run: Run, _: Context, *, key: str) -> Value:
     return plain(run.setting(key))
 
 
@@ -142,28 +142,28 @@ def predicted_memory(run: Run) -> float | None:
 # Comparison with the baseline
 
 
-def _of_partner(run: Run, asked: Asked, *, value: Callable[[Run], Value]) -> Value:
-    partner = asked.partner(run)
+def _of_partner(run: Run, context: Context, *, value: Callable[[Run], Value]) -> Value:
+    partner = context.partner(run)
     return None if partner is None else value(partner)
 
 
-def _speed_up(run: Run, asked: Asked) -> float | None:
-    if (partner := asked.partner(run)) is None:
+def _speed_up(run: Run, context: Context) -> float | None:
+    if (partner := context.partner(run)) is None:
         return None
-    ours, theirs = _epoch_seconds(run, asked), _epoch_seconds(partner, asked)
+    ours, theirs = _epoch_seconds(run, context), _epoch_seconds(partner, context)
     return theirs / ours if ours and theirs else None
 
 
-def _score_difference(run: Run, asked: Asked) -> float | None:
-    partner = asked.partner(run)
+def _score_difference(run: Run, context: Context) -> float | None:
+    partner = context.partner(run)
     if partner is None or run.get("best", "metric") != partner.get("best", "metric"):
         return None
     ours, theirs = run.number("best", "value"), partner.number("best", "value")
     return None if ours is None or theirs is None else ours - theirs
 
 
-def _note(run: Run, asked: Asked) -> str:
-    pair = asked.pairs.get(run.store.address)
+def _note(run: Run, context: Context) -> str:
+    pair = context.pairs.get(run.store.address)
     return "; ".join(filter(None, [run.remark, pair.note if pair else ""]))
 
 
@@ -217,7 +217,7 @@ PAIR_COLUMNS = [  # next to a baseline
     Column("score_difference", "difference", _score_difference, "{:+.4f}".format, 1),
     Column("baseline_run", "baseline", partial(_of_partner, value=lambda run: run.label), str, 8),
     Column("baseline_seconds", "baseline training",
-           lambda run, asked: _of_partner(run, asked, value=partial(_training_seconds, asked=asked)),
+           lambda run, context: _of_partner(run, context, value=partial(_training_seconds, context=context)),
            format_duration, 2),
     Column("baseline_memory_bytes", "baseline memory",
            partial(_of_partner, value=lambda run: _peak_memory(run)[0]), _bytes, 7),
@@ -228,13 +228,13 @@ PAIR_COLUMNS = [  # next to a baseline
 ]  # fmt: skip
 
 
-def columns_for(found: Found, asked: Asked) -> list[Column]:
-    """COLUMNS without those not asked for, and with those of sweeps, of final scores and of the baseline.
+def columns_for(found: Found, context: Context) -> list[Column]:
+    """The columns of a report: COLUMNS as far as they apply, those of sweeps, final scores and the baseline.
 
     What a sweep varies stands next to the status, under its own name.
     """
     swept = {key: None for sweep in found.sweeps for key in swept_keys(sweep.info, sweep.trials)}
-    unwanted = {"cost"} if asked.price_per_hour is None else set()
+    unwanted = {"cost"} if context.price_per_hour is None else set()
     plain = [column for column in COLUMNS if column.name not in unwanted]
     finals = [run.get("final") for run in found.runs]
     scores = dict.fromkeys(
@@ -255,7 +255,7 @@ def columns_for(found: Found, asked: Asked) -> list[Column]:
     columns: list[Column] = []
     for column in plain:
         if column.name == "note":
-            columns += PAIR_COLUMNS if asked.pairs else []
+            columns += PAIR_COLUMNS if context.pairs else []
             columns += [each for each in TRIAL_COLUMNS[2:] if each.name not in swept] if found.sweeps else []
         if column.name not in swept:
             columns.append(column)
@@ -267,5 +267,5 @@ def columns_for(found: Found, asked: Asked) -> list[Column]:
     return columns
 
 
-def _final(run: Run, _: Asked, *, name: str) -> float | None:
+def _final(run: Run, _: Context, *, name: str) -> float | None:
     return run.number("final", name)

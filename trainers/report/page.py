@@ -28,7 +28,7 @@ from trainers.report.sweep_stats import RAN, number, pareto
 from trainers.report.templating import render, source
 
 COLOURS = 8
-"""So many runs, the best ones, have a colour of their own; the others are grey."""
+"""Number of runs, the best ones, that get a colour of their own; the others are grey."""
 STATES = {
     "finished": "good",
     "stopped_early": "calm",
@@ -39,12 +39,12 @@ STATES = {
     "unreadable": "bad",
     "out_of_time": "bad",
 }
-"""The class of a status in the table; others are faint."""
+"""Status -> the class of its colour; others are faint."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The runs that have a partner in the baseline."""
+    """The runs that are compared with one of the baseline."""
 
     label: str
     headers: Sequence[str]
@@ -72,7 +72,7 @@ def page(
         runs: its rows.
         notes: lines below it.
         sweeps: those whose trials are among the runs.
-        comparison: with the baseline, where one was asked for.
+        comparison: with the baseline, where one was requested.
         made: when, as the page says it; now, if None.
 
     Returns:
@@ -93,7 +93,12 @@ def page(
         alone=alone,
         summary=[] if alone else _summary(runs),
         sweeps=[sweep_part(sweep, colours, alone=alone) for sweep in sweeps],
-        table=_table(headers, [run.cells for run in runs], [colours[run.label] for run in runs]),
+        table=_table(
+            headers,
+            [run.cells for run in runs],
+            [colours[run.label] for run in runs],
+            [place for place, run in enumerate(runs) if any(run is sweep.winner for sweep in sweeps)],
+        ),
         notes=notes,
         against=None if comparison is None else _against(comparison),
         legend=_legend(runs, colours),
@@ -107,7 +112,7 @@ def page(
 
 
 def best_run(runs: Sequence[PageRun]) -> PageRun | None:
-    """The best by the metric that most runs have; None where none has a score. Of a loss, less is better."""
+    """The best by the metric that most runs have; None where none has a score. Of a loss, lower is better."""
     return next(iter(_ranked(runs)), None)
 
 
@@ -162,6 +167,8 @@ class Row:
     mark: str
     """The class of the run's colour, or empty."""
     cells: Sequence[Field]
+    wins: bool
+    """It is the winner of a sweep."""
 
 
 @dataclass(frozen=True)
@@ -170,15 +177,24 @@ class Table:
     rows: Sequence[Row]
 
 
-def _table(headers: Sequence[str], rows: Sequence[Sequence[TableCell]], marks: Sequence[str]) -> Table:
-    """A table to sort by its columns, without those that hold nothing. `marks`: a colour class for each row."""
+def _table(
+    headers: Sequence[str], rows: Sequence[Sequence[TableCell]], marks: Sequence[str], winners: Sequence[int] = ()
+) -> Table:
+    """A table to sort by its columns, without those that hold nothing.
+
+    Args:
+        headers: of all columns.
+        rows: a cell for each header.
+        marks: a colour class for each row, or empty.
+        winners: places of the rows to stress.
+    """
     kept = [place for place in range(len(headers)) if any(row[place].value is not None for row in rows)]
     if not kept:
         return Table([], [])
     numbers = {place for place in kept if any(number(row[place].value) is not None for row in rows)}
     shown = [
-        Row(mark, [_field(row[place], place in numbers) for place in kept])
-        for row, mark in zip(rows, marks, strict=True)
+        Row(mark, [_field(row[place], place in numbers) for place in kept], line in winners)
+        for line, (row, mark) in enumerate(zip(rows, marks, strict=True))
     ]
     return Table([headers[place] for place in kept], shown)
 
@@ -196,7 +212,7 @@ def _against(comparison: Comparison) -> dict[str, object]:
     most = max([size for *_, size in comparison.speed_ups] + [1.0])
     about = (
         f"{comparison.machines}; the baseline: {comparison.baseline_machines}. "
-        "Speed-up is the baseline's seconds an epoch by this run's; the line marks 1."
+        "Speed-up is the baseline's seconds per epoch divided by this run's; the line marks 1."
     )
     return {
         "label": comparison.label,
@@ -248,7 +264,7 @@ def _scatters(runs: Sequence[PageRun], colours: Mapping[str, str]) -> Charts:
         named += [ended[place][0].label for place in front]
         line = Series("Pareto front", "front", [ended[place][1] for place in front])
         drawn.append(chart(f"best {metric}", "seconds of training", [line, *dots], log_x=True))
-    those = ", ".join(named) if len(named) <= 4 else f"one of the {len(named)} on it"
+    those = ", ".join(named) if len(named) <= 4 else f"any of the {len(named)} on it"
     about = f"The dashed line is the Pareto front: no run is both faster and better than {those}." if named else ""
     return Charts("Score against training time", about, [picture for picture in drawn if picture])
 

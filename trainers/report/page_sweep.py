@@ -15,9 +15,9 @@ from trainers.report.svg import Cell, Series, chart, heat_map
 from trainers.report.sweep_stats import DID_NOT_FIT, Lines, Setting, levels, number, text, values_text
 
 MOST_PAIRS = 6
-"""So many pairs of parameters have maps: those of the parameters named first."""
+"""Number of pairs of parameters that get maps: those of the parameters named first."""
 FAR = 4.0
-"""A limit of memory beyond so many times what is needed is named, and not drawn."""
+"""A memory limit beyond this multiple of what is needed is named in the text, not drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,15 +29,15 @@ class PageRun:
     cells: Sequence[TableCell]
     metric: str | None
     minimise: bool
-    """Less of the metric is better."""
+    """A lower value of the metric is better."""
     best: float | None
     seconds: float | None
-    """Of training."""
+    """Of training, without setup."""
     epochs: float | None
-    """Those run."""
+    """Number of epochs run."""
     images_per_second: float | None
     memory: float | None
-    """Measured peak of the device, in bytes. None on a CPU: a process's memory is mostly not that of its steps."""
+    """Measured peak of the device, bytes. None on a CPU: most memory of a process is not that of its steps."""
     predicted_memory: float | None
     values: Mapping[str, object]
     """What the sweep set; empty for a run of its own."""
@@ -84,7 +84,7 @@ class PageSweep:
     setup_seconds: float | None
     concurrency: float | None
     memory_limit: float | None
-    """In bytes."""
+    """Bytes."""
     cost: float | None
     plan: str
     machine: str
@@ -213,13 +213,13 @@ def _repeats(sweep: PageSweep) -> list[dict[str, str]]:
 
 
 def _maps(sweep: PageSweep, keys: Sequence[str]) -> Charts:
-    """Score, training seconds, and seconds an epoch where trials ran unequal numbers of them."""
+    """Score, training seconds, and seconds per epoch where trials ran unequal numbers of them."""
     what: list[tuple[str, str, bool, Callable[[PageRun], float | None], bool]] = [
         (f"best {sweep.metric}", "c0", sweep.minimise, lambda run: run.best, True),
         ("training seconds", "c1", False, _training_seconds, False),
     ]
     if len({run.epochs for run in sweep.runs if run.seconds}) > 1:  # those stopped early are not fast
-        what.append(("seconds an epoch", "c2", False, _epoch_seconds, False))
+        what.append(("seconds per epoch", "c2", False, _epoch_seconds, False))
     pairs = list(itertools.combinations(keys, 2))
     drawn = []
     for x, y in pairs[:MOST_PAIRS] or [(key, "") for key in keys]:
@@ -236,7 +236,7 @@ def _maps(sweep: PageSweep, keys: Sequence[str]) -> Charts:
 
 
 def _training_seconds(run: PageRun) -> float | None:
-    """None of a trial without an epoch: that it did not fit is not a time."""
+    """None for a trial without an epoch: not fitting is not a time."""
     return run.seconds if run.epochs else None
 
 
@@ -344,7 +344,7 @@ def _memory_chart(sweep: PageSweep, placed: Placed, sizes: Sequence[float], colo
     fits, fails = _split(placed)
     known = [each for run, _ in placed for each in (run.memory, run.predicted_memory) if each is not None]
     if limit and not fails and limit > FAR * max(known, default=0.0):
-        limit = None  # drawn, it would press all the rest to the ground
+        limit = None  # drawn, it would flatten everything else
     top = max([*known, *([limit * 1.05] if limit else [])], default=0.0)
     unit, scale = ("GiB", 2**30) if top >= 2**30 else ("MiB", 2**20)
     memory = [
@@ -353,7 +353,7 @@ def _memory_chart(sweep: PageSweep, placed: Placed, sizes: Sequence[float], colo
         for amount, word, mark in ((run.predicted_memory, "predicted", "ring"), (run.memory, "measured", "dot"))
         if amount is not None
     ]
-    for run, size in fails:  # without a prediction at the top: all that is known is that it was too much
+    for run, size in fails:  # without a prediction at the top: only that it was too much is known
         height = max(run.predicted_memory or run.memory or top, limit * 1.05 if limit else 0.0)
         memory += [Series(_failure(run), "bad", [(size, height / scale)], "cross")] if height else []
     line = (f"limit {format_size(int(limit))}", limit / scale) if limit else None

@@ -1,4 +1,4 @@
-"""Runs and sweeps as they lie in a storage: finding and reading them, whole, unfinished or broken."""
+"""Finding and reading the runs and sweeps in a storage, whether complete, unfinished or broken."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Found:
 
 
 def find(names: Sequence[str], storage: Store, first: Sequence[Run] = ()) -> Found:
-    """The runs asked for. In a folder of runs a sweep is one row; asked for by name, it is its trials.
+    """The requested runs. In a folder of runs a sweep is one row; requested by name, it is its trials.
 
     Args:
         names: below `storage`, or paths of runs, sweeps or folders of runs. None means all of `storage`.
@@ -155,7 +155,7 @@ def find(names: Sequence[str], storage: Store, first: Sequence[Run] = ()) -> Fou
 
 
 def _distinct(labels: Mapping[str, str]) -> dict[str, str]:
-    """The labels of addresses, with as many folders in front as make each unique."""
+    """Labels by address, with as many parent folders in front as make each unique."""
     labels = dict(labels)
     for parts in range(2, 2 + max((address.count("/") for address in labels), default=0)):
         again = Counter(labels.values())

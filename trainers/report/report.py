@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from trainers.formatting import format_duration
 from trainers.report.baseline import Pair, pairs
 from trainers.report.columns import (
-    Asked,
     Column,
+    Context,
     Value,
     columns_for,
     cost_of,
@@ -75,12 +75,13 @@ def report(
         The text of the table, file or page.
 
     Raises:
-        ValueError: a run does not exist or cannot be read, the format is unknown, or the storage holds no runs.
+        ValueError: a run does not exist or cannot be read, the storage holds no runs, the format is unknown, or the
+            price is negative.
     """
     if format not in FORMATS:
         raise ValueError(f"format={format!r} is not offered; use one of {', '.join(FORMATS)}")
     if price_per_hour is not None and not (math.isfinite(price_per_hour) and price_per_hour >= 0):
-        raise ValueError(f"price_per_hour={price_per_hour} is no price; give a number of at least 0")
+        raise ValueError(f"price_per_hour={price_per_hour} is not a price; give a number of at least 0")
     base = None if baseline is None else with_trials(resolve(baseline, Store(storage)))
     alone = base is not None and len(base.runs) == 1 and not base.runs[0].trial
     found = find(runs, Store(storage), first=base.runs if base and alone else ())
@@ -90,9 +91,9 @@ def report(
         paired = pairs(found.runs, [labelled.get(run.store.address, run) for run in base.runs], baseline)
     read = [run for run in found.runs if run.trial or format == "html"]
     metrics = {run.store.address: read_metrics(run) for run in read}
-    asked = Asked(paired, {address: lines for address, (lines, _) in metrics.items()}, price_per_hour)
-    columns = columns_for(found, asked)
-    records: list[Record] = [{column.name: column.value(run, asked) for column in columns} for run in found.runs]
+    context = Context(paired, {address: lines for address, (lines, _) in metrics.items()}, price_per_hour)
+    columns = columns_for(found, context)
+    records: list[Record] = [{column.name: column.value(run, context) for column in columns} for run in found.runs]
     if format in ("csv", "json"):
         nothing: Record = dict.fromkeys(column.name for column in columns)
         records += [{**nothing, "run": name, "status": "unreadable", "note": why} for name, why in found.broken]
@@ -102,11 +103,11 @@ def report(
     notes = [f"{record['run']}: {record['note']}" for record in records if record["note"]]
     notes += [f"{run.label}: {wrong}" for run in read if (wrong := metrics[run.store.address][1])]
     notes += [f"not readable: {name}: {why}" for name, why in found.broken]
-    notes += [note for sweep in found.sweeps for note in _doubts(sweep, asked)]
+    notes += [note for sweep in found.sweeps for note in _doubts(sweep, context)]
     if format == "html":
-        return _html(columns, records, found, asked, notes, title=Store(storage).address, baseline=baseline)
+        return _html(columns, records, found, context, notes, title=Store(storage).address, baseline=baseline)
     messages = [f"{record['run']}: {record['message']}" for record in records if record.get("message")]
-    ends = [line for sweep in found.sweeps for line in _ending(sweep, asked)]
+    ends = [line for sweep in found.sweeps for line in _ending(sweep, context)]
     shown = [column for column in columns if column.name not in ("note", "message")]
     table = _table(shown, records, shutil.get_terminal_size((200, 24)).columns)
     return table + "\n".join([*messages, *notes, *ends, ""])
@@ -129,7 +130,7 @@ def _csv(columns: Sequence[Column], records: Sequence[Record]) -> str:
 
 
 def _table(columns: Sequence[Column], records: Sequence[Record], width: int) -> str:
-    """A table no wider than `width`. Columns that say the same of all runs go first, then by their rank."""
+    """A table no wider than `width`. Columns equal for all runs are dropped first, then those of the highest rank."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -139,7 +140,7 @@ def _table(columns: Sequence[Column], records: Sequence[Record], width: int) -> 
         return ""
     cells = {column.name: [_cell(column, record) for record in records] for column in columns}
     size = {column.name: 2 + max(map(len, [column.header, *cells[column.name]])) for column in columns}
-    size["run"] = min(size["run"], max(30, width // 4))  # longer names are folded
+    size["run"] = min(size["run"], max(30, width // 4))  # longer names are wrapped
     same = {name for name, texts in cells.items() if len(texts) > 1 and len(set(texts)) == 1}
     # The scores of the best epoch are in the other formats: here they would crowd out what is compared.
     kept = [c for c in columns if set(cells[c.name]) != {"-"} and not c.name.startswith("final_")]
@@ -168,9 +169,9 @@ def _table(columns: Sequence[Column], records: Sequence[Record], width: int) -> 
 # What is said of a sweep
 
 
-def _measured(sweep: Sweep, asked: Asked) -> dict[str, dict[str, float]]:
+def _measured(sweep: Sweep, context: Context) -> dict[str, dict[str, float]]:
     """Epochs and seconds run and saved, from the metrics.jsonl of the trials, whatever sweep.json says."""
-    histories = {run.label: asked.lines.get(run.store.address, ()) for run in sweep.runs}
+    histories = {run.label: context.lines.get(run.store.address, ()) for run in sweep.runs}
     # A label may have got its folder's name in front; run folders that sweep.json does not name have no entry.
     return savings([{**run.trial, "name": run.label} for run in sweep.runs], histories)
 
@@ -187,9 +188,9 @@ def _winner(sweep: Sweep) -> Run | None:
     return next((run for run in sweep.runs if name and run.trial.get("name") == name), None)
 
 
-def _doubts(sweep: Sweep, asked: Asked) -> list[str]:
-    """Where sweep.json does not agree with the run folders, or is not whole."""
-    measured, doubts = _measured(sweep, asked), []
+def _doubts(sweep: Sweep, context: Context) -> list[str]:
+    """Where sweep.json disagrees with the run folders, or is incomplete."""
+    measured, doubts = _measured(sweep, context), []
     counted = sweep.number("epochs", "run")
     if counted is not None and counted != measured["epochs"]["run"]:
         doubts.append(f"sweep.json counts {counted:g} epochs run, metrics.jsonl {measured['epochs']['run']:g}")
@@ -197,7 +198,7 @@ def _doubts(sweep: Sweep, asked: Asked) -> list[str]:
         doubts.append(f"its winner {sweep.get('winner')} is not among the trials")
     if not sweep.runs:
         doubts.append("no trials yet")
-    silent = [run.label for run in sweep.runs if run.get("status") in RAN and not asked.lines.get(run.store.address)]
+    silent = [run.label for run in sweep.runs if run.get("status") in RAN and not context.lines.get(run.store.address)]
     if silent:
         doubts.append(f"no epochs are recorded of {', '.join(silent)}; what it saved is not known")
     if unlisted := [run.label for run in sweep.runs if not run.trial]:
@@ -205,9 +206,9 @@ def _doubts(sweep: Sweep, asked: Asked) -> list[str]:
     return [f"{sweep.label}: {doubt}" for doubt in doubts]
 
 
-def _ending(sweep: Sweep, asked: Asked) -> list[str]:
+def _ending(sweep: Sweep, context: Context) -> list[str]:
     """The lines below a table: how the sweep stands, its winner, what early stopping saved."""
-    measured, winner = _measured(sweep, asked), _winner(sweep)
+    measured, winner = _measured(sweep, context), _winner(sweep)
     state = str(sweep.get("status") or "status unknown").replace("_", " ")
     lines = ["", ": ".join(filter(None, [f"{sweep.label}, {state}", str(sweep.get("message") or "")]))]
     if winner is not None:
@@ -226,7 +227,7 @@ def _ending(sweep: Sweep, asked: Asked) -> list[str]:
     )
     if epochs["repeats"]:
         lines.append(f"repeats: {epochs['repeats']:g} epochs, {format_duration(seconds['repeats'])} of training")
-    if (cost := cost_of(sweep, asked)) is not None:
+    if (cost := cost_of(sweep, context)) is not None:
         lines.append(f"cost of the sweep: {cost:,.2f}")
     return lines
 
@@ -238,7 +239,7 @@ def _html(
     columns: Sequence[Column],
     records: Sequence[Record],
     found: Found,
-    asked: Asked,
+    context: Context,
     notes: Sequence[str],
     *,
     title: str,
@@ -253,11 +254,11 @@ def _html(
     shown = [column for column in columns if column.name not in hidden]
     modes = {sweep.store.address: sweep.get("mode") for sweep in found.sweeps}
     runs = {
-        run.store.address: _page_run(run, record, shown, asked, modes.get(run.sweep))
+        run.store.address: _page_run(run, record, shown, context, modes.get(run.sweep))
         for run, record in zip(found.runs, records, strict=True)
     }
-    sweeps = [_page_sweep(sweep, runs, asked) for sweep in found.sweeps]
-    comparison = None if baseline is None else _comparison(columns, records, found, asked, baseline)
+    sweeps = [_page_sweep(sweep, runs, context) for sweep in found.sweeps]
+    comparison = None if baseline is None else _comparison(columns, records, found, context, baseline)
     if len(sweeps) == 1 and all(run.sweep for run in found.runs):
         title = f"{title}/{sweeps[0].label}"
     return page(title, [column.header for column in shown], list(runs.values()), notes, sweeps, comparison)
@@ -273,7 +274,7 @@ def _same_for_all(columns: Sequence[Column], records: Sequence[Record]) -> dict[
     return same
 
 
-def _page_run(run: Run, record: Record, shown: Sequence[Column], asked: Asked, mode: object) -> PageRun:
+def _page_run(run: Run, record: Record, shown: Sequence[Column], context: Context, mode: object) -> PageRun:
     metric = None if record["best_metric"] is None else str(record["best_metric"])
     return PageRun(
         label=run.label,
@@ -298,7 +299,7 @@ def _page_run(run: Run, record: Record, shown: Sequence[Column], asked: Asked, m
         values=values_of(run.trial),
         batch_size=number(run.setting("batch_size")),
         cost=number(record.get("cost")),
-        history=asked.lines.get(run.store.address, ()),
+        history=context.lines.get(run.store.address, ()),
         machine=str(record["machine"] or ""),
         versions=_versions(run),
         info=run.info,
@@ -306,7 +307,7 @@ def _page_run(run: Run, record: Record, shown: Sequence[Column], asked: Asked, m
     )
 
 
-def _page_sweep(sweep: Sweep, runs: Mapping[str, PageRun], asked: Asked) -> PageSweep:
+def _page_sweep(sweep: Sweep, runs: Mapping[str, PageRun], context: Context) -> PageSweep:
     winner = _winner(sweep)
     return PageSweep(
         label=sweep.label,
@@ -317,13 +318,13 @@ def _page_sweep(sweep: Sweep, runs: Mapping[str, PageRun], asked: Asked) -> Page
         metric=str(sweep.get("metric") or "score"),
         minimise=sweep.get("mode") == "min",
         winner=None if winner is None else runs[winner.store.address],
-        savings=_measured(sweep, asked),
+        savings=_measured(sweep, context),
         repeats=_repeats(sweep),
         seconds=sweep.number("seconds", "total"),
         setup_seconds=sweep.number("seconds", "setup"),
         concurrency=sweep.number("concurrency"),
         memory_limit=sweep.number("memory_limit_bytes"),
-        cost=cost_of(sweep, asked),
+        cost=cost_of(sweep, context),
         plan=_plan(sweep),
         machine=machine_of(sweep) or "",
         versions=_versions(sweep),
@@ -339,7 +340,7 @@ def _plan(sweep: Sweep) -> str:
 
 
 def _comparison(
-    columns: Sequence[Column], records: Sequence[Record], found: Found, asked: Asked, baseline: str
+    columns: Sequence[Column], records: Sequence[Record], found: Found, context: Context, baseline: str
 ) -> Comparison:
     swept = list(dict.fromkeys(key for sweep in found.sweeps for key in swept_keys(sweep.info, sweep.trials)))
     names = "run {} training_seconds baseline_seconds speed_up peak_memory_bytes baseline_memory_bytes "
@@ -348,7 +349,7 @@ def _comparison(
     both = [
         (run, partner, record)
         for run, record in zip(found.runs, records, strict=True)
-        if (partner := asked.partner(run)) is not None and partner.store.address != run.store.address
+        if (partner := context.partner(run)) is not None and partner.store.address != run.store.address
     ]
     if all(run.label == partner.label for run, partner, _ in both):
         order.remove("baseline_run")

@@ -1,4 +1,4 @@
-"""Charts as SVG text, in the colours of the page around them: lines and dots, and maps of numbers."""
+"""Charts as SVG, in the colours of the page around them: lines, dots and heat maps."""
 
 from __future__ import annotations
 
@@ -47,6 +47,10 @@ class Axis:
     def at(self, value: float) -> float:
         low, high, value = (math.log(each) if self.log else each for each in (self.low, self.high, value))
         return round(self.start + (value - low) / (high - low) * (self.stop - self.start), 1)
+
+    def words(self) -> str:
+        """The axis for the script: low, high, start, stop, and 1 where it is logarithmic."""
+        return f"{self.low:.9g} {self.high:.9g} {self.start:g} {self.stop:g} {self.log:d}"
 
     def ticks(self, *, whole: bool = False) -> list[float]:
         """Round numbers on the axis: powers of ten, or 3 to 6 multiples of 1, 2 or 5 times one."""
@@ -101,6 +105,8 @@ def chart(
         left=LEFT,
         right=WIDTH - RIGHT,
         foot=HEIGHT - BOTTOM,
+        x_axis=x.words(),
+        y_axis=y.words(),
         x_ticks=[(x.at(tick), _plain(tick)) for tick in few or x.ticks(whole=x_label == "epoch")],
         y_ticks=[(y.at(tick), _plain(tick)) for tick in y.ticks()],
         level=(level[0], y.at(level[1])) if level else None,
@@ -117,23 +123,25 @@ class Drawn:
     mark: str
     places: Sequence[tuple[float, float]]
     """Across and down, of each point."""
+    path: str
+    """The same as a path: "M56 227 412 30"."""
     points: str
-    """Across, down, x and y of each point: "56,227,1,0.25 ...". What the script shows under the pointer."""
+    """x and y of each point, for the script that shows the one under the pointer: "1,0.25 2,0.31"."""
     hint: str
     """What is shown where no script runs."""
 
     @classmethod
     def of(cls, line: Series, x: Axis, y: Axis) -> Drawn:
         places = [(x.at(across), y.at(up)) for across, up in line.points]
-        joined = zip(places, line.points, strict=True)
-        points = " ".join(f"{a:g},{b:g},{across:.6g},{up:.6g}" for (a, b), (across, up) in joined)
+        path = "M" + " ".join(f"{across} {down}" for across, down in places)
+        points = " ".join(f"{across:.6g},{up:.5g}" for across, up in line.points)
         across, up = line.points[-1]
-        return cls(line.label, line.css, line.mark, places, points, f"{line.label}: {up:.4g} at {across:.4g}")
+        return cls(line.label, line.css, line.mark, places, path, points, f"{line.label}: {up:.4g} at {across:.4g}")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A field of a map. Without a value it has no colour, but may have a text."""
+    """A field of a heat map. Without a value it has no colour, but may have a text."""
 
     value: float | None
     text: str

@@ -1,4 +1,4 @@
-"""What the trials of a sweep add up to: pure functions of the entries of sweep.json and lines of metrics.jsonl."""
+"""Statistics over the trials of a sweep: pure functions of the entries of sweep.json and lines of metrics.jsonl."""
 
 from __future__ import annotations
 

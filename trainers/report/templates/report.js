@@ -37,10 +37,16 @@ function svg(chart, name, attributes) {
   return element;
 }
 
+function scale(axis) { // the place of a value on an axis
+  const [low, high, start, stop, log] = axis.split(" ").map(Number), each = log ? Math.log : Number;
+  return value => start + (each(value) - each(low)) / (each(high) - each(low)) * (stop - start);
+}
+
 function points(chart) {
+  const across = scale(chart.dataset.xAxis), down = scale(chart.dataset.yAxis);
   return [...chart.querySelectorAll(".series")].flatMap(series => series.dataset.points.split(" ").map(point => {
-    const [across, down, x, y] = point.split(",").map(Number);
-    return { series, across, down, x, y };
+    const [x, y] = point.split(",").map(Number);
+    return { series, across: across(x), down: down(y), x, y };
   }));
 }
 
