@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from trainers.data import sampler
 from trainers.data.batches import Cached
-from trainers.messages import Job, Line
+from trainers.messages import Event, Job, Line
 from trainers.models import linear_cnn
 from trainers.recipe import Recipe, Scale, resolve
 from trainers.runtime import worker
@@ -161,7 +161,7 @@ def loop_history(case: Case) -> list[Line]:
     """The lines of history of worker.work in this process."""
     lines: list[Line] = []
 
-    def report(event: dict[str, Any]) -> None:
+    def report(event: Event) -> None:
         if event["kind"] == "epoch":
             lines.append(event["line"])
 

@@ -39,8 +39,8 @@ import _common
 
 from trainers.messages import Event
 
-SPACE = {"lr": [0.003, 0.01, 0.03, 0.1], "batch_size": [32, 64, 128]}
-FEW = {"lr": [0.03], "batch_size": [32, 64]}
+SPACE: dict[str, list[float]] = {"lr": [0.003, 0.01, 0.03, 0.1], "batch_size": [32, 64, 128]}
+FEW: dict[str, list[float]] = {"lr": [0.03], "batch_size": [32, 64]}
 ROWS = 10_000
 CHANCE = 0.1
 """Accuracy of a guess, of ten classes."""
@@ -292,7 +292,7 @@ def our_trials(many: str) -> None:
             cells,
             lambda cell: {"name": cell.name, "scale": cell.scale.to_json(), "resources": {"CPU": 1.0}},
             cpus + 1,
-            lambda trial_id: None,
+            lambda: None,
             lambda trial_id, cell: None,
         )
         shared = {
@@ -303,7 +303,7 @@ def our_trials(many: str) -> None:
             "cwd": os.getcwd(),
             "argv": sys.argv,
         }
-        listener = ray_tune.Listener(sweep_state, "accuracy", coordinator, lambda trial_id, name: None)
+        listener = ray_tune.Listener(sweep_state, "accuracy", coordinator, lambda name: None)
         ray_tune.Trial = Idle  # type: ignore[misc,assignment]
         ray_tune.tune_trials(
             queue, [], ray_tune.scheduler(space, "asha", 1, "accuracy", "max", coordinator), listener, shared
