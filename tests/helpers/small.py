@@ -6,7 +6,7 @@ import os
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from PIL import Image
 from trainers.data.batches import Cached
 from trainers.data.prepare import prepare
 from trainers.data.source import scan_files
+from trainers.messages import Job, Meta
 from trainers.recipe import Recipe, Scale, recipe_names, resolve
 from trainers.storage.store import Store
 from trainers.training.checkpoint import Checkpoints
@@ -57,8 +58,8 @@ def small_data(name: str, folder: Path) -> str | None:
     return str(folder)
 
 
-def job(recipe: Recipe, raw: str | None, storage: Path, run: str, **scale: Any) -> dict[str, Any]:
-    """What launch.fit would hand to the workers."""
+def job(recipe: Recipe, raw: str | None, storage: Path, run: str, **scale: Any) -> Job:
+    """What fit would hand to the workers."""
     source = scan_files(recipe, raw)
     folder = prepare(recipe, source, storage / "cache")
     Store(storage / run).write_json("run.json", {"start_id": "of tests"})
@@ -69,7 +70,13 @@ def job(recipe: Recipe, raw: str | None, storage: Path, run: str, **scale: Any) 
         "storage": str(storage),
         "attempt": 1,
         "start_id": "of tests",
-        "data": {"mode": "cache", "folder": str(folder), "meta": dict(Cached(folder).meta)},
+        "data": {
+            "mode": "cache",
+            "folder": str(folder),
+            "published": None,
+            "node": None,
+            "meta": cast(Meta, dict(Cached(folder).meta)),
+        },
         "threads": 1,
         "cwd": os.getcwd(),
         "adopt": None,

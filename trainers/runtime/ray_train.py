@@ -322,6 +322,7 @@ def _trainer(job: RayJob, scale: Scale, resources: dict[str, float], storage: st
     from ray.train.torch import TorchTrainer
 
     from trainers.runtime.ray_callbacks import Changes, Network
+    from trainers.runtime.ray_internals import controller_callback
 
     return TorchTrainer(
         _train_worker,  # type: ignore[arg-type]  # it takes a dict, of whatever keys
@@ -338,7 +339,7 @@ def _trainer(job: RayJob, scale: Scale, resources: dict[str, float], storage: st
             name=job["coordinator"],
             storage_path=storage,
             failure_config=FailureConfig(max_failures=-1),  # the coordinator counts, and knows what would happen again
-            callbacks=[Changes(job["coordinator"])],  # type: ignore[list-item]
+            callbacks=[controller_callback(Changes(job["coordinator"]))],  # type: ignore[list-item]
         ),
     )
 
