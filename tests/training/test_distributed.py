@@ -231,5 +231,5 @@ def test_a_whole_tensor_is_its_own_share_and_joining_a_whole_state_does_nothing(
     state = TrainState(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
     state.join_snapshot()
     own = model.state_dict()
-    assert distributed.shares(own, own)["weight"] is own["weight"]
-    assert distributed.whole(own["weight"]) is own["weight"]
+    assert distributed.shard_all_like(own, own)["weight"] is own["weight"]
+    assert distributed.full_tensor(own["weight"]) is own["weight"]

@@ -41,6 +41,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainers.data import sampler
+from trainers.phase import phase
 
 F64 = npt.NDArray[np.float64]
 
@@ -69,6 +70,7 @@ class Column(IntEnum):
 COUNT = Column.RATIO + TRIES
 
 
+@phase("augmenting pictures", on="device")
 def augment(
     images: Tensor,
     settings: Mapping[str, Any],

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainers.data.sampler import Pass
+from trainers.phase import phase
 
 Array = npt.NDArray[Any]
 
@@ -103,7 +104,12 @@ def ahead(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:
     thread = threading.Thread(target=fill, name="read-ahead", daemon=True)
     thread.start()
     try:
-        while (item := ready.get()) is not None:
+        reading = phase("reading data", thread=thread)
+        while True:
+            with reading:
+                item = ready.get()
+            if item is None:
+                return
             if isinstance(item, BaseException):
                 raise item
             yield item

@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trainers.messages import BeatEvent
+from trainers.phase import phase
 from trainers.recipe import Scale
 from trainers.runtime.coordinator import POLL_SECONDS, Coordinator, Event, Job, Link
 from trainers.runtime.preflight import check_hosts, this_node
@@ -166,7 +168,7 @@ class Cluster:
                 if event["kind"] == "done":
                     ended_at = time.monotonic()
             if ended_at is None and (event := stall_detector.look()):
-                listen(event)
+                listen(dict(event))
             if stop.is_set() and not asked:
                 asked = True
                 coordinator.ask_to_stop.remote()
@@ -246,14 +248,15 @@ def _train_worker(job: Job) -> None:
     coordinator = ray.get_actor(job["coordinator"])
     gauges = Gauges(Store(job["folder"]).name, rank)
 
-    def beat(event: Event) -> None:
+    def beat(event: BeatEvent) -> None:
         gauges.take(event)
         coordinator.put.remote([event])
 
     def report(event: Event) -> None:
-        gauges.take(event)
+        gauges.take(event)  # type: ignore[arg-type]
         if event["kind"] == "epoch" and job["report"]:
-            ray.train.report(event["line"])  # on every rank, equally often; it waits for Ray's controller
+            with phase("reporting to Ray"):
+                ray.train.report(event["line"])  # on every rank, equally often; it waits for Ray's controller
         if rank == 0 or event["kind"] == "machine":
             line.report(event)
 
@@ -274,7 +277,6 @@ def _train_worker(job: Job) -> None:
 def _begin(job: Job, coordinator: Any, rank: int, size: int) -> int | None:
     """The how many-eth start of the workers this is, agreed by all ranks; None where the run is over already."""
     import ray
-    import torch
 
     from trainers.runtime import worker
     from trainers.runtime.failures import diagnose
@@ -290,8 +292,7 @@ def _begin(job: Job, coordinator: Any, rank: int, size: int) -> int | None:
             ray.get(coordinator.put.remote([worker.ending(status, f"{answer['why']}: {cause}")]))
         start = 0 if answer["over"] else answer["start"]
     world = distributed.World(rank, size, device.choose_device(), "fp32")
-    agreed = int(world.all_reduce(torch.tensor(start, device=world.device)))
-    return agreed or None
+    return world.broadcast(start)[0] or None
 
 
 def _trainer(

@@ -20,8 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainers.phase import phase
 from trainers.storage.store import Store, explain
 from trainers.training.state import Snapshot, TrainState
+
+_phase = phase("writing or reading a checkpoint")
 
 
 class Checkpoints:
@@ -44,6 +47,7 @@ class Checkpoints:
         self._complete: list[str] = []
         """The two newest checkpoints, once this process has written one."""
 
+    @_phase
     def save(self, state: TrainState) -> None:
         """Copy the state now, to be written by a thread; what waits there and is neither the best nor the newest is
         given up. Raises OSError where a checkpoint before could not be written."""
@@ -57,6 +61,7 @@ class Checkpoints:
                 self._busy = True
                 self._pending = self._thread.submit(self._write_waiting)
 
+    @_phase
     def wait(self) -> None:
         """Until everything is written. Raises OSError where the storage did not take it."""
         pending, self._pending = self._pending, None
@@ -66,6 +71,7 @@ class Checkpoints:
         if error is not None:
             raise error
 
+    @_phase
     def latest(self, warn: Callable[[str], None] = lambda text: None) -> dict[str, Any] | None:
         """The newest snapshot that verifies, or None; `warn` is told of each newer one that does not."""
         problems: list[str] = []
@@ -79,10 +85,12 @@ class Checkpoints:
             warn(f"{text}; {rest}")
         return snapshot
 
+    @_phase
     def latest_step(self) -> int:
         """The step of the newest checkpoint, whether or not it verifies; 0 where there is none."""
         return max(self._list(), default=(0, 0, ""))[1]
 
+    @_phase
     def at(self, step: int) -> dict[str, Any] | None:
         """The snapshot of a step; the newest where that is gone."""
         return self._read(f"{step:08}", lambda text: None) or self.latest()
@@ -94,6 +102,7 @@ class Checkpoints:
         finally:
             self._thread.shutdown()
 
+    @_phase
     def best(self) -> dict[str, Any]:
         """The snapshot of the best epoch. Raises ValueError where there is none that verifies."""
         problems: list[str] = []

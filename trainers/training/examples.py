@@ -12,6 +12,7 @@ import torch
 from trainers.data import augment, sampler
 from trainers.data.batches import Data
 from trainers.data.sampler import Pass
+from trainers.phase import phase
 from trainers.recipe import Recipe
 from trainers.training.distributed import World
 from trainers.training.evaluate import evaluating
@@ -26,6 +27,7 @@ PICTURE_SIDE = 512
 """Longest side, in pixels, of a picture that is shown."""
 
 
+@phase("drawing pictures")
 def show(run: Run, split: str, rows: Sequence[int]) -> list[dict[str, Any]]:
     """Pictures with what the model makes of them, for people: name, image, target and labels, uint8 arrays of at
     most PICTURE_SIDE pixels a side. Where the model is sharded every rank calls this, elsewhere any that likes."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from trainers.data import sampler
 from trainers.data.batches import Batch, Data, ahead
 from trainers.data.sampler import Pass
+from trainers.phase import phase
 from trainers.recipe import Recipe
 from trainers.tasks.base import Task
 from trainers.training import device, distributed
@@ -104,6 +105,7 @@ class Step:
         self.lr = 0.0
         self.requests = Requests(run)
 
+    @phase("the passes of a step", on="device")
     def accumulate(self, batches: list[Batch]) -> None:
         """Forward and backward of this rank's micro-batches: gradients of the mean loss of the batch are added up."""
         run = self.run
@@ -128,12 +130,14 @@ class Step:
                 with run.world.autocast():
                     loss = run.task.loss(run.model(images), targets)
                 factor = (factors * of.weight).to(loss.device, loss.dtype)  # a surplus pass counts 0
-                (loss * factor).sum().backward()
+                with phase("the backward pass", on="ranks" if of.last else "device"):  # the last one exchanges
+                    (loss * factor).sum().backward()
             if of.weight:
                 self.loss = loss.detach() if self.loss is None else self.loss + loss.detach()
                 if self.norms.size:
                     self.statistics[of.micro_batch] = self.norms.of_micro_batch()
 
+    @phase("the end of a step", on="device")
     def update(self) -> None:
         """Bring the ranks together, then take the step."""
         run, state = self.run, self.run.state
