@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
+
+from trainers.training.torch_internals import NormBase
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
@@ -50,7 +51,7 @@ def checkpoint_activations(model: nn.Module) -> None:
 
 def _checkpointed(block: nn.Module) -> Any:
     forward = block.forward
-    norms = [module for module in block.modules() if isinstance(module, _NormBase)]
+    norms = [module for module in block.modules() if isinstance(module, NormBase)]
 
     def contexts() -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
         return contextlib.nullcontext(), _at_rest(norms)
@@ -67,7 +68,7 @@ def _checkpointed(block: nn.Module) -> Any:
 
 
 @contextlib.contextmanager
-def _at_rest(norms: Sequence[_NormBase]) -> Iterator[None]:
+def _at_rest(norms: Sequence[NormBase]) -> Iterator[None]:
     """Running statistics stay as they are: a pass that is made again counts once."""
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

@@ -27,11 +27,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainers.recipe import Recipe
 from trainers.training import device
 from trainers.training.memory_trace import Trace, has_masks
+from trainers.training.torch_internals import BatchNorm
 
 TRACED = (2, 4)
 """Micro-batches that are traced. Not 1: a network with BatchNorm after global pooling takes no single image."""
@@ -208,7 +208,7 @@ def _curve(recipe_json: str, channels: int, classes: int, parts: int, activation
     few, many = (Trace(recipe, channels, classes, images, parts, activation_checkpointing) for images in TRACED)
     alone, several = (_envelope(few.step(count), many.step(count)) for count in (1, 2))
     waiting = _picture_bytes(recipe, channels) if few.waits else 0
-    return Curve(alone, several, waiting, any(isinstance(part, _BatchNorm) for part in few.model.modules()))
+    return Curve(alone, several, waiting, any(isinstance(part, BatchNorm) for part in few.model.modules()))
 
 
 @functools.lru_cache(maxsize=256)
