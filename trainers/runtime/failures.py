@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from trainers.runtime.preflight import Facts, by_value, on_every, ray_hosts
+from trainers.runtime.preflight import by_value, on_every, ray_hosts
 from trainers.runtime.ray_internals import parse_death
 
 KILLED = "the process was killed without a word (SIGKILL), most likely by the kernel, out of memory"
@@ -34,14 +34,14 @@ def diagnose(error: str) -> tuple[Literal["out_of_memory", "failed"], str]:
         with by_value(sys.modules[__name__]):
             words = on_every(there, _last_words, {"pid": pid})
         heard = [each for each in words.values() if "error" not in each]
-        if fault := next((each["fault"] for each in heard if each["fault"]), None):
+        if fault := next((each.get("fault") for each in heard if each.get("fault")), None):
             return "failed", f"the process crashed: {fault}"
         if heard:
             return "out_of_memory", KILLED
     return "failed", f"the process died: {death.detail}"
 
 
-def _last_words(wanted: Facts) -> Facts:
+def _last_words(wanted: dict[str, int]) -> dict[str, str | None]:
     """{fault}: what process `pid` of this host wrote as it crashed; None where it did not."""
     import ray
 

@@ -1,12 +1,12 @@
-"""Device, precision, threads, DDP, FSDP2 and the exchange between workers: the only module that knows them.
+"""Precision, DDP, FSDP2 and the exchange between workers: the only module that knows them.
 
 Pipeline stages over devices are not offered. `torch.distributed.pipelining.pipeline` (torch 2.15) does cut ResNets and
 U-Nets, within the encoder too, without touching them, and carries skip connections. But its stages are graphs exported
 in training mode: no BatchNorm module is left in them, so that statistics cannot be applied in the order of the
-micro-batches and no part can be frozen, and `eval()` is taken without effect: evaluation would use each batch's own
+micro-batches and no part can be frozen, and `eval()` has no effect: evaluation would use each batch's own
 statistics. A stage receives into buffers of the first micro-batch's shape, where an epoch's last step cuts 7 pictures
 into 4 and 3: it fails there. And a schedule makes all passes of a step in one call: dropout cannot be seeded before
-each. A model that does not fit is sharded, its activations made again, its batch cut into micro-batches.
+each. A model that does not fit is sharded, its activations recomputed, its batch cut into micro-batches.
 """
 
 from __future__ import annotations
@@ -97,7 +97,15 @@ class World:
 
 
 def freeze(model: nn.Module, names: tuple[str, ...]) -> None:
-    """Switch off the gradients of every parameter whose name starts with one of `names`. Raises ValueError."""
+    """Switch off the gradients of the parts of a model.
+
+    Args:
+        model: Its parameters are changed in place.
+        names: Of parts, as in "encoder" or "encoder.layer1", or of parameters.
+
+    Raises:
+        ValueError: A name that the model does not have.
+    """
     parameters = dict(model.named_parameters())
     for name in names:
         matching = [key for key in parameters if key == name or key.startswith(name + ".")]
@@ -119,7 +127,7 @@ def set_training(model: nn.Module, frozen: tuple[str, ...]) -> None:
 def place(model: nn.Module, world: World) -> nn.Module:
     """The model on its device and in its precision: whole or, under FSDP2, this worker's part of every weight.
 
-    To be called before the optimizer is made: FSDP2 puts new parameters in the place of the old ones.
+    Call it before the optimizer is made: FSDP2 replaces the parameters.
     """
     if not world.sharded:
         return model.to(world.device, world.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
@@ -139,13 +147,22 @@ def place(model: nn.Module, world: World) -> nn.Module:
 
 
 def _channels_last(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """What a convolution puts out is laid out as by weights in channels_last: dropout draws in the order of memory."""
+    """The output of a convolution is laid out as by weights in channels_last: dropout draws in the order of memory."""
     return (inputs[0].to(memory_format=torch.channels_last), *inputs[1:]) if inputs[0].ndim == 4 else inputs
 
 
 def wrap(model: nn.Module, world: World, *, compile: bool = False, activation_checkpointing: bool = False) -> nn.Module:
-    """The model as it is called in training: with recomputed activations and compiled on request, and DDP where
-    there are several workers. Raises ValueError where there is nothing to recompute."""
+    """The model as it is called in training: in DDP where there are several workers that hold it whole.
+
+    Args:
+        model: What `place` returned.
+        world: This worker's place among all.
+        compile: Whether to compile it.
+        activation_checkpointing: Whether to keep only the inputs of its blocks, and recompute the rest.
+
+    Raises:
+        ValueError: It has no blocks to recompute.
+    """
     if activation_checkpointing:
         checkpoint_activations(model)
     if compile:
@@ -157,15 +174,17 @@ def wrap(model: nn.Module, world: World, *, compile: bool = False, activation_ch
         return DistributedDataParallel(
             model,
             device_ids=[world.device.index] if world.device.type == "cuda" else None,
-            broadcast_buffers=False,  # BatchNormStatistics brings the buffers in step
+            broadcast_buffers=False,  # BatchNormStatistics keeps the buffers alike
             gradient_as_bucket_view=True,
         )
 
 
 @contextlib.contextmanager
 def accumulating(model: nn.Module, last: bool) -> Iterator[None]:
-    """DDP exchanges gradients in the last backward pass of a step only. FSDP2 does in each: so it never keeps whole
-    gradients, which would take as much memory as the weights that it spreads."""
+    """One forward and backward pass of a step: DDP exchanges gradients in the last one only.
+
+    FSDP2 does in each: so it never keeps whole gradients, which would take as much memory as the weights it shards.
+    """
     if last or not isinstance(model, DistributedDataParallel):
         yield
     else:
@@ -207,7 +226,7 @@ def shard_all_like(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) ->
 
 
 def interface_of(address: str) -> str | None:
-    """The network interface of this host that bears an IP address; None where none does."""
+    """The network interface of this host that has an IP address; None where none has."""
     import psutil
 
     found = psutil.net_if_addrs().items()
