@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # A package, or a module that lies beside them, may import those of the lines above its own.
 LEVELS = [
-    "formatting messages decode ratios",
+    "formatting messages phase decode ratios",
     "progress",
     "registry datasets models storage augmentations",
     "recipe",
@@ -115,23 +115,11 @@ import trainers
 for optimizer in ("sgd", "adamw"):
     trainers.fit("digits.cnn", {"epochs": 1, "optimizer": optimizer}, trainers.Scale(workers=0))
 """
-AMONG_OTHERS = """
-import os
-import torch
-from trainers.training import distributed as parallel
-torch.distributed.init_process_group("gloo", init_method=f"file://{os.getcwd()}/meeting", rank=0, world_size=1)
-model = parallel.wrap(torch.nn.Linear(2, 1), parallel.World(0, 2, torch.device("cpu"), "fp32"))
-for last in (False, True):
-    with parallel.accumulating(model, last):
-        model(torch.ones(1, 2)).sum().backward()
-assert model.module.weight.grad.tolist() == [[2, 2]]
-torch.distributed.destroy_process_group()
-"""
 
 
-@pytest.mark.parametrize("code", [ALONE, AMONG_OTHERS], ids=["alone", "among others"])
-def test_training_does_without_the_compiler(code: str, tmp_path: Path) -> None:
-    """Whose import takes longer than the first epochs of a small model."""
+def test_training_alone_does_without_the_compiler(tmp_path: Path) -> None:
+    """Whose import takes longer than the first epochs of a small model; trainers/training/startup.py avoids it."""
+    code = ALONE
     code += "import sys; print(*{'torch._dynamo', 'sympy'} & sys.modules.keys())"
     env = {**os.environ, "TRAINYARD_STORAGE": str(tmp_path), "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)

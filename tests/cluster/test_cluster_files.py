@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from helpers.ray_launcher import as_ray_reads_it
 
 from trainers.recipe import resolve
 
@@ -113,10 +114,7 @@ def test_the_wheel_ships_all_files() -> None:
 
 @pytest.mark.parametrize("name", LAUNCHER)
 def test_ray_up_accepts_the_file(name: str) -> None:
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
-    config = prepare_config(load(name))
-    validate_config(config)
+    config = as_ray_reads_it(load(name))
     workers = [kind for kind in config["available_node_types"].values() if kind["max_workers"]]
     assert workers
     assert all(0 <= kind["min_workers"] <= kind["max_workers"] for kind in workers)

@@ -94,7 +94,9 @@ def watched_work(job: Job, rank: int = 0, size: int = 1) -> list[dict[str, Any]]
             nonlocal weights
             super().update()
             losses.append(self.mean())
-            weights = sum(getattr(p, "_local_tensor", p).numel() for p in self.run.state.model.parameters())
+            weights = sum(
+                (p.to_local() if hasattr(p, "to_local") else p).numel() for p in self.run.state.model.parameters()
+            )
 
     def stopping() -> bool:
         return len(losses) >= job.get("stop_after", 10**9)

@@ -1,4 +1,4 @@
-"""A stall is told: who waits for whom, and where that one stands."""
+"""A stall is reported: who waits for whom, and where that one stands."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from helpers.small import job, small_recipe
 
 from trainers.data import batches
 from trainers.data.batches import ahead
+from trainers.messages import BeatEvent
+from trainers.phase import phase, phases
 from trainers.runtime import stall_detector
 from trainers.runtime.coordinator import Coordinator
-from trainers.runtime.stall_detector import Beat, Frame, Heartbeat, StallDetector, describe, judge, stands
+from trainers.runtime.stall_detector import Frame, Heartbeat, StallDetector, describe, judge, stands
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 200
+SECONDS = 60
 
 
 def told_by(stall_detector: StallDetector) -> str:
@@ -30,18 +32,18 @@ def told_by(stall_detector: StallDetector) -> str:
     return "" if event is None else f"{event['kind']}: {event['text']}"
 
 
-def beat(rank: int, size: int = 3, **changes: Any) -> Beat:
+def beat(rank: int, size: int = 3, **changes: Any) -> BeatEvent:
     ours = {"kind": "beat", "rank": rank, "size": size, "host": f"host{rank}", "idle": 0.0, "stalled": False}
     stand = {"at": "step 118 of epoch 3", "where": "the end of a step (parallel.py:79 add_up)", "waits": True}
     return {**ours, **stand, "first": False, "last": False, **changes}
 
 
-READING = {"where": "reading data (data.py:412 _gather)", "waits": False}
+READS = {"where": "reading data (data.py:412 _gather)", "waits": False}
 HOSTS = {0: "host0", 1: "host1", 2: "host2"}
 
 
 def test_the_one_that_does_not_wait_is_waited_for() -> None:
-    beats = {0: beat(0), 1: beat(1, **READING), 2: beat(2)}
+    beats = {0: beat(0), 1: beat(1, **READS), 2: beat(2)}
     assert describe(beats, {}, HOSTS) == (
         "ranks 0 and 2 wait in step 118 of epoch 3 for rank 1 on host1, which stands in reading data "
         "(data.py:412 _gather)"
@@ -64,7 +66,7 @@ def test_where_all_wait_the_network_is_in_doubt() -> None:
 
 
 def test_where_none_waits_each_is_named() -> None:
-    assert describe({0: beat(0, 1, **READING)}, {}, HOSTS) == "rank 0 on host0 stands in " + READING["where"]
+    assert describe({0: beat(0, 1, **READS)}, {}, HOSTS) == "rank 0 on host0 stands in " + READS["where"]
     text = describe({}, {0: 21.0, 1: 22.0}, HOSTS)
     assert text.startswith("rank 0 on host0, not heard of for 21 s; rank 1 on host1, not heard of for 22 s; Ray")
 
@@ -100,7 +102,7 @@ def test_a_stall_is_told_once_then_ever_more_seldom_and_its_end(hours: Hours) ->
         idle = hours.now - 100
         if idle % 5 == 0:
             for rank in range(3):
-                stall_detector.hear(beat(rank, idle=idle, stalled=idle >= 20, **(READING if rank == 1 else {})))
+                stall_detector.hear(beat(rank, idle=idle, stalled=idle >= 20, **(READS if rank == 1 else {})))
         told += [(idle, text)] if (text := told_by(stall_detector)) else []
     assert [idle for idle, _ in told] == [20, 40, 80]
     assert all("warning: no step for" in text and "for rank 1 on host1" in text for _, text in told)
@@ -148,65 +150,108 @@ def frames(*places: str) -> list[Frame]:
 
 
 TORCH = str(Path(torch.__file__).parent)
-STEP = ("loop.py:420 _train_epoch", "loop.py:226 train", "worker.py:60 work", "on_ray.py:270 _train_worker")
+OUTER = ("loop.py:420 _train_epoch", "loop.py:226 train", "worker.py:60 work", "ray_train.py:270 _train_worker")
+TRAINING = phase("training", on="device")
+PASSES = phase("the passes of a step", on="device")
+END = phase("the end of a step", on="device")
+EXCHANGE = phase("waiting for other ranks", on="ranks")
+READING = phase("reading data")
 
 
 @pytest.mark.parametrize(
-    ("stack", "gpu", "expected"),
+    ("within", "stack", "where", "waits", "waits_with_device"),
     [
         (
-            [f"{TORCH}/distributed/distributed_c10d.py:3000 all_reduce", "parallel.py:79 add_up", "loop.py:481 update"],
-            False,
-            ("the end of a step (parallel.py:79 add_up)", True),
-        ),
-        (
-            [f"{TORCH}/autograd/graph.py:829 _engine_run_backward", "loop.py:460 accumulate"],
-            False,
-            ("the passes of a step (loop.py:460 accumulate)", True),
-        ),
-        (
-            [f"{TORCH}/nn/modules/conv.py:548 forward", "/home/me/mine.py:12 forward", "loop.py:459 accumulate"],
-            False,
-            ("the passes of a step (mine.py:12 forward)", False),
-        ),
-        (["loop.py:730 _numbers", "loop.py:560 look"], True, ("training (loop.py:730 _numbers)", True)),
-        (["data.py:412 _gather", "data.py:390 batches"], True, ("reading data (data.py:412 _gather)", False)),
-        (
-            [f"{os.path.dirname(os.__file__)}/threading.py:355 wait", "checkpoint.py:116 wait", "loop.py:690 _save"],
+            [TRAINING, END, EXCHANGE],
+            [f"{TORCH}/distributed/distributed_c10d.py:3000 all_reduce", "distributed.py:79 all_reduce"],
+            "the end of a step, waiting for other ranks (distributed.py:79 all_reduce)",
             True,
-            ("writing or reading a checkpoint (checkpoint.py:116 wait)", False),
+            True,
         ),
-        ([], False, ("nowhere: its thread has ended", False)),
+        (
+            [EXCHANGE],
+            ["distributed.py:79 all_reduce"],
+            "waiting for other ranks (distributed.py:79 all_reduce)",
+            True,
+            True,
+        ),
+        (
+            [TRAINING, PASSES],
+            [f"{TORCH}/nn/modules/conv.py:548 forward", "/home/me/mine.py:12 forward", "step.py:459 accumulate"],
+            "the passes of a step (mine.py:12 forward)",
+            False,
+            True,
+        ),
+        ([TRAINING], ["meter.py:73 _numbers"], "training (meter.py:73 _numbers)", False, True),
+        ([TRAINING, READING], ["batches.py:412 _gather"], "reading data (batches.py:412 _gather)", False, False),
+        (
+            [TRAINING, phase("writing a checkpoint")],
+            [f"{os.path.dirname(os.__file__)}/threading.py:355 wait", "checkpoint.py:116 wait"],
+            "writing a checkpoint (checkpoint.py:116 wait)",
+            False,
+            False,
+        ),
+        ([], ["worker.py:60 work"], "worker.py:60 work", False, True),
     ],
 )
-def test_where_a_stack_stands(stack: list[str], gpu: bool, expected: tuple[str, bool]) -> None:
-    assert judge(frames(*stack, *STEP) if stack else [], gpu) == expected
+def test_where_a_rank_stands_and_whether_it_waits_for_others(
+    within: list[phase], stack: list[str], where: str, waits: bool, waits_with_device: bool
+) -> None:
+    calls = frames(*stack, *OUTER)
+    assert judge(within, calls) == (where, waits)
+    assert judge(within, calls, device_waits=True) == (where, waits_with_device)
+
+
+def test_a_thread_that_has_ended_stands_nowhere() -> None:
+    assert judge([TRAINING], []) == ("nowhere: its thread has ended", False)
+
+
+def test_phases_are_those_of_a_thread_and_end_with_their_block() -> None:
+    me, seen = threading.get_ident(), list[list[str]]()
+
+    @PASSES
+    def work() -> int:
+        """Pass."""
+        with END:
+            looking = threading.Thread(target=lambda: seen.append([each.name for each in phases(me)]))
+            looking.start()
+            looking.join()
+        raise OSError
+
+    assert work.__doc__ == "Pass."
+    with pytest.raises(OSError), TRAINING:  # noqa: PT011
+        work()
+    assert seen == [["training", "the passes of a step", "the end of a step"]]
+    assert phases(me) == []
 
 
 def test_a_rank_that_reads_ahead_stands_where_its_reader_does() -> None:
-    asleep, seen = threading.Event(), []
+    asleep, seen = threading.Event(), list[tuple[str, bool]]()
 
     def stuck() -> Iterator[Any]:
         asleep.wait(SECONDS)
         yield None
 
-    me = threading.get_ident()
+    me, limit = threading.get_ident(), time.monotonic() + SECONDS
 
     def look() -> None:
-        while "stuck" not in (where := stands(me)[0]):
+        while "stuck" not in (found := stands(me, device_waits=True))[0] and time.monotonic() < limit:
             time.sleep(0.01)
-        seen.append(where)
+        seen.append(found)
         asleep.set()
 
     looking = threading.Thread(target=look)
     looking.start()
-    list(ahead(stuck()))
+    with TRAINING:
+        list(ahead(stuck()))
     looking.join()
-    assert re.fullmatch(r"reading data \(test_watch.py:\d+ stuck\)", seen[0])
+    where, waits = seen[0]
+    assert re.fullmatch(r"reading data \(test_stall_detector.py:\d+ stuck\)", where)
+    assert not waits
 
 
-def test_a_watch_leaves_no_thread() -> None:
-    before, sent = threading.active_count(), list[Beat]()
+def test_a_heartbeat_leaves_no_thread() -> None:
+    before, sent = threading.active_count(), list[BeatEvent]()
     with Heartbeat(0, 1, "host", sent.append):
         assert threading.active_count() == before + 1
     assert threading.active_count() == before
@@ -243,7 +288,7 @@ def test_a_rank_with_a_slow_disk_is_named(tmp_path: Path) -> None:
     size, stall_detector, ends = 2, StallDetector(1.0), list[str]()
     told: list[str] = []
     named = r"warning: no step for \d+ s: rank 0 waits in step \d+ of epoch 1 for rank 1 on host1, "
-    named += r"which stands in reading data \(test_watch.py:\d+ slow_disk\)"
+    named += r"which stands in reading data \(test_stall_detector.py:\d+ slow_disk\)"
     recipe = small_recipe("digits.cnn", batch_size=64, micro_batch_size=16, precision="fp32", epochs=1)
     work = job(recipe, None, tmp_path, "run")
     context = multiprocessing.get_context("spawn")

@@ -17,10 +17,12 @@ from torch.nn import functional as F
 
 from trainers.augmentations import AUGMENTATIONS, COLUMNS, Colour, Geometry, View, uniform
 from trainers.data import sampler
+from trainers.phase import phase
 
 F64 = npt.NDArray[np.float64]
 
 
+@phase("augmenting pictures", on="device")
 def augment(
     images: Tensor,
     settings: Mapping[str, object],

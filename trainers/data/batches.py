@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from trainers.data.sampler import Pass
 from trainers.messages import Meta
+from trainers.phase import phase
 
 Array = npt.NDArray[Any]
 
@@ -104,7 +105,12 @@ def ahead(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:
     thread = threading.Thread(target=fill, name="read-ahead", daemon=True)
     thread.start()
     try:
-        while (item := ready.get()) is not None:
+        reading = phase("reading data", thread=thread)
+        while True:
+            with reading:
+                item = ready.get()
+            if item is None:
+                return
             if isinstance(item, BaseException):
                 raise item
             yield item

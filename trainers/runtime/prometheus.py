@@ -1,19 +1,18 @@
-"""What a worker tells Ray's metrics, for Prometheus and the dashboard `cluster/grafana.json`.
+"""What a worker reports to Ray's metrics, for Prometheus and the dashboard `cluster/grafana.json`.
 
-Ray puts "ray_" before the names, and drops what a process told some seconds after it has ended. Imports ray; on_ray
-alone imports it.
+Ray puts "ray_" before the names, and drops what a process reported some seconds after it has ended. Imports ray;
+ray_train alone imports it.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
-from typing import Any
 
 import ray.util
 import torch
 from ray.util.metrics import Gauge
 
+from trainers.messages import Event
 from trainers.training.device import choose_device, memory_held
 
 DESCRIPTIONS = {
@@ -31,12 +30,16 @@ _OF_EVERY_RANK = ("data_wait_share", "gpu_memory_bytes", "idle_seconds")
 
 
 class Gauges:
-    """The gauges of one rank, fed from the events of its loop and the beats of its watch."""
+    """The gauges of one rank, fed from the events of its loop and its beats."""
 
     def __init__(self, run: str, rank: int) -> None:
+        """Args:
+        run: The name of the run.
+        rank: The rank of this process; 0 reports what all ranks have in common, too.
+        """
         self.rank = rank
         self.host = f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
-        """The host's name alone need not tell it from others."""
+        """With its address: hosts may share a name."""
         self.device = choose_device()
         self._tags = {"run": run, "rank": str(rank), "host": self.host, "score": ""}
         names = [name for name in DESCRIPTIONS if rank == 0 or name in _OF_EVERY_RANK]
@@ -44,15 +47,15 @@ class Gauges:
             f"trainyard_{name}": Gauge(f"trainyard_{name}", DESCRIPTIONS[name], tuple(self._tags)) for name in names
         }
 
-    def take(self, event: Mapping[str, Any]) -> None:
-        """Set what the event tells."""
+    def take(self, event: Event) -> None:
+        """Set what the event says."""
         for name, value in measured(event, self.device).items():
             base, _, score = name.partition("/")
             if gauge := self._gauges.get(f"trainyard_{base}"):
                 gauge.set(value, {**self._tags, "score": score})
 
 
-def measured(event: Mapping[str, Any], device: torch.device) -> dict[str, float]:
+def measured(event: Event, device: torch.device) -> dict[str, float]:
     """The gauges that an event sets; those of a score are named "validation_score/<name>"."""
     if event["kind"] == "beat":
         return {"idle_seconds": event["idle"], "gpu_memory_bytes": memory_held(device)}

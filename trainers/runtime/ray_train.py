@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from trainers.messages import DoneEvent, Event, GroupStart, Job, RayJob
+from trainers.messages import BeatEvent, DoneEvent, Event, GroupStart, Job, RayJob
 from trainers.recipe import Scale
 from trainers.runtime.coordinator import POLL_SECONDS, ActorHandle, Coordinator, Link
 from trainers.runtime.preflight import check_hosts, this_node
@@ -271,7 +271,7 @@ def _train_worker(job: RayJob) -> None:
     coordinator = ray.get_actor(job["coordinator"])
     gauges = Gauges(Store(job["folder"]).name, rank)
 
-    def beat(event: Event) -> None:
+    def beat(event: BeatEvent) -> None:
         gauges.take(event)
         coordinator.put.remote([event])
 
@@ -297,7 +297,6 @@ def _train_worker(job: RayJob) -> None:
 def _begin(job: RayJob, coordinator: ActorHandle, rank: int, size: int) -> int | None:
     """The number of this start of the workers, from 1, agreed by all ranks; None where the run is over already."""
     import ray
-    import torch
 
     from trainers.runtime import worker
     from trainers.runtime.failures import diagnose
@@ -313,8 +312,7 @@ def _begin(job: RayJob, coordinator: ActorHandle, rank: int, size: int) -> int |
             ray.get(coordinator.put.remote([worker.ending(status, f"{answer['why']}: {cause}")]))
         start = 0 if answer["over"] else answer["start"]
     world = distributed.World(rank, size, device.choose_device(), "fp32")
-    agreed = int(world.all_reduce(torch.tensor(start, device=world.device)))
-    return agreed or None
+    return world.broadcast(start)[0] or None
 
 
 def _trainer(job: RayJob, scale: Scale, resources: dict[str, float], storage: str) -> TorchTrainer:

@@ -1,7 +1,7 @@
 """Instead of a silent hang: which rank the others wait for, and where it stands.
 
-A thread in every worker looks at how far its rank is and sends beats to the driver; the driver's lookout hears them,
-and says so where a rank stands still or is not heard of.
+A thread in every worker checks how far its rank is and sends beats to the driver; the driver's StallDetector hears
+them, and warns where a rank stands still or is not heard of. Where a rank stands its code says itself (trainers.phase).
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple
 
+from trainers import phase as phase_module
 from trainers.messages import BeatEvent, MessageEvent, WarningEvent
+from trainers.phase import phase, phases
 
 if TYPE_CHECKING:
     from trainers.data.batches import Batch, Data
@@ -40,7 +42,7 @@ MOST_NAMED = 4
 
 
 class Heartbeat:
-    """A thread that looks at how far the thread that made it is with its rank's work, and tells.
+    """A thread that checks how far the thread that made it is with its rank's work, and reports it.
 
     It ends with the `with` block.
     """
@@ -48,15 +50,21 @@ class Heartbeat:
     def __init__(
         self, rank: int, size: int, host: str, send: Callable[[BeatEvent], None], stall_seconds: float = STALL_SECONDS
     ) -> None:
-        """Parameters: `send` takes the beats, in this thread of the watch, and must not wait for long."""
+        """Args:
+        rank: Of the thread that makes this.
+        size: Ranks in all.
+        host: How people know this rank's host.
+        send: Takes the beats, in the heartbeat's own thread; must not wait for long.
+        stall_seconds: A rank that moves nothing for so long stands still.
+        """
         self.rank, self.size, self.host, self.send, self.stall_seconds = rank, size, host, send, stall_seconds
         self._watched = threading.get_ident()
         self._state: TrainState | None = None
         self._data: _Counted | None = None
         self._start = 0
-        self._gpu = False
+        self._device_waits = False
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Heartbeat:
         self._thread.start()
@@ -68,12 +76,12 @@ class Heartbeat:
 
     def follow(self, state: TrainState, data: Data, world: World) -> Data:
         """Training is about to start from `state`. Returns the same data, whose batches are counted."""
-        self._gpu = world.device.type == "cuda"
+        self._device_waits = world.device.type == "cuda" or world.sharded
         self._state, self._data, self._start = state, _Counted(data), state.total_steps
         return self._data
 
     def _run(self) -> None:
-        longest, stalled, told = 0.0, False, -1e9
+        longest, stalled, sent = 0.0, False, -1e9
         progress, moved = self._progress(), time.monotonic()
         looked = moved
         while not self._over.is_set():
@@ -82,14 +90,15 @@ class Heartbeat:
                 moved = now
             looked = now
             set_up = progress[0] >= STEPS_TO_SET_UP
-            if progress != (progress := self._progress()):
+            known, progress = progress, self._progress()
+            if progress != known:
                 longest = max(longest, now - moved) if set_up and not stalled else longest
                 moved = now
             patience = max(self.stall_seconds, SLOW * longest) if set_up else SETTING_UP * self.stall_seconds
             stalled = now - moved > patience
-            if stalled != before or now - told >= self.stall_seconds / BEATS_A_STALL:
-                self._beat(now - moved, stalled, first=told < 0)
-                told = now
+            if stalled != before or now - sent >= self.stall_seconds / BEATS_A_STALL:
+                self._beat(now - moved, stalled, first=sent < 0)
+                sent = now
             self._over.wait(self.stall_seconds / BEATS_A_STALL / 5)
         self._beat(0.0, False, last=True)
 
@@ -100,7 +109,7 @@ class Heartbeat:
         return self._state.total_steps - self._start, self._data.read
 
     def _beat(self, idle: float, stalled: bool, *, first: bool = False, last: bool = False) -> None:
-        where, waits = stands(self._watched, self._gpu)
+        where, waits = stands(self._watched, self._device_waits)
         self.send(
             {
                 "kind": "beat",
@@ -126,6 +135,9 @@ class Heartbeat:
         return f"step {self._state.step + 1} of epoch {epoch}"
 
 
+_reading = phase("reading data")
+
+
 class _Counted:
     """Data that counts the batches it gives: progress, in evaluation too."""
 
@@ -135,7 +147,12 @@ class _Counted:
 
     def batches(self, split: str, passes: Iterable[Pass]) -> Iterator[Batch]:
         self.split = split
-        for batch in self.data.batches(split, passes):
+        batches = iter(self.data.batches(split, passes))
+        while True:
+            with _reading:
+                batch = next(batches, None)
+            if batch is None:
+                return
             self.read += 1
             yield batch
 
@@ -147,67 +164,48 @@ class Frame(NamedTuple):
     line: int
     function: str
 
-    @property
-    def name(self) -> str:
-        """As in "data._gather"."""
-        return f"{Path(self.file).stem}.{self.function}"
-
 
 _LIBRARIES = ("<", *{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _OURS = os.path.dirname(os.path.dirname(__file__))
-_AHEAD = "read-ahead"
-_HOST_WORK = {
-    "data": "reading data",
-    "checkpoint": "writing or reading a checkpoint",
-    "loop.show": "drawing pictures",
-    "loop.create_state": "making the model",
-    "worker._open_data": "opening the data",
-    "on_ray.tell": "reporting to Ray",
-}
-"""Module, or module and function -> what it does; no GPU, and no other rank, has a part in it."""
-_WORK = {
-    **_HOST_WORK,
-    "augment": "augmenting pictures",
-    "loop.accumulate": "the passes of a step",
-    "loop.update": "the end of a step",
-    "loop.evaluate": "evaluation",
-    "loop.train": "training",
-}
-_EXCHANGES = ("/torch/distributed/", "/torch/nn/parallel/distributed.py")
+_PHASES = phase_module.__file__
 
 
-def stands(thread: int, gpu: bool = False) -> tuple[str, bool]:
-    """Where a thread stands, in words, and whether it seems to wait for other ranks. See `judge`."""
-    found = sys._current_frames()
-    frames = _frames(found.get(thread))
-    if any(frame.name == "data.ahead" and frame.file.startswith(_OURS) for frame in frames[:4]):
-        ahead = [each.ident for each in threading.enumerate() if each.name == _AHEAD]
-        frames = _frames(found.get(ahead[-1] or 0)) if ahead else frames
-    return judge(frames, gpu)
+def stands(thread: int, device_waits: bool = False) -> tuple[str, bool]:
+    """Where a thread of this process stands, in words, and whether it seems to wait for other ranks.
+
+    Args:
+        thread: Its `ident`.
+        device_waits: Whether work on the device may be waiting for other ranks: a GPU takes orders and does them later,
+            an exchange among them; and under FSDP2 every pass exchanges weights.
+
+    Returns:
+        As in ("reading data (batches.py:93 _gather)", False).
+    """
+    within = phases(thread)
+    if within and (other := within[-1].thread) is not None and other.ident is not None:
+        thread, within = other.ident, [*within, *phases(other.ident)]
+    frames = _frames(sys._current_frames().get(thread))
+    return judge(within, frames, device_waits)
 
 
-def judge(frames: Sequence[Frame], gpu: bool = False) -> tuple[str, bool]:
-    """What a stack, innermost call first, says: where it stands, in words, and whether it waits for other ranks.
+def judge(within: Sequence[phase], frames: Sequence[Frame], device_waits: bool = False) -> tuple[str, bool]:
+    """What the phases that a thread is in say, and its stack, innermost call first, which gives file and line.
 
-    The exchange of gradients is a part of the backward pass: a rank in it counts as one that waits. A `gpu` takes
-    orders and does them later: the host then waits anywhere in a step, and only work of its own tells it apart.
+    The exchange of gradients is a part of the backward pass: a rank in it counts as one that waits.
     """
     if not frames:
         return "nowhere: its thread has ended", False
-    work, host_work = "", False
-    for frame in frames:
-        if frame.file.startswith(_OURS):
-            key = next((key for key in (frame.name, frame.name.partition(".")[0]) if key in _WORK), None)
-            if key is not None:
-                work, host_work = _WORK[key], key in _HOST_WORK
-                break
-    inner = frames[0]
-    waits = any(part in inner.file.replace(os.sep, "/") for part in _EXCHANGES)
-    waits = waits or inner.function == "_engine_run_backward" or (gpu and not host_work)
-    known = (each for each in frames if each.file.startswith(_OURS) or not each.file.startswith(_LIBRARIES))
-    own = next(known, inner)
+    on = within[-1].on if within else "device"
+    names = [each.name for each in within[-2 if on == "ranks" else -1 :]]
+    known = (each for each in frames if _is_ours(each.file) or not each.file.startswith(_LIBRARIES))
+    own = next(known, frames[0])
     place = f"{Path(own.file).name}:{own.line} {own.function}"
-    return f"{work} ({place})" if work else place, waits
+    where = f"{', '.join(names)} ({place})" if names else place
+    return where, on == "ranks" or (on == "device" and device_waits)
+
+
+def _is_ours(file: str) -> bool:
+    return file.startswith(_OURS) and file != _PHASES
 
 
 def _frames(frame: FrameType | None) -> list[Frame]:
@@ -223,16 +221,16 @@ def _frames(frame: FrameType | None) -> list[Frame]:
 
 
 class StallDetector:
-    """Hears the beats of all ranks, and says who is waited for: at once, and again whenever the wait has doubled."""
+    """Hears the beats of all ranks, and warns who is waited for: at once, and again whenever the wait has doubled."""
 
     def __init__(self, stall_seconds: float = STALL_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
         self.stall_seconds, self.clock = stall_seconds, clock
         self._beats: dict[int, BeatEvent] = {}
         self._heard: dict[int, float] = {}
         self._begun: float | None = None
-        """When the stall that was told began."""
+        """When the stall that was reported began."""
         self._next = 0.0
-        """Seconds of stall at which it is told again."""
+        """Seconds of stall at which it is reported again."""
 
     def hear(self, beat: BeatEvent) -> None:
         """Take in a beat."""
@@ -248,7 +246,7 @@ class StallDetector:
             del self._heard[rank], self._beats[rank]
 
     def look(self) -> MessageEvent | WarningEvent | None:
-        """The event that tells people what they should know now: of kind "warning", and "message" when it is over."""
+        """The event for people, where there is one now: of kind "warning", and "message" when the stall is over."""
         now = self.clock()
         silent = {rank: now - heard for rank, heard in self._heard.items() if now - heard > self.stall_seconds}
         heard = {rank: beat for rank, beat in self._beats.items() if rank not in silent}
@@ -269,8 +267,10 @@ class StallDetector:
 def describe(heard: Mapping[int, BeatEvent], silent: Mapping[int, float], hosts: Mapping[int, str]) -> str:
     """Who waits for whom, and where that one stands.
 
-    Parameters: `heard`, the last beats of the ranks that are heard of; `silent`, seconds since the others were;
-    `hosts`, of every rank that was ever heard of.
+    Args:
+        heard: Rank -> its last beat, of the ranks that are heard of.
+        silent: Rank -> seconds since it was heard of, of the others.
+        hosts: Rank -> how people know its host, of every rank that was ever heard of.
     """
 
     def named(rank: int) -> str:

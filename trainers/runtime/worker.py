@@ -14,6 +14,7 @@ from trainers.data.batches import Cached, Data
 from trainers.data.source import scan_files
 from trainers.data.stream import Streamed
 from trainers.messages import DoneEvent, Event, Job, Meta, Picture, Status
+from trainers.phase import phase
 from trainers.recipe import Recipe, Scale
 from trainers.runs.files import not_shared, sees
 from trainers.runs.provenance import machine
@@ -132,6 +133,7 @@ def ending(status: Status, message: str) -> DoneEvent:
     }
 
 
+@phase("opening the data")
 def _open_data(job: Job, recipe: Recipe, scale: Scale) -> Data:
     where = job["data"]
     if where["mode"] == "cache":

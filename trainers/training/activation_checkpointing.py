@@ -1,16 +1,17 @@
-"""Keep the inputs of blocks only; compute the rest again in the backward pass."""
+"""Keep the inputs of blocks only; recompute the rest in the backward pass."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
+
+from trainers.training.torch_internals import NormBase
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
@@ -37,29 +38,29 @@ def _count_weights(module: nn.Module) -> int:
 
 
 def checkpoint_activations(model: nn.Module) -> None:
-    """Activation checkpointing: of each block of layers only the input is kept, and its forward pass is made again on
-    the way back, with the same random numbers. Raises ValueError where the model has no such blocks."""
+    """Keep only the input of each block of layers; its forward pass is recomputed in the backward pass, with the same
+    random numbers. Raises ValueError where the model has no such blocks."""
     several = [block for block in blocks(model) if any(block.children())]
     if not several:
         raise ValueError(
-            "activation_checkpointing: this model has no blocks of several layers to make again; leave the flag out"
+            "activation_checkpointing: this model has no blocks of several layers to recompute; leave the flag out"
         )
     for block in several:
         block.forward = _checkpointed(block)  # names and structure stay
 
 
-def _checkpointed(block: nn.Module) -> Any:
+def _checkpointed(block: nn.Module) -> Callable[..., object]:
     forward = block.forward
-    norms = [module for module in block.modules() if isinstance(module, _NormBase)]
+    norms = [module for module in block.modules() if isinstance(module, NormBase)]
 
     def contexts() -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
-        return contextlib.nullcontext(), _at_rest(norms)
+        return contextlib.nullcontext(), _frozen_statistics(norms)
 
     @functools.wraps(forward)
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def run(*args: Any, **kwargs: Any) -> object:
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
-        if torch.compiler.is_compiling():  # a compiled graph keeps statistics apart from what it makes again
+        if torch.compiler.is_compiling():  # a compiled graph keeps statistics apart from what it recomputes
             return checkpoint(forward, *args, use_reentrant=False, **kwargs)
         return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
@@ -67,8 +68,8 @@ def _checkpointed(block: nn.Module) -> Any:
 
 
 @contextlib.contextmanager
-def _at_rest(norms: Sequence[_NormBase]) -> Iterator[None]:
-    """Running statistics stay as they are: a pass that is made again counts once."""
+def _frozen_statistics(norms: Sequence[NormBase]) -> Iterator[None]:
+    """Running statistics stay as they are: a pass that is recomputed counts once."""
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, None

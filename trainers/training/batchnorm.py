@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainers.training.distributed import World
+from trainers.training.torch_internals import BatchNorm
 
 
 class BatchNormStatistics:
@@ -18,7 +18,7 @@ class BatchNormStatistics:
     """
 
     def __init__(self, model: nn.Module, world: World) -> None:
-        layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+        layers = [m for m in model.modules() if isinstance(m, BatchNorm) and m.track_running_stats]
         self.layers = [m for m in layers if m.training] if world.size > 1 else []
         if not self.layers:
             return

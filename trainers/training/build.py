@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from trainers.phase import phase
 from trainers.recipe import Recipe
 from trainers.registry import load
 from trainers.tasks.base import Task
@@ -17,6 +16,7 @@ from trainers.tasks.class_weights import weigh_classes
 from trainers.tasks.make import make, outputs
 from trainers.training import distributed
 from trainers.training.distributed import World
+from trainers.training.startup import eager
 from trainers.training.state import TrainState
 
 
@@ -46,6 +46,7 @@ def make_task(recipe: Recipe, meta: Mapping[str, Any]) -> Task:
     return make(recipe.task, recipe.task_args, len(meta["classes"]), weights)
 
 
+@phase("making the model")
 def create_state(recipe: Recipe, meta: Mapping[str, Any], world: World, *, fresh: bool = True) -> TrainState:
     """The state of a run before its first step, the same on every rank; not `fresh`: about to be restored."""
     if not fresh:  # downloads nothing
@@ -62,15 +63,6 @@ def create_state(recipe: Recipe, meta: Mapping[str, Any], world: World, *, fresh
 def _optimizer(recipe: Recipe, parameters: list[nn.Parameter], *, fused: bool = True) -> torch.optim.Optimizer:
     common: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": fused}
     if recipe.optimizer == "sgd":
-        return _plain(torch.optim.SGD)(parameters, momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
+        return eager(torch.optim.SGD)(parameters, momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
     kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return _plain(kind)(parameters, betas=(recipe.momentum, 0.999), **common)
-
-
-@functools.cache
-def _plain(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
-    """An optimizer without the decorators that are for compiled steps. They import torch._dynamo: 1.2 s and 146 MiB
-    in every process that trains alone, such as each that runs trials."""
-    names = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
-    methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}
-    return type(kind.__name__, (kind,), {**methods, "step": torch.no_grad()(inspect.unwrap(kind.step))})
+    return eager(kind)(parameters, betas=(recipe.momentum, 0.999), **common)

@@ -20,8 +20,11 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
+from trainers.phase import phase
 from trainers.storage.store import Store, explain
 from trainers.training.state import Snapshot, TrainState
+
+_phase = phase("writing or reading a checkpoint")
 
 
 class _Waiting(NamedTuple):
@@ -56,6 +59,7 @@ class Checkpoints:
         self._complete: list[str] = []
         """The two newest checkpoints, once this process has written one."""
 
+    @_phase
     def save(self, state: TrainState) -> None:
         """Copy the state now, to be written by a thread. What still waits there and is neither the best nor the newest
         is dropped.
@@ -73,6 +77,7 @@ class Checkpoints:
                 self._busy = True
                 self._pending = self._thread.submit(self._write_waiting)
 
+    @_phase
     def wait(self) -> None:
         """Until everything is written. Raises OSError where the storage did not take it."""
         pending, self._pending = self._pending, None
@@ -82,6 +87,7 @@ class Checkpoints:
         if error is not None:
             raise error
 
+    @_phase
     def latest(self, warn: Callable[[str], None] = lambda text: None) -> Snapshot | None:
         """The newest snapshot that verifies, or None; `warn` is called for each newer one that does not."""
         problems: list[str] = []
@@ -95,10 +101,12 @@ class Checkpoints:
             warn(f"{text}; {rest}")
         return snapshot
 
+    @_phase
     def latest_step(self) -> int:
         """The step of the newest checkpoint, whether or not it verifies; 0 where there is none."""
         return max(self._list(), default=(0, 0, ""))[1]
 
+    @_phase
     def at(self, step: int) -> Snapshot | None:
         """The snapshot of a step; the newest where that is gone."""
         return self._read(f"{step:08}", lambda text: None) or self.latest()
@@ -110,6 +118,7 @@ class Checkpoints:
         finally:
             self._thread.shutdown()
 
+    @_phase
     def best(self) -> Snapshot:
         """The snapshot of the best epoch. Raises ValueError where there is none that verifies."""
         problems: list[str] = []

@@ -1,34 +1,34 @@
-"""Device, precision, threads, DDP, FSDP2 and the exchange between workers: the only module that knows them.
+"""Precision, DDP, FSDP2 and the exchange between workers: the only module that knows them.
 
 Pipeline stages over devices are not offered. `torch.distributed.pipelining.pipeline` (torch 2.15) does cut ResNets and
 U-Nets, within the encoder too, without touching them, and carries skip connections. But its stages are graphs exported
 in training mode: no BatchNorm module is left in them, so that statistics cannot be applied in the order of the
-micro-batches and no part can be frozen, and `eval()` is taken without effect: evaluation would use each batch's own
+micro-batches and no part can be frozen, and `eval()` has no effect: evaluation would use each batch's own
 statistics. A stage receives into buffers of the first micro-batch's shape, where an epoch's last step cuts 7 pictures
 into 4 and 3: it fails there. And a schedule makes all passes of a step in one call: dropout cannot be seeded before
-each. A model that does not fit is sharded, its activations made again, its batch cut into micro-batches.
+each. A model that does not fit is sharded, its activations recomputed, its batch cut into micro-batches.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from trainers.phase import phase
 from trainers.training.activation_checkpointing import blocks, checkpoint_activations
 
-Value = TypeVar("Value")
+T = TypeVar("T")
+_waiting = phase("waiting for other ranks", on="ranks")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class World:
     @property
     def sharded(self) -> bool:
         """Whether each worker holds a part of the weights. Then all of them must take part in a forward pass, and in
-        a snapshot. One worker alone has nothing to share."""
+        a snapshot. One worker alone has nothing to shard."""
         return self.strategy == "fsdp2" and self.size > 1
 
     @property
@@ -52,7 +52,7 @@ class World:
         """Of the parameters and of the input."""
         return torch.float64 if self.precision == "fp64" else torch.float32
 
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
         """The context of every forward pass and loss."""
         if self.precision != "bf16":
             return contextlib.nullcontext()
@@ -64,28 +64,48 @@ class World:
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
+    # Every worker calls each of the following, in the same order.
+
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum of `tensor` over all workers, in place."""
         if self.size > 1:
-            dist.all_reduce(tensor)
+            with _waiting:
+                dist.all_reduce(tensor)
         return tensor
 
-    def gather_objects(self, value: Value) -> list[Value]:
-        """`value` of every rank, in the order of the ranks; it is pickled. Waits until every worker asks."""
+    def broadcast(self, *numbers: int) -> list[int]:
+        """The numbers of rank 0."""
         if self.size == 1:
-            return [value]
-        gathered: list[Value] = [value] * self.size
-        dist.all_gather_object(gathered, value)
-        return gathered
+            return list(numbers)
+        tensor = torch.tensor(numbers, device=self.device)
+        with _waiting:
+            dist.broadcast(tensor, src=0)
+        return [int(number) for number in tensor.tolist()]
 
     def agree(self, *requests: bool) -> list[bool]:
-        """What rank 0 wishes; waits until every worker asks."""
-        mine = [float(request and self.rank == 0) for request in requests]
-        return [bool(request) for request in self.all_reduce(torch.tensor(mine, device=self.device)).tolist()]
+        """What rank 0 requests."""
+        return [bool(request) for request in self.broadcast(*requests)]
+
+    def gather_objects(self, value: T) -> list[T]:
+        """The values of all ranks, by rank; they are pickled."""
+        if self.size == 1:
+            return [value]
+        values: list[T | None] = [None] * self.size
+        with _waiting:
+            dist.all_gather_object(values, value)
+        return cast(list[T], values)
 
 
 def freeze(model: nn.Module, names: tuple[str, ...]) -> None:
-    """Switch off the gradients of every parameter whose name starts with one of `names`. Raises ValueError."""
+    """Switch off the gradients of the parts of a model.
+
+    Args:
+        model: Its parameters are changed in place.
+        names: Of parts, as in "encoder" or "encoder.layer1", or of parameters.
+
+    Raises:
+        ValueError: A name that the model does not have.
+    """
     parameters = dict(model.named_parameters())
     for name in names:
         matching = [key for key in parameters if key == name or key.startswith(name + ".")]
@@ -107,7 +127,7 @@ def set_training(model: nn.Module, frozen: tuple[str, ...]) -> None:
 def place(model: nn.Module, world: World) -> nn.Module:
     """The model on its device and in its precision: whole or, under FSDP2, this worker's part of every weight.
 
-    To be called before the optimizer is made: FSDP2 puts new parameters in the place of the old ones.
+    Call it before the optimizer is made: FSDP2 replaces the parameters.
     """
     if not world.sharded:
         return model.to(world.device, world.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
@@ -127,13 +147,22 @@ def place(model: nn.Module, world: World) -> nn.Module:
 
 
 def _channels_last(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """What a convolution puts out is laid out as by weights in channels_last: dropout draws in the order of memory."""
+    """The output of a convolution is laid out as by weights in channels_last: dropout draws in the order of memory."""
     return (inputs[0].to(memory_format=torch.channels_last), *inputs[1:]) if inputs[0].ndim == 4 else inputs
 
 
 def wrap(model: nn.Module, world: World, *, compile: bool = False, activation_checkpointing: bool = False) -> nn.Module:
-    """The model as it is called in training: with recomputed activations and compiled on request, and DDP where
-    there are several workers. Raises ValueError where there is nothing to recompute."""
+    """The model as it is called in training: in DDP where there are several workers that hold it whole.
+
+    Args:
+        model: What `place` returned.
+        world: This worker's place among all.
+        compile: Whether to compile it.
+        activation_checkpointing: Whether to keep only the inputs of its blocks, and recompute the rest.
+
+    Raises:
+        ValueError: It has no blocks to recompute.
+    """
     if activation_checkpointing:
         checkpoint_activations(model)
     if compile:
@@ -142,38 +171,20 @@ def wrap(model: nn.Module, world: World, *, compile: bool = False, activation_ch
         return model
     with warnings.catch_warnings():  # torch 2.15 renames broadcast_buffers; older ones know only this name
         warnings.simplefilter("ignore", FutureWarning)
-        return (DistributedDataParallel if compile else _Eager)(
+        return DistributedDataParallel(
             model,
             device_ids=[world.device.index] if world.device.type == "cuda" else None,
-            broadcast_buffers=False,  # BatchNormStatistics brings the buffers in step
+            broadcast_buffers=False,  # BatchNormStatistics keeps the buffers alike
             gradient_as_bucket_view=True,
         )
 
 
-class _Eager(DistributedDataParallel):
-    """DDP around a model that is not compiled: it does not import torch._dynamo, which takes 1.4 s and 146 MiB in each
-    worker, at every start. DDP asks there for a setting of the compiler, and tells it which model runs."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        if "torch._dynamo" in sys.modules:
-            super().__init__(*args, **options)
-            return
-        settings: Any = SimpleNamespace(get_optimize_ddp_mode=lambda: "ddp_optimizer")
-        torch._dynamo = SimpleNamespace(utils=settings)  # type: ignore[assignment]
-        try:
-            super().__init__(*args, **options)
-        finally:
-            del torch._dynamo  # torch imports the real one when somebody looks for it
-
-    @contextlib.contextmanager
-    def _inside_ddp_forward(self) -> Iterator[None]:
-        yield
-
-
 @contextlib.contextmanager
 def accumulating(model: nn.Module, last: bool) -> Iterator[None]:
-    """DDP exchanges gradients in the last backward pass of a step only. FSDP2 does in each: so it never keeps whole
-    gradients, which would take as much memory as the weights that it spreads."""
+    """One forward and backward pass of a step: DDP exchanges gradients in the last one only.
+
+    FSDP2 does in each: so it never keeps whole gradients, which would take as much memory as the weights it shards.
+    """
     if last or not isinstance(model, DistributedDataParallel):
         yield
     else:
@@ -181,34 +192,41 @@ def accumulating(model: nn.Module, last: bool) -> Iterator[None]:
             yield
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A sharded tensor's whole, in which every worker must take part; any other tensor as it is."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # importing DTensor takes 0.4 s
-
-
-def share(tensor: Any, like: Tensor) -> Any:
-    """A whole tensor of the shape of `like` as that is: this worker's part of it, or laid out in memory as that, which
-    fused optimizers take for granted. Anything else as it is."""
-    if not (isinstance(tensor, Tensor) and tensor.shape == like.shape):
+def full_tensor(tensor: Tensor) -> Tensor:
+    """The whole of a sharded tensor, in which every worker must take part; any other tensor as it is."""
+    if not hasattr(tensor, "full_tensor"):  # importing DTensor, to ask for its type, takes 0.4 s
         return tensor
+    with _waiting:
+        return cast(Tensor, tensor.full_tensor())
+
+
+def shard_like(value: T, like: Tensor) -> T:
+    """This worker's part of a tensor, or a tensor laid out in memory as fused optimizers take for granted.
+
+    Args:
+        value: A whole tensor; anything else, and a tensor of another shape, is returned as it is.
+        like: A tensor of the same shape, which may be sharded.
+    """
+    if not (isinstance(value, Tensor) and value.shape == like.shape):
+        return value
     if not hasattr(like, "full_tensor"):
-        return tensor if tensor.stride() == like.stride() else torch.empty_like(like).copy_(tensor)
+        return value if value.stride() == like.stride() else cast(T, torch.empty_like(like).copy_(value))
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     assert isinstance(like, DTensor)
-    if isinstance(tensor, DTensor):
-        return tensor
-    parts = tensor.contiguous(), like.device_mesh, like.placements
-    return distribute_tensor(*parts, src_data_rank=None)  # None: each worker has the whole
+    if isinstance(value, DTensor):
+        return value
+    whole = value.contiguous(), like.device_mesh, like.placements
+    return cast(T, distribute_tensor(*whole, src_data_rank=None))  # None: each worker has the whole
 
 
-def shares(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`share` of each, by name; names that `like` lacks stay as they are."""
-    return {name: share(tensor, like.get(name, tensor)) for name, tensor in tensors.items()}
+def shard_all_like(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`shard_like` of each, by name; names that `like` lacks stay as they are."""
+    return {name: shard_like(tensor, like.get(name, tensor)) for name, tensor in tensors.items()}
 
 
 def interface_of(address: str) -> str | None:
-    """The network interface of this host that bears an IP address; None where none does."""
+    """The network interface of this host that has an IP address; None where none has."""
     import psutil
 
     found = psutil.net_if_addrs().items()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from trainers.data import sampler
+from trainers.phase import phase
 from trainers.training.state import TrainState
 from trainers.training.step import Run, divisors_of, mean_loss
 
@@ -28,6 +29,7 @@ class Evaluation(NamedTuple):
     """Of the model's forward passes on this rank; reading, pre-processing, loss and scores are left out."""
 
 
+@phase("evaluation", on="device")
 def evaluate_split(run: Run, split: str) -> Evaluation:
     """Mean loss and counts over a split, the same on every rank; each picture counts once.
 

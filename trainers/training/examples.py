@@ -12,6 +12,7 @@ from trainers.data import augment, sampler
 from trainers.data.batches import Data
 from trainers.data.sampler import Pass
 from trainers.messages import Picture
+from trainers.phase import phase
 from trainers.recipe import Recipe
 from trainers.training.distributed import World
 from trainers.training.evaluate import evaluating
@@ -24,6 +25,7 @@ PICTURE_SIDE = 512
 """Longest side, in pixels, of a picture that is shown."""
 
 
+@phase("drawing pictures")
 def show(run: Run, split: str, rows: Sequence[int]) -> list[Picture]:
     """Pictures with what the model makes of them, of at most PICTURE_SIDE pixels a side.
 

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from trainers.data import sampler
 from trainers.data.batches import Data
 from trainers.messages import Line, Status
+from trainers.phase import phase
 from trainers.recipe import Recipe
 from trainers.training import device, distributed
 from trainers.training.batchnorm import BatchNormStatistics
@@ -47,6 +48,7 @@ class Summary(NamedTuple):
     message: str
 
 
+@phase("training", on="device")
 def train(
     recipe: Recipe,
     state: TrainState,

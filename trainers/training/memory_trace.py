@@ -13,15 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensorMode,
-    UnsupportedFakeTensorException,
-    UnsupportedOperatorException,
-)
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from trainers.augmentations import AUGMENTATIONS, COLUMNS
 from trainers.data import sampler
@@ -35,6 +26,13 @@ from trainers.training.distributed import World
 from trainers.training.preprocess import Preprocess
 from trainers.training.state import TrainState
 from trainers.training.step import Run, Step
+from trainers.training.torch_internals import (
+    TorchDispatchMode,
+    fake_tensors,
+    needs_numbers,
+    storage_key,
+    tree_leaves,
+)
 
 GATHERED = 5
 """Copies of FSDP2's largest block: weights, those that arrive, those fetched ahead, gradient, and that as it leaves."""
@@ -60,7 +58,7 @@ class Trace:
         meta = _meta(recipe, channels, classes)
         assert recipe.precision != "auto"
         self.world = World(0, 1, torch.device("cpu"), recipe.precision)
-        self.fake, self.ledger = FakeTensorMode(allow_non_fake_inputs=True), _Ledger()
+        self.fake, self.ledger = fake_tensors(), _Ledger()
         with torch.random.fork_rng(devices=[]), _LocatingErrors(recipe.model):
             with torch.device("meta"):
                 model = build.build_model(build.without_weights(recipe), meta)
@@ -112,14 +110,6 @@ class Trace:
         step.update()
 
 
-_WANTS_NUMBERS = (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    UnsupportedFakeTensorException,
-    UnsupportedOperatorException,
-)
-
-
 class Untraceable(ValueError):
     """What a model does depends on its numbers: it may train well, and what it takes shows then."""
 
@@ -138,7 +128,7 @@ class _LocatingErrors:
             return
         frames = traceback.extract_tb(error.__traceback__)
         frame = [f for f in frames if "site-packages" not in f.filename and f.filename != __file__][-1]
-        raise (Untraceable if isinstance(error, _WANTS_NUMBERS) else ValueError)(
+        raise (Untraceable if needs_numbers(error) else ValueError)(
             f"the memory of the model {self.model} cannot be predicted: on tensors without numbers it fails by "
             f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})"
         ) from None
@@ -169,7 +159,7 @@ class _Ledger(TorchDispatchMode):
         return result
 
     def _count(self, storage: Any) -> None:
-        key, size = storage._cdata, storage.nbytes()
+        key, size = storage_key(storage), storage.nbytes()
         if key in self._seen:
             return
 

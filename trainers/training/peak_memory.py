@@ -26,11 +26,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainers.recipe import Recipe
 from trainers.training import device
 from trainers.training.memory_trace import Trace, has_masks
+from trainers.training.torch_internals import BatchNorm
 
 TRACED = (2, 4)
 """Micro-batches that are traced. Not 1: a network with BatchNorm after global pooling takes no single image."""
@@ -200,7 +200,7 @@ def _curve(traced: _Traced, parts: int, activation_checkpointing: bool) -> Curve
     few, many = (Trace(recipe, channels, classes, images, parts, activation_checkpointing) for images in TRACED)
     alone, several = (_envelope(few.step(count), many.step(count)) for count in (1, 2))
     waiting = _picture_bytes(recipe, channels) if few.waits else 0
-    return Curve(alone, several, waiting, any(isinstance(part, _BatchNorm) for part in few.model.modules()))
+    return Curve(alone, several, waiting, any(isinstance(part, BatchNorm) for part in few.model.modules()))
 
 
 def _envelope(few: list[int], many: list[int]) -> tuple[Line, ...]:

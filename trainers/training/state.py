@@ -83,14 +83,14 @@ class TrainState:
             weights: By name, on any device.
             strict: Whether the names must be those of the model.
         """
-        self.model.load_state_dict(distributed.shares(weights, self.model.state_dict()), strict=strict)
+        self.model.load_state_dict(distributed.shard_all_like(weights, self.model.state_dict()), strict=strict)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Take over what `snapshot` returned, on any device, whether sharded or not."""
         self.load_weights(snapshot["model"])
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         states = {
-            index: {name: distributed.share(value, parameters[index]) for name, value in values.items()}
+            index: {name: distributed.shard_like(value, parameters[index]) for name, value in values.items()}
             for index, values in snapshot["optimizer"]["state"].items()
         }
         own_options = self.optimizer.state_dict()["param_groups"]  # DDP and FSDP2 do not use the same kernels
@@ -98,7 +98,7 @@ class TrainState:
         if self.ema is not None:
             assert snapshot["ema"] is not None
             for name, tensor in snapshot["ema"].items():
-                self.ema[name].copy_(distributed.share(tensor, self.ema[name]))
+                self.ema[name].copy_(distributed.shard_like(tensor, self.ema[name]))
         self.counts = {name: count.numpy() for name, count in snapshot["counts"].items()}
         for name, value in json.loads(snapshot["progress"]).items():
             setattr(self, name, value)
@@ -107,7 +107,7 @@ class TrainState:
 def _copy(value: object) -> Any:
     """The same structure of lists and mappings, with whole tensors on the host."""
     if isinstance(value, Tensor):
-        return distributed.whole(value.detach()).to("cpu", copy=True)
+        return distributed.full_tensor(value.detach()).to("cpu", copy=True)
     if isinstance(value, Mapping):
         return {key: _copy(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -118,7 +118,7 @@ def _copy(value: object) -> Any:
 def _gather(value: object) -> None:
     """What `_copy` does on another worker, in the same order."""
     if isinstance(value, Tensor):
-        distributed.whole(value.detach())
+        distributed.full_tensor(value.detach())
     elif isinstance(value, Mapping | list | tuple):
         for item in value.values() if isinstance(value, Mapping) else value:
             _gather(item)

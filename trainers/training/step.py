@@ -28,6 +28,7 @@ from trainers.data import sampler
 from trainers.data.batches import Batch, Data, ahead
 from trainers.data.sampler import Pass
 from trainers.messages import Event
+from trainers.phase import phase
 from trainers.recipe import Recipe
 from trainers.tasks.base import Task
 from trainers.training import device, distributed
@@ -133,6 +134,7 @@ class Step:
         self.lr = 0.0
         self.requests = RequestExchange(run)
 
+    @phase("the passes of a step", on="device")
     def accumulate(self, batches: list[Batch]) -> None:
         """Forward and backward of this rank's micro-batches: gradients of the mean loss of the batch are added up."""
         run = self.run
@@ -143,6 +145,7 @@ class Step:
         for micro_batch in micro_batches:
             self._forward_backward(micro_batch, factors)
 
+    @phase("the end of a step", on="device")
     def update(self) -> None:
         """Exchange between the ranks, then clip, set the learning rate, and apply the gradients."""
         run, state = self.run, self.run.state
@@ -188,7 +191,8 @@ class Step:
             with run.world.autocast():
                 loss = run.task.loss(run.model(micro_batch.images), micro_batch.targets)
             factor = (factors * of.weight).to(loss.device, loss.dtype)  # a surplus pass counts 0
-            (loss * factor).sum().backward()
+            with phase("the backward pass", on="ranks" if of.last else "device"):  # the last one exchanges
+                (loss * factor).sum().backward()
         if of.weight:
             self.loss = loss.detach() if self.loss is None else self.loss + loss.detach()
             if self.norms.size:
