@@ -182,8 +182,8 @@ class Recipe(_Value):
     def _check_sizes(self) -> None:
         for name in ("image_size", "stored_size"):
             size = getattr(self, name)
-            spelled = size and f"{size[0]}x{size[1]}"
-            _require(size is None or min(size) > 0, name, spelled, "height x width in pixels, such as 28x28")
+            formatted = size and f"{size[0]}x{size[1]}"
+            _require(size is None or min(size) > 0, name, formatted, "height x width in pixels, such as 28x28")
         height, width = self.storage_size
         if height < self.image_size[0] or width < self.image_size[1]:
             raise ValueError(
@@ -196,10 +196,10 @@ class Recipe(_Value):
         if micro is None or self.batch_size % micro == 0:
             return
         divisors = [d for d in range(1, self.batch_size + 1) if self.batch_size % d == 0]
-        nearest = sorted(sorted(divisors, key=lambda d: abs(d - micro))[:2])
+        closest = sorted(sorted(divisors, key=lambda d: abs(d - micro))[:2])
         raise ValueError(
             f"micro_batch_size={micro} does not divide batch_size={self.batch_size}; "
-            f"use {' or '.join(map(str, nearest))}"
+            f"use {' or '.join(map(str, closest))}"
         )
 
     @property
