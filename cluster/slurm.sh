@@ -52,7 +52,7 @@ export RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=3000 RAY_heal
 export RAY_JOB_STOP_WAIT_TIME_S=60 # what a stopped job has to save; Ray's default is 3
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # Ray is ended when the command has: nothing to wait 30 s for
 
-# What each node does: Ray, started anew whenever it dies, until srun ends it.
+# What each node does: Ray, restarted whenever it dies, until srun ends it.
 node() {
   set -u
   local child=""

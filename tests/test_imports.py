@@ -16,11 +16,11 @@ ROOT = Path(__file__).parent.parent
 LEVELS = [
     "formatting messages decode",
     "progress",
-    "registry datasets models storage",
+    "registry datasets models storage augmentations",
     "recipe",
     "recipes cli runs data tasks report",
     "training",
-    "checks runtime",
+    "checks resolve runtime",
     "fitting inference",
     "trainers",
     "__main__",

@@ -15,25 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from trainers import augmentations
 from trainers.formatting import UNITS, locate_error, nearest, parse_size
 from trainers.registry import arguments, load
 
-Augment = Mapping[str, Any]
-AUGMENTATIONS: dict[str, str] = {
-    "horizontal_flip": "probability",
-    "vertical_flip": "probability",
-    "rotate": "degrees, either way",
-    "scale": "[smallest, largest] factor",
-    "translate": "share of height and width, either way",
-    "crop": "true: a random place where pictures are stored larger than image_size",
-    "pad": "pixels around the picture before a random crop",
-    "resized_crop": "[smallest, largest] share of the area",
-    "fill": "what lies outside: zeros, reflect or edge",
-    "brightness": "strength d: factor in [1-d, 1+d]",
-    "contrast": "strength d: factor in [1-d, 1+d]",
-    "saturation": "strength d: factor in [1-d, 1+d]",
-    "hue": "shift in [-d, d], d at most 0.5",
-}
 _SEGMENT_ARGS = {"loss": ("cross_entropy", "dice", "sum"), "stride": 1, "boundary_tolerance": 0.0075}
 TASK_ARGS: dict[str, dict[str, Any]] = {
     "classify": {"label_smoothing": 0.0},
@@ -185,7 +170,7 @@ class Recipe(_Value):
                 holds = _matches(value, type(known)) and value >= (1 if isinstance(known, int) else 0)
                 least = "1 or more" if isinstance(known, int) else "0 or more"
                 _require(holds, f"task_args {name}", value, f"{_spell(type(known))}, {least}")
-        _check_augment(self.augment)
+        augmentations.check(self.augment)
         _check_arguments("datasets", self.dataset, "source", self.dataset_args, given=("data",))
         _check_arguments("models", self.model, "build", self.model_args, given=())
 
@@ -458,22 +443,3 @@ def _check_arguments(
             continue
         if not _matches(value, type(default)):
             raise ValueError(f"{key}={value!r} is not allowed; {key} of {name!r} takes {_spell(type(default))}")
-
-
-def _check_augment(augment: Augment) -> None:
-    for name, value in augment.items():
-        _check_name(name, AUGMENTATIONS, "augmentation")
-        if name == "fill":
-            holds = value in ("zeros", "reflect", "edge")
-        elif name == "crop":
-            holds = isinstance(value, bool)
-        elif name in ("scale", "resized_crop"):
-            pair = isinstance(value, list | tuple) and len(value) == 2 and all(_matches(v, float) for v in value)
-            holds = pair and 0 < value[0] <= value[1] and (name == "scale" or value[1] <= 1)
-        else:
-            most = {"hue": 0.5, "rotate": 180.0, "pad": 1e6}.get(name, 1.0)
-            holds = _matches(value, int if name == "pad" else float) and 0 <= value <= most
-        _require(holds, f"augment {name}", value, AUGMENTATIONS[name])
-    other = " and ".join(name for name in ("crop", "pad") if augment.get(name))
-    if other and augment.get("resized_crop"):
-        raise ValueError(f"augment: resized_crop excludes {other}; leave one of them out")

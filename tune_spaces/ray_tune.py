@@ -17,15 +17,12 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import ray
 from ray import tune
 from ray.actor import ActorHandle
-from ray.air.execution._internal.actor_manager import RayActorManager
-from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.experiment import Trial as TunedTrial
 from ray.tune.schedulers import (
     AsyncHyperBandScheduler,
@@ -39,7 +36,8 @@ from ray.tune.search.sample import Domain
 from ray.tune.search.variant_generator import generate_variants
 
 from trainers.messages import Line
-from trainers.runtime.failures import MONITOR, diagnose
+from trainers.runtime.failures import diagnose
+from trainers.runtime.ray_internals import ExploreHook, last_failure, out_of_memory_is_a_death, parse_death
 from tune_spaces.coordinator import SweepCoordinator
 from tune_spaces.messages import Coordinator, Shared, TrialConfig, Values
 from tune_spaces.sweep import Candidates, Cell, Range, Sweep, plain, setting, settings
@@ -199,8 +197,12 @@ class Halts(_NotKept, FIFOScheduler):
         """
         super().__init__()
         self.inner, self.kind, self.coordinator = inner, kind, coordinator
-        self._metric: str = metric
+        self.score = metric
         self._past: dict[str, TunedTrial] = {}
+
+    @property
+    def metric(self) -> str:
+        return self.score
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: object) -> bool:
         return True
@@ -214,14 +216,14 @@ class Halts(_NotKept, FIFOScheduler):
         known = self._past.get(trial.trial_id, trial)
         decision: str = self.inner.on_trial_result(tune_controller, known, result)
         if decision in (self.STOP, self.PAUSE):
-            name, value = trial.config["trial"]["name"], result[self._metric]
-            why = f"stopped by {self.kind} after epoch {result['epoch']}, at {self._metric} {value:.4f}"
+            name, value = trial.config["trial"]["name"], result[self.score]
+            why = f"stopped by {self.kind} after epoch {result['epoch']}, at {self.score} {value:.4f}"
             ray.get(self.coordinator.stop.remote(name, why))
         return str(self.CONTINUE)
 
     def on_trial_complete(self, tune_controller: TuneController, trial: TunedTrial, result: dict[str, object]) -> None:
         known = self._past.pop(trial.trial_id, trial)
-        if self._metric in result:
+        if self.score in result:
             self.inner.on_trial_complete(tune_controller, known, result)
 
     def on_trial_remove(self, tune_controller: TuneController, trial: TunedTrial) -> None:
@@ -238,20 +240,18 @@ class Halts(_NotKept, FIFOScheduler):
         known, controller = cast(TunedTrial, past), cast("TuneController", None)  # the schedulers use no more of them
         self.inner.on_trial_add(controller, known)
         for line in history:
-            result = {"epoch": line["epoch"], self._metric: line[f"val/{self._metric}"], "training_iteration": 1}
+            result = {"epoch": line["epoch"], self.score: line[f"val/{self.score}"], "training_iteration": 1}
             self.inner.on_trial_result(controller, known, result)
         if trial_id is not None:
             self._past[trial_id] = known
 
 
-class Population(PopulationBasedTraining):
+class Population(ExploreHook, PopulationBasedTraining):
     """Population-based training, of the learning rate alone: a trial that takes over another's stays itself."""
 
-    def _get_new_config(
-        self, trial: TunedTrial, trial_to_clone: TunedTrial
-    ) -> tuple[dict[str, object], dict[str, object]]:
-        config, operations = super()._get_new_config(trial, trial_to_clone)
-        return {**config, "trial": trial.config["trial"]}, operations
+    def own_config(self, trial: TunedTrial) -> dict[str, object]:
+        """What a trial keeps of its configuration when it takes over another's."""
+        return {"trial": trial.config["trial"]}
 
 
 def scheduler(sweep: Sweep, kind: str, epochs: int, metric: str, mode: str, coordinator: Coordinator) -> TrialScheduler:
@@ -332,22 +332,13 @@ class Listener(_NotKept, tune.Callback):
             self.ended(name)
 
     def on_trial_recover(self, iteration: int, trials: list[TunedTrial], trial: TunedTrial, **info: object) -> None:
-        if MONITOR in (error := _error(trial)):  # it would be ended again
+        if parse_death(error := last_failure(trial.error_file)).by_memory_monitor:  # it would be ended again
             self.coordinator.give_up.remote(trial.config["trial"]["name"], *diagnose(error))
 
     def on_trial_error(self, iteration: int, trials: list[TunedTrial], trial: TunedTrial, **info: object) -> None:
         name = trial.config["trial"]["name"]
-        self.sweep_state.died(name, *diagnose(_error(trial)))
+        self.sweep_state.died(name, *diagnose(last_failure(trial.error_file)))
         self.ended(name)
-
-
-def _error(trial: TunedTrial) -> str:
-    """What Ray said when a trial's process died, the last time; Tune's own `get_error` reads a file that is not there
-    yet."""
-    try:
-        return Path(trial.error_file).read_text().rpartition("Failure # ")[2]
-    except (OSError, TypeError):  # none was written
-        return ""
 
 
 def tune_trials(
@@ -402,24 +393,6 @@ def tune_trials(
         )
         with out_of_memory_is_a_death():
             tuner.fit()
-
-
-@contextlib.contextmanager
-def out_of_memory_is_a_death() -> Iterator[None]:
-    """A trial that Ray's memory monitor ends is lost as if it had died; Tune would end the sweep with an error."""
-    manager_type: Any = RayActorManager
-    plain = manager_type._actor_task_failed
-
-    def failed(manager: Any, tracked_actor_task: Any, exception: Exception) -> None:
-        if isinstance(exception, OutOfMemoryError):
-            exception = RayActorError(error_msg=str(exception))
-        plain(manager, tracked_actor_task, exception)
-
-    manager_type._actor_task_failed = failed
-    try:
-        yield
-    finally:
-        manager_type._actor_task_failed = plain
 
 
 def start_coordinator(sign: int) -> tuple[str, Coordinator]:

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 from trainers.recipe import Scale
+from trainers.runtime.ray_internals import HEAD_NODE
 from trainers.runtime.resources import named_resources
 
 GPU_SHARES = (1 / 8, 1 / 4, 1 / 2)
@@ -17,8 +18,6 @@ MEMORY_MARGIN = 1.15
 """Predicted memory times this is reserved: what kernels borrow, and what the allocator rounds up, come on top."""
 DATA_TASK_CPUS = 1
 """CPUs that are left free: a task that decodes pictures waits for one while trials run."""
-HEAD = "node:__internal_head__"
-"""Ray's own resource: 1 of it on the head, none elsewhere, and nobody holds it."""
 PRECISION = 1e-4
 """Ray counts resources in units of this."""
 PLACEHOLDER = {"memory": 1.0}
@@ -104,7 +103,7 @@ class Places:
         """
         if scale.worker_range[1] > 1:
             if scheduler == "pbt":  # it pauses trials: Tune itself must know how many run at once
-                return {HEAD: head_share(self.concurrency)}
+                return {HEAD_NODE: head_share(self.concurrency)}
             return dict(PLACEHOLDER)
         bundle = {"CPU": self.cpus, **named_resources(scale)}
         return {**bundle, "GPU": scale.gpus_per_worker or gpu_share} if self.gpus else bundle
@@ -148,7 +147,7 @@ def spare_slots(trials: int) -> int:
 
 
 def head_share(trials: int) -> float:
-    """Of the one HEAD that there is: so many trials fit, and half of a further one."""
+    """Of the one HEAD_NODE that there is: so many trials fit, and half of a further one."""
     return round(1 / (trials + 0.5), 4)
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from trainers.messages import Line
 from trainers.recipe import Recipe
-from trainers.report.sweep_stats import repeated, repeats
+from trainers.report.sweep_stats import Setting, repeated, repeats
 from trainers.runs.files import read_history, read_run
 from trainers.runs.provenance import machine
 from trainers.storage.store import Store
@@ -143,7 +143,7 @@ class SweepState:
         """Trials that have a score, the best first; those that repeat another are left out."""
         return [trial for trial in self._scored() if not trial["repeat_of"]]
 
-    def repeats(self) -> Sequence[Mapping[str, Any]]:
+    def repeats(self) -> list[Setting]:
         """The settings that were repeated, the best mean first: see sweep_stats.repeats."""
         scores = {trial["name"]: _value(trial) for trial in self.trials}
         return repeats(repeated(self.trials), scores, self.content["mode"])

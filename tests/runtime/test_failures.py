@@ -40,20 +40,3 @@ def test_why_a_process_is_gone(error: str, facts: dict[str, Any], status: str, w
     assert len(told[1].splitlines()) == 1
     for call in asked.call_args_list:
         assert (call.args[0], call.args[2]) == ([host], {"pid": 4838})
-
-
-def test_tune_takes_what_the_memory_monitor_does_for_the_death_of_a_trial() -> None:
-    from ray.air.execution._internal.actor_manager import RayActorManager
-    from ray.exceptions import OutOfMemoryError, RayActorError
-
-    from tune_spaces.ray_tune import out_of_memory_is_a_death
-
-    manager, seen = RayActorManager(resource_manager=mock.Mock()), []
-    actor = mock.Mock(_on_error=None)
-    task = mock.Mock(_tracked_actor=actor, _on_error=lambda actor, error: seen.append(error))
-    with mock.patch.object(manager, "_cleanup_actor"), out_of_memory_is_a_death():
-        manager._actor_task_failed(tracked_actor_task=task, exception=OutOfMemoryError("running low on memory"))
-    assert isinstance(seen[0], RayActorError)
-    assert "running low on memory" in str(seen[0])
-    with pytest.raises(RuntimeError):  # what Ray does by itself; where it no longer does, this can go
-        manager._actor_task_failed(tracked_actor_task=task, exception=OutOfMemoryError("running low on memory"))

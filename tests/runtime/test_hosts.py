@@ -1,7 +1,7 @@
 """Three hosts: the same results as on one, and nothing lost when one dies, hangs or is cut off, be the run on a shared
 disk or in an object store; pictures are copied once to each host that lacks them.
 
-Made of network namespaces on this machine (tests/hosts.py): needs root, and is skipped elsewhere.
+Made of network namespaces on this machine (tests/helpers/hosts.py): needs root, and is skipped elsewhere.
 """
 
 from __future__ import annotations

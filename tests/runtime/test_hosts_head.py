@@ -1,6 +1,6 @@
 """Three hosts: one is taken back with notice; the head is lost, and the same submitted lines continue.
 
-Made of network namespaces on this machine (tests/hosts.py): needs root, and is skipped elsewhere.
+Made of network namespaces on this machine (tests/helpers/hosts.py): needs root, and is skipped elsewhere.
 """
 
 from __future__ import annotations

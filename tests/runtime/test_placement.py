@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trainers.recipe import Scale
+from trainers.runtime import resources
 from trainers.runtime.resources import named_resources, refuse_what_never_fits
 
 HOSTS = [
@@ -15,9 +16,7 @@ HOSTS = [
 
 @pytest.fixture(autouse=True)
 def no_autoscaler(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ray._private.state import state
-
-    monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: None)
+    monkeypatch.setattr(resources, "addable_resources", dict)
 
 
 def needs(**scale: object) -> dict[str, float]:
@@ -43,16 +42,14 @@ def test_workers_go_where_they_find_what_they_need(scale: dict[str, object], fit
 
 
 def test_what_the_autoscaler_can_add_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ray._private.state import state
-
-    monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: {"CPU": 99.0, "GPU": 9.0})
+    monkeypatch.setattr(resources, "addable_resources", lambda: {"CPU": 99.0, "GPU": 9.0})
     refuse_what_never_fits(9, {"CPU": 1.0, "GPU": 1.0}, HOSTS)
 
 
 @pytest.mark.parametrize(
-    ("resources", "told"),
+    ("asked", "told"),
     [({"GPU": 1}, "--gpus-per-worker"), ({"fast_disk": 0}, "above 0"), ({"fast_disk": "much"}, "above 0")],
 )
-def test_resources_are_checked_at_once(resources: dict[str, object], told: str) -> None:
+def test_resources_are_checked_at_once(asked: dict[str, object], told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        Scale.from_json({"resources": resources})
+        Scale.from_json({"resources": asked})

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from trainers.recipe import Scale
+from trainers.runtime.ray_internals import HEAD_NODE
 from tune_spaces.resources import (
     DATA_TASK_CPUS,
-    HEAD,
     PLACEHOLDER,
     Capacity,
     Places,
@@ -66,7 +66,7 @@ def test_places(
         (Scale(gpus_per_worker=1), "asha", True, {"CPU": 1.5, "GPU": 1}),
         (Scale(resources={"fast_disk": 1}), "asha", False, {"CPU": 1.5, "fast_disk": 1}),
         (Scale(workers=2), "asha", True, PLACEHOLDER),
-        (Scale(workers=2), "pbt", False, {HEAD: 0.2857}),
+        (Scale(workers=2), "pbt", False, {HEAD_NODE: 0.2857}),
         (Scale(workers=1), "pbt", False, {"CPU": 1.5}),
     ],
     ids=str,

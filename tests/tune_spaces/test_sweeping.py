@@ -238,9 +238,9 @@ class Looking(tuner.Listener):
         super().on_trial_result(iteration, trials, trial, result, **info)
         if "status" in result:
             from ray.util import placement_group_table
-            from ray._private.state import actors as all_actors
+            from ray.util.state import list_actors
             groups = sum(group["state"] != "REMOVED" for group in placement_group_table().values())
-            actors = sum(actor["State"] != "DEAD" for actor in all_actors().values())
+            actors = sum(actor.state != "DEAD" for actor in list_actors(limit=1000))
             facts = {key: result[key] for key in ("open_files", "threads", "pid")}
             seen.append({"groups": groups, "actors": actors, **facts})
 

@@ -6,7 +6,7 @@ import contextlib
 import json
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainers.data.sampler import Pass
+from trainers.messages import Meta
 
 Array = npt.NDArray[Any]
 
@@ -31,7 +32,7 @@ class Batch(NamedTuple):
 class Data(Protocol):
     """A prepared data set, or one that is decoded on the way."""
 
-    meta: Mapping[str, Any]
+    meta: Meta
 
     def batches(self, split: str, passes: Iterable[Pass]) -> Iterator[Batch]:
         """The batches of one rank, in order."""
@@ -43,7 +44,7 @@ class Cached:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.meta: Mapping[str, Any] = json.loads((self.folder / "meta.json").read_text())
+        self.meta: Meta = json.loads((self.folder / "meta.json").read_text())
         self._open: dict[str, tuple[list[Array], list[Array], Array]] = {}
 
     def batches(self, split: str, passes: Iterable[Pass]) -> Iterator[Batch]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,6 +19,7 @@ from trainers.data.resize import Decoder
 from trainers.data.sampler import Pass
 from trainers.data.source import cache_key
 from trainers.datasets import Item, Source
+from trainers.messages import Meta
 from trainers.recipe import Recipe
 
 SAMPLED_ITEMS = 512
@@ -28,7 +29,7 @@ SAMPLED_ITEMS = 512
 class Streamed:
     """Pictures decoded on the way by Ray Data: each rank makes a Ray data set of its own passes, in their order."""
 
-    def __init__(self, recipe: Recipe, source: Source, meta: Mapping[str, Any]) -> None:
+    def __init__(self, recipe: Recipe, source: Source, meta: Meta) -> None:
         self.recipe, self.source, self.meta = recipe, source, meta
         self._rows: dict[str, tuple[list[str], Array, Array]] = {}
 

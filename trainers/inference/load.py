@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from trainers.formatting import nearest
+from trainers.messages import RunFacts
 from trainers.recipe import Recipe
 from trainers.runs.files import read_run, run_names
 from trainers.storage.store import Store, default_storage
@@ -18,7 +19,7 @@ from trainers.training.distributed import World
 from trainers.training.state import TrainState
 
 
-def open_run(run: str, storage: str | None = None) -> tuple[Store, dict[str, Any]]:
+def open_run(run: str, storage: str | None = None) -> tuple[Store, RunFacts]:
     """The folder of a run, by name or path, and what its run.json holds. Raises ValueError, with the nearest names."""
     below = Store(storage or default_storage())
     for folder in (below / run, Store(run)):

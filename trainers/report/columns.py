@@ -1,4 +1,4 @@
-"""What a report tells of each run: the list COLUMNS. A further column is a further line there."""
+"""What a report shows of each run: the list COLUMNS. A further column is a further line there."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from typing import Any
 
 from trainers.formatting import format_duration, format_size
 from trainers.report.baseline import Pair
-from trainers.report.reader import Found, Run
+from trainers.report.reader import Found, Run, Sweep
 from trainers.report.sweep_stats import Lines, number, swept_keys, text
+
+Value = str | float | None
+"""What a field of the table holds; None where it is not known."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,9 @@ class Column:
     name: str
     """Key in CSV and JSON, with its unit."""
     header: str
-    value: Callable[[Run, Asked], Any]
+    value: Callable[[Run, Asked], Value]
     show: Callable[[Any], str]
+    """Takes what `value` returns, unless that is None."""
     rank: int
     """A table too wide for the terminal loses the columns of the highest rank first; rank 0 stays."""
 
@@ -72,17 +76,20 @@ def _peak_memory(run: Run) -> tuple[float | None, str | None]:
     return None, None
 
 
-def _nodes(run: Run) -> list[Mapping[str, Any]]:
-    nodes = run.get("machine", "nodes")
-    return [node for node in nodes if isinstance(node, Mapping)] if isinstance(nodes, list) else []
+def _nodes(run: Run | Sweep) -> list[Mapping[str, object]]:
+    return _objects(run.get("machine", "nodes"))
 
 
-def machine_of(run: Run) -> str | None:
+def _objects(value: object) -> list[Mapping[str, object]]:
+    return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
+
+
+def machine_of(run: Run | Sweep) -> str | None:
     """ "8 x A100-SXM4-40GB, 2 nodes", or "16 cores EPYC 7B13" where no GPU was used."""
     nodes = _nodes(run)
     if not nodes:
         return None
-    gpus = Counter(str(gpu.get("name")) for node in nodes for gpu in node.get("gpus") or [] if gpu)
+    gpus = Counter(str(gpu.get("name")) for node in nodes for gpu in _objects(node.get("gpus")))
     if gpus and run.get("scale", "gpus_per_worker") != 0:
         parts = [f"{count} x {_short(name)}" for name, count in gpus.items()]
     else:
@@ -94,29 +101,32 @@ def machine_of(run: Run) -> str | None:
 
 
 def _short(name: str) -> str:
-    """A processor's name without words that tell nothing: "Xeon 8259CL" for "Intel(R) Xeon(R) CPU 8259CL"."""
+    """A processor's name without words that say nothing: "Xeon 8259CL" for "Intel(R) Xeon(R) CPU 8259CL"."""
     words = r"\((R|TM)\)|@.*|\b(Intel|AMD|NVIDIA|CPU|Processor|\d+-Core)\b"
     return " ".join(re.sub(words, " ", name).split()) or name
 
 
-def cost_of(run: Run, asked: Asked) -> float | None:
+def cost_of(run: Run | Sweep, asked: Asked) -> float | None:
     total, nodes = run.number("seconds", "total"), len(_nodes(run))
     if asked.price_per_hour is None or total is None or not nodes:
         return None
     return asked.price_per_hour * nodes * total / 3600
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Value:
     """A value that a cell can hold: numbers as they are, sizes as 512x1024."""
-    return value if value is None or isinstance(value, int | str) or number(value) is not None else text(value)
+    if value is None or isinstance(value, int | str):
+        return value
+    found = number(value)
+    return text(value) if found is None else found
 
 
-def _workers(run: Run) -> Any:
+def _workers(run: Run) -> Value:
     workers = run.get("scale", "workers")
-    return ":".join(str(end) for end in workers) if isinstance(workers, list) else workers
+    return ":".join(str(end) for end in workers) if isinstance(workers, list) else plain(workers)
 
 
-def _setting(run: Run, _: Asked, *, key: str) -> Any:
+def _setting(run: Run, _: Asked, *, key: str) -> Value:
     return plain(run.setting(key))
 
 
@@ -132,7 +142,7 @@ def predicted_memory(run: Run) -> float | None:
 # Comparison with the baseline
 
 
-def _of_partner(run: Run, asked: Asked, *, value: Callable[[Run], Any]) -> Any:
+def _of_partner(run: Run, asked: Asked, *, value: Callable[[Run], Value]) -> Value:
     partner = asked.partner(run)
     return None if partner is None else value(partner)
 

@@ -1,6 +1,6 @@
 """Runs and sweeps side by side: a table for terminals, CSV, JSON or an HTML page, from their folders alone.
 
-Needs neither torch nor Ray. What is told of each run is the list COLUMNS of report_columns.py.
+Needs neither torch nor Ray. What is shown of each run is the list COLUMNS of columns.py.
 """
 
 from __future__ import annotations
@@ -11,16 +11,25 @@ import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from trainers.formatting import format_duration
 from trainers.report.baseline import Pair, pairs
-from trainers.report.columns import Asked, Column, columns_for, cost_of, machine_of, plain, predicted_memory, score_text
+from trainers.report.columns import (
+    Asked,
+    Column,
+    Value,
+    columns_for,
+    cost_of,
+    machine_of,
+    predicted_memory,
+    score_text,
+)
 from trainers.report.page import Comparison, page
 from trainers.report.page_sweep import PageRun, PageSweep, TableCell
-from trainers.report.reader import Found, Record, Run, Sweep, find, read_metrics, resolve, with_trials
+from trainers.report.reader import Found, Run, Sweep, find, read_metrics, resolve, with_trials
 from trainers.report.sweep_stats import (
     RAN,
+    Setting,
     number,
     repeated,
     repeats,
@@ -34,7 +43,8 @@ from trainers.storage.store import Store
 
 FORMATS = ("table", "csv", "json", "html")
 
-Lines = Sequence[Mapping[str, Any]]
+Record = Mapping[str, Value]
+"""What the columns hold of a run, by their names."""
 
 
 def report(
@@ -45,11 +55,14 @@ def report(
     baseline: str | None = None,
     price_per_hour: float | None = None,
 ) -> str:
-    """The runs side by side, as text.
+    """The runs side by side.
 
-    Parameters:
+    Training time is seconds.total - seconds.setup; data wait is a share of it.
+
+    Args:
         runs: names below `storage`, paths of run folders, of sweeps (their trials are shown), or of folders of runs
-            (where a sweep is one row); none means all of `storage`.
+            (where a sweep is one row). None means all of `storage`.
+        storage: the folder of run folders.
         format: "table", "csv", "json" (a list of flat records) or "html" (one page that needs no network).
         baseline: what to compare with. Speed-up is its training seconds per epoch divided by this run's, so
             that unequal numbers of epochs do not matter; score difference is this run's best value minus its.
@@ -58,8 +71,11 @@ def report(
             compared with the one of the same recipe and data. A note says why there is no comparison.
         price_per_hour: price of one node for an hour. Cost is price x nodes x the whole time, setup included.
 
-    Training time is seconds.total - seconds.setup; data wait is a share of it. Raises ValueError for a run
-    that does not exist or cannot be read, an unknown format, and a storage without runs.
+    Returns:
+        The text of the table, file or page.
+
+    Raises:
+        ValueError: a run does not exist or cannot be read, the format is unknown, or the storage holds no runs.
     """
     if format not in FORMATS:
         raise ValueError(f"format={format!r} is not offered; use one of {', '.join(FORMATS)}")
@@ -76,9 +92,9 @@ def report(
     metrics = {run.store.address: read_metrics(run) for run in read}
     asked = Asked(paired, {address: lines for address, (lines, _) in metrics.items()}, price_per_hour)
     columns = columns_for(found, asked)
-    records = [{column.name: column.value(run, asked) for column in columns} for run in found.runs]
+    records: list[Record] = [{column.name: column.value(run, asked) for column in columns} for run in found.runs]
     if format in ("csv", "json"):
-        nothing = dict.fromkeys((column.name for column in columns), None)
+        nothing: Record = dict.fromkeys(column.name for column in columns)
         records += [{**nothing, "run": name, "status": "unreadable", "note": why} for name, why in found.broken]
         if format == "json":
             return json.dumps(records, indent=1, allow_nan=False) + "\n"
@@ -89,10 +105,11 @@ def report(
     notes += [note for sweep in found.sweeps for note in _doubts(sweep, asked)]
     if format == "html":
         return _html(columns, records, found, asked, notes, title=Store(storage).address, baseline=baseline)
-    told = [f"{record['run']}: {record['message']}" for record in records if record.get("message")]
+    messages = [f"{record['run']}: {record['message']}" for record in records if record.get("message")]
     ends = [line for sweep in found.sweeps for line in _ending(sweep, asked)]
     shown = [column for column in columns if column.name not in ("note", "message")]
-    return _table(shown, records, shutil.get_terminal_size((200, 24)).columns) + "\n".join([*told, *notes, *ends, ""])
+    table = _table(shown, records, shutil.get_terminal_size((200, 24)).columns)
+    return table + "\n".join([*messages, *notes, *ends, ""])
 
 
 # Output
@@ -148,7 +165,7 @@ def _table(columns: Sequence[Column], records: Sequence[Record], width: int) -> 
     return text + "\n\n"
 
 
-# What is told of a sweep
+# What is said of a sweep
 
 
 def _measured(sweep: Sweep, asked: Asked) -> dict[str, dict[str, float]]:
@@ -158,10 +175,10 @@ def _measured(sweep: Sweep, asked: Asked) -> dict[str, dict[str, float]]:
     return savings([{**run.trial, "name": run.label} for run in sweep.runs], histories)
 
 
-def _repeats(sweep: Sweep) -> list[dict[str, Any]]:
+def _repeats(sweep: Sweep) -> list[Setting]:
     scores = {run.label: run.number("best", "value") for run in sweep.runs}
     labels = {run.trial["name"]: run.label for run in sweep.runs if run.trial}
-    trials = [{**trial, "name": labels[trial["name"]]} for trial in repeated([run.trial for run in sweep.runs])]
+    trials = [{**trial, "name": labels[str(trial["name"])]} for trial in repeated(sweep.trials)]
     return repeats(trials, scores, str(sweep.get("mode") or "max"))
 
 
@@ -173,9 +190,9 @@ def _winner(sweep: Sweep) -> Run | None:
 def _doubts(sweep: Sweep, asked: Asked) -> list[str]:
     """Where sweep.json does not agree with the run folders, or is not whole."""
     measured, doubts = _measured(sweep, asked), []
-    told = number(sweep.get("epochs", "run"))
-    if told is not None and told != measured["epochs"]["run"]:
-        doubts.append(f"sweep.json counts {told:g} epochs run, metrics.jsonl {measured['epochs']['run']:g}")
+    counted = sweep.number("epochs", "run")
+    if counted is not None and counted != measured["epochs"]["run"]:
+        doubts.append(f"sweep.json counts {counted:g} epochs run, metrics.jsonl {measured['epochs']['run']:g}")
     if sweep.get("winner") and _winner(sweep) is None:
         doubts.append(f"its winner {sweep.get('winner')} is not among the trials")
     if not sweep.runs:
@@ -192,11 +209,11 @@ def _ending(sweep: Sweep, asked: Asked) -> list[str]:
     """The lines below a table: how the sweep stands, its winner, what early stopping saved."""
     measured, winner = _measured(sweep, asked), _winner(sweep)
     state = str(sweep.get("status") or "status unknown").replace("_", " ")
-    lines = ["", ": ".join(filter(None, [f"{sweep.label}, {state}", plain(sweep.get("message"))]))]
+    lines = ["", ": ".join(filter(None, [f"{sweep.label}, {state}", str(sweep.get("message") or "")]))]
     if winner is not None:
         score = winner.number("best", "value")
-        told = f", {sweep.get('metric') or 'score'} {score_text(score)}" if score is not None else ""
-        lines.append(f"winner {winner.label}{told}")
+        scored = f", {sweep.get('metric') or 'score'} {score_text(score)}" if score is not None else ""
+        lines.append(f"winner {winner.label}{scored}")
     for group in _repeats(sweep)[:5]:
         if len(group["scores"]) > 1 or group["verdict"] == "tie":
             spread = "" if group["std"] is None else f" +- {score_text(group['std'])}"
@@ -209,13 +226,9 @@ def _ending(sweep: Sweep, asked: Asked) -> list[str]:
     )
     if epochs["repeats"]:
         lines.append(f"repeats: {epochs['repeats']:g} epochs, {format_duration(seconds['repeats'])} of training")
-    if (cost := cost_of(_as_run(sweep), asked)) is not None:
+    if (cost := cost_of(sweep, asked)) is not None:
         lines.append(f"cost of the sweep: {cost:,.2f}")
     return lines
-
-
-def _as_run(sweep: Sweep) -> Run:
-    return Run(sweep.label, sweep.store, sweep.info)
 
 
 # The page
@@ -251,20 +264,20 @@ def _html(
 
 
 def _same_for_all(columns: Sequence[Column], records: Sequence[Record]) -> dict[str, str]:
-    """What the columns say that do not tell one run from another, by their names."""
-    said = {}
+    """Name of a column that holds the same of every run -> what it holds."""
+    same = {}
     for column in columns:
-        told = {_cell(column, record) for record in records} - {"-"}
-        if column.rank > 1 and len(told) == 1 and len(records) > 1:
-            said[column.name] = f"{column.header} {told.pop()}"
-    return said
+        held = {_cell(column, record) for record in records} - {"-"}
+        if column.rank > 1 and len(held) == 1 and len(records) > 1:
+            same[column.name] = f"{column.header} {held.pop()}"
+    return same
 
 
-def _page_run(run: Run, record: Record, shown: Sequence[Column], asked: Asked, mode: str | None) -> PageRun:
-    metric = record["best_metric"]
+def _page_run(run: Run, record: Record, shown: Sequence[Column], asked: Asked, mode: object) -> PageRun:
+    metric = None if record["best_metric"] is None else str(record["best_metric"])
     return PageRun(
         label=run.label,
-        status=record["status"] or "unknown",
+        status=str(record["status"] or "unknown"),
         cells=[
             TableCell(
                 _cell(column, record),
@@ -276,17 +289,17 @@ def _page_run(run: Run, record: Record, shown: Sequence[Column], asked: Asked, m
         ],
         metric=metric,
         minimise=mode == "min" if mode else "loss" in (metric or ""),
-        best=record["best_value"],
-        seconds=record["training_seconds"],
+        best=number(record["best_value"]),
+        seconds=number(record["training_seconds"]),
         epochs=run.number("epochs_run"),
-        images_per_second=record["images_per_second"],
-        memory=record["peak_memory_bytes"] if record["peak_memory_of"] == "device" else None,
+        images_per_second=number(record["images_per_second"]),
+        memory=number(record["peak_memory_bytes"]) if record["peak_memory_of"] == "device" else None,
         predicted_memory=predicted_memory(run),
         values=values_of(run.trial),
         batch_size=number(run.setting("batch_size")),
-        cost=record.get("cost"),
+        cost=number(record.get("cost")),
         history=asked.lines.get(run.store.address, ()),
-        machine=record["machine"] or "",
+        machine=str(record["machine"] or ""),
         versions=_versions(run),
         info=run.info,
         read=run.store.read if run.has_folder else None,
@@ -294,7 +307,7 @@ def _page_run(run: Run, record: Record, shown: Sequence[Column], asked: Asked, m
 
 
 def _page_sweep(sweep: Sweep, runs: Mapping[str, PageRun], asked: Asked) -> PageSweep:
-    winner, alone = _winner(sweep), _as_run(sweep)
+    winner = _winner(sweep)
     return PageSweep(
         label=sweep.label,
         status=str(sweep.get("status") or "status unknown"),
@@ -306,14 +319,14 @@ def _page_sweep(sweep: Sweep, runs: Mapping[str, PageRun], asked: Asked) -> Page
         winner=None if winner is None else runs[winner.store.address],
         savings=_measured(sweep, asked),
         repeats=_repeats(sweep),
-        seconds=alone.number("seconds", "total"),
-        setup_seconds=alone.number("seconds", "setup"),
-        concurrency=alone.number("concurrency"),
-        memory_limit=alone.number("memory_limit_bytes"),
-        cost=cost_of(alone, asked),
+        seconds=sweep.number("seconds", "total"),
+        setup_seconds=sweep.number("seconds", "setup"),
+        concurrency=sweep.number("concurrency"),
+        memory_limit=sweep.number("memory_limit_bytes"),
+        cost=cost_of(sweep, asked),
         plan=_plan(sweep),
-        machine=machine_of(alone) or "",
-        versions=_versions(alone),
+        machine=machine_of(sweep) or "",
+        versions=_versions(sweep),
         info={key: value for key, value in sweep.info.items() if key != "trials"},
     )
 
@@ -348,16 +361,16 @@ def _comparison(
             for *_, record in both
         ],
         speed_ups=[
-            (run.label, f"{record['speed_up']:.2f}x", record["speed_up"])
+            (run.label, f"{speed_up:.2f}x", speed_up)
             for run, _, record in both
-            if record["speed_up"] is not None
+            if (speed_up := number(record["speed_up"])) is not None
         ],
         machines=", ".join(dict.fromkeys(machine_of(run) or "machine unknown" for run, *_ in both)),
         baseline_machines=", ".join(dict.fromkeys(machine_of(partner) or "machine unknown" for _, partner, _ in both)),
     )
 
 
-def _versions(run: Run) -> str:
+def _versions(run: Run | Sweep) -> str:
     versions = run.get("versions")
     named = versions.items() if isinstance(versions, Mapping) else ()
     commit = run.get("commit")

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from trainers.recipe import Scale
+from trainers.runtime.ray_internals import addable_resources
 
 MOST_WORKERS_PER_CORE = 4
 
@@ -48,12 +49,10 @@ def named_resources(scale: Scale) -> dict[str, float]:
 
 def refuse_what_never_fits(workers: int, resources: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> None:
     """Raises ValueError where neither the hosts that are there nor those the autoscaler can add hold the workers."""
-    from ray._private.state import state
-
     places = sum(min(int(node.get(name, 0) // need) for name, need in resources.items()) for node in nodes)
     if places >= workers:
         return
-    addable = state.get_max_resources_from_cluster_config() or {}
+    addable = addable_resources()
     if all(addable.get(name, 0) >= need * workers for name, need in resources.items()):
         return
     has = "; ".join(_describe_host(node) for node in nodes)

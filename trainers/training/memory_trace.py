@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from trainers.augmentations import AUGMENTATIONS, COLUMNS
 from trainers.data import sampler
-from trainers.data.augment import COUNT, Column
 from trainers.data.batches import Batch
 from trainers.data.sampler import Pass
 from trainers.recipe import Recipe
@@ -220,7 +220,7 @@ class _Preprocess(Preprocess):
 
 @dataclass
 class _NoData:
-    meta: Mapping[str, Any]
+    meta: Any
 
     def batches(self, split: str, passes: Iterable[Pass]) -> Iterator[Batch]:
         raise AssertionError("a step that is traced reads no data")
@@ -253,6 +253,7 @@ def _batch(recipe: Recipe, channels: int, images: int) -> Batch:
     pictures = np.broadcast_to(np.zeros((), np.uint8), (*shape, channels))
     masks = has_masks(recipe)
     targets = np.broadcast_to(np.zeros((), np.uint8 if masks else np.int64), shape if masks else shape[:1])
-    draws = sampler.uniforms(recipe.seed, 0, np.arange(256), COUNT)
-    ids = [int(draws[:, column].argmin()) for column in (Column.FLIP_X, Column.FLIP_Y)]
+    draws = sampler.uniforms(recipe.seed, 0, np.arange(256), COLUMNS)
+    flips = [AUGMENTATIONS[name].columns[0] for name in ("horizontal_flip", "vertical_flip")]
+    ids = [int(draws[:, column].argmin()) for column in flips]
     return Batch(Pass(0, 0, np.resize(ids, images).astype(np.int64), 1.0, True), pictures, targets)

@@ -1,0 +1,254 @@
+"""What is used of Ray without a promise is still there, in the version that is installed."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+import mmap
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import ray
+
+from trainers.runtime import ray_internals
+from trainers.runtime.ray_internals import (
+    ExploreHook,
+    JobClientHooks,
+    controller_callback,
+    last_failure,
+    out_of_memory_is_a_death,
+    parse_death,
+    refresh_cluster_view,
+    shorten_claims,
+    start_on_loopback,
+    upload_limit,
+    walk_upload,
+)
+
+RAY = Path(ray.__file__).parent
+TRAIN = "ray.train.v2._internal.execution"
+COORDINATOR = "ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator"
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "arguments"),
+    [
+        ("ray", "init", "address num_cpus include_dashboard log_to_driver logging_level"),
+        ("ray._private.state", "state.get_max_resources_from_cluster_config", ""),
+        ("ray._private.state", "available_resources_per_node", ""),
+        ("ray._private.runtime_env.packaging", "GCS_STORAGE_MAX_SIZE", ""),
+        ("ray._private.runtime_env.packaging", "_get_excludes", "path excludes"),
+        ("ray._private.runtime_env.packaging", "_dir_travel", "path excludes handler include_gitignore logger"),
+        ("ray.job_submission", "JobSubmissionClient._do_request", "self method endpoint kwargs"),
+        ("ray.job_submission", "JobSubmissionClient._raise_error", "self r"),
+        (f"{TRAIN}.callback", "ControllerCallback.after_controller_state_update", "self previous_state current_state"),
+        (f"{TRAIN}.controller.state", "PreemptingState", "preemption_info"),
+        (f"{TRAIN}.controller.state", "ResizingState", ""),
+        (f"{TRAIN}.controller.state", "RestartingState", "training_failed_error"),
+        (f"{TRAIN}.controller.state", "ReschedulingState", ""),
+        (f"{TRAIN}.scaling_policy.autoscaling_coordinator_client", "AUTOSCALING_REQUESTS_EXPIRE_TIME_S", ""),
+        (COORDINATOR, "get_or_create_autoscaling_coordinator", ""),
+        (COORDINATOR, "_AutoscalingCoordinatorActor.get_reserved_resources", "self requester_id recompute"),
+        ("ray.tune.schedulers", "PopulationBasedTraining._get_new_config", "self trial trial_to_clone"),
+        (
+            "ray.air.execution._internal.actor_manager",
+            "RayActorManager._actor_task_failed",
+            "self tracked_actor_task exception",
+        ),
+        ("ray.tune.experiment", "Trial.error_file", ""),
+    ],
+)
+def test_ray_still_has_what_we_use(module: str, name: str, arguments: str) -> None:
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    if arguments:
+        assert set(arguments.split()) <= set(inspect.signature(found).parameters)
+
+
+def test_the_job_client_still_reads_the_context_that_we_set() -> None:
+    from ray.job_submission import JobSubmissionClient
+
+    assert "ssl=self._ssl_context" in inspect.getsource(JobSubmissionClient)
+
+
+@pytest.mark.parametrize("name", ray_internals.JOB_LOGGERS)
+def test_the_loggers_that_are_silenced_are_those_of_a_module(name: str) -> None:
+    module = importlib.import_module(name)
+    assert name in {found.name for found in vars(module).values() if isinstance(found, logging.Logger)}
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("dashboard/modules/job/job_manager.py", ray_internals.JOB_LOG_LINES[0]),
+        ("dashboard/modules/job/job_supervisor.py", ray_internals.JOB_LOG_LINES[1]),
+        ("dashboard/modules/job/job_manager.py", "{submission_id} already exists"),
+        ("dashboard/modules/job/job_head.py", "No available agent"),
+        ("tune/experiment/trial.py", "Failure # {}"),
+        ("exceptions.py", "\\tpid: {cause.pid}"),
+        ("exceptions.py", "\\tip: {cause.node_ip_address}"),
+        ("core/src/ray/raylet/raylet", "running low on memory"),
+        ("core/src/ray/raylet/raylet", "connection error code "),
+    ],
+)
+def test_ray_still_says_what_we_read(file: str, words: str) -> None:
+    with (RAY / file).open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        assert text.find(words.encode()) >= 0
+
+
+def test_ray_itself_marks_the_node_of_its_head() -> None:
+    from ray._common.constants import HEAD_NODE_RESOURCE_NAME
+
+    assert ray_internals.HEAD_NODE == HEAD_NODE_RESOURCE_NAME
+
+
+def test_a_ray_of_our_own_listens_on_loopback() -> None:
+    from ray._private import worker
+
+    assert 'kwargs.pop("_node_ip_address", None)' in inspect.getsource(worker.init)
+    with mock.patch("ray.init") as init:
+        start_on_loopback(3, dashboard=False)
+    arguments = init.call_args.kwargs
+    assert (arguments["_node_ip_address"], arguments["num_cpus"]) == ("127.0.0.1", 3)
+
+
+def test_a_walk_skips_what_ray_would_not_upload(tmp_path: Path) -> None:
+    for name in ("mine.py", "notes.txt", "data/one.png", "runs/run.json", "kept/a.pyc"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    (tmp_path / ".gitignore").write_text("notes.txt\n")
+
+    def walked(**options: Any) -> set[str]:
+        seen: set[str] = set()
+        walk_upload(tmp_path, ["*.pyc", "/data"], lambda path: seen.add(path.name), **options)
+        return seen & {"mine.py", "notes.txt", "one.png", "run.json", "a.pyc"}
+
+    assert walked() == {"mine.py", "run.json"}
+    assert walked(skip=lambda path: path.name == "runs") == {"mine.py"}
+    assert walked(gitignore=False) == {"mine.py", "notes.txt", "run.json"}
+    assert upload_limit() >= 100 * 2**20
+
+
+def test_a_job_client_sends_and_refuses_as_its_class_says() -> None:
+    class Plain:
+        def _do_request(self, method: str, endpoint: str, **arguments: Any) -> Any:
+            return method, endpoint, arguments
+
+    class Client(JobClientHooks, Plain):
+        def request(self, send: Any, method: str, endpoint: str) -> Any:
+            return send(timeout=len(endpoint))
+
+        def refuse(self, response: Any) -> None:
+            raise ValueError(response)
+
+    assert Client()._do_request("PUT", "/api", data=b"x") == ("PUT", "/api", {"data": b"x", "timeout": 4})
+    with pytest.raises(ValueError, match="503"):
+        Client()._raise_error("503")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("error", "by_monitor", "vanished_at", "detail"),
+    [
+        ("worker(s) were killed due to the node running low on memory.\nIt was 1 GB", True, None, "It was 1 GB"),
+        ("dead\n\tpid: 7\n\tip: 10.0.0.2\nWorker exit detail: connection error code 2.", False, ("10.0.0.2", 7), ""),
+        ("dead\n\tpid: 7\n\tip: 10.0.0.2\nWorker exit detail: exit code 4.", False, None, "exit code 4."),
+        ("", False, None, "no reason given"),
+    ],
+)
+def test_what_ray_says_of_a_death(error: str, by_monitor: bool, vanished_at: Any, detail: str) -> None:
+    death = parse_death(error)
+    assert (death.by_memory_monitor, death.vanished_at) == (by_monitor, vanished_at)
+    assert detail in death.detail
+
+
+def test_controller_states_are_heard() -> None:
+    from ray.train.v2._internal.execution.controller import state as states
+
+    listener = mock.Mock()
+    hear: Any = controller_callback(listener)
+    for deadline in (5000, None):
+        info = mock.Mock(preempted_ranks=[1], deadline_ms=deadline)
+        hear.after_controller_state_update(None, states.PreemptingState(info, 0.0))
+    hear.after_controller_state_update(None, states.ResizingState(mock.Mock()))
+    hear.after_controller_state_update(None, states.RestartingState(RuntimeError("gone")))  # type: ignore[arg-type]
+    hear.after_controller_state_update(None, states.ReschedulingState(RuntimeError("no room")))  # type: ignore[arg-type]
+    hear.after_controller_state_update(None, states.RunningState())
+    assert listener.mock_calls == [
+        mock.call.preempting([1], 5.0),
+        mock.call.preempting([1], None),
+        mock.call.resizing(),
+        mock.call.restarting("gone"),
+        mock.call.rescheduling(),
+    ]
+
+
+def test_a_controller_callback_travels_to_the_controller() -> None:
+    from ray import cloudpickle
+
+    from trainers.runtime.ray_callbacks import Changes
+
+    cloudpickle.loads(cloudpickle.dumps(controller_callback(Changes("coordinator"))))
+
+
+def test_claims_become_void_sooner() -> None:
+    from ray.train.v2._internal.execution.scaling_policy import autoscaling_coordinator_client as client
+
+    with (
+        mock.patch.object(client, "AUTOSCALING_REQUESTS_EXPIRE_TIME_S", 180),
+        mock.patch.object(client, "build_train_resource_request", return_value=([], [])),
+        mock.patch.object(client, "get_or_create_autoscaling_coordinator") as coordinator,
+        mock.patch("ray.get"),
+    ):
+        shorten_claims(30)
+        client.TrainAutoscalingCoordinatorClient("me").send_resource_request(mock.Mock(), 1)
+    assert coordinator().request_resources.remote.call_args.kwargs["expire_after_s"] == 30
+
+
+def test_the_view_of_the_cluster_is_refreshed() -> None:
+    with mock.patch(f"{COORDINATOR}.get_or_create_autoscaling_coordinator") as coordinator:
+        refresh_cluster_view()
+    method = coordinator().get_reserved_resources.remote
+    module = importlib.import_module(COORDINATOR)
+    inspect.signature(module._AutoscalingCoordinatorActor.get_reserved_resources).bind(None, *method.call_args.args)
+    assert method.call_args.kwargs == {"recompute": True}
+
+
+def test_a_trial_keeps_its_own_part_of_a_configuration() -> None:
+    from ray.tune.schedulers import PopulationBasedTraining
+
+    class Population(ExploreHook, PopulationBasedTraining):
+        def own_config(self, trial: Any) -> dict[str, Any]:
+            return {"name": trial.config["name"]}
+
+    population = Population(
+        time_attr="epoch", metric="score", mode="max", perturbation_interval=1, hyperparam_mutations={"lr": [0.1]}
+    )
+    one, other = (mock.Mock(config={"name": name, "lr": 0.1}) for name in ("one", "other"))
+    config, _ = population._get_new_config(one, other)
+    assert config == {"name": "one", "lr": 0.1}
+
+
+def test_the_last_failure_of_a_trial_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "error.txt"
+    assert last_failure(None) == last_failure(file) == ""
+    file.write_text("Failure # 1 (occurred at noon)\nfirst\nFailure # 2 (occurred at one)\nsecond\n")
+    assert last_failure(file) == "2 (occurred at one)\nsecond\n"
+
+
+def test_tune_takes_what_the_memory_monitor_does_for_the_death_of_a_trial() -> None:
+    from ray.air.execution._internal.actor_manager import RayActorManager
+    from ray.exceptions import OutOfMemoryError, RayActorError
+
+    manager, seen = RayActorManager(resource_manager=mock.Mock()), []
+    actor = mock.Mock(_on_error=None)
+    task = mock.Mock(_tracked_actor=actor, _on_error=lambda actor, error: seen.append(error))
+    with mock.patch.object(manager, "_cleanup_actor"), out_of_memory_is_a_death():
+        manager._actor_task_failed(tracked_actor_task=task, exception=OutOfMemoryError("running low on memory"))
+    assert isinstance(seen[0], RayActorError)
+    assert "running low on memory" in str(seen[0])
+    with pytest.raises(RuntimeError):  # what Ray does by itself; where it no longer does, this can go
+        manager._actor_task_failed(tracked_actor_task=task, exception=OutOfMemoryError("running low on memory"))

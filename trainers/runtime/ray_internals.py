@@ -1,0 +1,311 @@
+"""All that is used of Ray and that Ray does not promise to keep: private names, constants, and prose that is parsed.
+
+No other file imports, overrides or patches a private name of Ray (tests/test_internals.py). Each entry below names the
+test that fails when Ray changes it; unless another is named that is tests/runtime/test_ray_internals.py. Importing this
+module imports nothing of Ray: functions do, when they are called.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import requests
+
+PathTest = Callable[[Path], bool]
+
+
+# Nodes and resources -----------------------------------------------------------------------------------------
+
+# test_ray_itself_marks_the_node_of_its_head
+HEAD_NODE = "node:__internal_head__"
+"""A resource of which the head's node has 1.0, and no other node has any."""
+
+
+def start_on_loopback(cpus: int, dashboard: bool) -> None:
+    """Start a Ray of our own, which listens on this machine alone, and connect to it.
+
+    Args:
+        cpus: So many CPUs it takes this machine for.
+        dashboard: Whether to start Ray's dashboard.
+    """
+    import ray
+
+    ray.init(
+        address="local",
+        _node_ip_address="127.0.0.1",  # test_a_ray_of_our_own_listens_on_loopback
+        num_cpus=cpus,
+        include_dashboard=dashboard,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def addable_resources() -> dict[str, float]:
+    """What the cluster's autoscaler could grow it to, in all; empty where there is none. Ray is connected to."""
+    # test_ray_still_has_what_we_use
+    from ray._private.state import state
+
+    return dict(state.get_max_resources_from_cluster_config() or {})
+
+
+def free_resources() -> dict[str, dict[str, float]]:
+    """What each node has left: id -> resources. (`ray.available_resources` adds the nodes up.)"""
+    # test_ray_still_has_what_we_use
+    from ray._private.state import available_resources_per_node
+
+    return dict(available_resources_per_node())
+
+
+# What a job uploads ------------------------------------------------------------------------------------------
+
+
+def upload_limit() -> int:
+    """Bytes that Ray takes as a job's working directory."""
+    # test_ray_still_has_what_we_use
+    from ray._private.runtime_env import packaging
+
+    return int(packaging.GCS_STORAGE_MAX_SIZE)
+
+
+def walk_upload(
+    folder: Path,
+    excludes: Sequence[str],
+    visit: Callable[[Path], None],
+    *,
+    skip: PathTest = lambda path: False,
+    gitignore: bool = True,
+) -> None:
+    """Call `visit` for each file and folder that Ray would upload of `folder`.
+
+    Args:
+        folder: An absolute path.
+        excludes: Patterns as in .gitignore, relative to `folder`.
+        visit: Takes absolute paths.
+        skip: Whether a path, and what is below it, stays out besides.
+        gitignore: Whether .gitignore and .rayignore files count.
+    """
+    # test_a_walk_skips_what_ray_would_not_upload
+    from ray._private.runtime_env import packaging
+
+    excluded = [packaging._get_excludes(folder, list(excludes)), skip]
+    packaging._dir_travel(folder, excluded, visit, gitignore, logging.getLogger("ray"))
+
+
+# Jobs --------------------------------------------------------------------------------------------------------
+
+# test_the_loggers_that_are_silenced_are_those_of_a_module
+JOB_LOGGERS = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.working_dir",
+)
+"""What tells on stderr how an upload gets on."""
+
+# test_ray_still_says_what_we_read
+JOB_LOG_LINES = ("Runtime env is setting up.", "Running entrypoint for job ")
+"""How lines of Ray's own in a job's log begin."""
+
+
+class JobClientHooks:
+    """The first base of a class that derives from Ray's JobSubmissionClient: requests and refusals to override.
+
+    Ray's client has no time limits, and raises RuntimeError for everything that is refused.
+    """
+
+    def request(self, send: Callable[..., requests.Response], method: str, endpoint: str) -> requests.Response:
+        """Makes every request of the client.
+
+        Args:
+            send: Makes the request, with the keyword arguments of `requests.request` that it is called with.
+            method: As in "GET".
+            endpoint: As in "/api/version".
+        """
+        return send()
+
+    def refuse(self, response: requests.Response) -> None:
+        """Raises the error that a response stands for, whose status is none of success."""
+        super()._raise_error(response)  # type: ignore[misc]
+
+    def verify_certificates(self) -> None:
+        """By the certificates of this machine, in the stream of a log too, where Ray's None makes aiohttp give up."""
+        # test_the_job_client_still_reads_the_context_that_we_set
+        self._ssl_context = ssl.create_default_context()
+
+    # Both: test_ray_still_has_what_we_use; tests/cluster/test_submit.py calls them.
+    def _do_request(self, method: str, endpoint: str, **arguments: object) -> requests.Response:
+        plain: Callable[..., requests.Response] = super()._do_request  # type: ignore[misc]
+        return self.request(lambda **more: plain(method, endpoint, **arguments, **more), method, endpoint)
+
+    def _raise_error(self, r: requests.Response) -> None:
+        self.refuse(r)
+
+
+def is_known_job(refusal: str, job: str) -> bool:
+    """Whether Ray refused to start a job because it has one of that name."""
+    return f"{job} already exists" in refusal  # test_ray_still_says_what_we_read
+
+
+def lacks_agent(refusal: str) -> bool:
+    """Whether Ray refused to start a job because no dashboard agent is up (yet) that would."""
+    return "No available agent" in refusal  # test_ray_still_says_what_we_read
+
+
+# Ray's words on a process that is gone -----------------------------------------------------------------------
+
+# All of these: test_ray_still_says_what_we_read, and tests/runtime/test_failures.py; tests/tune_spaces/test_sweeping.py
+# and tests/runtime/test_ray_train.py end real processes (slow).
+_MEMORY_MONITOR = "running low on memory"
+_VANISHED = "connection error code 2"
+_DETAIL = "Worker exit detail: "
+
+
+class Death(NamedTuple):
+    """What the text of an error of Ray says of the process that died."""
+
+    by_memory_monitor: bool
+    """Ray's memory monitor ended it: its host was running out of memory."""
+    vanished_at: tuple[str, int] | None
+    """(address, pid) of one that left without a word, if known: killed by the kernel, or crashed."""
+    detail: str
+    """The last line, for people."""
+
+
+def parse_death(error: str) -> Death:
+    """Read the text of Ray's error."""
+    place = re.search(r"^\s*pid: (\d+)$.*?^\s*ip: (\S+)$", error, re.MULTILINE | re.DOTALL)
+    lines = [line.strip() for line in error.splitlines() if line.strip()] or ["no reason given"]
+    return Death(
+        by_memory_monitor=_MEMORY_MONITOR in error,
+        vanished_at=(place[2], int(place[1])) if place and _VANISHED in error else None,
+        detail=lines[-1].rpartition(_DETAIL)[2],
+    )
+
+
+# Ray Train ---------------------------------------------------------------------------------------------------
+
+
+class ControllerListener(Protocol):
+    """What is done when Ray Train's controller starts workers anew, and why; called in the controller's process."""
+
+    def preempting(self, ranks: Sequence[int], deadline: float | None) -> None:
+        """The hosts of `ranks` are taken back, at `deadline`, in seconds since the epoch, where that is known."""
+
+    def resizing(self) -> None:
+        """The workers are about to be ended, for a group of another size."""
+
+    def restarting(self, error: str) -> None:
+        """Workers died, as `error` says, and are about to be started anew."""
+
+    def rescheduling(self) -> None:
+        """No room was found for the workers; it is about to be looked for again."""
+
+
+def controller_callback(listener: ControllerListener) -> object:
+    """A callback for `ray.train.RunConfig`; Ray's public `UserCallback` hears nothing of the controller's states."""
+    # test_controller_states_are_heard; tests/runtime/test_ray_train.py runs through them (slow).
+    from ray.train.v2._internal.execution.callback import ControllerCallback
+    from ray.train.v2._internal.execution.controller import state as states
+
+    class Callback(ControllerCallback):
+        def after_controller_state_update(self, previous_state: object, current_state: Any) -> None:
+            match current_state:
+                case states.PreemptingState():
+                    info = current_state.preemption_info
+                    listener.preempting(info.preempted_ranks, info.deadline_ms and info.deadline_ms / 1000)
+                case states.ResizingState():
+                    listener.resizing()
+                case states.RestartingState():
+                    listener.restarting(str(current_state.training_failed_error))
+                case states.ReschedulingState():
+                    listener.rescheduling()
+
+    return Callback()
+
+
+def shorten_claims(seconds: int) -> None:
+    """What an elastic run claims of the cluster becomes void so long after its driver was killed (Ray: 180 s).
+
+    A live run claims it anew every 20 s.
+    """
+    # test_claims_become_void_sooner
+    from ray.train.v2._internal.execution.scaling_policy import autoscaling_coordinator_client
+
+    autoscaling_coordinator_client.AUTOSCALING_REQUESTS_EXPIRE_TIME_S = seconds
+
+
+def refresh_cluster_view() -> Any:
+    """Bring Ray Train's view of the cluster up to date, which it does itself every 20 s; done when this is ready.
+
+    Returns:
+        A reference to wait for with `ray.get`.
+    """
+    # test_the_view_of_the_cluster_is_refreshed
+    from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+        get_or_create_autoscaling_coordinator,
+    )
+
+    return get_or_create_autoscaling_coordinator().get_reserved_resources.remote("trainyard", recompute=True)
+
+
+# Ray Tune ----------------------------------------------------------------------------------------------------
+
+
+class ExploreHook:
+    """The first base of a class that derives from Tune's PopulationBasedTraining: says what a trial keeps of its own.
+
+    Ray's `custom_explore_fn` sees the configuration of the other trial alone.
+    """
+
+    def own_config(self, trial: Any) -> dict[str, Any]:
+        """What stays in the configuration of a trial that takes over another's."""
+        return {}
+
+    # test_a_trial_keeps_its_own_part_of_a_configuration
+    def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        config, operations = super()._get_new_config(trial, trial_to_clone)  # type: ignore[misc]
+        return {**config, **self.own_config(trial)}, operations
+
+
+@contextlib.contextmanager
+def out_of_memory_is_a_death() -> Iterator[None]:
+    """A trial that Ray's memory monitor ends is lost as if it had died; Tune would end the sweep with an error."""
+    # test_tune_takes_what_the_memory_monitor_does_for_the_death_of_a_trial
+    from ray.air.execution._internal.actor_manager import RayActorManager
+    from ray.exceptions import OutOfMemoryError, RayActorError
+
+    manager_type: Any = RayActorManager
+    plain = manager_type._actor_task_failed
+
+    def failed(manager: Any, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, OutOfMemoryError):
+            exception = RayActorError(error_msg=str(exception))
+        plain(manager, tracked_actor_task, exception)
+
+    manager_type._actor_task_failed = failed
+    try:
+        yield
+    finally:
+        manager_type._actor_task_failed = plain
+
+
+def last_failure(error_file: str | os.PathLike[str] | None) -> str:
+    """What Ray said when a trial's process died, the last time; Tune's own `get_error` looks where it is not yet.
+
+    Args:
+        error_file: `error_file` of Tune's trial, to which each failure is appended; None where there was none.
+
+    Returns:
+        The text of the error, "" where none was written.
+    """
+    try:
+        return "" if error_file is None else Path(error_file).read_text().rpartition("Failure # ")[2]
+    except OSError:
+        return ""
