@@ -250,6 +250,7 @@ class Population(ExploreHook, PopulationBasedTraining):
     """Population-based training, of the learning rate alone: a trial that takes over another's stays itself."""
 
     def own_config(self, trial: TunedTrial) -> dict[str, object]:
+        """What a trial keeps of its configuration when it takes over another's."""
         return {"trial": trial.config["trial"]}
 
 

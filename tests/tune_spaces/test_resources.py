@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from trainers.recipe import Scale
+from trainers.runtime.ray_internals import HEAD_NODE
 from tune_spaces.resources import (
     DATA_TASK_CPUS,
-    HEAD_NODE,
     PLACEHOLDER,
     Capacity,
     Places,
