@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from trainers.datasets import Source
 from trainers.formatting import locate_error, nearest
+from trainers.messages import Facts
 from trainers.recipe import Recipe, recipe_names
 from trainers.runs.files import read_run, run_names
 from trainers.storage.store import Store
@@ -51,12 +51,19 @@ def check_model(recipe: Recipe, source: Source) -> None:
     before pictures are decoded."""
     import torch
 
+    from trainers.data import targets
     from trainers.training import build, distributed
 
-    counts = Counter(target for item in source.splits["train"] for target in item.targets)
-    unknown = 1 if source.masks else 0  # how often a class occurs in masks is not known before they are read
-    frequencies = [counts[label] or unknown for label in range(len(source.classes))]
-    meta = {"channels": source.channels, "classes": source.classes, "class_counts": {"train": frequencies}}
+    target, classes = targets.kind(source.target), list(source.classes)
+    known = target.listed(source.splits["train"])  # else how often a class occurs shows when targets are read
+    frequencies = [1] * len(classes) if known is None else target.count(known, len(classes))["counts"]
+    meta: Facts = {
+        "channels": source.channels,
+        "classes": classes,
+        "target": target.name,
+        "masks": target.legacy_masks,
+        "class_counts": {"train": frequencies},
+    }
     where = torch.device("meta")
     try:
         with where:
@@ -71,11 +78,10 @@ def check_model(recipe: Recipe, source: Source) -> None:
         raise ValueError(f"the model {recipe.model} cannot be built: {locate_error(error)}") from None
     distributed.freeze(model, recipe.frozen)
     task = build.make_task(recipe, meta)
-    shape = (2, *recipe.image_size)
     try:  # do sizes fit?
         with where:
             output = model(torch.zeros(2, source.channels, *recipe.image_size))
-            task.loss(output, torch.zeros(shape if source.masks else shape[:1], dtype=torch.int64))
+            task.loss(output, torch.zeros(target.dummy(2, recipe.image_size).shape, dtype=torch.int64))
     except ValueError:
         raise
     except Exception as error:

@@ -36,7 +36,7 @@ from trainers.training.memory_fit import Need, device_memory, fit_memory
 
 EXIT_CODES = {"finished": 0, "stopped_early": 0, "failed": 1, "out_of_memory": 3, "interrupted": 130}
 RECORDED = (
-    "fingerprint rows classes channels masks colours mean std class_counts class_areas skipped repeated"
+    "fingerprint rows classes channels target masks colours mean std class_counts class_areas skipped repeated"
 ).split()
 """What run.json tells of the data: enough to predict without it."""
 

@@ -40,7 +40,7 @@ def source(
     args = {"binary": binary, "drawing": DRAWING}
     counts = {"train": train, "val": val, "test": test}
     items = splits(counts, height=height, width=width, seed=seed, smallest=SMALLEST, args=args)
-    return Source(classes=classes, channels=3, splits=items, masks=True, colours=COLOURS[: len(classes)])
+    return Source(classes=classes, channels=3, splits=items, target="masks", colours=COLOURS[: len(classes)])
 
 
 def read(item: Item) -> list[tuple[Pixels, Pixels]]:
