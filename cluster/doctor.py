@@ -29,6 +29,7 @@ from cluster.findings import HERE, examine
 from trainers.cli import cli, cli_type
 from trainers.progress import Progress
 from trainers.recipe import Scale
+from trainers.runs import provenance
 from trainers.runtime import preflight
 from trainers.runtime.preflight import Facts, Finding, Host
 from trainers.storage.store import Store, default_storage
@@ -181,7 +182,7 @@ def gather_facts(scale: Scale, storage: Store, working_dir: Path, end: float) ->
     if scale.data is not None:
         wanted["data"] = os.path.abspath(os.path.expanduser(scale.data))
     upload = preflight.take_steps({"": lambda: upload_size(working_dir)}, UPLOAD_SECONDS)[""]
-    facts: Facts = {"this": {"versions": preflight.versions()}, "cluster": _cluster(scale, nodes), "upload": upload}
+    facts: Facts = {"this": {"versions": provenance.versions()}, "cluster": _cluster(scale, nodes), "upload": upload}
     names: list[str] = []
     with contextlib.ExitStack() as stack:
         reached = preflight.take_steps({"": lambda: {"names": storage.names()}}, LOOK_SECONDS / 2)[""]
@@ -205,7 +206,7 @@ def _ask_all(nodes: Sequence[Host], wanted: Facts, end: float) -> dict[str, Fact
 
     from cluster import probe
 
-    with preflight.by_value(preflight, probe):
+    with preflight.by_value(preflight, provenance, probe):
         actor: Any = ray.remote(probe.Probe)
         probes = {}
         for node in nodes:

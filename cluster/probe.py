@@ -18,7 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trainers.runtime.preflight import Facts, see_data, see_storage, take_steps, versions
+from trainers.runs.provenance import versions
+from trainers.runtime.preflight import Facts, see_data, see_storage, take_steps
 
 HEALTH = "RAY_health_check_"
 MEET_SECONDS = 3.0

@@ -19,7 +19,7 @@ LEVELS = [
     "recipe",
     "recipes cli runs data tasks report",
     "training",
-    "checks runtime",
+    "checks resolve runtime",
     "fitting inference",
     "trainers",
     "__main__",

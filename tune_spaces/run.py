@@ -563,8 +563,8 @@ def _data_key(recipe: Recipe) -> str:
 def _resolve_metric(sweep: Sweep, recipe: Recipe, meta: Mapping[str, Any]) -> str:
     """The score that trials are compared by. Raises ValueError where the task does not give it."""
     import torch
-
     from trainers.tasks.make import outputs
+
     from trainers.training import build
 
     made = build.make_task(recipe, meta)

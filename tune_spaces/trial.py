@@ -25,6 +25,7 @@ from ray import tune
 from trainers.data import shard_transfer
 from trainers.data.batches import Cached
 from trainers.fitting import fit
+from trainers.messages import DataSpec
 from trainers.progress import Progress
 from trainers.recipe import Recipe, Scale
 from trainers.runs.events import Control
@@ -217,9 +218,9 @@ def _folder(shared: Mapping[str, Any], config: Mapping[str, Any]) -> Store:
     return found
 
 
-def _with_meta(data: Mapping[str, Any]) -> Mapping[str, Any]:
+def _with_meta(data: DataSpec) -> DataSpec:
     """What prepare_data returned; what lies beside prepared pictures is read here, and did not travel."""
-    return data if data["meta"] is not None else {**data, "meta": dict(Cached(shard_transfer.local(data)).meta)}
+    return data if data["meta"] is not None else {**data, "meta": Cached(shard_transfer.local(data)).meta}
 
 
 def _open_things() -> dict[str, int]:

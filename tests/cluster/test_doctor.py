@@ -24,6 +24,7 @@ from cluster import doctor, probe
 from cluster.__main__ import main
 from cluster.findings import examine
 from trainers.recipe import Scale
+from trainers.runs import provenance
 from trainers.runtime import preflight
 from trainers.runtime.preflight import Facts, Finding
 from trainers.storage.store import Store
@@ -200,7 +201,7 @@ def test_a_probe_looks_at_its_host(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert seen["network"]["interface"] == "lo"
     assert seen["data"] == {"found": False}
     assert seen["storage"] == {"seen": True}
-    assert seen["versions"] == preflight.versions()
+    assert seen["versions"] == provenance.versions()
     assert seen["disk"]["Ray's files"]["free"] > 0
     assert met["storage"]["seen"] == ["driver", "me"]
     assert list(met["unreached"]) == ["stranger"]

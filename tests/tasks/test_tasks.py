@@ -9,14 +9,14 @@ import torch
 from sklearn import metrics
 from test_boundary_f1 import draw_masks
 from torch.nn import functional
+from trainers.tasks.classification import Classify
+from trainers.tasks.make import make, outputs
+from trainers.tasks.segmentation import Segment, SegmentBinary
 
 from trainers import datasets
 from trainers.tasks import segmentation
 from trainers.tasks.base import Counts
 from trainers.tasks.class_weights import weigh_classes
-from trainers.tasks.classification import Classify
-from trainers.tasks.make import make, outputs
-from trainers.tasks.segmentation import Segment, SegmentBinary
 
 IGNORED = datasets.IGNORED
 

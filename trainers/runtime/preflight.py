@@ -6,25 +6,22 @@ What runs on the hosts travels there by value: it works, and says so, where Trai
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import importlib.metadata
-import importlib.util
 import os
-import platform
 import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from trainers.runs import provenance
+from trainers.runs.provenance import PACKAGES, versions
 
 if TYPE_CHECKING:
     from trainers.storage.store import Store
 
 Facts = dict[str, Any]
-PACKAGES = ("ray", "torch", "torchvision", "pyarrow", "numpy")
 MUST_AGREE = ("python", "ray", "torch", "trainyard")
 """Other versions of these make a run fail, or train something else."""
 LOOK_SECONDS = 8.0
@@ -124,7 +121,7 @@ def on_every(
     """What `function({**wanted, "host": id})` returns on each host, or {"error": text}: host's id -> facts."""
     import ray
 
-    with by_value(sys.modules[__name__]):
+    with by_value(sys.modules[__name__], provenance):  # what `look` calls
         remote: Any = ray.remote(num_cpus=0, max_retries=0)(function)
         calls = {h.id: remote.options(**pinned(h)).remote({**wanted, "host": h.id}) for h in hosts}
     answers = gather(calls, seconds)
@@ -220,22 +217,6 @@ def take_steps(steps: Mapping[str, Callable[[], Any]], seconds: float) -> Facts:
     for name in steps:
         found.setdefault(name, {"error": f"no answer in {seconds:g} s"})
     return {name: found[name] for name in steps}
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of what training needs; "trainyard" is a digest of the code. What is missing is left out."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    spec = importlib.util.find_spec("trainers")
-    if spec is not None and spec.origin is not None:
-        digest = hashlib.sha256()
-        home = Path(spec.origin).parent
-        for path in sorted(home.rglob("*.py")):
-            digest.update(f"{path.relative_to(home)}\0".encode() + path.read_bytes())
-        found["trainyard"] = f"code {digest.hexdigest()[:8]}"
-    return found
 
 
 def see_storage(wanted: Facts) -> Facts:

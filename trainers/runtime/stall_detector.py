@@ -14,7 +14,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from trainers.messages import BeatEvent, MessageEvent, WarningEvent
 
 if TYPE_CHECKING:
     from trainers.data.batches import Batch, Data
@@ -22,9 +24,6 @@ if TYPE_CHECKING:
     from trainers.training.distributed import World
     from trainers.training.state import TrainState
 
-Beat = dict[str, Any]
-"""kind "beat"; rank, size, host; idle, seconds without a step or a batch; stalled; at and where, words; waits, whether
-it waits for other ranks; first and last, whether a rank begins or ends."""
 STALL_SECONDS = 20.0
 BEATS_A_STALL = 4
 """A rank sends so many within STALL_SECONDS."""
@@ -47,7 +46,7 @@ class Heartbeat:
     """
 
     def __init__(
-        self, rank: int, size: int, host: str, send: Callable[[Beat], None], stall_seconds: float = STALL_SECONDS
+        self, rank: int, size: int, host: str, send: Callable[[BeatEvent], None], stall_seconds: float = STALL_SECONDS
     ) -> None:
         """Parameters: `send` takes the beats, in this thread of the watch, and must not wait for long."""
         self.rank, self.size, self.host, self.send, self.stall_seconds = rank, size, host, send, stall_seconds
@@ -228,14 +227,14 @@ class StallDetector:
 
     def __init__(self, stall_seconds: float = STALL_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
         self.stall_seconds, self.clock = stall_seconds, clock
-        self._beats: dict[int, Beat] = {}
+        self._beats: dict[int, BeatEvent] = {}
         self._heard: dict[int, float] = {}
         self._begun: float | None = None
         """When the stall that was told began."""
         self._next = 0.0
         """Seconds of stall at which it is told again."""
 
-    def hear(self, beat: Beat) -> None:
+    def hear(self, beat: BeatEvent) -> None:
         """Take in a beat."""
         now, rank = self.clock(), beat["rank"]
         if beat["first"]:  # perhaps of a new group of workers, and fewer: those of the old one that died are no loss
@@ -248,7 +247,7 @@ class StallDetector:
         if beat["last"]:
             del self._heard[rank], self._beats[rank]
 
-    def look(self) -> dict[str, str] | None:
+    def look(self) -> MessageEvent | WarningEvent | None:
         """The event that tells people what they should know now: of kind "warning", and "message" when it is over."""
         now = self.clock()
         silent = {rank: now - heard for rank, heard in self._heard.items() if now - heard > self.stall_seconds}
@@ -267,7 +266,7 @@ class StallDetector:
         return {"kind": "warning", "text": text}
 
 
-def describe(heard: Mapping[int, Beat], silent: Mapping[int, float], hosts: Mapping[int, str]) -> str:
+def describe(heard: Mapping[int, BeatEvent], silent: Mapping[int, float], hosts: Mapping[int, str]) -> str:
     """Who waits for whom, and where that one stands.
 
     Parameters: `heard`, the last beats of the ranks that are heard of; `silent`, seconds since the others were;

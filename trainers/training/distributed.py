@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trainers.training.activation_checkpointing import blocks, checkpoint_activations
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,14 @@ class World:
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
+
+    def gather_objects(self, value: Value) -> list[Value]:
+        """`value` of every rank, in the order of the ranks; it is pickled. Waits until every worker asks."""
+        if self.size == 1:
+            return [value]
+        gathered: list[Value] = [value] * self.size
+        dist.all_gather_object(gathered, value)
+        return gathered
 
     def agree(self, *requests: bool) -> list[bool]:
         """What rank 0 wishes; waits until every worker asks."""
