@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from trainers.checks import check_init_from
 from trainers.fitting import prepare_data
 from trainers.formatting import nearest, parse_size
+from trainers.messages import Meta
 from trainers.progress import Progress
 from trainers.recipe import Recipe
 from trainers.report.report import report
@@ -194,8 +195,7 @@ class _Running:
         sweep = self.sweep
         self._prepare_data(self.examples)
         example = self.examples[0].recipe
-        self.metric = _resolve_metric(sweep, example, self._data_of(example)["meta"])
-        self.mode = "min" if self.metric == "loss" else "max"
+        self.metric, self.mode = _resolve_metric(sweep, example, self._data_of(example)["meta"])
         self._resolve_places(cluster)
         facts = {
             "name": self.name,
@@ -560,26 +560,21 @@ def _data_key(recipe: Recipe) -> str:
     return repr([plain[name] for name in _SAME_DATA] + [recipe.storage_size])
 
 
-def _resolve_metric(sweep: Sweep, recipe: Recipe, meta: Mapping[str, Any]) -> str:
-    """The score that trials are compared by. Raises ValueError where the task does not give it."""
-    import torch
-    from trainers.tasks.make import outputs
+def _resolve_metric(sweep: Sweep, recipe: Recipe, meta: Meta) -> tuple[str, str]:
+    """The score that trials are compared by, and whether "min" or "max" of it is the best.
 
+    Raises ValueError where the task does not give it.
+    """
     from trainers.training import build
 
-    made = build.make_task(recipe, meta)
+    task = build.make_task(recipe, meta)
     if sweep.metric is None:
-        return made.metric
-    channels = outputs(recipe.task, len(meta["classes"]))
-    shape = (8, 8) if meta.get("masks") else ()
-    counts = made.counts(torch.zeros(2, channels, *shape), torch.zeros(2, *shape, dtype=torch.int64))
-    both = {**counts.total, **counts.per_image}
-    scores = made.scores({name: count.numpy() for name, count in both.items()})
-    known = ["loss", *(name for name, value in scores.items() if isinstance(value, float))]
+        return task.metric, "max"
+    known = ["loss", *build.score_names(recipe, meta)]
     wanted = sweep.metric.removeprefix("val/")
     if wanted not in known:
         raise ValueError(f"metric={sweep.metric}: the task {recipe.task} gives no such score{nearest(wanted, known)}")
-    return wanted
+    return wanted, "min" if wanted == "loss" or wanted in task.errors else "max"
 
 
 def _duration(seconds: float) -> str:

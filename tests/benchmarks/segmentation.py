@@ -38,7 +38,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
-from trainers.tasks.segmentation import Segment
 
 from trainers.data import sampler
 from trainers.data.batches import Cached
@@ -46,6 +45,7 @@ from trainers.data.prepare import prepare
 from trainers.data.source import scan_files
 from trainers.recipe import Recipe
 from trainers.tasks import boundary_f1
+from trainers.tasks.segment import Segment
 from trainers.training import build, device, loop
 from trainers.training.distributed import World
 from trainers.training.preprocess import Preprocess

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
-from trainers.tasks.segmentation import Segment
 
 from trainers.tasks import boundary_f1
+from trainers.tasks.segment import Segment
 
 IGNORED = boundary_f1.IGNORED
 
