@@ -44,6 +44,7 @@ class Cached:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.meta: Meta = json.loads((self.folder / "meta.json").read_text())
+        self.meta["target"] = targets.of_meta(self.meta).name  # older versions wrote none
         self._open: dict[str, tuple[list[Array], list[Array], Array]] = {}
 
     def batches(self, split: str, passes: Iterable[Pass]) -> Iterator[Batch]:

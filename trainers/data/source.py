@@ -11,7 +11,7 @@ from pathlib import Path
 from trainers.data import targets
 from trainers.datasets import Item, Source
 from trainers.recipe import Recipe
-from trainers.registry import constant, load, names
+from trainers.registry import load
 from trainers.storage.store import CACHE, Store
 
 
@@ -38,22 +38,11 @@ def scan_files(recipe: Recipe, data: str | None) -> Source:
     source: Source = load("datasets", recipe.dataset).source(data, **recipe.dataset_args)
     if len(source.classes) < 2:
         raise ValueError(f"there must be two classes or more; {data or recipe.dataset} has {source.classes}")
-    _check_task(recipe, source)
+    targets.check_task(recipe.task, source, recipe.dataset)
     for split in ("train", "val"):
         if not sum(len(item.targets) for item in source.splits.get(split, ())):
             raise ValueError(f"{data or recipe.dataset} has no pictures for the {split} split; add some")
     return source
-
-
-def _check_task(recipe: Recipe, source: Source) -> None:
-    """That the task learns from the kind of target that the data set has."""
-    has = targets.kind(source.target)
-    if constant("tasks", recipe.task, "TARGET") != has.name:
-        fitting = [task for task in names("tasks") if constant("tasks", task, "TARGET") == has.name]
-        raise ValueError(
-            f"task={recipe.task} does not fit the data set {recipe.dataset}, which has {has.holds}; "
-            f"use {' or '.join(fitting) or 'a task of your own, --task FILE.py'}"
-        )
 
 
 def cache_key(recipe: Recipe, source: Source) -> str:

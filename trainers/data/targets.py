@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from trainers.data.resize import shrink
-from trainers.datasets import IGNORED, BadImage, Item
+from trainers.datasets import IGNORED, BadImage, Item, Source
 from trainers.formatting import nearest
+from trainers.registry import constant, names
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -280,6 +281,17 @@ def of_meta(meta: Mapping[str, object]) -> Target:
     Files of older versions do not name the kind: there, `masks` decides.
     """
     return kind(str(meta.get("target") or ("masks" if meta.get("masks") else "labels")))
+
+
+def check_task(task: str, source: Source, dataset: str) -> None:
+    """Raises ValueError where a task learns from another kind of target than the data set has."""
+    has = kind(source.target)
+    if constant("tasks", task, "TARGET") != has.name:
+        fitting = [each for each in names("tasks") if constant("tasks", each, "TARGET") == has.name]
+        raise ValueError(
+            f"task={task} does not fit the data set {dataset}, which has {has.holds}; "
+            f"use {' or '.join(fitting) or 'a task of your own, --task FILE.py'}"
+        )
 
 
 def gather(shards: Sequence[Array], first_rows: Array, ids: Array) -> Array:
