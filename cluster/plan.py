@@ -23,7 +23,7 @@ from trainers.cli import cli, cli_type, leading, size_of
 from trainers.formatting import format_size, parse_size
 from trainers.progress import Progress
 from trainers.recipe import Recipe, Scale, recipe_names, resolve, resolve_micro_batch
-from trainers.registry import arguments, load
+from trainers.registry import arguments, constant, load
 
 if TYPE_CHECKING:
     from trainers.training.peak_memory import Curve
@@ -347,8 +347,10 @@ def _meta(recipe: Recipe, data: str | None, classes: int | None) -> dict[str, An
 
 def _known_classes(recipe: Recipe) -> int | None:
     """How many classes a data set has, whatever pictures there are."""
-    if recipe.task == "segment_binary" or recipe.dataset_args.get("binary"):
+    if recipe.dataset_args.get("binary"):
         return 2
+    if of_task := constant("tasks", recipe.task, "CLASSES", None):
+        return int(of_task)
     if recipe.dataset == "mnist":
         return DIGITS
     known = getattr(load("datasets", recipe.dataset), "CLASSES", None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from trainers.datasets import Source
@@ -80,13 +79,16 @@ def check_model(recipe: Recipe, source: Source) -> None:
 
 def _facts(source: Source) -> Facts:
     """What is known of a data set from its listing."""
-    counts = Counter(target for item in source.splits["train"] for target in item.targets)
-    unknown = 1 if source.masks else 0  # how often a class occurs in masks is not known before they are read
+    from trainers.data import targets
+
+    target, classes = targets.kind(source.target), list(source.classes)
+    known = target.listed(source.splits["train"])  # else how often a class occurs shows when targets are read
     return {
         "channels": source.channels,
-        "classes": list(source.classes),
-        "masks": source.masks,
-        "class_counts": {"train": [counts[label] or unknown for label in range(len(source.classes))]},
+        "classes": classes,
+        "target": target.name,
+        "masks": target.legacy_masks,
+        "class_counts": {"train": [1] * len(classes) if known is None else target.count(known, len(classes))["counts"]},
     }
 
 
@@ -127,10 +129,11 @@ def _try(model: nn.Module, recipe: Recipe, source: Source, facts: Facts, where: 
     """A forward pass and the loss: do the sizes fit? Raises whatever the model raises."""
     import torch
 
+    from trainers.data import targets
     from trainers.training import build
 
     task = build.make_task(recipe, facts)
-    shape = (TRIED, *recipe.image_size) if source.masks else (TRIED,)
+    shape = targets.kind(source.target).dummy(TRIED, recipe.image_size).shape
     with where:
         output = model(torch.zeros(TRIED, source.channels, *recipe.image_size))
         task.loss(output, torch.zeros(shape, dtype=torch.int64))

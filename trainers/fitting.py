@@ -230,7 +230,7 @@ def _prepare(recipe: Recipe, scale: Scale, source: Source, storage: Store, progr
     cache = cache_folder(storage)
     mode = choose_mode(scale.data_mode, recipe, source, cache, ray=scale.on_ray)
     if mode == "stream":
-        meta, folder = cast(Meta, stream_meta(recipe, source)), None
+        meta, folder = stream_meta(recipe, source), None
     else:
         total = sum(len(item.targets) for items in source.splits.values() for item in items)
         with progress.bar("preparing pictures", total) as advance:  # nothing moves where it was done before

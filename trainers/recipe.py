@@ -18,15 +18,8 @@ from typing import Any, Literal, Self
 from trainers import augmentations
 from trainers.formatting import locate_error, nearest, parse_size
 from trainers.messages import Json
-from trainers.registry import arguments, load
+from trainers.registry import arguments, choices, constant, load
 
-_SEGMENT_ARGS = {"loss": ("cross_entropy", "dice", "sum"), "stride": 1, "boundary_tolerance": 0.0075}
-TASK_ARGS: dict[str, dict[str, Any]] = {
-    "classify": {"label_smoothing": 0.0},
-    "segment": _SEGMENT_ARGS,
-    "segment_binary": _SEGMENT_ARGS,
-}
-"""Arguments of each task, with their defaults or, as a tuple, with all values that are allowed."""
 SCHEDULE_ARGS = {"constant": {}, "step": {"every": 10, "factor": 0.1}, "cosine": {}, "polynomial": {"power": 0.9}}
 
 
@@ -84,12 +77,10 @@ class Recipe(_Value):
     """Name of a module in trainers/models, or FILE.py of your own."""
     model_args: Mapping[str, Any] = field(default_factory=dict, metadata={"affects": ("memory", "training")})
     """Arguments of the model's build()."""
-    task: Literal["classify", "segment", "segment_binary"] = field(
-        default="classify", metadata={"affects": ("memory", "training")}
-    )
-    """What is learned: a class for each picture, for each pixel, or whether a pixel belongs to the second of two."""
+    task: str = field(default="classify", metadata={"affects": ("memory", "training")})
+    """What is learned: name of a module in trainers/tasks (classify, ordinal, segment...), or FILE.py of your own."""
     task_args: Mapping[str, Any] = field(default_factory=dict, metadata={"affects": ("memory", "training")})
-    """classify: label_smoothing; the others: loss (cross_entropy, dice, sum), stride, boundary_tolerance."""
+    """Arguments of the task's make(), such as label_smoothing=0.1 of classify or loss=dice of segment."""
     image_size: tuple[int, int] = field(metadata={"affects": ("data", "memory", "training")})
     """Height x width that the model sees."""
     stored_size: tuple[int, int] | None = field(default=None, metadata={"affects": ("data", "memory", "training")})
@@ -166,18 +157,12 @@ class Recipe(_Value):
             _check_name(name, known, f"argument of schedule {self.schedule!r}")
             holds = _matches(value, type(known[name])) and value > 0
             _require(holds, f"schedule_args {name}", value, f"{_spell(type(known[name]))} above 0")
-        for name, value in self.task_args.items():
-            _check_name(name, TASK_ARGS[self.task], f"argument of task {self.task!r}")
-            known = TASK_ARGS[self.task][name]
-            if isinstance(known, tuple):
-                _require(value in known, f"task_args {name}", value, f"one of {', '.join(known)}")
-            else:
-                holds = _matches(value, type(known)) and value >= (1 if isinstance(known, int) else 0)
-                least = "1 or more" if isinstance(known, int) else "0 or more"
-                _require(holds, f"task_args {name}", value, f"{_spell(type(known))}, {least}")
         augmentations.check(self.augment)
         _check_arguments("datasets", self.dataset, "source", self.dataset_args, given=("data",))
         _check_arguments("models", self.model, "build", self.model_args, given=())
+        _check_arguments("tasks", self.task, "make", self.task_args, given=("classes", "class_weights"))
+        arguments("tasks", self.task, "outputs")
+        constant("tasks", self.task, "TARGET")
 
     def _check_sizes(self) -> None:
         for name in ("image_size", "stored_size"):
@@ -444,12 +429,19 @@ def _check_name(name: str, allowed: typing.Iterable[str], what: str) -> None:
 
 
 def _check_arguments(
-    kind: Literal["models", "datasets"], name: str, function: str, values: Mapping[str, object], given: tuple[str, ...]
+    kind: Literal["models", "datasets", "tasks"],
+    name: str,
+    function: str,
+    values: Mapping[str, object],
+    given: tuple[str, ...],
 ) -> None:
     allowed = {key: default for key, default in arguments(kind, name, function).items() if key not in given}
     for key, value in values.items():
         _check_name(key, allowed, f"argument of {kind[:-1]} {name!r}")
-        default = allowed[key]
+        default, chosen = allowed[key], choices(kind, name, function).get(key)
+        if chosen is not None:
+            _require(value in chosen, f"{kind[:-1]}_args {key}", value, f"one of {', '.join(map(str, chosen))}")
+            continue
         if default is ... or default is None or isinstance(default, list | tuple | dict):
             continue
         if not _matches(value, type(default)):

@@ -235,24 +235,16 @@ def _resolve_places(sweep: Sweep, request: Request, cluster: Cluster) -> Places:
 def _resolve_metric(sweep: Sweep, recipe: Recipe, meta: Meta) -> tuple[str, Mode]:
     """The score that trials are compared by, and which of its values are best. Raises ValueError where the task does
     not give it."""
-    import torch
-
-    from trainers.tasks.make import outputs
     from trainers.training import build
 
-    made = build.make_task(recipe, meta)
+    task = build.make_task(recipe, meta)
     if sweep.metric is None:
-        return made.metric, "max"
-    channels = outputs(recipe.task, len(meta["classes"]))
-    shape = (8, 8) if meta.get("masks") else ()
-    counts = made.counts(torch.zeros(2, channels, *shape), torch.zeros(2, *shape, dtype=torch.int64))
-    both = {**counts.total, **counts.per_image}
-    scores = made.scores({name: count.numpy() for name, count in both.items()})
-    known = ["loss", *(name for name, value in scores.items() if isinstance(value, float))]
+        return task.metric, "max"
+    known = ["loss", *build.score_names(recipe, meta)]
     wanted = sweep.metric.removeprefix("val/")
     if wanted not in known:
         raise ValueError(f"metric={sweep.metric}: the task {recipe.task} gives no such score{nearest(wanted, known)}")
-    return wanted, "min" if wanted == "loss" else "max"
+    return wanted, "min" if wanted == "loss" or wanted in task.errors else "max"
 
 
 def _facts(plan: Plan, space_name: str) -> SweepFacts:

@@ -47,7 +47,7 @@ from trainers.data.prepare import prepare
 from trainers.data.source import scan_files
 from trainers.recipe import Recipe
 from trainers.tasks import boundary_f1
-from trainers.tasks.segmentation import Segment
+from trainers.tasks.segment import Segment
 from trainers.training import build, device, loop
 from trainers.training.distributed import World
 from trainers.training.preprocess import Preprocess

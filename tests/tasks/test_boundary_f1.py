@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 
 from trainers.tasks import boundary_f1
-from trainers.tasks.segmentation import Segment
+from trainers.tasks.segment import Segment
 
 IGNORED = boundary_f1.IGNORED
 

@@ -68,7 +68,7 @@ def source(
         if count
     }
     classes = ["background", "shape"] if binary else CLASSES
-    return Source(classes=classes, channels=3, splits=splits, masks=True, colours=COLOURS[: len(classes)])
+    return Source(classes=classes, channels=3, splits=splits, target="masks", colours=COLOURS[: len(classes)])
 
 
 def read(item: Item) -> list[tuple[Pixels, Pixels]]:

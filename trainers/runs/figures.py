@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from trainers.messages import Best, Line, RunFacts
+from trainers.messages import Best, DatasetFacts, Line, RunFacts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,6 +81,11 @@ def _mark_best(panels: list[Axes], best: Best | None, main: str) -> None:
             label = f"best epoch, {best['epoch']}" + (value if axes is panels[-1] else "")
             axes.axvline(best["epoch"], color=_GREY, linestyle="--", linewidth=1.2, label=label)
         axes.legend(fontsize=11, facecolor="white", framealpha=0.95, edgecolor="#dddddd")
+
+
+def draw_confusion_of(dataset: DatasetFacts, matrix: np.ndarray, name: str = "") -> Figure:
+    """`draw_confusion` of a run, from `dataset` of its run.json."""
+    return draw_confusion(matrix, dataset.get("classes"), name, masks=bool(dataset.get("masks")))
 
 
 def draw_confusion(matrix: np.ndarray, classes: list[str] | None, name: str = "", masks: bool = False) -> Figure:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Unpack
 
 from trainers.messages import Line, Picture, RunEnd, RunFacts, Status
-from trainers.runs.figures import draw_confusion, draw_curves, to_png
+from trainers.runs.figures import draw_confusion_of, draw_curves, to_png
 from trainers.runs.tensorboard import Board
 from trainers.storage.mirror import Mirror
 from trainers.storage.store import Store
@@ -179,7 +179,7 @@ class Record:
 
     def _confusion_figure(self, matrix: np.ndarray, name: str = "") -> Figure:
         dataset = self.run.get("dataset", {})
-        return draw_confusion(matrix, dataset.get("classes"), name, masks=bool(dataset.get("masks")))
+        return draw_confusion_of(dataset, matrix, name)
 
     def _examples_figure(self, rows: Sequence[Picture], epoch: int, matrix: np.ndarray | None) -> Figure:
         from trainers.ratios import iou

@@ -28,8 +28,8 @@ from typing import Any
 import torch
 
 from trainers.recipe import Recipe
-from trainers.training import device
-from trainers.training.memory_trace import Trace, has_masks
+from trainers.training import build, device
+from trainers.training.memory_trace import Trace
 from trainers.training.torch_internals import BatchNorm
 
 TRACED = (2, 4)
@@ -168,7 +168,7 @@ def _picture_bytes(recipe: Recipe, channels: int) -> int:
     """A picture and its target as they wait for their turn: floats, and int64."""
     pixels = recipe.image_size[0] * recipe.image_size[1]
     numbers = 8 if recipe.precision == "fp64" else 4
-    return pixels * channels * numbers + 8 * (pixels if has_masks(recipe) else 1)
+    return pixels * channels * numbers + 8 * build.target_of(recipe).dummy(1, recipe.image_size).size
 
 
 @dataclass(frozen=True)
