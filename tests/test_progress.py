@@ -76,7 +76,7 @@ def test_a_bar_in_a_log_is_a_line_when_it_took_long(monkeypatch: pytest.MonkeyPa
     assert file.getvalue().startswith("preparing pictures: 10 in 0.")
 
 
-def test_what_is_waited_for_is_told_when_it_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_waited_for_is_reported_when_it_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     file = io.StringIO()
     with Progress(file).waiting("starting Ray"):
         pass
