@@ -14,7 +14,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # A package, or a module that lies beside them, may import those of the lines above its own.
 LEVELS = [
-    "formatting messages progress decode",
+    "formatting messages decode",
+    "progress",
     "registry datasets models storage",
     "recipe",
     "recipes cli runs data tasks report",
