@@ -14,8 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # A package, or a module that lies beside them, may import those of the lines above its own.
 LEVELS = [
-    "formatting messages decode",
-    "progress",
+    "formatting messages progress decode",
     "registry datasets models storage",
     "recipe",
     "recipes cli runs data tasks report",
