@@ -95,7 +95,7 @@ def draw(folder: Path, classes: str = "ab", each: int = 10) -> Path:
 # Names and values --------------------------------------------------------------------------------------------
 
 
-def test_wrong_names_are_told_at_once_with_the_nearest_ones() -> None:
+def test_wrong_names_are_reported_at_once_with_the_nearest_ones() -> None:
     """Neither torch nor Ray nor NumPy is imported for that."""
     lines = {
         "unknown recipe": (["train", "digit.cnn"], "did you mean digits.cnn"),
@@ -516,7 +516,7 @@ def empty_manifest(folder: Path) -> None:
         (empty_manifest, "has a broken manifest.json"),
     ],
 )
-def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(
     cli: Cli, trained: Path, damage: Callable[[Path], None], words: str
 ) -> None:
     damage(killed_at_the_end(trained))
@@ -548,7 +548,7 @@ def test_without_any_whole_checkpoint_the_run_starts_anew(cli: Cli, trained: Pat
         (b"{}", "is not that of a run"),
     ],
 )
-def test_a_broken_run_json_is_told(cli: Cli, trained: Path, tmp_path: Path, text: bytes, words: str) -> None:
+def test_a_broken_run_json_is_reported(cli: Cli, trained: Path, tmp_path: Path, text: bytes, words: str) -> None:
     (trained / "run.json").write_bytes(text)
     for command in (TWO, ["evaluate", "run"], ["predict", "run", tmp_path, "--out", tmp_path / "out"]):
         assert_refused(cli(*command), f"{trained}/run.json", words)
@@ -557,7 +557,7 @@ def test_a_broken_run_json_is_told(cli: Cli, trained: Path, tmp_path: Path, text
         assert_refused(cli("report", "run"), f"{trained}/run.json")
 
 
-def test_a_recipe_in_run_json_that_is_no_longer_valid_is_told(cli: Cli, trained: Path) -> None:
+def test_a_recipe_in_run_json_that_is_no_longer_valid_is_reported(cli: Cli, trained: Path) -> None:
     run = run_json(trained)
     run["recipe"]["lr"] = None
     (trained / "run.json").write_text(json.dumps(run))
@@ -565,7 +565,7 @@ def test_a_recipe_in_run_json_that_is_no_longer_valid_is_told(cli: Cli, trained:
 
 
 @pytest.mark.usefixtures("trained")
-def test_a_run_that_does_not_exist_is_told_with_the_nearest_names(cli: Cli, tmp_path: Path) -> None:
+def test_a_run_that_does_not_exist_is_reported_with_the_nearest_names(cli: Cli, tmp_path: Path) -> None:
     draw(tmp_path / "pictures")
     for command in (
         ["evaluate", "rum"],
@@ -722,7 +722,7 @@ def test_masks_that_do_not_fit_are_named_with_file_and_value(
         (["--init-from", "rum"], "init_from=rum: there is no such run"),
     ],
 )
-def test_what_does_not_go_with_masks_is_told(
+def test_what_does_not_go_with_masks_is_reported(
     cli: Cli, storage: Path, tmp_path: Path, flags: list[str], words: str
 ) -> None:
     ended = cli(*OWN, "--data", own_folder(tmp_path / "mine"), *flags)
@@ -730,7 +730,7 @@ def test_what_does_not_go_with_masks_is_told(
     assert not (storage / "own").exists()
 
 
-def test_a_model_that_does_not_go_with_the_masks_is_told_before_they_are_read(cli: Cli, tmp_path: Path) -> None:
+def test_a_model_that_does_not_go_with_the_masks_is_reported_before_they_are_read(cli: Cli, tmp_path: Path) -> None:
     folder = own_folder(tmp_path / "mine")
     few = [word for word in OWN if word not in ("--model-args", "base_channels=4", "depth=2")]
     for flags, words in (
@@ -741,5 +741,5 @@ def test_a_model_that_does_not_go_with_the_masks_is_told_before_they_are_read(cl
         assert_refused(cli(*few, "--data", folder, *flags), words)
 
 
-def test_masks_are_told_from_classes_of_whole_pictures(cli: Cli) -> None:
+def test_masks_are_distinguished_from_classes_of_whole_pictures(cli: Cli) -> None:
     assert_refused(cli(*DIGITS, "--task", "segment"), "which has classes of whole pictures, no masks; use classify")

@@ -76,7 +76,7 @@ def test_a_bar_in_a_log_is_a_line_when_it_took_long(monkeypatch: pytest.MonkeyPa
     assert file.getvalue().startswith("preparing pictures: 10 in 0.")
 
 
-def test_what_is_waited_for_is_told_when_it_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_waited_for_is_reported_when_it_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     file = io.StringIO()
     with Progress(file).waiting("starting Ray"):
         pass
@@ -96,10 +96,9 @@ def test_the_table_at_the_end() -> None:
         "seconds": {"total": 100.0, "setup": 10.0, "compute": 60.0, "data_wait": 20.0},
         "images_per_second": 1234.0,
         "peak_memory_bytes": {"host": 2**30, "device": None},
-        "folder": "/runs/one",
     }
     file = io.StringIO()
-    Progress(file).summary(run)
+    Progress(file).summary(run, "/runs/one")
     for text in ("stopped early", "4 of 7, val accuracy 0.9100", "1:20", "data wait 25.0 %", "host 1.00 GiB"):
         assert text in file.getvalue()
     assert "tensorboard --logdir /runs/one" in file.getvalue()

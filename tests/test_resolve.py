@@ -38,7 +38,7 @@ def far_too_little(recipe: Recipe, *_: object, **__: object) -> Need:
     return Need(recipe, False, MIB, 2**30, "does not fit")
 
 
-def so_much_that_it_is_not_predicted(recipe: Recipe, *_: object, **__: object) -> Need:
+def so_little_that_it_is_not_predicted(recipe: Recipe, *_: object, **__: object) -> Need:
     return Need(recipe)
 
 
@@ -91,7 +91,7 @@ def test_what_memory_decides_is_noted(fit_memory: Any, fits: bool, note: str) ->
 
 def test_without_a_prediction_run_json_has_no_memory() -> None:
     known = Circumstances(run="one", place=CPU, meta=META)
-    found = resolve_recipe(REQUESTED, Scale(), known, so_much_that_it_is_not_predicted)
+    found = resolve_recipe(REQUESTED, Scale(), known, so_little_that_it_is_not_predicted)
     assert found == Resolved(recipe=REQUESTED.replace(micro_batch_size=64, precision="fp32"))
 
 

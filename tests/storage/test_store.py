@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import ranks, small
 
 from trainers.runs import files
 from trainers.runs.files import not_shared, sees
@@ -66,7 +67,7 @@ def test_addresses() -> None:
     assert Store("~/runs").address == str(Path.home() / "runs")
 
 
-def test_a_host_that_does_not_see_what_the_driver_wrote_is_told(
+def test_a_host_that_does_not_see_what_the_driver_wrote_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "SEEN_SECONDS", 0.0)
@@ -84,3 +85,12 @@ def test_a_host_that_does_not_see_what_the_driver_wrote_is_told(
     with pytest.raises(ValueError, match=f"the storage is not shared: {socket.gethostname()} cannot see"):
         worker._refuse_unshared({"folder": run.address, "start_id": "this start"}, world)
     assert "host1, host2 cannot see" in not_shared(run, ["host2", "host1", "host2"])
+
+
+def test_every_rank_ends_where_one_host_does_not_see_the_run_folder(tmp_path: Path) -> None:
+    started = small.job(small.small_recipe("digits.cnn"), None, tmp_path, "run")
+    alone = {**started, "start_id": "of another start"}
+    [events] = ranks.run_ranks([(alone, 2)])
+    end = events[-1]
+    assert end["status"] == "failed"
+    assert f"the storage is not shared: {socket.gethostname()} cannot see" in end["message"]

@@ -140,7 +140,7 @@ def test_a_write_that_takes_long_does_not_stop_training_and_the_best_and_the_new
     assert '"total_steps": 20' in checkpoints.best()["progress"]
 
 
-def test_a_write_that_failed_is_told_at_the_next_save_and_the_one_before_is_intact(
+def test_a_write_that_failed_is_reported_at_the_next_save_and_the_one_before_is_intact(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoints = Checkpoints(Store(tmp_path), 1)

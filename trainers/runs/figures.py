@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.gridspec import SubplotSpec
 
 
-# Okabe and Ito's colours, told apart by the colour-blind too.
+# Okabe and Ito's colours, which the colour-blind can distinguish too.
 _BLUE, _ORANGE, _GREEN, _PINK, _GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#595959"
 
 
@@ -145,9 +145,9 @@ def _cell_texts(matrix: np.ndarray, shares: np.ndarray, masks: bool) -> tuple[di
         return {place: _short(float(matrix[place])) for place in places}, f"numbers: pictures{empty}"
     digits, least = (1, 0.05) if count <= 15 else (0, 1.0)
     percents = {place: 100 * float(shares[place]) for place in places}
-    told = {place: f"{percent:.{digits}f}" for place, percent in percents.items() if percent >= least}
-    empty = f"; empty: below {least:g} %" if len(told) < count**2 else ""
-    return told, f"numbers: % of the true class{empty}"
+    texts = {place: f"{percent:.{digits}f}" for place, percent in percents.items() if percent >= least}
+    empty = f"; empty: below {least:g} %" if len(texts) < count**2 else ""
+    return texts, f"numbers: % of the true class{empty}"
 
 
 def _summary(matrix: np.ndarray, masks: bool) -> str:

@@ -52,7 +52,7 @@ def work(
         size: The number of workers.
         attempt: Larger at every start of the run; it decides which of two checkpoints counts.
         report: Takes the events; see runs.events.Listener.
-        stopping: Whether rank 0 is to stop; asked once a step.
+        stopping: Whether rank 0 is to stop; called once a step.
         saving: Whether rank 0 is to save; likewise.
         heartbeat: Follows the progress of this rank; None: nobody watches for stalls.
     """

@@ -38,7 +38,7 @@ def lock(folder: Store, progress: Progress, stop: threading.Event) -> Iterator[N
 
     On a file system the lock goes with the process, however that ends. In an object store it is a file that the owner
     renews: what a killed one left is watched for WATCHED_SECONDS, unless that process ran on this machine. Two that
-    start within the same second may both begin: the first to have written is told so, `stop` is set, and it ends. Its
+    start within the same second may both begin: the first to have written learns of it, `stop` is set, and it ends. Its
     checkpoints do not count, since each start has a number of its own.
     """
     with _on_disk(folder, folder.local) if folder.local is not None else _in_store(folder, progress, stop):
@@ -133,7 +133,7 @@ def _read(folder: Store) -> dict[str, object] | None:
 
 
 def _machine() -> str:
-    """This machine since it was started, and its processes' numbering; of no use where it cannot be told."""
+    """This machine since it was started, and its processes' numbering; a random text where it is not known."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.stat('/proc/self/ns/pid').st_ino}"

@@ -215,7 +215,7 @@ def _persist(action: Callable[[], Value], patience: float = PATIENCE) -> Value:
 
     Raises OSError in plain words: of what will come again, at once; of the rest, after `patience` seconds.
     """
-    begun, pause, told = time.monotonic(), 0.1, False
+    begun, pause, warned = time.monotonic(), 0.1, False
     while True:
         try:
             return action()
@@ -228,8 +228,8 @@ def _persist(action: Callable[[], Value], patience: float = PATIENCE) -> Value:
             spent = time.monotonic() - begun
             if spent + pause > patience:
                 raise OSError(f"the store has failed for {patience:.0f} s: {error}") from None
-            if spent > FIRST_PATIENCE and not told:
-                told = True
+            if spent > FIRST_PATIENCE and not warned:
+                warned = True
                 _log.warning("the store has failed for %.0f s and is tried for %.0f s: %s", spent, patience, error)
         time.sleep(pause)
         pause = min(2 * pause, 5.0)

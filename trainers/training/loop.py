@@ -69,7 +69,7 @@ def train(
         state: Changed in place.
         data: Its splits "train" and "val" are read.
         world: This worker's place.
-        reporter: Gets the events, and is asked for requests.
+        reporter: Gets the events; says whether to stop or to save.
         checkpoints: Used by rank 0 only. None: none are written.
         checkpoint_seconds: Least time between two checkpoints within an epoch.
         compile: Whether to compile the model.
@@ -132,7 +132,7 @@ def _train_epoch(run: Run, tick: Callable[[], None]) -> Summary | None:
 
 
 def _end_step(run: Run, meter: Meter, step: Step) -> Summary | None:
-    """Between two steps: is the loss finite, was the run asked to stop, is a checkpoint due?"""
+    """Between two steps: is the loss finite, is the run to stop, is a checkpoint due?"""
     request = step.requests.read()
     end = run.state.step == run.steps
     due = run.state.step % FINITE_EVERY == 0 or end or request.stop or request.save

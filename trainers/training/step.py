@@ -48,9 +48,9 @@ class Reporter:
     report: Callable[[Event], None] = lambda event: None
     """Takes StepEvent, EpochEvent and FileEvent (a profiler trace); those of rank 0 count."""
     stopping: Callable[[], bool] = lambda: False
-    """Whether the run was asked to stop; asked once a step, of rank 0."""
+    """Whether the run is to stop; called once a step, on rank 0."""
     saving: Callable[[], bool] = lambda: False
-    """Whether a checkpoint is requested now; asked likewise."""
+    """Whether a checkpoint is requested now; called likewise."""
 
 
 @dataclass(kw_only=True)
