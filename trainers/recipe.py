@@ -13,12 +13,14 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from trainers import augmentations
 from trainers.formatting import locate_error, nearest, parse_size
-from trainers.messages import Json
 from trainers.registry import arguments, choices, constant, load
+
+if TYPE_CHECKING:  # it imports NumPy
+    from trainers.messages import Json
 
 SCHEDULE_ARGS = {"constant": {}, "step": {"every": 10, "factor": 0.1}, "cosine": {}, "polynomial": {"power": 0.9}}
 
