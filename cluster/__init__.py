@@ -1,1 +1,1 @@
-"""Where runs run: what fits into which memory."""
+"""Clusters: check one, submit runs to it, and plan what fits into the memory of its GPUs."""

@@ -1,7 +1,7 @@
 """python -m cluster doctor | plan | submit | status | logs | stop
 
 Exit codes: 0 done, 1 failed, 2 bad usage or input, 130 interrupted.
-Messages and progress go to stderr; what was asked for goes to stdout.
+Messages and progress go to stderr, results to stdout.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from trainers.cli import run_command
 
 USAGE = """usage: python -m cluster COMMAND ...
 
-  doctor                        what would stop a run on the cluster, or slow it: on every host, before one is started
+  doctor                        what would stop a run on the cluster, or slow it: checked on every host beforehand
   plan RECIPE --memory SIZE...  which batches fit into which memory, and in which micro-batches
   submit [...] -- COMMAND       run a command on a cluster, as if it ran here
   status [JOB]                  the jobs of a cluster, or one of them
   logs JOB                      what a job has written; follows it while it runs
   stop JOB                      end a job, with time to write its checkpoint
 
-COMMAND --help tells more."""
+COMMAND --help says more."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run a command line; returns the exit code."""
+    """Run a command line, without the program's name; returns the exit code."""
     return run_command(argv, COMMANDS, USAGE)
 
 

@@ -1,4 +1,4 @@
-"""Where a cluster's job server is, and the token that it asks for. Imports no Ray."""
+"""Where a cluster's job server is, and the token that it requires. Imports no Ray."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ PORT = 8265
 
 
 def job_server(given: str | None) -> str:
-    """`given`, $RAY_API_SERVER_ADDRESS or this machine's, as http://HOST:PORT. Raises ValueError."""
+    """Find the address of the job server.
+
+    Args:
+        given: An address, or None: $RAY_API_SERVER_ADDRESS, else that of this machine.
+
+    Returns:
+        It as http://HOST:PORT, with the path if it has one.
+
+    Raises:
+        ValueError: It cannot be the address of a dashboard.
+    """
     text = given or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT
     what = f"the address {text!r}"
     parts = urlsplit(text if "://" in text else f"http://{text}")
@@ -28,7 +38,7 @@ def job_server(given: str | None) -> str:
 
 
 def token_origin() -> str | None:
-    """Where Ray's token comes from, for people; None where there is none."""
+    """The variable or file that Ray's token comes from; None: there is no token."""
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         if os.environ.get(name):
             return name
@@ -37,6 +47,6 @@ def token_origin() -> str | None:
 
 
 def use_token() -> None:
-    """Turn Ray's token authentication on where there is a token. To be called before Ray is imported."""
+    """Turn Ray's token authentication on where there is a token. Call it before Ray is imported."""
     if token_origin():
         os.environ.setdefault("RAY_AUTH_MODE", "token")

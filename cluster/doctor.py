@@ -1,4 +1,4 @@
-"""Looks at every host of a cluster, in parallel, and names what would stop or slow a run before one is started.
+"""Check every host of a cluster, in parallel, and report what would stop or slow a run before one is started.
 
     python -m cluster doctor --storage /shared/runs --data /shared/photos --workers 8 --gpus-per-worker 1
 
@@ -15,38 +15,81 @@ import os
 import socket
 import sys
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal, ParamSpec, Protocol, TypeVar, cast
 
 from rich.console import Console
 from rich.markup import escape
 
+from cluster.facts import (
+    Answers,
+    Clock,
+    ClusterFacts,
+    ClusterQuestion,
+    Exchange,
+    Facts,
+    HostFacts,
+    Inspection,
+    Meeting,
+    ProbeQuestion,
+    Silence,
+    SilentHost,
+    ThisFacts,
+    UploadFacts,
+)
 from cluster.findings import HERE, examine
+from cluster.upload import measure
 from trainers.cli import cli, cli_type
 from trainers.progress import Progress
 from trainers.recipe import Scale
+from trainers.runs import provenance
 from trainers.runtime import preflight
-from trainers.runtime.preflight import Facts, Finding, Host
+from trainers.runtime.preflight import Failure, Finding, Host
 from trainers.storage.store import Store, default_storage
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+    from ray.actor import ActorHandle
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 KNOCK_SECONDS = 3.0
 CONNECT_SECONDS = 15.0
 START_SECONDS = 9.0
-LOOK_SECONDS = 8.0
+INSPECT_SECONDS = 8.0
 MEET_SECONDS = 4.0
 WHOLE_SECONDS = 28.0
 """The last answer that is waited for, that of the all-reduce, is in by then."""
 UPLOAD_SECONDS = 3.0
 PINGS = 5
+LARGEST = 3
+"""Entries of the working directory that are reported."""
+
+
+class _Method(Protocol[P, Result]):
+    def remote(self, *args: P.args, **kwargs: P.kwargs) -> ObjectRef[Result]: ...
+
+
+class _Probe(Protocol):
+    """Ray's handle of a probe.Probe."""
+
+    @property
+    def clock(self) -> _Method[[], float]: ...
+    @property
+    def inspect(self) -> _Method[[float], Inspection]: ...
+    @property
+    def meet(self) -> _Method[[Mapping[str, tuple[str, int]]], Meeting]: ...
+    @property
+    def all_reduce(self) -> _Method[[int, int, tuple[str, int], float], Exchange]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What would stop a run on the cluster of RAY_ADDRESS, or slow it: looked at on every host, before one is started.
+    """What would stop a run on the cluster of RAY_ADDRESS, or slow it: checked on every host, before one is started.
 
     Exit codes: 0; 1 where a run would fail; 2 bad usage.
     """
@@ -74,7 +117,17 @@ class Options:
 
 
 def main(argv: list[str]) -> int:
-    """Examine the cluster that a command line asks for; returns the exit code. Raises ValueError."""
+    """Examine the cluster that a command line asks for.
+
+    Args:
+        argv: The words after `doctor`.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        ValueError: A flag is not allowed.
+    """
     options = cli(cli_type(Options), argv, "python -m cluster doctor", cli_type(Options)(**vars(Options())))
     known = {each.name for each in dataclasses.fields(Scale)}
     scale = Scale(**{name: value for name, value in vars(options).items() if name in known})
@@ -87,10 +140,11 @@ def main(argv: list[str]) -> int:
     facts, findings = _visit(scale, storage, Path(options.working_dir), begun + WHOLE_SECONDS, progress)
     seconds = time.monotonic() - begun
     if options.json:
-        told = [dataclasses.asdict(finding) for finding in findings]
-        print(json.dumps({"seconds": round(seconds, 1), "findings": told, "facts": facts}, indent=1))
+        records = [dataclasses.asdict(finding) for finding in findings]
+        everything = {"seconds": round(seconds, 1), "findings": records, "facts": facts or {"hosts": {}}}
+        print(json.dumps(everything, indent=1))
     else:
-        _show(facts, findings, seconds)
+        _show(facts["hosts"] if facts else {}, findings, seconds)
     return int(any(finding.fatal for finding in findings))
 
 
@@ -99,19 +153,19 @@ def main(argv: list[str]) -> int:
 
 def _visit(
     scale: Scale, storage: Store, working_dir: Path, end: float, progress: Progress
-) -> tuple[Facts, list[Finding]]:
-    """Connect, look, and judge: (facts, findings)."""
+) -> tuple[Facts | None, list[Finding]]:
+    """Connect, gather the facts, and judge them: (facts, findings). No facts: the cluster is not there."""
     address = os.environ.get("RAY_ADDRESS")
     if address is None:
         progress.message("RAY_ADDRESS is not set: this machine is examined alone")
     with progress.waiting(f"connecting to {address}" if address else "starting Ray"):
         refused = _connect(address, scale.worker_range[1])
     if refused is not None:
-        return {"hosts": {}}, [refused]
+        return None, [refused]
     import ray
 
     try:
-        with progress.waiting("looking at every host"), contextlib.redirect_stdout(sys.stderr):  # where Ray may talk
+        with progress.waiting("checking every host"), contextlib.redirect_stdout(sys.stderr):  # where Ray may print
             facts, wanted = gather_facts(scale, storage, working_dir, end)
         return facts, examine(facts, wanted)
     finally:
@@ -121,7 +175,7 @@ def _visit(
 def _connect(address: str | None, workers: int) -> Finding | None:
     """Connect to Ray, or start it here, as a run of so many workers would; why that failed."""
     if address is None:
-        _join("local", num_cpus=max(len(os.sched_getaffinity(0)), workers + 1))
+        _join("local", max(len(os.sched_getaffinity(0)), workers + 1))
         return None
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     known = token.exists() or "RAY_AUTH_TOKEN" in os.environ
@@ -135,140 +189,158 @@ def _connect(address: str | None, workers: int) -> Finding | None:
             fix = "start the cluster (ray start --head ...), or correct RAY_ADDRESS, or open that port"
             return Finding(True, f"nothing answers at RAY_ADDRESS={address}: {error.strerror or error}", HERE, fix)
     lacking = os.environ.get("RAY_AUTH_MODE") == "token" and not known
-    joined = (
-        {"error": "no token"} if lacking else preflight.take_steps({"": lambda: _join(address)}, CONNECT_SECONDS)[""]
-    )
-    if "error" not in joined:
+    failure: Failure | None = {"error": "no token"}
+    if not lacking:
+        failure = preflight.take_step(lambda: _join(address), CONNECT_SECONDS)
+    if failure is None:
         return None
     if not known:
-        what = f"there is no token, neither at {token} nor in RAY_AUTH_TOKEN, and the cluster lets nobody in without"
+        what = f"there is no token, neither at {token} nor in RAY_AUTH_TOKEN, and the cluster requires one"
         return Finding(True, what, HERE, "copy the head's ~/.ray/auth_token here, with mode 600")
-    what = f"the cluster at {address} does not let this process in: {joined['error'].strip().splitlines()[0]}"
+    what = f"the cluster at {address} rejects this process: {failure['error'].strip().splitlines()[0]}"
     return Finding(True, what, HERE, "compare the token, and the versions of Python and Ray, with the head's")
 
 
-def _join(address: str, **options: Any) -> Facts:
+def _join(address: str, cpus: int | None = None) -> None:
     import ray
 
     if not ray.is_initialized():
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
-    return {}
+        ray.init(address=address, num_cpus=cpus, log_to_driver=False, logging_level=logging.ERROR)
 
 
-def gather_facts(scale: Scale, storage: Store, working_dir: Path, end: float) -> tuple[Facts, Facts]:
-    """What there is to know of the cluster that Ray is connected to: (facts, wanted), as `findings.examine` takes them.
+def gather_facts(scale: Scale, storage: Store, working_dir: Path, end: float) -> tuple[Facts, ClusterQuestion]:
+    """Find out what there is to know of the cluster that Ray is connected to.
 
-    Parameters: `end`, by time.monotonic(). The facts:
+    Args:
+        scale: Where a run would run, with the path of its raw data.
+        storage: Where its run folder would lie.
+        working_dir: What a submitted job would carry along.
+        end: When the last answer has to be in, by time.monotonic().
 
-    hosts: label -> what probe.Probe.look told, and id, arrived (its file is in the storage), clock {offset,
-        round_trip}, met {unreached, storage}, exchange {bytes_per_second}; or {error} where no process started
-    this: versions, and storage {error} where it cannot be written from here
-    cluster: cpus, workers (most), resources (of each), unfit (why they find no place), shapes (label -> what the host
-        has), store (label -> bytes that its object store may still take)
-    upload: bytes, largest: name -> bytes
+    Returns:
+        The facts, and what was asked for, as `findings.examine` takes them.
     """
-    from trainers.data.source import cache_folder
-
     nodes = preflight.ray_hosts()
-    wanted: Facts = {
-        "storage": None,
-        "data": None,
-        "scale": scale.to_json(),
-        "paths": {"prepared pictures": str(cache_folder(storage))},
-    }
-    if storage.local is not None:
-        wanted["paths"]["runs"] = str(storage.local)
-    if scale.data is not None:
-        wanted["data"] = os.path.abspath(os.path.expanduser(scale.data))
-    upload = preflight.take_steps({"": lambda: upload_size(working_dir)}, UPLOAD_SECONDS)[""]
-    facts: Facts = {"this": {"versions": preflight.versions()}, "cluster": _cluster(scale, nodes), "upload": upload}
+    wanted = _question(scale, storage)
+    upload = preflight.take_step(lambda: measure_upload(working_dir), UPLOAD_SECONDS)
+    this: ThisFacts = {"versions": provenance.versions()}
     names: list[str] = []
     with contextlib.ExitStack() as stack:
-        reached = preflight.take_steps({"": lambda: {"names": storage.names()}}, LOOK_SECONDS / 2)[""]
+        reached = preflight.take_step(storage.names, INSPECT_SECONDS / 2)
         try:
-            if "error" in reached:
-                raise ValueError(f"the storage {storage.address} cannot be read: {reached['error']}; look at its mount")
-            wanted |= stack.enter_context(preflight.probe_file(storage))
+            if isinstance(reached, dict):
+                raise ValueError(f"the storage {storage.address} cannot be read: {reached['error']}; check its mount")
+            wanted = {**wanted, **stack.enter_context(preflight.probe_file(storage))}
         except ValueError as error:
-            facts["this"]["storage"] = {"error": str(error)}
-        facts["hosts"] = _ask_all(nodes, wanted, end)
+            this["storage"] = {"error": str(error)}
+        answers, silences = _ask_all(nodes, wanted, end)
         if wanted["storage"] is not None:
             names = (storage / wanted["folder"]).names()
+    hosts: dict[str, HostFacts | SilentHost] = {}
     for node in nodes:
-        facts["hosts"][node.label] |= {"id": node.id, "arrived": node.id in names}
-    return facts, wanted
+        label, arrived = node.label, node.id in names
+        if label in answers:
+            hosts[label] = {**answers[label], "id": node.id, "arrived": arrived}
+        else:
+            hosts[label] = {**silences[label], "id": node.id, "arrived": arrived}
+    return {"this": this, "hosts": hosts, "cluster": _cluster(scale, nodes), "upload": upload}, wanted
 
 
-def _ask_all(nodes: Sequence[Host], wanted: Facts, end: float) -> dict[str, Facts]:
-    """Start a probe on every node and ask it everything: label -> facts."""
+def _question(scale: Scale, storage: Store) -> ClusterQuestion:
+    from trainers.data.source import cache_folder
+
+    paths = {"prepared pictures": str(cache_folder(storage))}
+    if storage.local is not None:
+        paths["runs"] = str(storage.local)
+    data = None if scale.data is None else os.path.abspath(os.path.expanduser(scale.data))
+    return {"storage": None, "data": data, "data_mode": scale.data_mode, "paths": paths}
+
+
+def _ask_all(
+    nodes: Sequence[Host], wanted: ClusterQuestion, end: float
+) -> tuple[dict[str, Answers], dict[str, Silence]]:
+    """Start a probe on every node and question it: by label, the answers, and the hosts without any."""
     import ray
 
     from cluster import probe
 
-    with preflight.by_value(preflight, probe):
-        actor: Any = ray.remote(probe.Probe)
-        probes = {}
+    with preflight.by_value(preflight, provenance, probe):
+        actor = ray.remote(probe.Probe)
+        handles: dict[str, ActorHandle[probe.Probe]] = {}
         for node in nodes:
+            own: ProbeQuestion
             own = {**wanted, "host": node.id, "address": node.address, "alone": len(nodes) == 1}
-            probes[node.label] = actor.options(num_cpus=0, max_concurrency=4, **preflight.pinned(node)).remote(own)
+            there = actor.options(num_cpus=0, max_concurrency=4, **preflight.pinned(node))
+            handles[node.label] = cast("ActorHandle[probe.Probe]", there.remote(own))
     try:
-        found = _ask(probes, {node.label: node.address for node in nodes}, end)
+        probes = cast("dict[str, _Probe]", handles)
+        answers, failures = _ask(probes, {node.label: node.address for node in nodes}, end)
     finally:
-        for each in probes.values():
+        for each in handles.values():
             ray.kill(each)
+    silences: dict[str, Silence] = {}
     for node in nodes:
-        if "error" in found[node.label]:
-            door = preflight.take_steps({"": partial(probe.knock, node.address, node.port)}, KNOCK_SECONDS)[""]
-            found[node.label]["reached"] = "error" not in door
-    return found
+        if node.label in failures:
+            refusal = preflight.take_step(partial(probe.knock, node.address, node.port), KNOCK_SECONDS)
+            silences[node.label] = {"error": failures[node.label]["error"], "reached": refusal is None}
+    return answers, silences
 
 
-def _ask(probes: Mapping[str, Any], addresses: Mapping[str, str], end: float) -> dict[str, Facts]:
-    found = preflight.gather({label: each.clock.remote() for label, each in probes.items()}, START_SECONDS)
-    up = _answered(probes, found)
-    clocks = {label: _clock(each) for label, each in up.items()}
-    found |= preflight.gather({label: each.look.remote(LOOK_SECONDS) for label, each in up.items()}, LOOK_SECONDS + 1)
-    up = _answered(up, found)
-    doors = {label: (addresses[label], found[label]["ports"][0]) for label in up}
+def _ask(
+    probes: Mapping[str, _Probe], addresses: Mapping[str, str], end: float
+) -> tuple[dict[str, Answers], dict[str, Failure]]:
+    started = preflight.gather({label: each.clock.remote() for label, each in probes.items()}, START_SECONDS)
+    up, silent = preflight.split(started)
+    clocks = {label: _clock(probes[label]) for label in up}
+    seen = preflight.gather({label: probes[label].inspect.remote(INSPECT_SECONDS) for label in up}, INSPECT_SECONDS + 1)
+    inspections, stuck = preflight.split(seen)
+    doors = {label: (addresses[label], inspection["ports"][0]) for label, inspection in inspections.items()}
     meeting = {
-        label: each.meet.remote({other: door for other, door in doors.items() if other != label})
-        for label, each in up.items()
+        label: probes[label].meet.remote({other: door for other, door in doors.items() if other != label})
+        for label in inspections
     }
     met = preflight.gather(meeting, MEET_SECONDS)
-    exchanged: dict[str, Facts] = {}
-    able = [label for label in up if {"torch", "trainyard"} <= found[label]["versions"].keys()]
-    if len(able) > 1 and not any("error" in met[label] or met[label]["unreached"] for label in able):
-        at, left = (addresses[able[0]], found[able[0]]["ports"][1]), max(3.0, end - time.monotonic())
-        calls = {label: up[label].all_reduce.remote(rank, len(able), at, left - 2) for rank, label in enumerate(able)}
-        exchanged = preflight.gather(calls, left)
-    for label in up:
-        found[label] |= {"clock": clocks[label], "met": met[label], "exchange": exchanged.get(label)}
-    return found
+    exchanged = _exchange(probes, addresses, inspections, met, end)
+    answers: dict[str, Answers] = {}
+    for label, inspection in inspections.items():
+        answers[label] = {**inspection, "clock": clocks[label], "met": met[label], "exchange": exchanged.get(label)}
+    return answers, silent | stuck
 
 
-def _answered(probes: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        label: each
-        for label, each in probes.items()
-        if not (isinstance(found[label], dict) and "error" in found[label])
-    }
+def _exchange(
+    probes: Mapping[str, _Probe],
+    addresses: Mapping[str, str],
+    inspections: Mapping[str, Inspection],
+    met: Mapping[str, Meeting | Failure],
+    end: float,
+) -> dict[str, Exchange]:
+    """An all-reduce of all hosts that have what it takes, where they reach each other."""
+    able = [
+        label for label, inspection in inspections.items() if {"torch", "trainyard"} <= inspection["versions"].keys()
+    ]
+    cut_off = [label for label in able if "error" in (each := met[label]) or each["unreached"]]
+    if len(able) < 2 or cut_off:
+        return {}
+    at, left = (addresses[able[0]], inspections[able[0]]["ports"][1]), max(3.0, end - time.monotonic())
+    calls = {label: probes[label].all_reduce.remote(rank, len(able), at, left - 2) for rank, label in enumerate(able)}
+    return {label: cast("Exchange", answer) for label, answer in preflight.gather(calls, left).items()}
 
 
-def _clock(probe: Any) -> Facts:
-    """{offset, round_trip} seconds: how far a host's clock is ahead of this one, by the fastest of a few questions."""
+def _clock(probe: _Probe) -> Clock:
+    """How far a host's clock is ahead of this one, by the fastest of a few questions."""
     import ray
 
-    best = {"offset": 0.0, "round_trip": float("inf")}
+    best: Clock = {"offset": 0.0, "round_trip": float("inf")}
     for _ in range(PINGS):
         begun, asked = time.perf_counter(), time.time()
-        told = ray.get(probe.clock.remote())
+        answer = ray.get(probe.clock.remote())
         taken = time.perf_counter() - begun
         if taken < best["round_trip"]:
-            best = {"offset": told - (asked + taken / 2), "round_trip": taken}
+            best = {"offset": answer - (asked + taken / 2), "round_trip": taken}
     return best
 
 
-def _cluster(scale: Scale, nodes: Sequence[Host]) -> Facts:
+def _cluster(scale: Scale, nodes: Sequence[Host]) -> ClusterFacts:
     """What the cluster as a whole has, and the resources of each worker that `scale` asks for."""
     from trainers.runtime.ray_internals import addable_resources, free_resources
     from trainers.runtime.resources import named_resources, refuse_what_never_fits, share_of_cpus
@@ -297,25 +369,22 @@ def _cluster(scale: Scale, nodes: Sequence[Host]) -> Facts:
     }
 
 
-def upload_size(folder: Path) -> Facts:
-    """{bytes, largest: name -> bytes} of what Ray would send as a job's working directory."""
-    from trainers.runtime.ray_internals import default_excludes, walk_upload
-
-    folder = folder.absolute()
-    sizes: Counter[str] = Counter()
-
-    def count(path: Path) -> None:
-        if path.is_file():
-            sizes[path.relative_to(folder).parts[0]] += path.stat().st_size
-
-    walk_upload(folder, default_excludes(), count)
-    return {"bytes": sizes.total(), "largest": dict(sizes.most_common(3))}
+def measure_upload(folder: Path) -> UploadFacts:
+    """What `submit` would upload of a folder."""
+    upload = measure(folder)
+    return {
+        "bytes": upload.size,
+        "files": upload.files,
+        "limit": upload.limit,
+        "refused": upload.too_large,
+        "largest": dict(upload.entries[:LARGEST]),
+    }
 
 
-# What is told --------------------------------------------------------------------------------------------------
+# What is shown -------------------------------------------------------------------------------------------------
 
 
-def _show(facts: Facts, findings: Sequence[Finding], seconds: float) -> None:
+def _show(hosts: Mapping[str, HostFacts | SilentHost], findings: Sequence[Finding], seconds: float) -> None:
     """The findings and the measured rate, on stdout."""
     console = Console(highlight=False, soft_wrap=True)
     for finding in findings:
@@ -323,13 +392,13 @@ def _show(facts: Facts, findings: Sequence[Finding], seconds: float) -> None:
         console.print(f"{kind} {escape(finding.where)}: {escape(finding.what)}")
         console.print(f"         {escape(finding.fix)}", style="dim")
     rates = [
-        found["exchange"]["bytes_per_second"]
-        for found in facts["hosts"].values()
-        if "bytes_per_second" in (found.get("exchange") or {})
+        exchange["bytes_per_second"]
+        for found in hosts.values()
+        if "error" not in found and (exchange := found["exchange"]) and "bytes_per_second" in exchange
     ]
     if rates:
         console.print(f"all-reduce over {len(rates)} hosts: {min(rates) / 1e6:,.0f} MB/s of data, by Gloo")
-    count, fatal = len(facts["hosts"]), sum(finding.fatal for finding in findings)
-    told = f"{fatal} fatal and {len(findings) - fatal} other findings" if findings else "nothing found"
+    count, fatal = len(hosts), sum(finding.fatal for finding in findings)
+    outcome = f"{fatal} fatal and {len(findings) - fatal} other findings" if findings else "nothing found"
     where = f" on {count} host{'s' if count > 1 else ''}" if count else ""
-    console.print(f"{told}{where} in {seconds:.1f} s")
+    console.print(f"{outcome}{where} in {seconds:.1f} s")

@@ -1,16 +1,16 @@
-"""What the facts about a cluster mean: pure functions from what the probes told to what is wrong, and the mend."""
+"""What the facts about a cluster mean: pure functions from what the probes report to what is wrong, and the fix."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping
-from typing import Any
 
+from cluster.facts import ClusterQuestion, Facts, HostFacts, SilentHost, UploadFacts
+from cluster.upload import WARN_BYTES
 from trainers.formatting import format_size
-from trainers.runtime.preflight import Facts, Finding, compare
+from trainers.runtime.preflight import Failure, Finding, compare
 
 CLOCK_SECONDS = 2.0
-UPLOAD_BYTES = 100 * 2**20
 SHM_BYTES = 64 * 2**20
 """With less, NCCL and Ray's object store end processes by a bus error."""
 DISK_BYTES = 2**30
@@ -26,11 +26,19 @@ ALL, HERE = "all hosts", "here"
 TOKEN = "copy the head's ~/.ray/auth_token there, with mode 600"
 
 
-def examine(facts: Facts, wanted: Mapping[str, Any]) -> list[Finding]:
-    """What is wrong with a cluster, the fatal first: facts and `wanted` are those of doctor.gather_facts."""
+def examine(facts: Facts, wanted: ClusterQuestion) -> list[Finding]:
+    """Judge the facts about a cluster.
+
+    Args:
+        facts: What doctor.gather_facts found.
+        wanted: What it looked for.
+
+    Returns:
+        The findings, the fatal first.
+    """
     hosts = {label: found for label, found in facts["hosts"].items() if "error" not in found}
-    silent = [label for label in facts["hosts"] if label not in hosts]
-    findings = [*_silent(silent, facts), *_storage_from_here(facts)]
+    silent = {label: found for label, found in facts["hosts"].items() if "error" in found}
+    findings = [*_silent(silent), *_storage_from_here(facts)]
     arrived = {label for label, found in hosts.items() if found["arrived"]}
     findings += compare(facts["this"], hosts, arrived, wanted)
     for label, found in hosts.items():
@@ -42,15 +50,14 @@ def examine(facts: Facts, wanted: Mapping[str, Any]) -> list[Finding]:
     return sorted(findings, key=lambda finding: not finding.fatal)
 
 
-def _silent(silent: list[str], facts: Facts) -> Iterator[Finding]:
-    for label in silent:
-        found = facts["hosts"][label]
+def _silent(silent: Mapping[str, SilentHost]) -> Iterator[Finding]:
+    for label, found in silent.items():
         if found["reached"]:
             what = f"Ray starts no process there ({found['error']}), as where there is no token, or where it hangs"
             yield Finding(True, what, label, f"{TOKEN}, if it is missing; else read Ray's logs there")
         else:
             what = "it does not answer, though Ray counts it: it is down, or cut off"
-            yield Finding(True, what, label, "look whether it runs, and at the network between it and here")
+            yield Finding(True, what, label, "check that it runs, and the network between it and here")
 
 
 def _storage_from_here(facts: Facts) -> Iterator[Finding]:
@@ -62,10 +69,10 @@ def _storage_from_here(facts: Facts) -> Iterator[Finding]:
 # A host by itself ----------------------------------------------------------------------------------------------
 
 
-def _token(label: str, found: Facts) -> Iterator[Finding]:
+def _token(label: str, found: HostFacts) -> Iterator[Finding]:
     token = found["token"]
     if "error" in token:
-        yield Finding(False, f"the token cannot be looked at: {token['error']}", label, "look at ~/.ray there")
+        yield Finding(False, f"the token cannot be read: {token['error']}", label, "check ~/.ray there")
     elif not token["on"]:
         fix = "start Ray there with RAY_AUTH_MODE=token, and the head's ~/.ray/auth_token on every host"
         yield Finding(False, "authentication is off: whoever reaches its ports can run programs", label, fix)
@@ -76,10 +83,10 @@ def _token(label: str, found: Facts) -> Iterator[Finding]:
         yield Finding(False, f"others may read the token {token['path']}", label, f"chmod 600 {token['path']}")
 
 
-def _network(label: str, found: Facts, facts: Facts) -> Iterator[Finding]:
+def _network(label: str, found: HostFacts, facts: Facts) -> Iterator[Finding]:
     network = found["network"]
     if "error" in network:
-        yield Finding(False, f"its network cannot be looked at: {network['error']}", label, "install psutil there")
+        yield Finding(False, f"its network cannot be checked: {network['error']}", label, "install psutil there")
     elif len(facts["hosts"]) < 2:
         return
     elif network["chosen"] == "lo":
@@ -88,60 +95,60 @@ def _network(label: str, found: Facts, facts: Facts) -> Iterator[Finding]:
     elif network["interface"] is None and network["chosen"] is None:
         resolves = network["resolves"]
         lost = resolves is None or resolves.startswith("127.")
-        what = f"no network interface bears the address that Ray has for it, and its name {network['name']} "
+        what = f"no network interface has the address that Ray uses for it, and its name {network['name']} "
         what += f"resolves to {resolves}" if resolves else "does not resolve"
         what += ": workers of other hosts are not found" if lost else ""
         fix = "start Ray there with --node-ip-address of an interface of the host, or set GLOO_SOCKET_IFNAME before it"
         yield Finding(lost, what, label, fix)
 
 
-def _shm(label: str, found: Facts, facts: Facts) -> Iterator[Finding]:
+def _shm(label: str, found: HostFacts, facts: Facts) -> Iterator[Finding]:
     shm = found["shm"]
     if "error" in shm:
-        yield Finding(False, f"/dev/shm cannot be looked at: {shm['error']}", label, "mount a tmpfs there")
+        yield Finding(False, f"/dev/shm cannot be checked: {shm['error']}", label, "mount a tmpfs there")
         return
     store = facts["cluster"]["store"].get(label, 0)
     fix = "remove what fills it (ls -l /dev/shm), or enlarge it: mount -o remount,size=..., docker --shm-size"
-    told = f"/dev/shm has {format_size(shm['free'])} free of {format_size(shm['total'])}"
+    text = f"/dev/shm has {format_size(shm['free'])} free of {format_size(shm['total'])}"
     if shm["free"] < SHM_BYTES:
-        yield Finding(True, f"{told}: NCCL and Ray's object store fail there", label, fix)
+        yield Finding(True, f"{text}: NCCL and Ray's object store fail there", label, fix)
     elif shm["free"] < store <= shm["total"]:  # a larger store lies elsewhere
-        yield Finding(False, f"{told}; Ray's object store may take {format_size(int(store))}", label, fix)
+        yield Finding(False, f"{text}; Ray's object store may take {format_size(int(store))}", label, fix)
 
 
-def _disk(label: str, found: Facts) -> Iterator[Finding]:
+def _disk(label: str, found: HostFacts) -> Iterator[Finding]:
     if "error" in found["disk"]:
-        yield Finding(True, f"its disks cannot be looked at: {found['disk']['error']}", label, "look at its mounts")
+        yield Finding(True, f"its disks cannot be checked: {found['disk']['error']}", label, "check its mounts")
         return
     for name, disk in found["disk"].items():
-        told = f"the disk of {name} ({disk['path']}) has {format_size(disk['free'])} free"
+        text = f"the disk of {name} ({disk['path']}) has {format_size(disk['free'])} free"
         fix = "make room there, or give another --storage, $TRAINYARD_CACHE, or ray start --temp-dir"
         if disk["free"] < DISK_BYTES:
-            yield Finding(True, told, label, fix)
+            yield Finding(True, text, label, fix)
         elif disk["free"] < RAY_FULL * disk["total"] and name == "Ray's files":
-            yield Finding(False, f"{told}: Ray moves no objects to disks so full", label, fix)
+            yield Finding(False, f"{text}: Ray moves no objects to disks so full", label, fix)
 
 
-def _memory(label: str, found: Facts) -> Iterator[Finding]:
+def _memory(label: str, found: HostFacts) -> Iterator[Finding]:
     memory = found["memory"]
     if "error" in memory:
-        yield Finding(False, f"its memory cannot be looked at: {memory['error']}", label, "install psutil there")
+        yield Finding(False, f"its memory cannot be checked: {memory['error']}", label, "install psutil there")
         return
-    told = f"{format_size(memory['available'])} of {format_size(memory['total'])} memory are free"
+    text = f"{format_size(memory['available'])} of {format_size(memory['total'])} memory are free"
     if memory["available"] < RAY_FULL * memory["total"]:
-        yield Finding(True, f"{told}: Ray kills processes there", label, "end what takes it")
+        yield Finding(True, f"{text}: Ray kills processes there", label, "end what takes it")
     elif memory["available"] < WORKER_BYTES:
-        yield Finding(False, f"{told}: less than a worker takes", label, "end what takes it")
+        yield Finding(False, f"{text}: less than a worker takes", label, "end what takes it")
 
 
-def _gpu(label: str, found: Facts, facts: Facts) -> Iterator[Finding]:
+def _gpu(label: str, found: HostFacts, facts: Facts) -> Iterator[Finding]:
     gpu, promised = found["gpu"], facts["cluster"]["shapes"].get(label, {}).get("GPU", 0)
     needed = bool(promised and "GPU" in facts["cluster"]["resources"])
     if "error" in gpu:
-        yield Finding(needed, f"its GPUs cannot be looked at: {gpu['error']}", label, "run nvidia-smi there")
+        yield Finding(needed, f"its GPUs cannot be checked: {gpu['error']}", label, "run nvidia-smi there")
     elif promised and not gpu["devices"]:
         fix = "install the GPU's driver there, or start Ray there with --num-gpus 0"
-        yield Finding(needed, f"Ray counts {promised:g} GPUs, and the driver (nvidia-smi) shows none", label, fix)
+        yield Finding(needed, f"Ray counts {promised:g} GPUs, but the driver (nvidia-smi) lists none", label, fix)
     elif gpu["devices"] and gpu["torch_cuda"] is None:
         fix = "install torch as built for CUDA, not the CPU's"
         yield Finding(needed, f"torch is a build without CUDA, beside {len(gpu['devices'])} GPUs", label, fix)
@@ -154,10 +161,11 @@ def _gpu(label: str, found: Facts, facts: Facts) -> Iterator[Finding]:
         yield Finding(False, f"Ray does not know of the {len(gpu['devices'])} GPUs", label, fix)
 
 
-def _health(label: str, found: Facts, facts: Facts) -> Iterator[Finding]:
-    settings = found["health"].get("settings")
-    if settings is None or len(facts["hosts"]) < 2:
+def _health(label: str, found: HostFacts, facts: Facts) -> Iterator[Finding]:
+    health = found["health"]
+    if "error" in health or health["settings"] is None or len(facts["hosts"]) < 2:
         return
+    settings = health["settings"]
     period, timeout, failures = (float(settings.get(f"RAY_health_check_{name}", HEALTH[name])) for name in HEALTH)
     seconds = 1 + (failures * timeout + (failures - 1) * period) / 1000  # one more passes, as measured
     if seconds > SLOW_SECONDS:
@@ -169,7 +177,7 @@ def _health(label: str, found: Facts, facts: Facts) -> Iterator[Finding]:
 # All hosts together --------------------------------------------------------------------------------------------
 
 
-def _clocks(hosts: Mapping[str, Facts]) -> Iterator[Finding]:
+def _clocks(hosts: Mapping[str, HostFacts]) -> Iterator[Finding]:
     """A host whose clock is off the others' median by more than the limit, beyond what the question itself took."""
     offsets = {label: found["clock"]["offset"] for label, found in hosts.items()}
     median = statistics.median_low(offsets.values()) if offsets else 0.0
@@ -181,59 +189,67 @@ def _clocks(hosts: Mapping[str, Facts]) -> Iterator[Finding]:
             yield Finding(abs(off) > 600, what, label, fix)
 
 
-def _unseen_files(hosts: Mapping[str, Facts], wanted: Mapping[str, Any]) -> Iterator[Finding]:
+def _unseen_files(hosts: Mapping[str, HostFacts], wanted: ClusterQuestion) -> Iterator[Finding]:
     """Hosts that see the driver's file, but not that of every other host."""
     writers = {found["id"]: label for label, found in hosts.items() if found["arrived"]}
     for label, found in hosts.items():
-        if wanted.get("storage") is None or not found["storage"].get("seen"):
+        if wanted["storage"] is None or not found["storage"].get("seen"):
             continue
-        if "error" in (storage := found["met"].get("storage", {"error": found["met"].get("error")})):
-            yield Finding(True, f"the storage cannot be listed: {storage['error']}", label, "look at its mount there")
+        met = found["met"]
+        storage = met if "error" in met else met["storage"]
+        if "error" in storage:
+            yield Finding(True, f"the storage cannot be listed: {storage['error']}", label, "check its mount there")
         elif missing := [writers[id] for id in writers if id not in storage["seen"]]:
             what = f"in the storage {wanted['storage']}, files are not seen that were written on {', '.join(missing)}"
             yield Finding(True, what, label, "mount the same folder on all hosts, without long caching of names")
 
 
-def _unreached(hosts: Mapping[str, Facts]) -> Iterator[Finding]:
+def _unreached(hosts: Mapping[str, HostFacts]) -> Iterator[Finding]:
     addresses = {found["id"]: label for label, found in hosts.items()}
     for label, found in hosts.items():
-        for other, why in found["met"].get("unreached", {}).items():
+        met = found["met"]
+        for other, why in ({} if "error" in met else met["unreached"]).items():
             what = f"does not reach {addresses.get(other, other)}: {why}"
             fix = "open all ports between the hosts (firewall, security group): workers choose theirs freely"
             yield Finding(True, what, label, fix)
 
 
-def _no_exchange(hosts: Mapping[str, Facts]) -> Iterator[Finding]:
-    failed = {
-        label: found["exchange"]["error"] for label, found in hosts.items() if "error" in (found["exchange"] or {})
-    }
-    slow = [label for label in failed if not hosts[label]["exchange"].get("ready", True)]
+def _no_exchange(hosts: Mapping[str, HostFacts]) -> Iterator[Finding]:
+    exchanges = {label: found["exchange"] or {} for label, found in hosts.items()}
+    errors = {label: exchange["error"] for label, exchange in exchanges.items() if "error" in exchange}
+    slow = [label for label in errors if not exchanges[label].get("ready", True)]
     if slow:
-        fix = "ask again; if it stays so, look at what else runs there, and at the disk that Python lies on"
+        fix = "run doctor again; if it stays so, check what else runs there, and the disk that Python lies on"
         yield Finding(False, "torch was not loaded in time to measure the network", ", ".join(slow), fix)
-    elif failed:
-        what = f"numbers cannot be exchanged by Gloo (all-reduce): {next(iter(failed.values()))}"
-        fix = "look at the network between these hosts, or set GLOO_SOCKET_IFNAME there"
-        yield Finding(True, what, ", ".join(failed), fix)
+    elif errors:
+        what = f"an all-reduce by Gloo fails: {next(iter(errors.values()))}"
+        fix = "check the network between these hosts, or set GLOO_SOCKET_IFNAME there"
+        yield Finding(True, what, ", ".join(errors), fix)
 
 
-def _shape(facts: Facts, wanted: Mapping[str, Any]) -> Iterator[Finding]:
+def _shape(facts: Facts, wanted: ClusterQuestion) -> Iterator[Finding]:
     cluster = facts["cluster"]
     if cluster["unfit"]:
         what, _, fix = cluster["unfit"].rpartition("; ")
         yield Finding(True, what, ALL, fix)
         return
-    cpus, workers, mode = cluster["resources"]["CPU"], cluster["workers"], wanted["scale"]["data_mode"]
+    cpus, workers, mode = cluster["resources"]["CPU"], cluster["workers"], wanted["data_mode"]
     if cluster["cpus"] < workers * cpus + 1:
         what = f"{workers} workers with {cpus:g} CPUs each leave none of {cluster['cpus']:g} to prepare or stream data"
         yield Finding(mode == "stream", what, ALL, "give fewer --workers or --cpus-per-worker, or add a host")
 
 
-def _upload(upload: Facts) -> Iterator[Finding]:
-    fix = "name what the job does not need in .gitignore or .rayignore, or give --working-dir another folder"
+def _upload(upload: UploadFacts | Failure) -> Iterator[Finding]:
+    fix = "list what the job does not need in .gitignore or .rayignore, or give --working-dir another folder"
     if "error" in upload:
         yield Finding(False, f"the working directory could not be measured: {upload['error']}", HERE, fix)
-    elif upload["bytes"] > UPLOAD_BYTES:
-        largest = ", ".join(f"{name} {format_size(size)}" for name, size in upload["largest"].items())
-        what = f"a job would send {format_size(upload['bytes'])} ({largest}), and Ray takes no more than 500 MiB packed"
+        return
+    largest = ", ".join(f"{name} {format_size(size)}" for name, size in upload["largest"].items())
+    sent = f"{format_size(upload['bytes'])} in {upload['files']:,} files ({largest})"
+    if upload["refused"]:
+        what = (
+            f"submit would refuse the working directory: {sent} or more, and Ray takes {format_size(upload['limit'])}"
+        )
         yield Finding(False, what, HERE, fix)
+    elif upload["bytes"] > WARN_BYTES:
+        yield Finding(False, f"submit would upload {sent}", HERE, fix)

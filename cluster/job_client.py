@@ -1,4 +1,4 @@
-"""Jobs on a Ray cluster: Ray's job client with time limits, plain words for its errors, a log that is not lost."""
+"""Jobs on a Ray cluster: Ray's job client with time limits, plain error messages, and a log that is not lost."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import NotRequired, TypedDict, cast
 
 import aiohttp
 import requests
 from ray.exceptions import AuthenticationError
-from ray.job_submission import JobStatus, JobSubmissionClient
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from cluster.address import token_origin
 from trainers.progress import Progress
@@ -22,12 +22,12 @@ from trainers.runtime.ray_internals import JOB_LOG_LINES, JOB_LOGGERS, JobClient
 
 CONNECT_SECONDS, VERSION_SECONDS, ANSWER_SECONDS, UPLOAD_SECONDS = 5.0, 10.0, 60.0, 1800.0
 START_SECONDS = 60.0
-"""So long a cluster that has just been started may need to take jobs."""
+"""A cluster that has just been started may need so long to take jobs."""
 SILENT_SECONDS = 60.0
-"""A connection that brings no log for so long may be dead, without a sign: it is made anew."""
+"""A connection that brings no log for so long may be dead without a sign: it is opened again."""
 PATIENCE_SECONDS = 600.0
-"""So long an address that does not answer is asked again."""
-RETRY_SECONDS, LOOK_SECONDS = 2.0, 0.3
+"""An address that does not answer is retried for so long."""
+RETRY_SECONDS, POLL_SECONDS = 2.0, 0.3
 KEPT_LINES = 200
 
 for _talkative in (*JOB_LOGGERS, "ray"):
@@ -39,18 +39,37 @@ class UnknownJob(ValueError):
 
 
 class RefusedRequest(OSError):
-    """The cluster answers, but does not do what it is asked to."""
+    """The cluster answers, but refuses the request."""
+
+
+class RuntimeEnvironment(TypedDict):
+    """Ray's runtime environment of a job."""
+
+    working_dir: str
+    excludes: list[str]
+    env_vars: dict[str, str]
+    py_modules: NotRequired[list[str]]
+    pip: NotRequired[list[str]]
+    config: NotRequired[dict[str, int]]
 
 
 class Client(JobClientHooks, JobSubmissionClient):
-    """Ray's job client, which waits for no answer without end and says in plain words what is wrong.
+    """Ray's job client, whose requests end in time and whose errors say what is wrong.
 
     Its methods raise ConnectionError where nothing answers, RefusedRequest, UnknownJob, and ValueError where the token
     is refused.
     """
 
     def __init__(self, address: str) -> None:
-        """Parameters: `address`, as in http://host:8265. Raises ValueError where it is not Ray that answers."""
+        """Connect to a cluster.
+
+        Args:
+            address: Of its dashboard, as in http://host:8265.
+
+        Raises:
+            ValueError: Something else than Ray answers, or the token cannot be used.
+            ConnectionError: Nothing answers.
+        """
         os.environ["RAY_API_SERVER_ADDRESS"] = address  # counts more for Ray than the argument, as RAY_ADDRESS does
         self.where = address
         try:
@@ -85,19 +104,27 @@ class Client(JobClientHooks, JobSubmissionClient):
 
     def refuse(self, response: requests.Response) -> None:
         if response.status_code == 404:
-            raise UnknownJob(f"the cluster at {self.where} knows no such job; python -m cluster status lists them")
+            raise UnknownJob(f"the cluster at {self.where} has no such job; python -m cluster status lists its jobs")
         raise RefusedRequest(f"the cluster at {self.where} answers {response.status_code}: {_last_line(response.text)}")
 
-    def send(self, job: str, command: str, environment: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
-        """Upload what it needs and start a job; one whose answer got lost is not started twice.
+    def send(self, job: str, command: str, environment: RuntimeEnvironment, metadata: Mapping[str, str]) -> None:
+        """Upload what a job needs and start it; one whose answer got lost is not started twice.
 
-        Raises RefusedRequest where the cluster does not take it, ConnectionError.
+        Args:
+            job: Its name.
+            command: Its shell command.
+            environment: What is uploaded and set for it.
+            metadata: Kept with the job.
+
+        Raises:
+            RefusedRequest: The cluster does not take the job.
+            ConnectionError: Nothing answers.
         """
         limit = time.monotonic() + START_SECONDS
         while True:
             try:
                 self.submit_job(
-                    entrypoint=command, submission_id=job, runtime_env=dict(environment), metadata=dict(metadata)
+                    entrypoint=command, submission_id=job, runtime_env={**environment}, metadata=dict(metadata)
                 )
                 return
             except (RefusedRequest, ConnectionError) as error:
@@ -115,7 +142,7 @@ class Client(JobClientHooks, JobSubmissionClient):
 
 
 class Log:
-    """What a job has written so far; each line is shown once, however often it is brought."""
+    """What a job has written so far; each line is shown once, however often it is received."""
 
     def __init__(self, show: Callable[[str], None]) -> None:
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)
@@ -125,7 +152,15 @@ class Log:
         self._line = ""
 
     def take(self, start: int, text: str) -> int:
-        """`text`, which stands at character `start` of the log; returns where it ends."""
+        """Take a part of the log.
+
+        Args:
+            start: Its position in the log, in characters.
+            text: The part.
+
+        Returns:
+            Where it ends.
+        """
         end = start + len(text)
         *lines, self._line = (self._line + text[max(0, self._seen - start) :]).split("\n")
         self._seen = max(self._seen, end)
@@ -146,11 +181,23 @@ class Log:
 
 
 def follow(
-    client: Any, job: str, log: Log, progress: Progress, enough: Callable[[], bool] = lambda: False
-) -> Any | None:
-    """Show the log of a job until it ends, or until `enough`; connections may break. Returns its details at its end.
+    client: Client, job: str, log: Log, progress: Progress, enough: Callable[[], bool] = lambda: False
+) -> JobDetails | None:
+    """Show the log of a job; connections may break.
 
-    Raises UnknownJob; ConnectionError where the cluster has not answered for long.
+    Args:
+        client: Of its cluster.
+        job: Its name.
+        log: Takes what the job writes.
+        progress: Shows what is waited for.
+        enough: Whether to end before the job does.
+
+    Returns:
+        The job's details at its end; None: `enough` came first.
+
+    Raises:
+        UnknownJob: The cluster does not have it (any more).
+        ConnectionError: The cluster has not answered for long.
     """
     lost: float | None = None
     while not enough():
@@ -176,7 +223,7 @@ def follow(
 
 
 def _show_more(
-    client: Any, job: str, log: Log, progress: Progress, status: JobStatus, enough: Callable[[], bool]
+    client: Client, job: str, log: Log, progress: Progress, status: JobStatus, enough: Callable[[], bool]
 ) -> None:
     """Until the job's status may be another."""
     if status != JobStatus.PENDING:
@@ -184,13 +231,13 @@ def _show_more(
         return
     with progress.waiting("the cluster prepares the job: its files, packages and process"):
         while client.get_job_info(job).status == JobStatus.PENDING:
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
 
 
-async def _tail(client: Any, job: str, log: Log, enough: Callable[[], bool]) -> None:
-    """Show what one connection brings, which begins with the log's beginning. Returns when it ends or falls silent."""
+async def _tail(client: Client, job: str, log: Log, enough: Callable[[], bool]) -> None:
+    """Show what one connection brings, from the beginning of the log, until it ends or falls silent."""
     position = 0
-    chunks = client.tail_job_logs(job)
+    chunks = cast("AsyncGenerator[str, None]", client.tail_job_logs(job))
     try:
         while not enough():
             async with asyncio.timeout(SILENT_SECONDS):
@@ -202,10 +249,10 @@ async def _tail(client: Any, job: str, log: Log, enough: Callable[[], bool]) -> 
 
 
 def _cause(error: Exception) -> str:
-    """The innermost words of an error of requests."""
+    """The innermost message of an error of requests."""
     inner = getattr(error.args[0], "reason", error.args[0]) if error.args else error
-    told = re.sub(r"^.*(: |\] )", "", str(inner)).rstrip(")'\" ")
-    return told or type(error).__name__
+    text = re.sub(r"^.*(: |\] )", "", str(inner)).rstrip(")'\" ")
+    return text or type(error).__name__
 
 
 def _last_line(error: Exception | str) -> str:

@@ -1,4 +1,4 @@
-"""What a submitted job begins with, on the head: does the cluster have the packages? Then the command takes over.
+"""The start of a submitted job, on the head: check that the cluster has the packages, then become the command.
 
     TRAINYARD_NEEDS='["torch>=2.14"]' python -m cluster.job_entrypoint python -m trainers train digits.cnn
 
@@ -17,11 +17,18 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 HAS, LACKS = "trainyard: the cluster has the packages", "trainyard: the cluster lacks "
-"""Lines of the job's log that tell the outcome; `LACKS` is followed by a JSON list."""
+"""Lines of the job's log that report the outcome; `LACKS` is followed by a JSON list."""
 
 
 def lacking(needs: Sequence[str]) -> list[str]:
-    """Those of `needs`, requirements as in pyproject.toml, that are not installed here; of extras, what they lack."""
+    """Find out which packages are not installed here.
+
+    Args:
+        needs: Requirements as in pyproject.toml.
+
+    Returns:
+        Those that are not met; of one with extras, the requirements of its extras that are not.
+    """
     return list(dict.fromkeys(text for need in needs for text in _lacking(Requirement(need), {""})))
 
 
@@ -45,7 +52,7 @@ def _lacking(need: Requirement, extras: set[str]) -> Iterator[str]:
 
 
 def main(words: Sequence[str]) -> None:
-    """Become the command `words`; where packages are missing, say which and end with code 1."""
+    """Become the command `words`; where packages are missing, print which and end with code 1."""
     missing = lacking(json.loads(os.environ.pop("TRAINYARD_NEEDS", "[]")))
     print(f"{LACKS}{json.dumps(missing)}" if missing else HAS, flush=True)
     if missing:

@@ -3,9 +3,9 @@
 # listens beyond loopback. Further arguments go to `ray start`, such as --num-cpus=4.
 #
 #     bash cluster/local.sh
-#     RAY_AUTH_MODE=token ray job submit --working-dir . -- python -m trainers train digits.cnn --workers 2
+#     python -m cluster submit -- python -m trainers train digits.cnn --workers 2
 #
-# `ray stop` ends it.
+# `ray stop` ends it, with every other Ray of this user on this machine.
 set -euo pipefail
 
 # Without a token `ray start` leaves authentication off.
@@ -13,7 +13,7 @@ set -euo pipefail
 chmod 600 "$HOME/.ray/auth_token"
 export RAY_AUTH_MODE=token
 export RAY_JOB_STOP_WAIT_TIME_S=60 # what a stopped job has to save; Ray's default is 3
-# Without this Ray makes 127.0.0.1 the host's own address, and listens on all of them. Jobs inherit it; a command that
-# connects by RAY_ADDRESS itself needs it too.
+# Without this Ray replaces 127.0.0.1 by the host's own address, and listens on all of them. Jobs inherit it; a command
+# that connects by RAY_ADDRESS itself needs it too.
 export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0
 ray start --head --node-ip-address=127.0.0.1 --disable-usage-stats "$@"

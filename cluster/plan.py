@@ -1,4 +1,4 @@
-"""Which batches of a recipe fit into which memory, told before anything is rented or started.
+"""Which batches of a recipe fit into which memory, known before anything is rented or started.
 
     python -m cluster plan erfnet.decoder --batch-size 2 3 4 6 8 --image-size 512x1024 --memory 10.76GiB 32GiB
 
@@ -7,11 +7,14 @@ Needs neither a GPU nor, for data sets that know their classes, the data.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
@@ -20,7 +23,10 @@ from trainers.cli import cli, cli_type, leading, size_of
 from trainers.formatting import format_size, parse_size
 from trainers.progress import Progress
 from trainers.recipe import Recipe, Scale, recipe_names, resolve, resolve_micro_batch
-from trainers.registry import arguments, load
+from trainers.registry import arguments, constant, load
+
+if TYPE_CHECKING:
+    from trainers.training.peak_memory import Curve
 
 USAGE = (
     "usage: python -m cluster plan RECIPE [--batch-size N...] [--image-size SIZE...] --memory SIZE... [--FIELD VALUE]"
@@ -31,10 +37,67 @@ GREY = ("mnist", "texture_crops")
 WIDE = 140
 """Columns of a table that does not go to a terminal."""
 Size = tuple[int, int]
+Item = TypeVar("Item")
+
+
+class Fit(TypedDict):
+    """How a batch goes on a card."""
+
+    fits: bool
+    micro_batch_size: int | None
+    """The largest that fits; None: not even 1 does."""
+    predicted_bytes: int
+    """Peak of a step of it, or of 1."""
+
+
+class Row(TypedDict):
+    """One recipe."""
+
+    image_size: list[int]
+    precision: str
+    batch_size: int
+    micro_batch_size: int | None
+    predicted_bytes: int
+    cards: dict[str, Fit]
+
+
+class Largest(TypedDict):
+    """The largest batch of one image size and precision on one card."""
+
+    image_size: list[int]
+    precision: str
+    memory: str
+    """What the card is called."""
+    batch_size: int
+    """0: not even one picture on each worker fits."""
+    predicted_bytes: int
+    """Peak of a step of one micro-batch on each worker."""
+
+
+class Plan(TypedDict):
+    """What fits. Bytes are those of each worker."""
+
+    workers: int
+    strategy: str
+    activation_checkpointing: bool
+    batch_norm: bool
+    """Whether the model's statistics are those of a micro-batch."""
+    rows: list[Row]
+    largest: list[Largest]
 
 
 def main(argv: list[str]) -> int:
-    """Print the plan that a command line asks for. Raises ValueError."""
+    """Print the plan that a command line asks for.
+
+    Args:
+        argv: The words after `plan`.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        ValueError: A flag is not allowed, or the number of classes is not known.
+    """
     names, flags = leading(argv)
     if not names and flags and flags[0] in ("-h", "--help"):
         print(f"{USAGE}\n\nrecipes: {', '.join(recipe_names())}, or FILE.py:FUNCTION of your own")
@@ -42,19 +105,21 @@ def main(argv: list[str]) -> int:
         return 0
     if len(names) != 1:
         raise ValueError(f"plan needs the name of one recipe: {', '.join(recipe_names())}")
-    asked = _ask(names[0], flags)
+    request = _parse(names[0], flags)
     from trainers.training.peak_memory import context_bytes
 
-    limits = {text: parse_size(text) for text in asked.memory}
+    limits = {text: parse_size(text) for text in request.memory}
     context = context_bytes()
     for text, limit in limits.items():
-        if limit <= (context or 0):
-            raise ValueError(f"--memory {text} is less than what the device's context takes, {context} bytes")
-    meta = _meta(asked.recipes[0], asked.data, asked.classes)
+        if context and limit <= context:
+            raise ValueError(
+                f"--memory {text} is less than the {format_size(context)} of the device's context; give more"
+            )
+    meta = _meta(request.recipes[0], request.data, request.classes)
     progress = Progress()
     free = {text: limit - (context or 0) for text, limit in limits.items()}
-    plan = make_plan(asked.recipes, meta, free, asked.scale, progress)
-    if asked.json:
+    plan = make_plan(request.recipes, meta, free, request.scale, progress)
+    if request.json:
         print(json.dumps({**plan, "context_bytes": context}, indent=1))
         return 0
     _show(names[0], plan, context, progress)
@@ -63,63 +128,87 @@ def main(argv: list[str]) -> int:
 
 def make_plan(
     recipes: Sequence[Recipe], meta: Mapping[str, Any], limits: Mapping[str, int], scale: Scale, progress: Progress
-) -> dict[str, Any]:
-    """What fits: a row for each recipe, and for each of their sizes and precisions the largest batch on each card.
+) -> Plan:
+    """Find out what fits: a row for each recipe, and the largest batch of each size and precision on each card.
 
-    Parameters: `recipes`, with a settled precision; `meta`, the channels and classes of the data; `limits`, what a
-    card is called -> bytes that torch may take there; `scale`, the workers, each on a card of its own, their strategy
-    and whether they recompute activations. Returns
+    Args:
+        recipes: With a resolved precision.
+        meta: Channels and classes of the data.
+        limits: What a card is called -> bytes that torch may take there.
+        scale: The workers, each on a card of its own, their strategy and activation checkpointing.
+        progress: Shows how far the traces are.
 
-    workers, strategy, activation_checkpointing: as given
-    batch_norm: whether the model's statistics are those of a micro-batch
-    rows: image_size, precision, batch_size, micro_batch_size, predicted_bytes, and cards: name -> {fits,
-        micro_batch_size, predicted_bytes}: the largest micro-batch that fits, None where not even 1 does, and the
-        bytes of a step of it, or of 1
-    largest: image_size, precision, memory, batch_size, predicted_bytes: of a step of one micro-batch on each worker
+    Returns:
+        What fits.
 
-    Bytes are those of each worker. Raises ValueError as memory.predict does, and where the workers cannot share a batch
-    evenly.
+    Raises:
+        ValueError: The workers cannot share a batch evenly, or as peak_memory.predict does.
     """
     from trainers.training import peak_memory
 
     workers = max(1, scale.worker_range[1])
     how = {"sharded": scale.strategy == "fsdp2", "activation_checkpointing": scale.activation_checkpointing}
-    rows, largest, norm = [], [], False
-    curves: dict[tuple[Size, str], Any] = {}
+    rows: list[Row] = []
+    largest: list[Largest] = []
+    curves: dict[tuple[Size, str], Curve] = {}
     with progress.bar("tracing steps", len({_kind(recipe) for recipe in recipes})) as advance:
         for given in recipes:
             recipe = resolve_micro_batch(given, scale)
             if _kind(recipe) not in curves:
                 curves[_kind(recipe)] = peak_memory.curve(recipe, meta, workers=workers, **how)
                 advance(1)
-            norm = norm or curves[_kind(recipe)].batch_norm
-            row = {**_named(recipe), "batch_size": recipe.batch_size, "micro_batch_size": recipe.micro_batch_size}
-            row |= {"predicted_bytes": peak_memory.predict(recipe, meta, workers=workers, **how), "cards": {}}
+            cards: dict[str, Fit] = {}
             for name, limit in limits.items():
                 micro = peak_memory.largest_micro_batch(recipe, meta, limit, workers=workers, **how)
                 fits = micro == recipe.micro_batch_size
                 peak = peak_memory.predict(recipe, meta, micro or 1, workers=workers, **how)
-                row["cards"][name] = {"fits": fits, "micro_batch_size": micro, "predicted_bytes": peak}
+                cards[name] = {"fits": fits, "micro_batch_size": micro, "predicted_bytes": peak}
+            row: Row = {
+                "image_size": list(recipe.image_size),
+                "precision": recipe.precision,
+                "batch_size": recipe.batch_size,
+                "micro_batch_size": recipe.micro_batch_size,
+                "predicted_bytes": peak_memory.predict(recipe, meta, workers=workers, **how),
+                "cards": cards,
+            }
             rows.append(row)
     for (size, precision), curve in curves.items():
         for name, limit in limits.items():
             batch = curve.largest_batch(limit, workers)
             peak = curve(max(1, batch // workers), 1, workers)
-            found = {"memory": name, "batch_size": batch, "predicted_bytes": peak}
-            largest.append({"image_size": list(size), "precision": precision, **found})
-    asked = {"strategy": scale.strategy, "activation_checkpointing": scale.activation_checkpointing}
-    return {"workers": workers, **asked, "batch_norm": norm, "rows": rows, "largest": largest}
+            line: Largest = {
+                "image_size": list(size),
+                "precision": precision,
+                "memory": name,
+                "batch_size": batch,
+                "predicted_bytes": peak,
+            }
+            largest.append(line)
+    return {
+        "workers": workers,
+        "strategy": scale.strategy,
+        "activation_checkpointing": scale.activation_checkpointing,
+        "batch_norm": any(curve.batch_norm for curve in curves.values()),
+        "rows": rows,
+        "largest": largest,
+    }
 
 
 def _kind(recipe: Recipe) -> tuple[Size, str]:
     return recipe.image_size, recipe.precision
 
 
-def _named(recipe: Recipe) -> dict[str, Any]:
-    return {"image_size": list(recipe.image_size), "precision": recipe.precision}
+# The request --------------------------------------------------------------------------------------------------
 
 
-# What is asked -------------------------------------------------------------------------------------------------
+def _help(kind: type, field: str) -> str:
+    """The text under a field of a dataclass."""
+    [definition] = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(definition, ast.ClassDef)
+    for node, below in itertools.pairwise(definition.body):
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == field and isinstance(below, ast.Expr):
+            return str(ast.literal_eval(below.value))
+    raise LookupError(f"{kind.__name__}.{field} has no text")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,19 +218,17 @@ class _Options:
     data: str | None = None
     """Folder of the raw data, for its number of classes, where the data set does not know it."""
     classes: int | None = None
-    """Number of classes, in place of what the data would tell."""
+    """Number of classes, in place of what the data has."""
     workers: int = 1
     """Training processes, each on a card of its own, that share a batch."""
-    strategy: Literal["ddp", "fsdp2"] = "ddp"
-    """ddp: each worker holds the whole model; fsdp2: a part of every weight, of its gradient and of its states."""
-    activation_checkpointing: bool = False
-    """Keep the input of each block of layers only, and compute it again on the way back: less memory, more time."""
+    strategy: Annotated[Literal["ddp", "fsdp2"], tyro.conf.arg(help=_help(Scale, "strategy"))] = "ddp"
+    activation_checkpointing: Annotated[bool, tyro.conf.arg(help=_help(Scale, "activation_checkpointing"))] = False
     json: bool = False
     """Print records."""
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Request:
     recipes: Sequence[Recipe]
     scale: Scale
     memory: Sequence[str]
@@ -150,29 +237,29 @@ class _Asked:
     json: bool
 
 
-def _ask(name: str, flags: Sequence[str]) -> _Asked:
+def _parse(name: str, flags: Sequence[str]) -> _Request:
     """A recipe for each image size, batch size and precision of the flags. Raises ValueError, or ends the process
     with code 2."""
     recipe = resolve(name)
-    lists: dict[str, tuple[Any, str, tuple[Any, ...]]] = {
-        "batch_size": (_BATCHES, "Pictures per optimizer step.", (recipe.batch_size,)),
-        "image_size": (_SIZES, "Height x width that the model sees.", (recipe.image_size,)),
+    lists = {
+        "batch_size": (_BATCHES, _help(Recipe, "batch_size"), (recipe.batch_size,)),
+        "image_size": (_SIZES, _help(Recipe, "image_size"), (recipe.image_size,)),
         "precision": (tuple[_Precision, ...], "Arithmetic of the model.", (_resolved(recipe.precision),)),
     }
     fields = [
-        (field, Annotated[kind, tyro.conf.arg(help=told)], dataclasses.field(default=default))
-        for field, (kind, told, default) in lists.items()
+        (field, Annotated[kind, tyro.conf.arg(help=text)], dataclasses.field(default=default))
+        for field, (kind, text, default) in lists.items()
     ]
     base = cli_type(Recipe)
     namespace = {"__doc__": Recipe.__doc__}
     many = dataclasses.make_dataclass("Recipe", fields, bases=(base,), frozen=True, kw_only=True, namespace=namespace)
     both = dataclasses.make_dataclass("plan", [("recipe", many), ("options", _Options)], kw_only=True)
     default = both(
-        recipe=many(**{**_values(recipe), **{field: value for field, (_, _, value) in lists.items()}}),
+        recipe=many(**{**vars(recipe), **{field: default for field, (_, _, default) in lists.items()}}),
         options=_Options(),
     )
     parsed = cli(both, flags, f"python -m cluster plan {name}", default)
-    values, options = _values(parsed.recipe), parsed.options
+    values, options = vars(parsed.recipe), parsed.options
     changes = {key: value for key, value in values.items() if key not in lists and value != getattr(recipe, key)}
     for field in lists:
         if not values[field]:
@@ -190,22 +277,22 @@ def _ask(name: str, flags: Sequence[str]) -> _Asked:
         strategy=options.strategy,
         activation_checkpointing=options.activation_checkpointing,
     )
-    return _Asked(recipes, scale, options.memory or _this_card(), options.data, options.classes, options.json)
+    return _Request(recipes, scale, options.memory or _this_card(), options.data, options.classes, options.json)
 
 
 _Precision = Literal["fp32", "bf16", "fp64"]
+_Spec = PrimitiveConstructorSpec[tuple[Item, ...]]
 
 
-def _many(kind: Any, read: Callable[[str], Any], spell: Callable[[Any], str], metavar: str) -> Any:
-    """A list, whose words have errors of their own."""
-    spec: PrimitiveConstructorSpec[Any] = PrimitiveConstructorSpec(
+def _many(read: Callable[[str], Item], show: Callable[[Item], str], metavar: str) -> _Spec[Item]:
+    """How a list is read, whose words have errors of their own."""
+    return PrimitiveConstructorSpec(
         nargs="*",
         metavar=f"{metavar}...",
         instance_from_str=lambda words: tuple(map(read, words)),
         is_instance=lambda value: True,
-        str_from_instance=lambda values: list(map(spell, values)),
+        str_from_instance=lambda values: list(map(show, values)),
     )
-    return Annotated[kind, spec]
 
 
 def _batch(word: str) -> int:
@@ -215,8 +302,8 @@ def _batch(word: str) -> int:
         raise ValueError(f"{word!r} is not a whole number") from None
 
 
-_BATCHES = _many(tuple[int, ...], _batch, str, "INT")
-_SIZES = _many(tuple[Size, ...], size_of, lambda size: f"{size[0]}x{size[1]}", "SIZE|HxW")
+_BATCHES = Annotated[tuple[int, ...], _many(_batch, str, "INT")]
+_SIZES = Annotated[tuple[Size | None, ...], _many(size_of, lambda size: "x".join(map(str, size or ())), "SIZE|HxW")]
 
 
 def _resolved(precision: str) -> str:
@@ -236,13 +323,13 @@ def _this_card() -> tuple[str, ...]:
 
     if not torch.cuda.is_available():
         raise ValueError("plan needs --memory SIZE..., that of the cards to plan for, such as 10.76GiB 32GiB")
-    return (f"{torch.cuda.mem_get_info()[1] / 2**30:.2f}GiB",)
+    return (format_size(torch.cuda.mem_get_info()[1]),)
 
 
 def _meta(recipe: Recipe, data: str | None, classes: int | None) -> dict[str, Any]:
     """Channels and classes: of the data, where it is given or none is needed, else what the data set knows without.
 
-    Raises ValueError where neither tells how many classes there are.
+    Raises ValueError where neither knows how many classes there are.
     """
     from trainers.data.source import scan_files
 
@@ -260,18 +347,20 @@ def _meta(recipe: Recipe, data: str | None, classes: int | None) -> dict[str, An
 
 def _known_classes(recipe: Recipe) -> int | None:
     """How many classes a data set has, whatever pictures there are."""
-    if recipe.task == "segment_binary" or recipe.dataset_args.get("binary"):
+    if recipe.dataset_args.get("binary"):
         return 2
+    if of_task := constant("tasks", recipe.task, "CLASSES", None):
+        return int(of_task)
     if recipe.dataset == "mnist":
         return DIGITS
     known = getattr(load("datasets", recipe.dataset), "CLASSES", None)
     return None if known is None else len(known)
 
 
-# What is told --------------------------------------------------------------------------------------------------
+# What is shown -------------------------------------------------------------------------------------------------
 
 
-def _show(name: str, plan: Mapping[str, Any], context: int | None, progress: Progress) -> None:
+def _show(name: str, plan: Plan, context: int | None, progress: Progress) -> None:
     """The table and the largest batches, on stdout; warnings on stderr."""
     from rich.console import Console
     from rich.table import Table
@@ -283,8 +372,8 @@ def _show(name: str, plan: Mapping[str, Any], context: int | None, progress: Pro
     for row in plan["rows"]:
         batch, micro = row["batch_size"], row["micro_batch_size"]
         shown = str(batch) if batch == micro else f"{batch} by {micro}"
-        told = [_report(row, card) for card in cards]
-        table.add_row(_spell(row), row["precision"], shown, format_size(row["predicted_bytes"]), *told)
+        fits = [_report(row, card) for card in cards]
+        table.add_row(_size(row), row["precision"], shown, format_size(row["predicted_bytes"]), *fits)
     console = Console()
     if not console.is_terminal:
         console.width = WIDE
@@ -292,14 +381,12 @@ def _show(name: str, plan: Mapping[str, Any], context: int | None, progress: Pro
     print()
     for line in plan["largest"]:
         cards_of_it = line["memory"] if workers == 1 else f"{workers} x {line['memory']}"
-        where, peak = f"{cards_of_it} at {_spell(line)} in {line['precision']}", format_size(line["predicted_bytes"])
+        where, peak = f"{cards_of_it} at {_size(line)} in {line['precision']}", format_size(line["predicted_bytes"])
         if line["batch_size"]:
             print(f"largest batch on {where}: {line['batch_size']} (predicted {peak}{' each' * (workers > 1)})")
         else:
             print(f"no batch fits on {where}: one picture{' each' * (workers > 1)} needs {peak}")
-    counted = (
-        f"{format_size(context)} of it are counted" if context else "it is not counted, as there is none to measure"
-    )
+    counted = f"{format_size(context)} of it are counted" if context else "it is not counted: there is none to measure"
     print(f"the context of a GPU takes some of its memory, typically 0.3 to 0.6 GiB: {counted}")
     smaller = any(
         card["micro_batch_size"] not in (None, row["micro_batch_size"])
@@ -312,7 +399,7 @@ def _show(name: str, plan: Mapping[str, Any], context: int | None, progress: Pro
         )
 
 
-def _report(row: Mapping[str, Any], card: str) -> str:
+def _report(row: Row, card: str) -> str:
     found = row["cards"][card]
     if found["fits"]:
         return "fits"
@@ -321,9 +408,5 @@ def _report(row: Mapping[str, Any], card: str) -> str:
     return f"does not fit: needs {format_size(found['predicted_bytes'])} of {card}"
 
 
-def _spell(row: Mapping[str, Any]) -> str:
+def _size(row: Row | Largest) -> str:
     return "x".join(map(str, row["image_size"]))
-
-
-def _values(value: Any) -> dict[str, Any]:
-    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}

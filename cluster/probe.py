@@ -1,4 +1,4 @@
-"""What `doctor` runs on every host: one process there that looks at it. Plain data in, plain data out.
+"""What `doctor` runs on every host: one process there that examines it. Plain data in, plain data out.
 
 It travels by value (trainers.runtime.preflight.by_value): it works, and says so, where Trainyard itself is missing.
 """
@@ -16,9 +16,24 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
-from trainers.runtime.preflight import Facts, see_data, see_storage, take_steps, versions
+from trainers.runtime.preflight import shared_steps, take_step, take_steps
+
+if TYPE_CHECKING:
+    from cluster.facts import (
+        DiskFacts,
+        Exchange,
+        GpuFacts,
+        HealthFacts,
+        Inspection,
+        Meeting,
+        MemoryFacts,
+        NetworkFacts,
+        ProbeQuestion,
+        SeenFiles,
+        TokenFacts,
+    )
 
 HEALTH = "RAY_health_check_"
 MEET_SECONDS = 3.0
@@ -35,25 +50,23 @@ EXCHANGE_SECONDS = 1.0
 class Probe:
     """An actor on one host. Its methods answer in bounded time, whatever hangs."""
 
-    def __init__(self, wanted: Facts) -> None:
-        """Parameters: `wanted`, host (its id), address (Ray's, of the host), storage, folder, token,
-        data, paths, alone (there are no other hosts)."""
+    def __init__(self, wanted: ProbeQuestion) -> None:
         self.wanted = wanted
         self.ready = threading.Event()
-        """torch is loaded, which takes seconds: in a thread, while the rest is asked."""
+        """torch is loaded, which takes seconds: in a thread, while the rest is checked."""
         if not wanted["alone"]:
             threading.Thread(target=self._load, daemon=True).start()
         self.doors = [_listen(wanted["address"]) for _ in range(2)]
-        """One for the other hosts to knock at, one for rank 0's store."""
+        """One for the other hosts to connect to, one for rank 0's store."""
 
     def clock(self) -> float:
         return time.time()
 
-    def look(self, seconds: float) -> Facts:
-        """Everything that one host can tell alone: name of the step -> facts, or {"error"}."""
+    def inspect(self, seconds: float) -> Inspection:
+        """Everything that one host can say alone."""
         wanted = self.wanted
-        steps: dict[str, Callable[[], Any]] = {
-            "versions": versions,
+        steps: dict[str, Callable[[], object]] = {
+            **shared_steps(wanted),
             "token": token,
             "network": lambda: network(wanted["address"]),
             "shm": lambda: room("/dev/shm"),
@@ -64,32 +77,42 @@ class Probe:
             "gpu": gpu,
             "health": lambda: health(wanted["host"]),
         }
-        if wanted["storage"] is not None:
-            steps["storage"] = lambda: see_storage(wanted)
-        if wanted["data"] is not None:
-            steps["data"] = lambda: see_data(wanted["data"])
-        found = take_steps(steps, seconds)
-        return {**found, "ports": [door.getsockname()[1] for door in self.doors]}
+        found = {**take_steps(steps, seconds), "ports": [door.getsockname()[1] for door in self.doors]}
+        return cast("Inspection", found)
 
-    def meet(self, peers: Mapping[str, tuple[str, int]]) -> Facts:
-        """Which of the peers, id -> (address, port), are reached, and whose files in the storage are seen."""
+    def meet(self, peers: Mapping[str, tuple[str, int]]) -> Meeting:
+        """Connect to the other hosts.
+
+        Args:
+            peers: Host -> address and port of its probe.
+
+        Returns:
+            Which of them are not reached, and whose files in the storage are seen.
+        """
         wanted = self.wanted
-        steps: dict[str, Callable[[], Any]] = {f"reach {id}": partial(knock, *at) for id, at in peers.items()}
-        if wanted["storage"] is not None:
-            steps["storage"] = lambda: see_others(wanted)
+        steps: dict[str, Callable[[], SeenFiles | None]] = {id: partial(knock, *at) for id, at in peers.items()}
+        steps["storage"] = lambda: {"seen": []} if wanted["storage"] is None else see_others(wanted)
         found = take_steps(steps, MEET_SECONDS)
-        unreached = {id: found[f"reach {id}"]["error"] for id in peers if "error" in found[f"reach {id}"]}
-        return {"unreached": unreached, "storage": found.get("storage", {"seen": []})}
+        storage = found.pop("storage")
+        assert storage is not None
+        unreached = {id: answer["error"] for id, answer in found.items() if answer is not None and "error" in answer}
+        return {"unreached": unreached, "storage": storage}
 
-    def all_reduce(self, rank: int, size: int, at: tuple[str, int], seconds: float) -> Facts:
-        """Exchange numbers with all other hosts by Gloo, as training does: {bytes_per_second} of each host's data.
+    def all_reduce(self, rank: int, size: int, at: tuple[str, int], seconds: float) -> Exchange:
+        """Exchange numbers with all other hosts by Gloo, as training does.
 
-        Parameters: `at`, address and port of rank 0's store.
+        Args:
+            rank: Of this host.
+            size: Number of hosts.
+            at: Address and port of rank 0's store.
+            seconds: Longest time that it may take.
         """
         door = self.doors[1].detach() if rank == 0 else None
         own = self.wanted["address"]
-        found: Facts = take_steps({"": lambda: exchange(own, rank, size, at, door, seconds)}, seconds + 1)[""]
-        return {**found, "ready": self.ready.is_set()}
+        rate = take_step(lambda: exchange(own, rank, size, at, door, seconds), seconds + 1)
+        if isinstance(rate, dict):
+            return {"error": rate["error"], "ready": self.ready.is_set()}
+        return {"bytes_per_second": rate, "ready": self.ready.is_set()}
 
     def _load(self) -> None:
         with contextlib.suppress(ImportError):
@@ -98,9 +121,8 @@ class Probe:
             self.ready.set()
 
 
-def token() -> Facts:
-    """{on, path, exposed}: whether Ray authenticates here, the token's file (None: the environment has it; "" where
-    there is none), and whether others may read it."""
+def token() -> TokenFacts:
+    """Ray's token, as this process finds it."""
     on = os.environ.get("RAY_AUTH_MODE", "disabled") != "disabled"
     if os.environ.get("RAY_AUTH_TOKEN"):
         return {"on": on, "path": None, "exposed": False}
@@ -113,21 +135,24 @@ def token() -> Facts:
     return {"on": on, "path": str(path), "exposed": exposed}
 
 
-def network(address: str) -> Facts:
-    """{interface, chosen, name, resolves}: what bears Ray's address, what the host's owner chose in its place for Gloo,
-    and what the host's own name resolves to."""
+def network(address: str) -> NetworkFacts:
+    """How other hosts find this one, whose address is Ray's."""
     import psutil
 
     found = psutil.net_if_addrs().items()  # trainers.training.distributed.interface_of, where Trainyard may be missing
     bearing = [name for name, entries in found if address in [entry.address for entry in entries]]
     name = socket.gethostname()
-    resolved = take_steps({"name": lambda: {"address": socket.gethostbyname(name)}}, NAME_SECONDS)["name"]
-    chosen = os.environ.get("GLOO_SOCKET_IFNAME")
-    return {"interface": next(iter(bearing), None), "chosen": chosen, "name": name, "resolves": resolved.get("address")}
+    resolved = take_step(lambda: socket.gethostbyname(name), NAME_SECONDS)
+    return {
+        "interface": next(iter(bearing), None),
+        "chosen": os.environ.get("GLOO_SOCKET_IFNAME"),
+        "name": name,
+        "resolves": resolved if isinstance(resolved, str) else None,
+    }
 
 
-def room(path: str) -> Facts:
-    """{total, free} bytes of the disk that a path, or the nearest folder above it that exists, lies on."""
+def room(path: str) -> DiskFacts:
+    """The disk that a path, or the nearest folder above it that exists, lies on."""
     here = Path(path)
     while not here.exists():
         here = here.parent
@@ -135,18 +160,17 @@ def room(path: str) -> Facts:
     return {"path": path, "total": usage.total, "free": usage.free}
 
 
-def memory() -> Facts:
-    """{total, available} bytes."""
+def memory() -> MemoryFacts:
     import psutil
 
     found = psutil.virtual_memory()
     return {"total": found.total, "available": found.available}
 
 
-def gpu() -> Facts:
-    """{devices, driver}: what the GPUs' driver tells; where there are any, {torch_cuda, usable, why} too: what torch
-    was built for, and whether it can use them."""
-    devices, driver = [], None
+def gpu() -> GpuFacts:
+    """What the GPUs' driver reports, and, where there are any, whether torch can use them."""
+    devices: list[str] = []
+    driver = None
     if shutil.which("nvidia-smi"):
         command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=DRIVER_SECONDS)
@@ -154,20 +178,20 @@ def gpu() -> Facts:
         devices, driver = [name for name, _, _ in rows], next((version for _, _, version in rows), None)
     if not devices:
         return {"devices": [], "driver": None}
-    os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray hides GPUs from processes that asked for none
-    with warnings.catch_warnings(record=True) as told:
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray hides GPUs from processes that request none
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             import torch
         except ImportError as error:
             return {"devices": devices, "driver": driver, "torch_cuda": None, "usable": False, "why": str(error)}
         usable = torch.cuda.is_available()
-    why = str(told[-1].message).splitlines()[0] if told and not usable else ""
+    why = str(caught[-1].message).splitlines()[0] if caught and not usable else ""
     return {"devices": devices, "driver": driver, "torch_cuda": torch.version.cuda, "usable": usable, "why": why}
 
 
-def health(node: str) -> Facts:
-    """{settings}: how the head's control store, where it runs on this node, finds that a host hangs; None elsewhere."""
+def health(node: str) -> HealthFacts:
+    """How the head's control store, where it runs on this node, finds that a host hangs."""
     import psutil
 
     for process in psutil.process_iter(["name"]):
@@ -187,21 +211,33 @@ def _temporary() -> str:
     return os.path.join(context.get_temp_dir(), context.get_session_name())
 
 
-def see_others(wanted: Facts) -> Facts:
-    """{seen}: the hosts whose files are in the storage."""
+def see_others(wanted: ProbeQuestion) -> SeenFiles:
+    """The hosts whose files are in the storage."""
     from trainers.storage.store import Store
 
+    assert wanted["storage"] is not None
     return {"seen": (Store(wanted["storage"]) / wanted["folder"]).names()}
 
 
-def knock(address: str, port: int) -> Facts:
-    """Connect to another host's probe. Raises OSError."""
+def knock(address: str, port: int) -> None:
+    """Connect to a port of another host, and hang up. Raises OSError."""
     socket.create_connection((address, port), timeout=MEET_SECONDS).close()
-    return {}
 
 
-def exchange(own: str, rank: int, size: int, at: tuple[str, int], door: int | None, seconds: float) -> Facts:
-    """One of `size` processes that all-reduce, the one at address `own`; their store listens at rank 0's `door`."""
+def exchange(own: str, rank: int, size: int, at: tuple[str, int], door: int | None, seconds: float) -> float:
+    """Take part in an all-reduce by Gloo.
+
+    Args:
+        own: Address of this host.
+        rank: Of this process.
+        size: Number of processes.
+        at: Address and port of rank 0's store.
+        door: File descriptor at which that store listens; None on other ranks.
+        seconds: Longest wait for the others.
+
+    Returns:
+        Bytes per second of each process's data.
+    """
     from datetime import timedelta
 
     import torch
@@ -226,7 +262,7 @@ def exchange(own: str, rank: int, size: int, at: tuple[str, int], door: int | No
             times += 1
             more.fill_(float(rank == 0 and time.perf_counter() - begun < EXCHANGE_SECONDS))
             dist.all_reduce(more)  # all stop when rank 0 does
-        return {"bytes_per_second": times * EXCHANGED_BYTES / (time.perf_counter() - begun)}
+        return times * EXCHANGED_BYTES / (time.perf_counter() - begun)
     finally:
         dist.destroy_process_group()
 

@@ -2,7 +2,7 @@
 # A Ray cluster inside one Slurm allocation, for one command; submitted again, the same line continues the run:
 #
 #     sbatch --nodes=4 cluster/slurm.sh \
-#       python -m trainers train streets.unet --workers 4 --run streets --storage /shared/runs
+#       python -m trainers train shapes.unet --workers 4 --run shapes --storage /shared/runs
 #
 # Submit with the environment active in which `pip install .` was done (Python 3.11, ray>=2.60, as pyproject.toml
 # says); its folder, $HOME and --storage are seen by every node. --storage may be a bucket (s3://, gs://) that the
@@ -52,7 +52,7 @@ export RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=3000 RAY_heal
 export RAY_JOB_STOP_WAIT_TIME_S=60 # what a stopped job has to save; Ray's default is 3
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # Ray is ended when the command has: nothing to wait 30 s for
 
-# What each node does: Ray, started anew whenever it dies, until srun ends it.
+# What each node does: Ray, restarted whenever it dies, until srun ends it.
 node() {
   set -u
   local child=""

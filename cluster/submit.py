@@ -3,9 +3,9 @@
     python -m cluster submit -- python -m trainers train digits.cnn --workers 2
     python -m cluster status | logs JOB | stop JOB
 
-The folder that one stands in is uploaded, without data, runs and what .gitignore names; so are Trainyard's own
-packages. Others are installed for the job where the cluster lacks them. The log goes to stderr; the last line of
-stdout is the run folder.
+The current folder is uploaded, without data, runs and what .gitignore lists; so are Trainyard's own packages. Others
+are installed for the job where the cluster lacks them. The log goes to stderr; the last line of stdout is the run
+folder.
 """
 
 from __future__ import annotations
@@ -18,25 +18,27 @@ import secrets
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import tyro
 
 from cluster.address import DEFAULT, job_server, use_token
 from cluster.job_entrypoint import HAS, LACKS
 from trainers.cli import cli
-from trainers.formatting import format_size
+from trainers.formatting import format_duration, format_size
 from trainers.progress import Progress
 
 if TYPE_CHECKING:
-    from cluster.job_client import Client, Log
+    from ray.job_submission import JobDetails
+
+    from cluster.job_client import Client, Log, RuntimeEnvironment
 
 USAGE = "usage: python -m cluster submit [--address URL] [--detach] -- COMMAND"
 STOP_SECONDS = 60
-"""So long a job that is stopped may take to write its checkpoint."""
+"""A job that is stopped may take so long to write its checkpoint."""
 INSTALL_SECONDS = 1800
 FORWARDED = ("TRAINYARD_STORAGE", "TRAINYARD_CACHE")
 INTERRUPTED = 130
@@ -89,7 +91,18 @@ class _Jobs(_Address):
 
 
 def submit(argv: list[str]) -> int:
-    """Run a command on the cluster; returns its exit code. Raises ValueError, ConnectionError."""
+    """Run a command on the cluster.
+
+    Args:
+        argv: The words after `submit`.
+
+    Returns:
+        The command's exit code; 0 with --detach.
+
+    Raises:
+        ValueError: A flag or the command is not allowed, the folder is too large, or the token is refused.
+        ConnectionError: The cluster does not answer.
+    """
     cut = argv.index("--") if "--" in argv else len(argv)
     options = cli(_Submit, argv[:cut], "python -m cluster submit")
     words = argv[cut + 1 :]
@@ -101,16 +114,17 @@ def submit(argv: list[str]) -> int:
     from cluster.upload import requirements
 
     needs = {"TRAINYARD_NEEDS": json.dumps(requirements(folder))}
-    checked = {**environment, "env_vars": {**environment["env_vars"], **needs}}
+    checked: RuntimeEnvironment = {**environment, "env_vars": {**environment["env_vars"], **needs}}
     job, log, details = _run(client, words, checked, progress, options.detach)
     if missing := _missing(log):
         _discard(client, job, missing)
         progress.message(
             f"the cluster lacks {', '.join(missing)}: installed for this job alone, which takes minutes the first time "
-            "(runtime_env_agent.log of the head tells more)"
+            "(runtime_env_agent.log on the head says more)"
         )
-        install = {"pip": missing, "config": {"setup_timeout_seconds": INSTALL_SECONDS}}
-        job, log, details = _run(client, words, {**environment, **install}, progress, options.detach)
+        installing: RuntimeEnvironment
+        installing = {**environment, "pip": missing, "config": {"setup_timeout_seconds": INSTALL_SECONDS}}
+        job, log, details = _run(client, words, installing, progress, options.detach)
     if details is None:
         progress.message(_how(client, job))
         print(job)
@@ -119,18 +133,41 @@ def submit(argv: list[str]) -> int:
 
 
 def logs(argv: list[str]) -> int:
-    """Print a job's log, to its end if it still runs; returns the job's exit code. Raises ValueError."""
+    """Print a job's log, to its end if it still runs.
+
+    Args:
+        argv: The words after `logs`.
+
+    Returns:
+        The job's exit code.
+
+    Raises:
+        ValueError: There is no such job, or the token is refused.
+        ConnectionError: The cluster does not answer.
+    """
     options = cli(_Job, argv, "python -m cluster logs")
     client, progress = _connect(options.address), Progress()
     from cluster.job_client import Log
 
     client.get_job_info(options.job)
     details = _watch(client, options.job, Log(lambda line: _show(line, sys.stdout)), progress, lambda: False)
+    assert details is not None
     return _code(details)
 
 
 def stop(argv: list[str]) -> int:
-    """Stop a job, with time to write its checkpoint; returns 0 when it is over. Raises ValueError, ConnectionError."""
+    """Stop a job, with time to write its checkpoint.
+
+    Args:
+        argv: The words after `stop`.
+
+    Returns:
+        0; 1 where it still runs.
+
+    Raises:
+        ValueError: There is no such job, or the token is refused.
+        ConnectionError: The cluster does not answer.
+    """
     options = cli(_Job, argv, "python -m cluster stop")
     client, progress = _connect(options.address), Progress()
     details = client.get_job_info(options.job)
@@ -140,19 +177,30 @@ def stop(argv: list[str]) -> int:
         with progress.waiting(f"{options.job} may take {STOP_SECONDS} s to write its checkpoint"):
             while not (details := client.get_job_info(options.job)).status.is_terminal() and time.monotonic() < limit:
                 time.sleep(0.5)
-    progress.message(f"{options.job}: {_spell(details)}")
+    progress.message(f"{options.job}: {_outcome(details)}")
     return int(not details.status.is_terminal())
 
 
 def status(argv: list[str]) -> int:
-    """Print the cluster's jobs, or one of them. Raises ValueError, ConnectionError."""
+    """Print the cluster's jobs, or one of them.
+
+    Args:
+        argv: The words after `status`.
+
+    Returns:
+        0.
+
+    Raises:
+        ValueError: There is no such job, or the token is refused.
+        ConnectionError: The cluster does not answer.
+    """
     options = cli(_Jobs, argv, "python -m cluster status")
     client = _connect(options.address)
     if options.job is None:
         _print_table(job for job in client.list_jobs() if job.submission_id)
         return 0
     details = client.get_job_info(options.job)
-    facts = {"job": options.job, "status": _spell(details), "started": _started(details), "took": _took(details)}
+    facts = {"job": options.job, "status": _outcome(details), "started": _started(details), "took": _took(details)}
     for name, value in {**facts, "command": _command(details)}.items():
         print(f"{name:10} {value}")
     if details.status == "FAILED":
@@ -190,8 +238,8 @@ def _refuse_what_stays_here(words: Sequence[str]) -> None:
             )
 
 
-def _environment(folder: Path, progress: Progress) -> dict[str, Any]:
-    """Ray's runtime environment of the job: files, packages of ours, variables. Raises ValueError."""
+def _environment(folder: Path, progress: Progress) -> RuntimeEnvironment:
+    """Files, packages of ours, variables. Raises ValueError."""
     from cluster.upload import WARN_BYTES, measure, modules, refuse_what_is_too_large
 
     upload = measure(folder)
@@ -201,14 +249,16 @@ def _environment(folder: Path, progress: Progress) -> dict[str, Any]:
     variables = {name: os.environ[name] for name in FORWARDED if os.environ.get(name)}
     # The process that watches the job on the head reads how long it may take to stop.
     variables |= {"NO_COLOR": "1", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), "TRAINYARD_START": _START}
+    sent: RuntimeEnvironment
     sent = {"working_dir": str(folder), "excludes": list(upload.excludes), "env_vars": variables}
-    ours = [str(path) for path in modules(folder)]
-    return {**sent, "py_modules": ours} if ours else sent  # Ray fails over an empty list
+    if ours := [str(path) for path in modules(folder)]:  # Ray fails over an empty list
+        sent["py_modules"] = ours
+    return sent
 
 
 def _run(
-    client: Client, words: Sequence[str], environment: dict[str, Any], progress: Progress, detach: bool
-) -> tuple[str, Log, Any | None]:
+    client: Client, words: Sequence[str], environment: RuntimeEnvironment, progress: Progress, detach: bool
+) -> tuple[str, Log, JobDetails | None]:
     """Start a job and follow it: to its end, or until its command starts. Returns its name, log and details."""
     from cluster.job_client import Log
 
@@ -222,7 +272,7 @@ def _run(
 
 
 def _missing(log: Log) -> list[str] | None:
-    """The packages that the cluster lacks; None where it has not been told."""
+    """The packages that the cluster lacks; None: the log does not say yet."""
     for line in log.lines:
         if line.startswith(LACKS):
             return [str(need) for need in json.loads(line.removeprefix(LACKS))]
@@ -236,28 +286,28 @@ def _discard(client: Client, job: str, missing: Sequence[str]) -> None:
     with contextlib.suppress(OSError):
         client.delete_job(job)
     if rays := [need for need in missing if re.match(r"ray\b(?!-)", need)]:
-        raise ValueError(f"the cluster runs another Ray than {rays[0]}; install that on its hosts, and start it anew")
+        raise ValueError(f"the cluster runs another Ray than {rays[0]}; install that on its hosts, and restart it")
 
 
 # What comes back -----------------------------------------------------------------------------------------------
 
 
-def _watch(client: Client, job: str, log: Log, progress: Progress, enough: Callable[[], bool]) -> Any | None:
-    """Follow a job. Ctrl-C asks whether to stop it. Returns its details at its end, None where `enough` is seen."""
+def _watch(client: Client, job: str, log: Log, progress: Progress, enough: Callable[[], bool]) -> JobDetails | None:
+    """Follow a job. Ctrl-C asks whether to stop it. Returns its details at its end; None: `enough` came first."""
     from cluster.job_client import UnknownJob, follow
 
     try:
         return follow(client, job, log, progress, enough)
     except UnknownJob:
         raise ConnectionError(
-            f"the cluster at {client.where} knows {job} no more: its head was started anew, which ended the job; "
-            "submit the same command with the same --run to go on from its last checkpoint"
+            f"the cluster at {client.where} does not know {job} any more: its head was restarted, which ended the job; "
+            "submit the same command with the same --run to continue from its last checkpoint"
         ) from None
     except ConnectionError as error:
-        raise ConnectionError(f"{error}; {job} may go on; {_how(client, job)}") from None
+        raise ConnectionError(f"{error}; {job} may still run; {_how(client, job)}") from None
     except KeyboardInterrupt:
         if not _is_to_be_stopped(job):
-            progress.message(f"{job} goes on; {_how(client, job)}")
+            progress.message(f"{job} continues; {_how(client, job)}")
             raise
     client.stop_job(job)
     progress.message(f"{job} may take {STOP_SECONDS} s to write its checkpoint...")
@@ -265,7 +315,7 @@ def _watch(client: Client, job: str, log: Log, progress: Progress, enough: Calla
 
 
 def _is_to_be_stopped(job: str) -> bool:
-    """Ask, where there is somebody to ask."""
+    """Ask, where there is a terminal."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
     print(f"\nstop {job}? [y/N] ", end="", file=sys.stderr, flush=True)
@@ -280,26 +330,26 @@ def _how(client: Client, job: str) -> str:
     return f"to follow: python -m cluster logs {job}{where}; to stop: python -m cluster stop {job}{where}"
 
 
-def _end(job: str, details: Any, log: Log, words: Sequence[str], progress: Progress) -> int:
+def _end(job: str, details: JobDetails, log: Log, words: Sequence[str], progress: Progress) -> int:
     """Say how it ended; the run folder goes to stdout. Returns the exit code."""
     code = _code(details)
     if details.status == "FAILED":
-        told = log.lines if details.driver_exit_code is not None else str(details.message).splitlines()
-        progress.message(f"error: {job} {_spell(details)}; its last words:")
-        for line in last_errors(told):
+        lines = log.lines if details.driver_exit_code is not None else str(details.message).splitlines()
+        progress.message(f"error: {job} {_outcome(details)}; its last lines:")
+        for line in last_errors(lines):
             progress.message(f"  {line}")
     else:
-        progress.message(f"{job}: {_spell(details)}")
+        progress.message(f"{job}: {_outcome(details)}")
     folder = run_folder(log.lines)
     if folder and ("train" in words or "tune_spaces" in words):
         storage = folder.partition("?")[0].rstrip("/").rpartition("/")[0]
-        progress.message(f"to look at the runs, where {storage} can be read: tensorboard --logdir {storage}")
+        progress.message(f"to see the runs, where {storage} can be read: tensorboard --logdir {storage}")
     if folder:
         print(folder)
     return code
 
 
-def _code(details: Any) -> int:
+def _code(details: JobDetails) -> int:
     """The exit code of a job that is over, as a shell would have it."""
     if details.status == "STOPPED":
         return INTERRUPTED
@@ -319,17 +369,17 @@ def run_folder(lines: Iterable[str]) -> str | None:
 
 def last_errors(lines: Iterable[str]) -> list[str]:
     """The lines of a log, from its last error on; without one, the last."""
-    told = [line for line in lines if line.strip() and not line.startswith((HAS, LACKS))]
-    errors = [place for place, line in enumerate(told) if re.match(r"error: |[\w.]*(Error|Exception)\b", line.strip())]
-    return told[errors[-1] :][:ERROR_LINES] if errors else told[-ERROR_LINES:]
+    said = [line for line in lines if line.strip() and not line.startswith((HAS, LACKS))]
+    errors = [place for place, line in enumerate(said) if re.match(r"error: |[\w.]*(Error|Exception)\b", line.strip())]
+    return said[errors[-1] :][:ERROR_LINES] if errors else said[-ERROR_LINES:]
 
 
-def _show(line: str, stream: Any) -> None:
+def _show(line: str, stream: TextIO) -> None:
     if not line.startswith((HAS, LACKS)):
         print(line, file=stream, flush=True)
 
 
-def _print_table(jobs: Iterator[Any]) -> None:
+def _print_table(jobs: Iterable[JobDetails]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -338,29 +388,28 @@ def _print_table(jobs: Iterator[Any]) -> None:
     for column in ("job", "status", "started", "took", "command"):
         table.add_column(column, no_wrap=column != "command")
     for job in sorted(jobs, key=lambda job: job.start_time or 0, reverse=True):
-        table.add_row(job.submission_id, _spell(job), _started(job), _took(job), escape(_command(job)))
+        table.add_row(job.submission_id, _outcome(job), _started(job), _took(job), escape(_command(job)))
     console = Console()
     if not console.is_terminal:
         console.width = WIDE
     console.print(table)
 
 
-def _spell(details: Any) -> str:
+def _outcome(details: JobDetails) -> str:
     """The status for people."""
     code = f" with exit code {details.driver_exit_code}" if details.driver_exit_code else ""
     return f"{details.status.value.lower()}{code}"
 
 
-def _command(details: Any) -> str:
+def _command(details: JobDetails) -> str:
     return str((details.metadata or {}).get(COMMAND, details.entrypoint))
 
 
-def _started(details: Any) -> str:
+def _started(details: JobDetails) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(details.start_time / 1000)) if details.start_time else ""
 
 
-def _took(details: Any) -> str:
+def _took(details: JobDetails) -> str:
     if not details.start_time:
         return ""
-    minutes, seconds = divmod(round((details.end_time or time.time() * 1000) - details.start_time) // 1000, 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+    return format_duration(((details.end_time or time.time() * 1000) - details.start_time) / 1000)

@@ -1,4 +1,4 @@
-"""What of this machine a job takes along: the working directory without what it does not need, and its packages."""
+"""What a job takes along from this machine: the working directory without what it does not need, and our packages."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import importlib.util
 import os
 import tomllib
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from trainers.formatting import format_size
 from trainers.runtime.ray_internals import upload_limit, walk_upload
@@ -23,12 +22,12 @@ EXCLUDES = (
     *(".env", ".netrc", ".ssh", ".aws", ".ray", ".config", ".kube"),  # secrets
     "/data",
 )
-"""Never uploaded, besides what .gitignore names. Patterns as in .gitignore."""
+"""Never uploaded, besides what .gitignore lists. Patterns as in .gitignore."""
 MARKS = ("run.json", "sweep.json", "pyvenv.cfg")
 """A folder that holds one of these is a run, a sweep or a virtual environment."""
 WARN_BYTES = 100 * 2**20
 MOST_FILES = 200_000
-"""The walk ends there: a home folder is named as too large without being read to its end."""
+"""The walk ends there: a home folder is refused as too large without being read to its end."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Upload:
 
     folder: Path
     excludes: tuple[str, ...]
-    """Patterns of what stays, relative to the folder; .gitignore counts besides."""
+    """Patterns of what stays, relative to the folder; .gitignore and .rayignore apply too."""
     entries: tuple[tuple[str, int], ...]
     """What lies directly in the folder, with the bytes of it that would be uploaded; the largest first."""
     files: int
@@ -50,13 +49,25 @@ class Upload:
         return sum(size for _, size in self.entries)
 
     @property
+    def too_large(self) -> bool:
+        """Whether Ray would not take it."""
+        return self.size > self.limit or self.files > MOST_FILES
+
+    @property
     def largest(self) -> str:
         """What makes it large, for people."""
         return ", ".join(f"{name} ({format_size(size)})" for name, size in self.entries[:5] if size)
 
 
 def measure(folder: Path) -> Upload:
-    """Walk through `folder` as Ray will when it uploads it."""
+    """Find out what `submit` uploads of a folder, by the walk that Ray makes when it uploads it.
+
+    Args:
+        folder: The working directory of the job.
+
+    Returns:
+        What is uploaded. Sizes are lower bounds where it is far too large: the walk ends early.
+    """
     folder = folder.resolve()
     sizes: Counter[str] = Counter()
     outputs: list[str] = []
@@ -90,7 +101,7 @@ def measure(folder: Path) -> Upload:
 
 def refuse_what_is_too_large(upload: Upload) -> None:
     """Raises ValueError where Ray would not take it."""
-    if upload.size > upload.limit or upload.files > MOST_FILES:
+    if upload.too_large:
         raise ValueError(
             f"the working directory {upload.folder} is too large to upload: {upload.files:,} files, "
             f"{format_size(upload.size)} or more, and Ray takes {format_size(upload.limit)}; "
@@ -100,7 +111,7 @@ def refuse_what_is_too_large(upload: Upload) -> None:
 
 
 def modules(folder: Path) -> list[Path]:
-    """The packages of ours that `folder` does not hold itself: they are uploaded besides it."""
+    """The folders of our packages that `folder` does not hold itself: they are uploaded beside it."""
     found = []
     for name in PACKAGES:
         if not (folder / name / "__init__.py").exists():
@@ -112,26 +123,36 @@ def modules(folder: Path) -> list[Path]:
 
 
 def requirements(folder: Path) -> list[str]:
-    """The packages that a job needs: Trainyard's, and those that the pyproject.toml of `folder` names.
+    """The packages that a job needs.
 
-    Raises ValueError where that cannot be read.
+    Args:
+        folder: The working directory of the job.
+
+    Returns:
+        Requirements as in pyproject.toml: Trainyard's, and those that the pyproject.toml of `folder` lists.
+
+    Raises:
+        ValueError: That file cannot be read.
     """
     ours = Path(__file__).parent.parent
-    found = list(_listed(folder))
+    found = list(_project(folder).get("dependencies", []))
     if folder.resolve() != ours:
-        found += _listed(ours) if _project(ours).get("name") == "trainyard" else _installed()
+        project = _project(ours)
+        found += project.get("dependencies", []) if project.get("name") == "trainyard" else _installed()
     return [need for need in dict.fromkeys(found) if not need.startswith("trainyard")]
 
 
-def _listed(folder: Path) -> Iterator[str]:
-    for need in _project(folder).get("dependencies", []):
-        yield str(need)
+class _Project(TypedDict, total=False):
+    """The table [project] of a pyproject.toml, as far as it is read."""
+
+    name: str
+    dependencies: list[str]
 
 
-def _project(folder: Path) -> dict[str, Any]:
+def _project(folder: Path) -> _Project:
     path = folder / "pyproject.toml"
     try:
-        return dict(tomllib.loads(path.read_text()).get("project", {}))
+        return cast("_Project", tomllib.loads(path.read_text()).get("project", {}))
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except tomllib.TOMLDecodeError as error:

@@ -14,12 +14,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # A package, or a module that lies beside them, may import those of the lines above its own.
 LEVELS = [
-    "formatting messages phase progress decode",
-    "registry datasets models storage",
+    "formatting messages phase decode ratios",
+    "progress",
+    "registry datasets models storage augmentations",
     "recipe",
     "recipes cli runs data tasks report",
     "training",
-    "checks runtime",
+    "checks resolve runtime",
     "fitting inference",
     "trainers",
     "__main__",

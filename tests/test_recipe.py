@@ -80,7 +80,7 @@ def test_differences() -> None:
         ({"momentum": 1.0}, r"momentum=1.0"),
     ],
 )
-def test_what_is_not_allowed_is_told_with_what_is(changes: dict[str, Any], message: str) -> None:
+def test_a_value_that_is_not_allowed_is_refused_with_what_is_allowed(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         resolve("digits.cnn", **changes)
 

@@ -10,13 +10,17 @@ import dataclasses
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal
 
 from trainers.cli import cli, leading, parse, run_command
 from trainers.recipe import Recipe, Scale, describe, recipe_names, resolve
 from trainers.registry import load
 from trainers.storage.store import explain
+
+if TYPE_CHECKING:
+    from trainers.fitting import RunResult
+    from trainers.messages import Scores
 
 USAGE = """usage: python -m trainers COMMAND ...
 
@@ -28,7 +32,7 @@ USAGE = """usage: python -m trainers COMMAND ...
   prepare RECIPE [...]          decode the pictures, without training
   report [RUN...]               runs side by side
 
-COMMAND --help tells more."""
+COMMAND --help says more."""
 WIDE = 140
 """Columns of a table that does not go to a terminal."""
 
@@ -105,7 +109,7 @@ def _train_in_order(stages: Sequence[tuple[str, Parsed]], runs: Sequence[str], a
     from trainers.fitting import fit
     from trainers.progress import Progress
 
-    done: dict[str, Any] = {}
+    done: dict[str, RunResult] = {}
     for (name, (recipe, scale, options)), run in zip(stages, runs, strict=True):
         if options.download:
             _download(recipe, scale)
@@ -188,7 +192,7 @@ def _evaluate(argv: list[str]) -> int:
     return 0
 
 
-def _print_scores(scores: Mapping[str, Any]) -> None:
+def _print_scores(scores: Scores) -> None:
     """Scores, one a line, and those of each class as a table."""
     from rich.console import Console
     from rich.table import Table
@@ -198,7 +202,7 @@ def _print_scores(scores: Mapping[str, Any]) -> None:
             print(f"{name:20} {value:.4f}" if isinstance(value, float) else f"{name:20} {value}")
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("class")
-    lists: dict[str, list[Any]] = {}
+    lists: dict[str, list[float | None]] = {}
     for name, values in scores["per_class"].items():
         if values not in lists.values():  # accuracy and recall of a class are one number, and so are Dice and F1
             lists[name] = values
@@ -253,7 +257,7 @@ def _predict(argv: list[str]) -> int:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _ExportOptions:
     out: str
-    """File to write, such as model.pt2; FILE.json beside it tells the classes and how pictures are prepared."""
+    """File to write, such as model.pt2; FILE.json beside it holds the classes and how pictures are prepared."""
     storage: str | None = None
     """Folder that run folders lie under. None: $TRAINYARD_STORAGE, else ~/trainyard."""
 
@@ -319,7 +323,7 @@ def _list(argv: list[str]) -> int:
         table.add_column(column, justify="right" if column == "parameters" else "left", no_wrap=column == "recipe")
     for name in recipe_names():
         recipe, text = resolve(name), describe(name)
-        table.add_row(name, recipe.dataset, recipe.model, _said(text, "Parameters"), _said(text, "Expected"))
+        table.add_row(name, recipe.dataset, recipe.model, _noted(text, "Parameters"), _noted(text, "Expected"))
     console = Console()
     if not console.is_terminal:
         console.width = WIDE
@@ -332,7 +336,7 @@ class _ListOptions:
     """The recipes that ship with Trainyard."""
 
 
-def _said(text: str, what: str) -> str:
+def _noted(text: str, what: str) -> str:
     """The line `what: ...` of a recipe's docstring."""
     found = re.search(rf"^\s*{what}: (.+)$", text, re.MULTILINE)
     return found[1] if found else ""

@@ -1,24 +1,36 @@
-"""What is refused before pictures are decoded: a model that does not fit, a run that differs."""
+"""What is refused before pictures are decoded: a run to start from that is not there, a model that does not fit."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from trainers.datasets import Source
 from trainers.formatting import locate_error, nearest
+from trainers.messages import Facts
 from trainers.recipe import Recipe, recipe_names
 from trainers.runs.files import read_run, run_names
+from trainers.runs.provenance import machine
 from trainers.storage.store import Store
 
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
 SMALL_PIXELS, SMALL_WEIGHTS = 32 * 32, 2**24
-"""Such a model is tried on two such pictures sooner than without memory, which takes imports of 1.5 s."""
+"""Such a model is tried on two such pictures for real at once: without memory takes imports of 1.5 s."""
+TRIED = 2
+"""Pictures that a model is tried on: BatchNorm needs more than one."""
+MEMORY_SHARE = 0.25
+"""Of the host's memory, what a trial for real may take."""
 
 
 def check_init_from(recipe: Recipe, storage: Store) -> None:
-    """That the run whose weights the model starts from is there; its checkpoint is read by the workers."""
+    """That the run whose weights the model starts from is there; its checkpoint is read by the workers.
+
+    Raises:
+        ValueError: It is not; the message names the nearest run.
+    """
     run = recipe.init_from
     if run is not None and read_run(Store(run) if "/" in run else storage / run) is None:
         before = f", train {run} first in the same command" if run in recipe_names() else ""
@@ -28,58 +40,112 @@ def check_init_from(recipe: Recipe, storage: Store) -> None:
         )
 
 
-def agree_with_earlier(wanted: Recipe, earlier: Mapping[str, Any] | None, run: str) -> Recipe:
-    """The recipe of a run that exists, if it is the one wanted. Raises ValueError naming the fields that differ."""
-    if earlier is None:
-        return wanted
-    try:
-        old = Recipe.from_json(earlier["recipe"])
-    except ValueError as error:
-        raise ValueError(f"the run {run} exists with an invalid recipe: {error}; give another --run") from None
-    if wanted.micro_batch_size is None:
-        wanted = wanted.replace(micro_batch_size=old.micro_batch_size)
-    if wanted.precision == "auto":
-        wanted = wanted.replace(precision=old.precision)
-    if different := old.differences(wanted):
-        told = "; ".join(f"{name} was {was!r} and is now {now!r}" for name, (was, now) in different.items())
-        raise ValueError(f"the run {run} exists with another recipe: {told}. Give another --run, or the old values")
-    return wanted
-
-
 def check_model(recipe: Recipe, source: Source) -> None:
-    """Build the model and try it, without memory unless both are small: one that does not fit the data is refused
-    before pictures are decoded."""
+    """Build the model and try it on pictures of zeros: one that does not fit the data is refused before they are
+    decoded.
+
+    It is tried without memory (on the "meta" device), or for real where it is small. What fails without memory may
+    only have looked at values, so it is tried for real before it is refused. Where that would take too much memory
+    nothing is refused: the workers will raise the error.
+
+    Args:
+        recipe: Its model, task, frozen parts and image_size.
+        source: The data set's listing.
+
+    Raises:
+        ValueError: The model cannot be built, or does not go with the pictures and the task.
+    """
     import torch
 
-    from trainers.training import build, distributed
+    from trainers.training import distributed
 
-    counts = Counter(target for item in source.splits["train"] for target in item.targets)
-    unknown = 1 if source.masks else 0  # how often a class occurs in masks is not known before they are read
-    frequencies = [counts[label] or unknown for label in range(len(source.classes))]
-    meta = {"channels": source.channels, "classes": source.classes, "class_counts": {"train": frequencies}}
-    where = torch.device("meta")
+    facts, cpu = _facts(source), torch.device("cpu")
+    model, where = _build_anywhere(recipe, facts)
+    distributed.freeze(model, recipe.frozen)
     try:
-        with where:
-            model = build.build_model(build.without_weights(recipe), meta)
-        weights = sum(parameter.numel() for parameter in model.parameters())
-        if math.prod(recipe.image_size) <= SMALL_PIXELS and weights <= SMALL_WEIGHTS:
-            where = torch.device("cpu")
-            model = build.build_model(build.without_weights(recipe), meta)
+        try:
+            _try(model, recipe, source, facts, where)
+        except Exception as error:
+            if where == cpu or isinstance(error, ValueError):
+                raise
+            if _affordable(recipe, _weights(model)):
+                _try(_build(recipe, facts, cpu), recipe, source, facts, cpu)
+    except ValueError:
+        raise
+    except Exception as error:
+        what = f"pictures of {recipe.image_size[0]}x{recipe.image_size[1]} and task={recipe.task}"
+        raise ValueError(f"the model {recipe.model} does not go with {what}: {locate_error(error)}") from None
+
+
+def _facts(source: Source) -> Facts:
+    """What is known of a data set from its listing."""
+    from trainers.data import targets
+
+    target, classes = targets.kind(source.target), list(source.classes)
+    known = target.listed(source.splits["train"])  # else how often a class occurs shows when targets are read
+    return {
+        "channels": source.channels,
+        "classes": classes,
+        "target": target.name,
+        "masks": target.legacy_masks,
+        "class_counts": {"train": [1] * len(classes) if known is None else target.count(known, len(classes))["counts"]},
+    }
+
+
+def _build_anywhere(recipe: Recipe, facts: Facts) -> tuple[nn.Module, torch.device]:
+    """The model and where it is: without memory, or for real where it is small, or cannot be built without."""
+    import torch
+    from torch.nn.modules.module import register_module_parameter_registration_hook as on_parameter
+
+    meta, cpu = torch.device("meta"), torch.device("cpu")
+    sizes: list[int] = []
+    try:
+        counting = on_parameter(lambda module, name, parameter: sizes.append(parameter.numel()))
+        try:
+            model = _build(recipe, facts, meta)
+        except Exception as error:
+            if isinstance(error, ValueError) or not _affordable(recipe, sum(sizes)):
+                raise
+            return _build(recipe, facts, cpu), cpu
+        finally:
+            counting.remove()
+        if math.prod(recipe.image_size) <= SMALL_PIXELS and _weights(model) <= SMALL_WEIGHTS:
+            return _build(recipe, facts, cpu), cpu
+        return model, meta
     except ValueError:
         raise
     except Exception as error:
         raise ValueError(f"the model {recipe.model} cannot be built: {locate_error(error)}") from None
-    distributed.freeze(model, recipe.frozen)
-    task = build.make_task(recipe, meta)
-    shape = (2, *recipe.image_size)
-    try:  # do sizes fit?
-        with where:
-            output = model(torch.zeros(2, source.channels, *recipe.image_size))
-            task.loss(output, torch.zeros(shape if source.masks else shape[:1], dtype=torch.int64))
-    except ValueError:
-        raise
-    except Exception as error:
-        if "meta" in str(error).lower():  # a model that looks at values: this cannot tell
-            return
-        what = f"pictures of {recipe.image_size[0]}x{recipe.image_size[1]} and task={recipe.task}"
-        raise ValueError(f"the model {recipe.model} does not go with {what}: {locate_error(error)}") from None
+
+
+def _build(recipe: Recipe, facts: Facts, where: torch.device) -> nn.Module:
+    from trainers.training import build
+
+    with where:
+        return build.build_model(build.without_weights(recipe), facts)
+
+
+def _try(model: nn.Module, recipe: Recipe, source: Source, facts: Facts, where: torch.device) -> None:
+    """A forward pass and the loss: do the sizes fit? Raises whatever the model raises."""
+    import torch
+
+    from trainers.data import targets
+    from trainers.training import build
+
+    task = build.make_task(recipe, facts)
+    shape = targets.kind(source.target).dummy(TRIED, recipe.image_size).shape
+    with where:
+        output = model(torch.zeros(TRIED, source.channels, *recipe.image_size))
+        task.loss(output, torch.zeros(shape, dtype=torch.int64))
+
+
+def _weights(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _affordable(recipe: Recipe, weights: int) -> bool:
+    """Whether a trial for real takes little of this host's memory, by a crude estimate that is too large."""
+    from trainers.training.memory_fit import CRUDE_BYTES
+
+    needed = 4 * weights + CRUDE_BYTES * TRIED * math.prod(recipe.image_size)
+    return needed <= MEMORY_SHARE * machine()["memory_bytes"]

@@ -8,20 +8,26 @@ import re
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from trainers.formatting import nearest
 from trainers.recipe import Recipe, Scale
 from trainers.storage.store import explain
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 Options = TypeVar("Options")
+Read = TypeVar("Read")
+Value = int | float | str | list["Value"] | None
+"""Of name=value on a command line; bool is an int."""
 
 
 def exit_code(action: Callable[[], int]) -> int:
-    """What a command ends with: its own code; 1, 2 or 130 and one line on stderr where it is cut short."""
+    """The exit code of a command: its own; 1, 2 or 130, with one line on stderr, where it is cut short."""
     try:
         return action()
     except ValueError as error:
@@ -37,7 +43,16 @@ def exit_code(action: Callable[[], int]) -> int:
 
 
 def run_command(argv: Sequence[str], commands: Mapping[str, Callable[[list[str]], int]], usage: str) -> int:
-    """Run the command that a command line names first; returns the exit code."""
+    """Run a command.
+
+    Args:
+        argv: Its name, and its own words.
+        commands: Name -> function of those words that returns an exit code.
+        usage: Printed for --help.
+
+    Returns:
+        The exit code.
+    """
     if not argv or argv[0] in ("-h", "--help"):
         print(usage)
         return 0 if argv else 2
@@ -58,10 +73,22 @@ def leading(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def parse(
     recipe: Recipe, scale: Scale, options: Options, flags: Sequence[str], prog: str
-) -> tuple[Any, Scale, Options]:
-    """What flags change of a recipe (field -> value), the scale and the options that they give.
+) -> tuple[dict[str, object], Scale, Options]:
+    """Read the flags of `train` and the like.
 
-    Raises ValueError, or ends the process with code 2.
+    Args:
+        recipe: Gives the defaults of its fields.
+        scale: Likewise.
+        options: A dataclass of the command's own; likewise.
+        flags: Words of the command line.
+        prog: The command, for --help.
+
+    Returns:
+        What the flags change of the recipe (field -> value); the scale; the options.
+
+    Raises:
+        ValueError: A value is not allowed.
+        SystemExit: With code 2, where flags cannot be read; 0 after --help.
     """
     recipe_type, scale_type, kind = cli_type(Recipe), cli_type(Scale), type(options)
     both = dataclasses.make_dataclass(
@@ -73,29 +100,40 @@ def parse(
     return changes, Scale(**_values(parsed.scale)), parsed.options
 
 
-def cli(kind: Any, flags: Sequence[str], prog: str, default: Any = tyro.MISSING_NONPROP) -> Any:
+def cli(kind: type[Options], flags: Sequence[str], prog: str, default: Options | None = None) -> Options:
+    """Read flags into a dataclass.
+
+    Args:
+        kind: The dataclass; its docstrings are the help.
+        flags: Words of the command line.
+        prog: The command, for --help.
+        default: Values of fields without a flag; None: those of `kind`.
+
+    Raises:
+        SystemExit: With code 2, where flags cannot be read; 0 after --help.
+    """
     with _registry():
         return tyro.cli(
             kind,
             args=list(flags),
-            default=default,
+            default=tyro.MISSING_NONPROP if default is None else default,
             prog=prog,
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
         )
 
 
-def _values(value: Any) -> dict[str, Any]:
+def _values(value: DataclassInstance) -> dict[str, Any]:
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
 
 
-def cli_type(kind: type) -> Any:
-    """Recipe or Scale, with its tuples spelled as people do: 28x28, 1:3, layer1,layer2."""
-    spelled = {"image_size": _SIZE, "stored_size": _SIZE, "workers": _WORKERS, "frozen": _NAMES}
+def cli_type(kind: type[DataclassInstance]) -> type:
+    """Recipe or Scale, with its tuples formatted as people do: 28x28, 1:3, layer1,layer2."""
+    formats = {"image_size": _SIZE, "stored_size": _SIZE, "workers": _WORKERS, "frozen": _NAMES}
     hints = typing.get_type_hints(kind)
     fields = [
-        (field.name, Annotated[hints[field.name], spelled[field.name]], dataclasses.field(default=None))
+        (field.name, Annotated[hints[field.name], formats[field.name]], dataclasses.field(default=None))
         for field in dataclasses.fields(kind)
-        if field.name in spelled
+        if field.name in formats
     ]
     # Values are checked when the flags are put into a Recipe, whose ValueError has no box around it.
     namespace = {"__post_init__": lambda self: None, "__doc__": kind.__doc__}
@@ -105,6 +143,7 @@ def cli_type(kind: type) -> Any:
 
 
 def size_of(word: str) -> tuple[int, int] | None:
+    """Height and width from "28", "512x1024" or "none". Raises ValueError."""
     if word.lower() == "none":
         return None
     if not re.fullmatch(r"\d+(x\d+)?", word):
@@ -137,14 +176,14 @@ def _flag(words: list[str]) -> bool:
     return known[words[0].lower()] if words else True
 
 
-def _mapping(words: list[str]) -> dict[str, Any]:
+def _mapping(words: list[str]) -> dict[str, Value]:
     for word in words:
         if "=" not in word:
             raise ValueError(f"{word!r} is not of the form name=value")
     return {name: value_of(value) for name, _, value in (word.partition("=") for word in words)}
 
 
-def value_of(word: str) -> Any:
+def value_of(word: str) -> Value:
     """A number, true, false, none, a list as in 0.8,1.2, or text."""
     if "," in word:
         return [value_of(part) for part in word.split(",")]
@@ -157,20 +196,20 @@ def value_of(word: str) -> Any:
     return number if isinstance(number, int | float) else word
 
 
-def _spell(value: Any) -> str:
+def _format(value: object) -> str:
     if isinstance(value, list | tuple):
-        return ",".join(map(_spell, value))
+        return ",".join(map(_format, value))
     return str(value).lower() if isinstance(value, bool) or value is None else str(value)
 
 
-def _one_word(read: Callable[[str], Any], metavar: str, separator: str) -> PrimitiveConstructorSpec[Any]:
+def _one_word(read: Callable[[str], Read], metavar: str, separator: str) -> PrimitiveConstructorSpec[Read]:
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar=metavar,
         instance_from_str=lambda words: read(words[0]),
         is_instance=lambda value: True,
         str_from_instance=lambda value: [
-            separator.join(map(str, value)) if isinstance(value, tuple) else _spell(value)
+            separator.join(map(str, value)) if isinstance(value, tuple) else _format(value)
         ],
     )
 
@@ -184,19 +223,19 @@ def _registry() -> ConstructorRegistry:
     registry = ConstructorRegistry()
 
     @registry.primitive_rule
-    def mapping(info: Any) -> PrimitiveConstructorSpec[Any] | None:
-        if typing.get_origin(info.type) is not typing.get_origin(Mapping[str, Any]):
+    def mapping(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[dict[str, Value]] | None:
+        if typing.get_origin(info.type) is not Mapping:
             return None
         return PrimitiveConstructorSpec(
             nargs="*",
             metavar="NAME=VALUE...",
             instance_from_str=_mapping,
             is_instance=lambda value: isinstance(value, Mapping),
-            str_from_instance=lambda value: [f"{name}={_spell(item)}" for name, item in value.items()],
+            str_from_instance=lambda value: [f"{name}={_format(item)}" for name, item in value.items()],
         )
 
     @registry.primitive_rule
-    def number(info: Any) -> PrimitiveConstructorSpec[Any] | None:
+    def number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[int | float | None] | None:
         kinds = set(typing.get_args(info.type) or [info.type])
         kind = int if int in kinds else float
         if kind not in kinds or not kinds <= {kind, type(None)}:
@@ -206,7 +245,7 @@ def _registry() -> ConstructorRegistry:
         return _one_word(lambda word: _number(word, kind, optional), metavar, "")
 
     @registry.primitive_rule
-    def flag(info: Any) -> PrimitiveConstructorSpec[Any] | None:
+    def flag(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[bool] | None:
         if info.type is not bool:
             return None
         return PrimitiveConstructorSpec(
@@ -214,7 +253,7 @@ def _registry() -> ConstructorRegistry:
             metavar="",
             instance_from_str=_flag,
             is_instance=lambda value: isinstance(value, bool),
-            str_from_instance=lambda value: [_spell(value)],
+            str_from_instance=lambda value: [_format(value)],
         )
 
     return registry

@@ -1,4 +1,4 @@
-"""A picture file to pixels."""
+"""Decode a picture file to pixels."""
 
 from __future__ import annotations
 
@@ -15,29 +15,33 @@ if TYPE_CHECKING:
 
 
 Pixels = npt.NDArray[np.uint8]
-
-
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
 
-# ---- decoding ----
-
-
 class BadImage(ValueError):
-    """`read` could not decode a file, or its mask does not fit.
-
-    With `--on-bad-image skip` the item is left out and recorded.
-    """
+    """A file cannot be decoded, or its mask does not fit. `--on-bad-image skip` leaves it out, and records it."""
 
 
 def decode(path: str, channels: int, min_size: Sequence[int] | None = None) -> Pixels:
-    """The first picture of a file, upright, as uint8 (height, width, channels).
+    """Read the first picture of a file, upright.
 
-    `min_size` (height, width): the caller will shrink the picture to cover this size, so that a JPEG may be
-    decoded at 1/2, 1/4 or 1/8, many times faster; what is returned is at least twice `min_size` (or the
-    picture's own size). Transparent pictures are laid on white: most are drawings and scans meant for a white
-    page, and under black their dark lines would vanish. Raises BadImage.
+    Transparent pictures are laid on white: most are drawings and scans meant for a white page, and under black their
+    dark lines would vanish.
+
+    Args:
+        path: The file.
+        channels: 1 (grey) or 3 (RGB).
+        min_size: Height and width that the caller will shrink the picture to. A JPEG may then be decoded at 1/2, 1/4 or
+            1/8, many times faster; what is returned is at least twice as large (or has the picture's own size).
+
+    Returns:
+        uint8 (height, width, channels).
+
+    Raises:
+        BadImage: The file cannot be decoded.
     """
+    from PIL import ImageOps
+
     with opened(path) as picture:
         size = None
         if min_size is not None and picture.format in ("JPEG", "MPO"):
@@ -45,13 +49,22 @@ def decode(path: str, channels: int, min_size: Sequence[int] | None = None) -> P
             size = (2 * width, 2 * height) if _orientation(picture) < 5 else (2 * height, 2 * width)
         picture.draft("L" if channels == 1 else "RGB", size)  # of JPEGs alone; other formats ignore it
         picture.load()
-        return _to_uint8(_upright(picture), channels)
+        # Not before: Pillow turns TIFFs by itself while it loads them. In place, the pixels are turned before the EXIF
+        # data is rewritten, and damage in it is no reason to lose a sound picture.
+        with contextlib.suppress(Exception):
+            ImageOps.exif_transpose(picture, in_place=True)
+        return _to_uint8(picture, channels)
 
 
 def jpeg_geometry(path: str) -> tuple[int, int, int] | None:
-    """From a JPEG's header: its height and width when upright, and its EXIF orientation.
+    """Read a JPEG's header, without decoding the picture.
 
-    None for other formats, which `decode` never shrinks. Raises BadImage.
+    Returns:
+        Its height and width when upright, and its EXIF orientation, 1 to 8. None for other formats, which `decode`
+        never shrinks.
+
+    Raises:
+        BadImage: The file cannot be opened.
     """
     with opened(path) as picture:
         if picture.format not in ("JPEG", "MPO"):
@@ -63,7 +76,7 @@ def jpeg_geometry(path: str) -> tuple[int, int, int] | None:
 
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[Image.Image]:
-    """The first picture of a file, not loaded yet. Whatever goes wrong with it, here or inside, is a BadImage."""
+    """Open the first picture of a file, without loading it. Whatever goes wrong, here or inside, is a BadImage."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -81,27 +94,11 @@ def opened(path: str) -> Iterator[Image.Image]:
 
 
 def _orientation(picture: Image.Image) -> int:
+    """1 to 8; from 5 on, height and width are swapped."""
     try:
         return int(picture.getexif().get(0x0112, 1))
     except Exception:  # damaged EXIF data is no reason to lose a sound picture
         return 1
-
-
-def _upright(picture: Image.Image) -> Image.Image:
-    """Turn by the EXIF orientation, asked after loading: Pillow turns TIFFs by itself while it loads them."""
-    from PIL.Image import Transpose
-
-    turns = {
-        2: Transpose.FLIP_LEFT_RIGHT,
-        3: Transpose.ROTATE_180,
-        4: Transpose.FLIP_TOP_BOTTOM,
-        5: Transpose.TRANSPOSE,
-        6: Transpose.ROTATE_270,
-        7: Transpose.TRANSVERSE,
-        8: Transpose.ROTATE_90,
-    }
-    turn = turns.get(_orientation(picture))
-    return picture if turn is None else picture.transpose(turn)
 
 
 def _to_uint8(picture: Image.Image, channels: int) -> Pixels:

@@ -1,44 +1,70 @@
-"""fit(): a run from its name to its folder. With 0 workers it calls loop.train in this process; else it is the
-only place that imports ray.train.
+"""fit(): a run from its name to its folder.
 
-What is started travels as JSON (`job`) and is rebuilt by each worker. One writer, the driver, owns the run
-folder; workers write checkpoints only, and tell the rest through a small actor, the `Desk`.
+What is started travels as JSON (`Job`) and is rebuilt by each worker: in this process (0 workers), or on a Ray cluster
+(runtime/ray_train.py). One writer, the driver, owns the run folder; workers write checkpoints only, and report the rest
+as events: on Ray through a small actor, the `Coordinator`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Protocol, Self, cast
 
-from trainers.checks import agree_with_earlier, check_init_from, check_model
+from trainers.checks import check_init_from, check_model
 from trainers.datasets import Source
 from trainers.formatting import parse_size
+from trainers.messages import DatasetFacts, DataSpec, DoneEvent, Event, Job, Line, Meta, RunFacts, Status
 from trainers.progress import Progress
-from trainers.recipe import Recipe, Scale, resolve, resolve_micro_batch
+from trainers.recipe import Recipe, Scale, resolve
+from trainers.resolve import Circumstances, PlaceFacts, Resolved, resolve_recipe
 from trainers.runs.events import Control, Listener
 from trainers.runs.files import check_run_name, new_run_name, read_history, read_run
 from trainers.runs.provenance import commit, versions
 from trainers.runs.record import Record
-from trainers.runtime.local import Job, ThisProcess
+from trainers.runtime.local import ThisProcess
 from trainers.runtime.preflight import this_node
 from trainers.runtime.signals import Signals
 from trainers.storage.run_lock import lock
 from trainers.storage.store import Store, default_storage, explain
-from trainers.training.memory_fit import Need, device_memory, fit_memory
+from trainers.training.memory_fit import device_memory, fit_memory
 
 EXIT_CODES = {"finished": 0, "stopped_early": 0, "failed": 1, "out_of_memory": 3, "interrupted": 130}
-RECORDED = (
-    "fingerprint rows classes channels masks colours mean std class_counts class_areas skipped repeated"
-).split()
-"""What run.json tells of the data: enough to predict without it."""
+
+
+class Place(Protocol):
+    """Where a run's workers run: this process (`ThisProcess`), or a Ray cluster (`Cluster`)."""
+
+    threads: int
+    """For arithmetic, of each worker; known after `wait`."""
+    gpus: bool
+    """Whether there are any; known after `wait`."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def wait(self) -> list[str]:
+        """Wait until the place stands. Returns warnings. Raises ValueError where it can never hold the workers."""
+        ...
+
+    def train(self, job: Job, listen: Callable[[Event], None], stop: threading.Event) -> None:
+        """Run a job to its end.
+
+        Args:
+            job: What the workers rebuild everything from.
+            listen: Called with each event, in this thread; the last one is a DoneEvent.
+            stop: When it is set, the workers save and end.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -47,14 +73,14 @@ class RunResult:
 
     folder: str
     """Where its files lie."""
-    run: Mapping[str, Any]
+    run: RunFacts
     """What run.json holds."""
-    history: Sequence[Mapping[str, float]]
+    history: Sequence[Line]
     """The lines of metrics.jsonl."""
 
     @property
     def status(self) -> str:
-        return str(self.run["status"])
+        return self.run["status"]
 
     @property
     def exit_code(self) -> int:
@@ -63,27 +89,33 @@ class RunResult:
 
 def fit(
     recipe: str | Recipe,
-    changes: Mapping[str, Any] | None = None,
+    changes: Mapping[str, object] | None = None,
     scale: Scale | None = None,
     run: str | None = None,
     *,
     name: str | None = None,
-    callbacks: Sequence[Any] = (),
     progress: Progress | None = None,
-    data: Mapping[str, Any] | None = None,
+    data: DataSpec | None = None,
     control: Control | None = None,
 ) -> RunResult:
     """Train a recipe, or go on with a run of this name where it stopped.
 
-    Parameters: `recipe`, a name or a Recipe; `changes`, fields to change; `scale`, where it runs; `run`, the
-    run's name, by default <recipe>-<date>-<time>; `name`, what a Recipe is called; `callbacks`, for Ray Train's
-    RunConfig (workers >= 1); `progress`, where messages go; `data`, what `prepare_data` returned, where recipe
-    and data are checked already; `control`, for a sweep. Raises ValueError for anything that a user can mend,
-    before anything runs.
+    Args:
+        recipe: The name of one, or a Recipe.
+        changes: Fields of the recipe to change.
+        scale: Where it runs; None: one worker on Ray.
+        run: The run's name; None: <recipe>-<date>-<time>.
+        name: What a Recipe is called in run.json; None: <dataset>.<model>.
+        progress: Where messages go; None: stderr.
+        data: What `prepare_data` returned, where recipe and data are checked already.
+        control: Of a sweep.
+
+    Raises:
+        ValueError: Anything that a user can fix, before anything runs.
+        OSError: The run folder cannot be written.
     """
     begun = time.perf_counter()
-    wanted = resolve(recipe) if isinstance(recipe, str) else recipe
-    wanted = wanted.replace(**changes or {})
+    requested = (resolve(recipe) if isinstance(recipe, str) else recipe).replace(**changes or {})
     name = name or (recipe if isinstance(recipe, str) else f"{recipe.dataset}.{recipe.model}")
     scale, progress, control = scale or Scale(), progress or Progress(), control or Control()
     if scale.data is not None:  # workers, and whoever evaluates the run later, start in other folders
@@ -94,96 +126,91 @@ def fit(
     folder = storage / run
     with lock(folder, progress, control.stop), Signals(control.stop) as signals:
         earlier = read_run(folder)
-        wanted = agree_with_earlier(wanted, earlier, run) if control.adopt is None else wanted
-        if earlier and (earlier["status"] == "finished" or earlier["status"] == "stopped_early"):
+        known = Circumstances(run=run, earlier=earlier, adopts=control.adopt is not None)
+        early = resolve_recipe(requested, scale, known, fit_memory).recipe
+        if earlier is None:
+            check_init_from(early, storage)
+        elif earlier["status"] in ("finished", "stopped_early"):
             progress.message(f"the run {run} has {earlier['status'].replace('_', ' ')} already; nothing is left to do")
             return RunResult(folder.address, earlier, read_history(folder))
-        wanted = resolve_micro_batch(wanted, scale)
-        if earlier is None:
-            check_init_from(wanted, storage)
         with _place(scale) as place, contextlib.ExitStack() as stack:
-            need, data = _resolve(wanted, scale, place, storage, earlier, data, progress)
-            wanted = need.recipe
-            facts = _new_run(run, name, wanted, scale, data["meta"], (earlier or {}).get("attempt", 0) + 1, earlier)
-            facts |= need.facts()
+            data = _stand(early, scale, place, storage, data, progress)
+            known = dataclasses.replace(known, place=_place_facts(scale, place), meta=data["meta"])
+            resolved = resolve_recipe(requested, scale, known, fit_memory)
+            if resolved.note:
+                progress.warning(resolved.note)
+            facts = _new_run(known, name, resolved, scale)
             record = stack.enter_context(contextlib.closing(Record(folder, facts, control.first_picture)))
-            job = {
-                "recipe": wanted.to_json(),
-                "scale": scale.to_json(),
-                "folder": folder.address,
-                "storage": storage.address,
-                "attempt": facts["attempt"],
-                "start_id": facts["start_id"],
-                "data": data,
-                "threads": place.threads,
-                "cwd": os.getcwd(),
-                "adopt": control.adopt,
-            }
-            listener = Listener(record, progress, begun, wanted.epochs, control)
-            if not need.fits:
-                listener(_ending("out_of_memory", need.note))
+            listener = Listener(record, progress, begun, resolved.recipe.epochs, control)
+            if not resolved.fits:
+                listener(_ending("out_of_memory", resolved.note))
             else:
-                listener.wait_for(f"waiting for {_describe_workers(scale)} to start") if scale.on_ray else None
+                if scale.on_ray:
+                    listener.wait_for(f"waiting for {_describe_workers(scale)} to start")
                 signals.training_starts()
-                _run(place, job, listener, signals.stop, callbacks)
-    result = RunResult(folder.address, record.run, listener.history)
-    progress.summary(record.run | {"folder": folder.address})
-    return result
+                _run(place, _job(facts, folder, storage, data, place, control), listener, signals.stop)
+    progress.summary(record.run, folder.address)
+    return RunResult(folder.address, record.run, listener.history)
 
 
 def prepare(recipe: Recipe, scale: Scale, *, progress: Progress | None = None) -> str:
     """Decode the pictures of a recipe, without training. Returns the folder of the shards. Raises ValueError."""
     storage = Store(scale.storage or default_storage())
     with _place(scale) as place:
-        source = _look(recipe, scale, progress or Progress())
+        source = _scan(recipe, scale, progress or Progress())
         place.wait()
         return str(_prepare(recipe, scale, source, storage, progress or Progress())["folder"])
 
 
-def prepare_data(recipe: Recipe, scale: Scale, progress: Progress) -> dict[str, Any]:
-    """Check data and model, and decode the pictures: {"mode", "folder", "meta"}, as `fit` takes it. Ray, where
-    `scale` asks for it, is connected to already. Raises ValueError."""
-    source = _look(recipe, scale, progress)
+def prepare_data(recipe: Recipe, scale: Scale, progress: Progress) -> DataSpec:
+    """Check data and model, and decode the pictures.
+
+    Args:
+        recipe: Its data set, sizes and model.
+        scale: Where it runs. Ray, if that asks for it, is connected to already.
+        progress: Where messages go.
+
+    Returns:
+        The data, as `fit` takes it.
+
+    Raises:
+        ValueError: The model does not go with the data, or these cannot be used.
+    """
+    source = _scan(recipe, scale, progress)
     check_model(recipe, source)
     return _prepare(recipe, scale, source, Store(scale.storage or default_storage()), progress)
 
 
-def _resolve(
-    recipe: Recipe,
-    scale: Scale,
-    place: Any,
-    storage: Store,
-    earlier: Mapping[str, Any] | None,
-    data: Mapping[str, Any] | None,
-    progress: Progress,
-) -> tuple[Need, Mapping[str, Any]]:
-    """Wait for the place, check the model, prepare the data: the recipe as it will be trained, and what of."""
-    source = _look(recipe, scale, progress) if data is None else None
+def _stand(
+    recipe: Recipe, scale: Scale, place: Place, storage: Store, data: DataSpec | None, progress: Progress
+) -> DataSpec:
+    """Wait until the place stands; check the model and prepare the data, where that is not done."""
+    source = _scan(recipe, scale, progress) if data is None else None  # while Ray starts
     with progress.waiting("starting Ray") if scale.on_ray else contextlib.nullcontext():
         warnings = place.wait()
     for warning in warnings:
         progress.warning(warning)
-    recipe = _resolve_precision(recipe, place.gpus)
-    if source is not None:
+    if data is None:
+        assert source is not None
         check_model(recipe, source)
         data = _prepare(recipe, scale, source, storage, progress)
-    assert data is not None
-    need = Need(recipe)
-    if not (earlier or {}).get("epochs_run"):
-        need = fit_memory(recipe, scale, data["meta"], _limit(scale, place), gpus=place.gpus)
-    if need.note:
-        progress.warning(need.note)
-    return need, data
+    return data
 
 
-def _resolve_precision(recipe: Recipe, gpus: bool) -> Recipe:
-    """Fix the precision at the first start."""
+def _place_facts(scale: Scale, place: Place) -> PlaceFacts:
+    """Of a place that stands. A step may take --memory, else the GPU's, or the host's shared by its workers."""
     from trainers.training import device
 
-    return recipe.replace(precision=device.resolve_precision(recipe.precision, gpus))
+    if scale.memory is not None:
+        limit: int | None = parse_size(scale.memory)
+    else:
+        limit = device_memory(place.gpus, max(1, scale.worker_range[1]))
+    auto = device.resolve_precision("auto", place.gpus)
+    return PlaceFacts(gpus=place.gpus, auto_precision="bf16" if auto == "bf16" else "fp32", memory_limit=limit)
 
 
-def _look(recipe: Recipe, scale: Scale, progress: Progress) -> Source:
+def _scan(recipe: Recipe, scale: Scale, progress: Progress) -> Source:
+    """The listing of the data set."""
     from trainers.data.source import scan_files  # with NumPy: not needed to refuse a wrong name
 
     source = scan_files(recipe, scale.data)
@@ -192,8 +219,8 @@ def _look(recipe: Recipe, scale: Scale, progress: Progress) -> Source:
     return source
 
 
-def _prepare(recipe: Recipe, scale: Scale, source: Source, storage: Store, progress: Progress) -> dict[str, Any]:
-    """Shards on disk, or the decision to stream: {"mode", "folder", "meta"}."""
+def _prepare(recipe: Recipe, scale: Scale, source: Source, storage: Store, progress: Progress) -> DataSpec:
+    """Shards on disk, or the decision to stream."""
     from trainers.data.batches import Cached
     from trainers.data.meta import describe
     from trainers.data.prepare import prepare
@@ -216,7 +243,7 @@ def _prepare(recipe: Recipe, scale: Scale, source: Source, storage: Store, progr
                 advance=advance,
                 warn=progress.warning,
             )
-        meta = dict(Cached(folder).meta)
+        meta = Cached(folder).meta
     for line in describe(meta):
         progress.message(line)
     if recipe.batch_size > meta["rows"]["train"]:
@@ -226,7 +253,7 @@ def _prepare(recipe: Recipe, scale: Scale, source: Source, storage: Store, progr
         )
     there = published(storage)
     return {
-        "mode": mode,
+        "mode": "stream" if mode == "stream" else "cache",
         "folder": None if folder is None else str(folder),
         "published": None if folder is None or there is None else (there / folder.name).address,
         "node": this_node() if scale.on_ray else None,
@@ -234,47 +261,55 @@ def _prepare(recipe: Recipe, scale: Scale, source: Source, storage: Store, progr
     }
 
 
-def _limit(scale: Scale, place: Any) -> int | None:
-    """Bytes that a worker's step may take: --memory, the GPU's, or the host's, shared by its workers."""
-    if scale.memory is not None:
-        return parse_size(scale.memory)
-    return device_memory(place.gpus, max(1, scale.worker_range[1]))
-
-
-def _ending(status: str, message: str) -> dict[str, Any]:
+def _ending(status: Status, message: str) -> DoneEvent:
     from trainers.runtime.worker import ending
 
     return ending(status, message)
 
 
-def _new_run(
-    run: str,
-    name: str,
-    recipe: Recipe,
-    scale: Scale,
-    meta: Mapping[str, Any],
-    attempt: int,
-    earlier: Mapping[str, Any] | None,
-) -> dict[str, Any]:
+def _new_run(known: Circumstances, name: str, resolved: Resolved, scale: Scale) -> RunFacts:
     """What run.json holds at the start."""
-    return {
-        "name": run,
+    assert known.meta is not None
+    facts: RunFacts = {
+        "name": known.run,
         "status": "running",
         "recipe_name": name,
-        "recipe": recipe.to_json(),
+        "recipe": resolved.recipe.to_json(),
         "scale": scale.to_json(),
-        "dataset": {
-            "name": recipe.dataset,
-            **{name: meta[name] for name in RECORDED if name in meta},
-        },
+        "dataset": _dataset_facts(resolved.recipe.dataset, known.meta),
         "machine": {"nodes": []},
         "versions": versions(),
         "commit": commit(),
-        "attempt": attempt,
+        "attempt": known.earlier.get("attempt", 0) + 1 if known.earlier else 1,
         "start_id": uuid.uuid4().hex,
-        "started": (earlier or {}).get("started") or datetime.now(UTC).isoformat(timespec="seconds"),
+        "started": (known.earlier and known.earlier.get("started")) or datetime.now(UTC).isoformat(timespec="seconds"),
         "finished": None,
         "command": " ".join(sys.argv),
+    }
+    if resolved.memory is not None:
+        facts["memory"] = resolved.memory
+    return facts
+
+
+def _dataset_facts(name: str, meta: Meta) -> DatasetFacts:
+    """What run.json says of the data: what DatasetFacts names, as far as `meta` has it."""
+    found: Mapping[str, object] = meta
+    recorded = {key: found[key] for key in DatasetFacts.__annotations__ if key in found}
+    return cast(DatasetFacts, {"name": name, **recorded})
+
+
+def _job(facts: RunFacts, folder: Store, storage: Store, data: DataSpec, place: Place, control: Control) -> Job:
+    return {
+        "recipe": facts["recipe"],
+        "scale": facts["scale"],
+        "folder": folder.address,
+        "storage": storage.address,
+        "attempt": facts["attempt"],
+        "start_id": facts["start_id"],
+        "data": data,
+        "threads": place.threads,
+        "cwd": os.getcwd(),
+        "adopt": control.adopt,
     }
 
 
@@ -284,7 +319,7 @@ def _describe_workers(scale: Scale) -> str:
     return f"{many} worker{'s' if high > 1 else ''}"
 
 
-def _place(scale: Scale) -> Any:
+def _place(scale: Scale) -> Place:
     if not scale.on_ray:
         return ThisProcess(scale)
     from trainers.runtime.ray_train import Cluster
@@ -292,16 +327,16 @@ def _place(scale: Scale) -> Any:
     return Cluster(scale)
 
 
-def _run(place: Any, job: Job, listener: Listener, stop: threading.Event, callbacks: Sequence[Any]) -> None:
+def _run(place: Place, job: Job, listener: Listener, stop: threading.Event) -> None:
     """Train; whatever happens, the record says how the run ended."""
     try:
-        place.train(job, listener, stop, callbacks)
+        place.train(job, listener, stop)
     except OSError as error:
         if listener.done is not None:
             raise
         listener(_ending("failed", explain(error)))
     except BaseException as error:
         if listener.done is None:
-            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            status: Status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             listener(_ending(status, f"{type(error).__name__}: {error}"))
         raise

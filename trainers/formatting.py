@@ -1,4 +1,4 @@
-"""Sizes, names and errors as people read and write them."""
+"""Sizes, names and errors, as people read and write them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ import typing
 from pathlib import Path
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-
-
+UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 MOST_NAMES = 50
 """Names that an error message lists."""
 
 
 def parse_size(text: str) -> int:
-    """Bytes of "10.76GiB", "32 GB", "900MiB" or a plain number of bytes. Raises ValueError."""
+    """Read a number of bytes.
+
+    Args:
+        text: A number and a unit, as in "10.76GiB", "32 GB" or "900MiB"; without a unit, bytes.
+
+    Raises:
+        ValueError: It is no size, or 0.
+    """
     found = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([KMGT]?I?B)?", text.strip().upper())
     size = int(float(found[1]) * UNITS.get(found[2] or "B", 0)) if found else 0
     if not size:
@@ -25,14 +31,23 @@ def parse_size(text: str) -> int:
 
 
 def format_size(size: int) -> str:
-    """A number of bytes for people: 10.76 GiB, 512 MiB."""
+    """Format a number of bytes: 10.76 GiB, 512 MiB."""
     unit, name = next(((2**n, u) for n, u in ((30, "GiB"), (20, "MiB"), (10, "KiB")) if size >= 2**n), (1, "bytes"))
     shown = f"{size / unit:.2f}" if unit == 2**30 else f"{size / unit:.0f}"
     return f"{shown} {name}"
 
 
+def format_duration(seconds: float) -> str:
+    """A time for people: 4.2 s, 3:05 (minutes:seconds), 1:02:05 (with hours)."""
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 def nearest(word: str, allowed: typing.Iterable[str]) -> str:
-    """`; did you mean lr?` and the list, for an error message."""
+    """The end of an error message: `; did you mean lr?`, and the list of what is allowed."""
     names = list(allowed)
     close = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
     guess = f"; did you mean {' or '.join(close)}?" if close else ""
@@ -41,7 +56,7 @@ def nearest(word: str, allowed: typing.Iterable[str]) -> str:
 
 
 def locate_error(error: Exception) -> str:
-    """What went wrong in a user's file, and in which line."""
+    """Describe an error in a user's file, with the line that it was raised in."""
     if isinstance(error, SyntaxError):
         return f"{error.msg} (line {error.lineno})"
     frames = traceback.extract_tb(error.__traceback__)

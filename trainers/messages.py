@@ -4,18 +4,23 @@ All of it is plain data, JSON but for the arrays and bytes of `EpochEvent`, `Don
 pickled into a file. A key that is missing or misspelt is a type error.
 
     Job                    the driver to each worker: what to train, on what, where
-    Event                  a worker to the driver; `kind` tells which
+    Event                  a worker to the driver; `kind` says which
+    GroupStart, Requests   the run's coordinator to rank 0
     Meta                   `meta.json` of a prepared data set
     ShardResult            a task that decodes pictures to the one that writes `meta.json`
     RunFacts               `run.json`
+
+Light: NumPy is imported for type checking only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 Json = dict[str, Any]
 """A JSON object whose keys its own type knows: `Recipe.to_json()`, `Scale.to_json()`."""
@@ -95,10 +100,10 @@ class ShardResult(TypedDict):
     """Size in bytes and digest of the file; None: no picture could be used, and there is no file."""
     rows: int
     decoded: int
-    """Samples that were looked at, bad ones too."""
+    """Samples that were read, bad ones too."""
     bad: list[SkippedImage]
     names: list[str]
-    targets: list[Any]
+    targets: Sequence[int | str]
     """Of each row: its class, or a digest."""
     hashes: list[str]
     """Digest of each row's pixels."""
@@ -163,12 +168,26 @@ class Picture(TypedDict):
 
     row: int
     name: str
-    image: npt.NDArray[Any]
-    target: npt.NDArray[Any]
-    labels: npt.NDArray[Any]
+    image: npt.NDArray[np.uint8]
+    target: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.uint8]
     kind: NotRequired[str]
     """"best", "worst" or "", at the end of a run."""
     score: NotRequired[float]
+
+
+class Sums(TypedDict, total=False):
+    """What adds up within an epoch; empty at its start. Part of a checkpoint."""
+
+    images: float
+    seconds: float
+    data_wait: float
+    loss: list[float]
+    """One for each term of the loss."""
+    divisor: list[float]
+    """What each is divided by."""
+    lr: float
+    """Of the last step."""
 
 
 class Best(TypedDict):
@@ -189,6 +208,8 @@ class PeakMemory(TypedDict):
 
 
 class MachineEvent(TypedDict):
+    """The host of a rank."""
+
     kind: Literal["machine"]
     host: str
     machine: Machine
@@ -197,7 +218,14 @@ class MachineEvent(TypedDict):
 class MessageEvent(TypedDict):
     """A line for people."""
 
-    kind: Literal["message", "warning"]
+    kind: Literal["message"]
+    text: str
+
+
+class WarningEvent(TypedDict):
+    """A line for people that should not be missed."""
+
+    kind: Literal["warning"]
     text: str
 
 
@@ -241,11 +269,14 @@ class FileEvent(TypedDict):
 
 
 class EpochEvent(TypedDict):
+    """An epoch has ended."""
+
     kind: Literal["epoch"]
     line: Line
+    """Of metrics.jsonl."""
     better: bool
     """Whether it is the best epoch so far."""
-    counts: dict[str, npt.NDArray[Any]]
+    counts: dict[str, npt.NDArray[np.int64]]
     pictures: list[Picture] | None
 
 
@@ -275,7 +306,7 @@ class DoneEvent(TypedDict):
     kind: Literal["done"]
     status: Status
     message: str
-    counts: dict[str, npt.NDArray[Any]]
+    counts: dict[str, npt.NDArray[np.int64]]
     """Of the best epoch."""
     pictures: list[Picture]
     peak_memory_bytes: PeakMemory
@@ -292,8 +323,43 @@ class DoneEvent(TypedDict):
 
 
 Event = (
-    MachineEvent | MessageEvent | StartEvent | SavedEvent | StepEvent | FileEvent | EpochEvent | BeatEvent | DoneEvent
+    MachineEvent
+    | MessageEvent
+    | WarningEvent
+    | StartEvent
+    | SavedEvent
+    | StepEvent
+    | FileEvent
+    | EpochEvent
+    | BeatEvent
+    | DoneEvent
 )
+
+
+# Answers of the run's coordinator -----------------------------------------------------------------------------------
+
+
+class GroupStart(TypedDict):
+    """What a group of workers learns when it starts."""
+
+    start: int
+    """Its number, counted from 1."""
+    over: bool
+    """The run has ended: leave at once."""
+    why: str | None
+    """Why this start ends the run; None: it does not."""
+    error: str
+    """What Ray said when workers died, the last time."""
+
+
+class Requests(TypedDict):
+    """What is requested of the workers."""
+
+    stop: bool
+    saves: int
+    """Checkpoints requested so far."""
+    hurry: bool
+    """Whether to save often: a host is about to be taken back."""
 
 
 # The run folder ----------------------------------------------------------------------------------------------------
@@ -318,7 +384,7 @@ class Nodes(TypedDict):
 
 
 class DatasetFacts(TypedDict, total=False):
-    """What run.json tells of the data: enough to predict without it."""
+    """What run.json says of the data: enough to predict without it."""
 
     name: str
     fingerprint: str
@@ -346,8 +412,32 @@ class PredictedMemory(TypedDict):
     """predicted / measured - 1"""
 
 
-class RunFacts(TypedDict):
-    """What run.json holds. The keys that are not required come with the end of the run."""
+class RunSeconds(TypedDict):
+    """Where the time of a run went, over all attempts but for `setup`."""
+
+    total: float
+    setup: float | None
+    """Until the workers first stood; None: they never did."""
+    compute: float
+    data_wait: float
+    evaluate: float
+    checkpoint: float
+
+
+class RunEnd(TypedDict, total=False):
+    """What the end of a run adds to run.json."""
+
+    message: str
+    seconds: RunSeconds
+    images_per_second: float | None
+    peak_memory_bytes: PeakMemory
+    epochs_run: int
+    best: Best | None
+    final: Scores
+
+
+class RunFacts(RunEnd):
+    """What run.json holds."""
 
     name: str
     status: Literal["running"] | Status
@@ -364,10 +454,3 @@ class RunFacts(TypedDict):
     finished: str | None
     command: str
     memory: NotRequired[PredictedMemory]
-    message: NotRequired[str]
-    seconds: NotRequired[dict[str, float | None]]
-    images_per_second: NotRequired[float | None]
-    peak_memory_bytes: NotRequired[PeakMemory]
-    epochs_run: NotRequired[int]
-    best: NotRequired[Best | None]
-    final: NotRequired[Scores]

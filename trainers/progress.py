@@ -6,14 +6,17 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import IO, Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
+
+from trainers.formatting import format_duration
+from trainers.messages import Line, RunFacts, RunSeconds, StepEvent
 
 Advance = Callable[[int], None]
 QUIET_SECONDS = 1.0
@@ -46,7 +49,7 @@ class Progress:
 
     @contextlib.contextmanager
     def bar(self, description: str, total: int | None) -> Iterator[Advance]:
-        """A bar over `total` things; yields a function that is told how many more are done."""
+        """A bar over `total` things; yields a function to call with the number of those that are done since."""
         begun = last = time.monotonic()
         done = 0
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -65,11 +68,11 @@ class Progress:
             yield advance
         seconds = time.monotonic() - begun
         if seconds > QUIET_SECONDS:
-            self.message(f"{description}: {done:,} in {_duration(seconds)}")
+            self.message(f"{description}: {done:,} in {format_duration(seconds)}")
 
     @contextlib.contextmanager
     def waiting(self, text: str) -> Iterator[None]:
-        """Say what is waited for, and for how long."""
+        """Say what is waited for, and for how long already."""
         begun, over = time.monotonic(), threading.Event()
         if self.live:
             with self.console.status(escape(text)):
@@ -91,10 +94,11 @@ class Progress:
             over.set()
             thread.join()
 
-    def step(self, event: Mapping[str, Any]) -> None:
-        """Show how far training is; `event` is the loop's event of kind "step"."""
+    def step(self, event: StepEvent) -> None:
+        """Show how far training is."""
         self._left = event["seconds_left"]
-        parts = [f"loss {event['loss']:.4g}", event["score"], *_speed(event), f"{_duration(self._left)} left"]
+        speed = _speed(event["images_per_second"], event["data_wait_share"])
+        parts = [f"loss {event['loss']:.4g}", event["score"], *speed, f"{format_duration(self._left)} left"]
         text = "  ".join(filter(None, parts))
         if not self.live:
             if time.monotonic() - self._last_line > STEP_LINE_SECONDS:
@@ -116,35 +120,42 @@ class Progress:
             text=escape(text),
         )
 
-    def epoch(self, line: Mapping[str, float], epochs: int, better: bool) -> None:
+    def epoch(self, line: Line, epochs: int, better: bool) -> None:
         """A line for each epoch, on a terminal at most one a second; a star where it is the best so far."""
         if self.live and not better and time.monotonic() - self._last_line < 1:
             return
         scores = [f"{name} {line[name]:.4f}" for name in line if name in _SHOWN]
-        left = [] if self._left is None else [f"{_duration(self._left)} left"]
+        left = [] if self._left is None else [f"{format_duration(self._left)} left"]
         losses = f"train loss {line['train/loss']:.4f}  val loss {line['val/loss']:.4f}"
         words = [f"epoch {line['epoch']}/{epochs}", losses, *scores]
-        words[-1] += " *" if better else ""
-        self._line("  ".join([*words, *_speed(line), *left]).replace("val/", "val "))
+        if better:
+            words[-1] += " *"
+        speed = _speed(line["images_per_second"], line["data_wait_share"])
+        self._line("  ".join([*words, *speed, *left]).replace("val/", "val "))
 
-    def summary(self, run: Mapping[str, Any]) -> None:
-        """The table at the end. `run` is run.json, and `folder`."""
+    def summary(self, run: RunFacts, folder: str) -> None:
+        """The table at the end.
+
+        Args:
+            run: What run.json holds.
+            folder: Address of the run folder.
+        """
         table = Table(box=None, show_header=False, pad_edge=False)
         table.add_column(style="dim")
         table.add_column()
-        for name, value in _facts(run):
+        for name, value in _facts(run, folder):
             table.add_row(name, escape(value))
         self.console.print(table)
 
-    def stages(self, runs: Iterable[Mapping[str, Any]]) -> None:
-        """A table of runs that followed one another: what each took and brought."""
+    def stages(self, runs: Iterable[RunFacts]) -> None:
+        """A table of runs that followed one another: the time and the best score of each."""
         table = Table(box=None, header_style="bold", pad_edge=False)
         for column in ("stage", "status", "training", "in all", "best"):
             table.add_column(column, justify="left" if column in ("stage", "status", "best") else "right")
         for run in runs:
-            seconds, best = run.get("seconds") or {}, run.get("best")
+            seconds, best = run.get("seconds"), run.get("best")
             score = f"{best['metric']} {best['value']:.4f}" if best else ""
-            times = [_duration(_trained(seconds)), _duration(seconds.get("total", 0.0))]
+            times = [format_duration(_trained(seconds)), format_duration(seconds["total"] if seconds else 0.0)]
             table.add_row(run["name"], run["status"].replace("_", " "), *times, score)
         self.console.print(table)
 
@@ -162,36 +173,29 @@ class Progress:
 _SHOWN = ("val/accuracy", "val/miou", "val/iou", "val/boundary_f1")
 
 
-def _facts(run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _facts(run: RunFacts, folder: str) -> Iterator[tuple[str, str]]:
     yield "status", run["status"].replace("_", " ")
     if best := run.get("best"):
         yield "best epoch", f"{best['epoch']} of {run['epochs_run']}, val {best['metric']} {best['value']:.4f}"
     if final := {k: v for k, v in (run.get("final") or {}).items() if isinstance(v, float)}:
         yield "best scores", "  ".join(f"{name} {value:.4f}" for name, value in final.items())
-    seconds = run.get("seconds") or {}
-    if trained := _trained(seconds):
+    seconds = run.get("seconds")
+    if seconds and (trained := _trained(seconds)):
         wait = 100 * seconds["data_wait"] / trained
         rate = run.get("images_per_second") or 0.0
-        whole = f"{_duration(seconds['total'])} in all, {_duration(seconds['setup'] or 0)} of it to start"
-        yield "training", f"{_duration(trained)}  ({rate:,.0f} images/s, data wait {wait:.1f} %; {whole})"
-    memory = run.get("peak_memory_bytes") or {}
-    if shown := [f"{name} {value / 2**30:.2f} GiB" for name, value in memory.items() if value]:
+        whole = f"{format_duration(seconds['total'])} in all, {format_duration(seconds['setup'] or 0)} of it to start"
+        yield "training", f"{format_duration(trained)}  ({rate:,.0f} images/s, data wait {wait:.1f} %; {whole})"
+    memory = run.get("peak_memory_bytes")
+    peaks = {"host": memory["host"], "device": memory["device"]} if memory else {}
+    if shown := [f"{name} {value / 2**30:.2f} GiB" for name, value in peaks.items() if value]:
         yield "peak memory", ", ".join(shown)
-    yield "run folder", run["folder"]
-    yield "dashboard", f"tensorboard --logdir {run['folder'].partition('?')[0]}"
+    yield "run folder", folder
+    yield "dashboard", f"tensorboard --logdir {folder.partition('?')[0]}"
 
 
-def _trained(seconds: Mapping[str, float]) -> float:
-    return seconds.get("compute", 0.0) + seconds.get("data_wait", 0.0)
+def _trained(seconds: RunSeconds | None) -> float:
+    return seconds["compute"] + seconds["data_wait"] if seconds else 0.0
 
 
-def _speed(event: Mapping[str, float]) -> list[str]:
-    return [f"{event['images_per_second']:,.0f} images/s", f"data wait {100 * event['data_wait_share']:.0f} %"]
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+def _speed(images_per_second: float, data_wait_share: float) -> list[str]:
+    return [f"{images_per_second:,.0f} images/s", f"data wait {100 * data_wait_share:.0f} %"]

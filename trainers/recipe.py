@@ -1,6 +1,6 @@
 """What is trained (Recipe) and where (Scale), how they are found by name, and every check of their values.
 
-Imports neither torch nor Ray nor NumPy: a mistake on the command line is told within a second.
+Imports neither torch nor Ray nor NumPy: a mistake on the command line is reported within a second.
 """
 
 from __future__ import annotations
@@ -15,44 +15,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from trainers.formatting import UNITS, locate_error, nearest, parse_size
-from trainers.registry import arguments, load
+from trainers import augmentations
+from trainers.formatting import locate_error, nearest, parse_size
+from trainers.messages import Json
+from trainers.registry import arguments, choices, constant, load
 
-Augment = Mapping[str, Any]
-AUGMENTATIONS: dict[str, str] = {
-    "horizontal_flip": "probability",
-    "vertical_flip": "probability",
-    "rotate": "degrees, either way",
-    "scale": "[smallest, largest] factor",
-    "translate": "share of height and width, either way",
-    "crop": "true: a random place where pictures are stored larger than image_size",
-    "pad": "pixels around the picture before a random crop",
-    "resized_crop": "[smallest, largest] share of the area",
-    "fill": "what lies outside: zeros, reflect or edge",
-    "brightness": "strength d: factor in [1-d, 1+d]",
-    "contrast": "strength d: factor in [1-d, 1+d]",
-    "saturation": "strength d: factor in [1-d, 1+d]",
-    "hue": "shift in [-d, d], d at most 0.5",
-}
-_SEGMENT_ARGS = {"loss": ("cross_entropy", "dice", "sum"), "stride": 1, "boundary_tolerance": 0.0075}
-TASK_ARGS: dict[str, dict[str, Any]] = {
-    "classify": {"label_smoothing": 0.0},
-    "segment": _SEGMENT_ARGS,
-    "segment_binary": _SEGMENT_ARGS,
-}
-"""Arguments of each task, with their defaults or, as a tuple, with all values that are allowed."""
-UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 SCHEDULE_ARGS = {"constant": {}, "step": {"every": 10, "factor": 0.1}, "cosine": {}, "polynomial": {"power": 0.9}}
 
 
 class _Value:
     """What Recipe and Scale share: JSON, changes by name, differences. Values are checked by each `__post_init__`."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         return {name: _plain(getattr(self, name)) for name in _fields(type(self))}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
+    def from_json(cls, values: Mapping[str, object]) -> Self:
         """Raises ValueError for unknown names and values that are not allowed."""
         hints = _fields(cls)
         for name in values:
@@ -60,11 +38,16 @@ class _Value:
         return cls(**{name: _as_tuple(value, hints[name]) for name, value in values.items()})
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed; mappings such as `model_args` are merged. Raises ValueError.
+        """Copy, with some fields changed.
 
-        Arguments belong to what they are given to: with another `model`, the old `model_args` go.
+        Args:
+            **changes: Field -> new value. Mappings such as `model_args` are merged; but arguments belong to what they
+                are given to: with another `model`, the old `model_args` go.
+
+        Raises:
+            ValueError: A field is unknown, or its value is not allowed.
         """
-        merged: dict[str, Any] = {
+        merged: Json = {
             f"{name}_args": {}
             for name in ("dataset", "model", "task", "schedule")
             if name in changes and changes[name] != getattr(self, name)
@@ -76,7 +59,7 @@ class _Value:
             merged[name] = {**old, **value} if both else value
         return dataclasses.replace(self, **merged)  # type: ignore[type-var]
 
-    def differences(self, other: Self) -> dict[str, tuple[Any, Any]]:
+    def differences(self, other: Self) -> dict[str, tuple[object, object]]:
         """Field name -> (value here, value there), for the fields that differ."""
         mine, theirs = self.to_json(), other.to_json()
         return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
@@ -86,65 +69,71 @@ class _Value:
 class Recipe(_Value):
     """What is trained. Nothing here depends on where it runs; plain data, so that any process can rebuild it."""
 
-    dataset: str
+    dataset: str = field(metadata={"affects": ("data", "memory", "training")})
     """Name of a module in trainers/datasets, or FILE.py of your own."""
-    dataset_args: Mapping[str, Any] = field(default_factory=dict)
+    dataset_args: Mapping[str, Any] = field(default_factory=dict, metadata={"affects": ("data", "memory", "training")})
     """Arguments of the data set's source()."""
-    model: str
+    model: str = field(metadata={"affects": ("memory", "training")})
     """Name of a module in trainers/models, or FILE.py of your own."""
-    model_args: Mapping[str, Any] = field(default_factory=dict)
+    model_args: Mapping[str, Any] = field(default_factory=dict, metadata={"affects": ("memory", "training")})
     """Arguments of the model's build()."""
-    task: Literal["classify", "segment", "segment_binary"] = "classify"
-    """What is learned: a class for each picture, for each pixel, or whether a pixel belongs to the second of two."""
-    task_args: Mapping[str, Any] = field(default_factory=dict)
-    """classify: label_smoothing; the others: loss (cross_entropy, dice, sum), stride, boundary_tolerance."""
-    image_size: tuple[int, int]
+    task: str = field(default="classify", metadata={"affects": ("memory", "training")})
+    """What is learned: name of a module in trainers/tasks (classify, ordinal, segment...), or FILE.py of your own."""
+    task_args: Mapping[str, Any] = field(default_factory=dict, metadata={"affects": ("memory", "training")})
+    """Arguments of the task's make(), such as label_smoothing=0.1 of classify or loss=dice of segment."""
+    image_size: tuple[int, int] = field(metadata={"affects": ("data", "memory", "training")})
     """Height x width that the model sees."""
-    stored_size: tuple[int, int] | None = None
+    stored_size: tuple[int, int] | None = field(default=None, metadata={"affects": ("data", "memory", "training")})
     """Height x width that pictures are stored at; larger than image_size where crops are drawn. None: image_size."""
-    resize: Literal["crop", "stretch", "pad"] = "crop"
+    resize: Literal["crop", "stretch", "pad"] = field(default="crop", metadata={"affects": ("data", "training")})
     """How a picture of another shape is brought to size: centre crop, stretch, or black bars."""
-    on_bad_image: Literal["fail", "skip"] = "fail"
+    on_bad_image: Literal["fail", "skip"] = field(default="fail", metadata={"affects": ("data",)})
     """A picture that cannot be decoded ends the run before it starts, or is left out and recorded."""
-    epochs: int
+    epochs: int = field(metadata={"affects": ("training",)})
     """Times that every training picture is seen."""
-    batch_size: int
+    batch_size: int = field(metadata={"affects": ("memory", "training")})
     """Pictures per optimizer step, over all workers."""
-    micro_batch_size: int | None = None
+    micro_batch_size: int | None = field(default=None, metadata={"affects": ("memory", "training")})
     """Pictures per forward pass, BatchNorm's batch; divides batch_size. None: batch_size / workers, then fixed."""
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw"] = field(default="sgd", metadata={"affects": ("memory", "training")})
     """Update rule."""
-    lr: float
+    lr: float = field(metadata={"affects": ("training",)})
     """Learning rate, after warm-up."""
-    momentum: float = 0.9
+    momentum: float = field(default=0.9, metadata={"affects": ("memory_if_set", "training")})
     """SGD's momentum, or Adam's first beta."""
-    nesterov: bool = False
+    nesterov: bool = field(default=False, metadata={"affects": ("memory", "training")})
     """Nesterov's form of SGD's momentum."""
-    weight_decay: float = 0.0
+    weight_decay: float = field(default=0.0, metadata={"affects": ("memory_if_set", "training")})
     """L2 penalty (sgd, adam) or decoupled decay (adamw)."""
-    schedule: Literal["constant", "step", "cosine", "polynomial"] = "constant"
+    schedule: Literal["constant", "step", "cosine", "polynomial"] = field(
+        default="constant", metadata={"affects": ("training",)}
+    )
     """How the learning rate falls over the run."""
-    schedule_args: Mapping[str, Any] = field(default_factory=dict)
+    schedule_args: Mapping[str, Any] = field(default_factory=dict, metadata={"affects": ("training",)})
     """step: every (epochs), factor; polynomial: power."""
-    warmup_epochs: float = 0.0
+    warmup_epochs: float = field(default=0.0, metadata={"affects": ("training",)})
     """Epochs over which the learning rate rises from 0, linearly, step by step."""
-    clip_norm: float | None = None
+    clip_norm: float | None = field(default=None, metadata={"affects": ("memory_if_set", "training")})
     """Largest norm of the gradient of the whole batch."""
-    ema: float | None = None
+    ema: float | None = field(default=None, metadata={"affects": ("memory_if_set", "training")})
     """Decay per step of an exponential moving average of the weights, which is then what is evaluated."""
-    patience: int | None = None
+    patience: int | None = field(default=None, metadata={"affects": ("training",)})
     """End the run after so many epochs without a better score."""
-    class_weights: Literal["none", "inverse", "median", "erfnet"] = "none"
+    class_weights: Literal["none", "inverse", "median", "erfnet"] = field(
+        default="none", metadata={"affects": ("memory_if_set", "training")}
+    )
     """Loss weights from the class frequencies of the training split; erfnet: 1 / ln(1.02 + share of the pixels)."""
-    augment: Mapping[str, Any] = field(default_factory=dict)
+    augment: Mapping[str, Any] = field(default_factory=dict, metadata={"affects": ("memory", "training")})
     """Random changes of training pictures, such as horizontal_flip=0.5 translate=0.1."""
-    precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp64"] = field(
+        default="auto", metadata={"affects": ("memory", "training")}
+    )
     """Arithmetic of the model; auto: bf16 autocast on GPUs that have it, else fp32. fp64 is for tests."""
-    init_from: str | None = None
+    init_from: str | None = field(default=None, metadata={"affects": ("training",)})
     """A run whose best weights the model starts from; or a recipe's name, where `train` trains that one before."""
-    frozen: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = field(default=(), metadata={"affects": ("memory", "training")})
     """Names (or first parts of names) of modules that are not trained, their BatchNorm statistics included."""
-    seed: int = 0
+    seed: int = field(default=0, metadata={"affects": ("training",)})
     """Seed of the weights, the order of samples, augmentation and dropout."""
 
     def __post_init__(self) -> None:
@@ -168,24 +157,18 @@ class Recipe(_Value):
             _check_name(name, known, f"argument of schedule {self.schedule!r}")
             holds = _matches(value, type(known[name])) and value > 0
             _require(holds, f"schedule_args {name}", value, f"{_spell(type(known[name]))} above 0")
-        for name, value in self.task_args.items():
-            _check_name(name, TASK_ARGS[self.task], f"argument of task {self.task!r}")
-            known = TASK_ARGS[self.task][name]
-            if isinstance(known, tuple):
-                _require(value in known, f"task_args {name}", value, f"one of {', '.join(known)}")
-            else:
-                holds = _matches(value, type(known)) and value >= (1 if isinstance(known, int) else 0)
-                least = "1 or more" if isinstance(known, int) else "0 or more"
-                _require(holds, f"task_args {name}", value, f"{_spell(type(known))}, {least}")
-        _check_augment(self.augment)
+        augmentations.check(self.augment)
         _check_arguments("datasets", self.dataset, "source", self.dataset_args, given=("data",))
         _check_arguments("models", self.model, "build", self.model_args, given=())
+        _check_arguments("tasks", self.task, "make", self.task_args, given=("classes", "class_weights"))
+        arguments("tasks", self.task, "outputs")
+        constant("tasks", self.task, "TARGET")
 
     def _check_sizes(self) -> None:
         for name in ("image_size", "stored_size"):
             size = getattr(self, name)
-            spelled = size and f"{size[0]}x{size[1]}"
-            _require(size is None or min(size) > 0, name, spelled, "height x width in pixels, such as 28x28")
+            formatted = size and f"{size[0]}x{size[1]}"
+            _require(size is None or min(size) > 0, name, formatted, "height x width in pixels, such as 28x28")
         height, width = self.storage_size
         if height < self.image_size[0] or width < self.image_size[1]:
             raise ValueError(
@@ -198,16 +181,36 @@ class Recipe(_Value):
         if micro is None or self.batch_size % micro == 0:
             return
         divisors = [d for d in range(1, self.batch_size + 1) if self.batch_size % d == 0]
-        nearest = sorted(sorted(divisors, key=lambda d: abs(d - micro))[:2])
+        closest = sorted(sorted(divisors, key=lambda d: abs(d - micro))[:2])
         raise ValueError(
             f"micro_batch_size={micro} does not divide batch_size={self.batch_size}; "
-            f"use {' or '.join(map(str, nearest))}"
+            f"use {' or '.join(map(str, closest))}"
         )
 
     @property
     def storage_size(self) -> tuple[int, int]:
         """Height and width that pictures are stored at."""
         return self.stored_size or self.image_size
+
+    def memory_facts(self) -> dict[str, object]:
+        """What the memory of a training step depends on: recipes for which it is equal allocate the same.
+
+        Returns:
+            Field name -> its value as JSON; of fields that matter by being set alone, whether they are.
+        """
+        plain = self.to_json()
+        facts: dict[str, object] = {name: plain[name] for name in affecting("memory")}
+        return facts | {name: plain[name] not in (None, 0, "none") for name in affecting("memory_if_set")}
+
+
+Effect = Literal["data", "memory", "memory_if_set", "training"]
+"""What a field of Recipe changes: the prepared data; the memory of a training step; that memory, by being set (neither
+None, 0 nor "none"), whatever the value; what is learned."""
+
+
+def affecting(effect: Effect) -> tuple[str, ...]:
+    """The names of Recipe's fields that change this, in their order."""
+    return tuple(each.name for each in dataclasses.fields(Recipe) if effect in each.metadata["affects"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,9 +291,10 @@ class Scale(_Value):
 
 
 def resolve_micro_batch(recipe: Recipe, scale: Scale) -> Recipe:
-    """The recipe with a micro-batch: its own, else what each worker has of a batch.
+    """Fix the micro-batch of a recipe: its own, else what each worker gets of a batch.
 
-    Raises ValueError where the workers cannot share a batch evenly.
+    Raises:
+        ValueError: The workers cannot share a batch evenly.
     """
     if recipe.micro_batch_size is not None:
         return recipe
@@ -300,17 +304,21 @@ def resolve_micro_batch(recipe: Recipe, scale: Scale) -> Recipe:
     if recipe.batch_size % max(1, high):
         below = recipe.batch_size // high * high
         raise ValueError(
-            f"batch_size={recipe.batch_size} cannot be dealt evenly to workers={high}; "
+            f"batch_size={recipe.batch_size} cannot be split evenly over workers={high}; "
             f"use {' or '.join(str(size) for size in (below, below + high) if size)}, or give a --micro-batch-size"
         )
     return recipe.replace(micro_batch_size=recipe.batch_size // max(1, high))
 
 
 def resolve(name: str, **changes: Any) -> Recipe:
-    """The recipe called `name`, with some fields changed; mappings are merged.
+    """Find a recipe by its name.
 
-    `name` is MODULE.FUNCTION in trainers/recipes ("digits.cnn") or a file of your own ("./mine.py:fast").
-    Raises ValueError for unknown names, with the nearest ones, and for values that are not allowed.
+    Args:
+        name: MODULE.FUNCTION in trainers/recipes ("digits.cnn"), or a file of your own ("./mine.py:fast").
+        **changes: Fields to change, as in `Recipe.replace`.
+
+    Raises:
+        ValueError: The name is unknown (with the nearest ones), or a value is not allowed.
     """
     function = _recipe_function(name)
     try:
@@ -318,7 +326,7 @@ def resolve(name: str, **changes: Any) -> Recipe:
     except ValueError:
         raise
     except Exception as error:
-        raise ValueError(f"the recipe {name!r} cannot be made: {locate_error(error)}") from None
+        raise ValueError(f"the recipe {name!r} raised an error: {locate_error(error)}") from None
     if not isinstance(recipe, Recipe):
         raise ValueError(f"the recipe {name!r} returned {type(recipe).__name__}; it must return a Recipe")
     return recipe.replace(**changes)
@@ -339,7 +347,7 @@ def recipe_names() -> list[str]:
     return found
 
 
-def _recipe_function(name: str) -> Callable[[], Any]:
+def _recipe_function(name: str) -> Callable[[], object]:
     file, colon, function = name.rpartition(":")
     if not colon and name.endswith(".py"):
         raise ValueError(f"{name} is a file; name one of its functions, as in {name}:FUNCTION")
@@ -350,20 +358,20 @@ def _recipe_function(name: str) -> Callable[[], Any]:
     found = getattr(load("recipes", file), function, None)
     if not callable(found):
         raise ValueError(f"{file} has no function {function}() that returns a Recipe")
-    return typing.cast(Callable[[], Any], found)
+    return typing.cast(Callable[[], object], found)
 
 
-def _fields(cls: type) -> dict[str, Any]:
+def _fields(cls: type) -> dict[str, object]:
     return typing.get_type_hints(cls)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
-def _as_tuple(value: Any, hint: Any) -> Any:
+def _as_tuple(value: object, hint: object) -> object:
     """JSON has lists where some fields are tuples."""
     is_tuple = typing.get_origin(hint) is tuple or any(typing.get_origin(h) is tuple for h in typing.get_args(hint))
     return tuple(value) if is_tuple and isinstance(value, list) else value
@@ -376,7 +384,7 @@ def _check_types(value: _Value) -> None:
             raise ValueError(f"{name}={given!r} is not allowed; {name} takes {_spell(hint)}")
 
 
-def _matches(value: Any, hint: Any) -> bool:
+def _matches(value: object, hint: object) -> bool:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return any(_matches(value, each) for each in args)
@@ -393,10 +401,10 @@ def _matches(value: Any, hint: Any) -> bool:
         return hint is bool
     if hint is float:
         return isinstance(value, int | float) and abs(value) < math.inf
-    return isinstance(value, hint)
+    return isinstance(hint, type) and isinstance(value, hint)
 
 
-def _spell(hint: Any) -> str:
+def _spell(hint: object) -> str:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return " or ".join(_spell(each) for each in args)
@@ -406,10 +414,11 @@ def _spell(hint: Any) -> str:
         return "names" if args[-1] is ... else " x ".join(_spell(each) for each in args)
     if hint is types.NoneType:
         return "none"
-    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(hint, "name=value ...")
+    texts: dict[object, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    return texts.get(hint, "name=value ...")
 
 
-def _require(holds: bool, name: str, value: Any, allowed: str) -> None:
+def _require(holds: bool, name: str, value: object, allowed: str) -> None:
     if not holds:
         raise ValueError(f"{name}={value} is not allowed; {name} takes {allowed}")
 
@@ -420,32 +429,20 @@ def _check_name(name: str, allowed: typing.Iterable[str], what: str) -> None:
 
 
 def _check_arguments(
-    kind: Literal["models", "datasets"], name: str, function: str, values: Mapping[str, Any], given: tuple[str, ...]
+    kind: Literal["models", "datasets", "tasks"],
+    name: str,
+    function: str,
+    values: Mapping[str, object],
+    given: tuple[str, ...],
 ) -> None:
     allowed = {key: default for key, default in arguments(kind, name, function).items() if key not in given}
     for key, value in values.items():
         _check_name(key, allowed, f"argument of {kind[:-1]} {name!r}")
-        default = allowed[key]
+        default, chosen = allowed[key], choices(kind, name, function).get(key)
+        if chosen is not None:
+            _require(value in chosen, f"{kind[:-1]}_args {key}", value, f"one of {', '.join(map(str, chosen))}")
+            continue
         if default is ... or default is None or isinstance(default, list | tuple | dict):
             continue
         if not _matches(value, type(default)):
             raise ValueError(f"{key}={value!r} is not allowed; {key} of {name!r} takes {_spell(type(default))}")
-
-
-def _check_augment(augment: Augment) -> None:
-    for name, value in augment.items():
-        _check_name(name, AUGMENTATIONS, "augmentation")
-        if name == "fill":
-            holds = value in ("zeros", "reflect", "edge")
-        elif name == "crop":
-            holds = isinstance(value, bool)
-        elif name in ("scale", "resized_crop"):
-            pair = isinstance(value, list | tuple) and len(value) == 2 and all(_matches(v, float) for v in value)
-            holds = pair and 0 < value[0] <= value[1] and (name == "scale" or value[1] <= 1)
-        else:
-            most = {"hue": 0.5, "rotate": 180.0, "pad": 1e6}.get(name, 1.0)
-            holds = _matches(value, int if name == "pad" else float) and 0 <= value <= most
-        _require(holds, f"augment {name}", value, AUGMENTATIONS[name])
-    other = " and ".join(name for name in ("crop", "pad") if augment.get(name))
-    if other and augment.get("resized_crop"):
-        raise ValueError(f"augment: resized_crop excludes {other}; leave one of them out")

@@ -13,11 +13,16 @@ from typing import Any, Literal
 
 from trainers.formatting import locate_error, nearest
 
+Kind = Literal["models", "datasets", "tasks", "recipes"]
+_ENTRY = {"models": "build", "datasets": "source", "tasks": "make"}
+"""The function that a module of each kind offers; other modules of trainers/tasks are what tasks are made of."""
 
-def load(kind: Literal["models", "datasets", "recipes"], name: str) -> types.ModuleType:
-    """Import the module `name` of trainers/models, datasets or recipes, or the user's own FILE.py.
 
-    Raises ValueError where there is none, and where the user's own cannot be imported.
+def load(kind: Kind, name: str) -> types.ModuleType:
+    """Import the module `name` of trainers/models, datasets, tasks or recipes, or the user's own FILE.py.
+
+    Raises:
+        ValueError: there is none, or the user's own cannot be imported.
     """
     if not name.endswith(".py"):
         _module_path(kind, name)
@@ -41,35 +46,83 @@ def load(kind: Literal["models", "datasets", "recipes"], name: str) -> types.Mod
 
 
 @functools.lru_cache
-def arguments(kind: Literal["models", "datasets"], name: str, function: str) -> dict[str, Any]:
-    """Argument name -> default of a model's build() or a data set's source(), read without importing it.
+def arguments(kind: Kind, name: str, function: str) -> dict[str, Any]:
+    """Argument name -> default of a model's build(), a data set's source() or a task's make(), without importing it.
 
-    An argument without a default has the value `...`. Raises ValueError where there is no such function.
+    An argument without a default has the value `...`, one whose default is no literal None.
+
+    Raises:
+        ValueError: there is no such function.
+    """
+    found = _function(kind, name, function).args
+    keywords = zip(found.kwonlyargs, found.kw_defaults, strict=True)
+    defaults = {arg.arg: ... if value is None else _literal(value) for arg, value in keywords}
+    return {**{arg.arg: ... for arg in found.args}, **defaults}
+
+
+@functools.lru_cache
+def choices(kind: Kind, name: str, function: str) -> dict[str, tuple[object, ...]]:
+    """Argument name -> the values it may have, for those annotated `Literal[...]`; see `arguments`."""
+    found: dict[str, tuple[object, ...]] = {}
+    for arg in _function(kind, name, function).args.kwonlyargs:
+        note = arg.annotation
+        if isinstance(note, ast.Subscript) and isinstance(note.value, ast.Name) and note.value.id == "Literal":
+            allowed = _literal(note.slice)
+            found[arg.arg] = allowed if isinstance(allowed, tuple) else (allowed,)
+    return found
+
+
+@functools.lru_cache
+def constant(kind: Kind, name: str, constant: str, default: object = ...) -> Any:
+    """A module's constant, a literal, without importing it.
+
+    Raises:
+        ValueError: there is none, and no default.
     """
     path = _module_path(kind, name)
+    for node in _parse(path).body:
+        if isinstance(node, ast.Assign) and [t.id for t in node.targets if isinstance(t, ast.Name)] == [constant]:
+            return _literal(node.value)
+    if default is not ...:
+        return default
+    raise ValueError(f"{path} has no {constant} = ...; trainers/{kind} has examples")
+
+
+def names(kind: Kind) -> list[str]:
+    """The names of all that ship with Trainyard."""
+    paths = sorted((Path(__file__).parent / kind).glob("[!_]*.py"))
+    return [path.stem for path in paths if kind not in _ENTRY or _ENTRY[kind] in _functions(path)]
+
+
+def _function(kind: Kind, name: str, function: str) -> ast.FunctionDef:
+    path = _module_path(kind, name)
+    if function not in _functions(path):
+        raise ValueError(f"{path} has no function {function}(); trainers/{kind} has examples")
+    return _functions(path)[function]
+
+
+def _functions(path: Path) -> dict[str, ast.FunctionDef]:
+    return {node.name: node for node in _parse(path).body if isinstance(node, ast.FunctionDef)}
+
+
+def _parse(path: Path) -> ast.Module:
     try:
-        tree = ast.parse(path.read_text(), filename=str(path))
+        return ast.parse(path.read_text(), filename=str(path))
     except (SyntaxError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read as Python: {locate_error(error)}") from None
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and node.name == function:
-            keywords = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-            defaults = {arg.arg: ... if value is None else _literal(value) for arg, value in keywords}
-            return {**{arg.arg: ... for arg in node.args.args}, **defaults}
-    raise ValueError(f"{path} has no function {function}(); trainers/{kind} has examples")
 
 
-def _module_path(kind: str, name: str) -> Path:
+def _module_path(kind: Kind, name: str) -> Path:
     if name.endswith(".py"):
         path = Path(name).expanduser().absolute()
         if not path.is_file():
             raise ValueError(f"there is no file {path}")
         return path
-    folder = Path(__file__).parent / kind
-    names = sorted(path.stem for path in folder.glob("[!_]*.py"))
-    if name not in names:
-        raise ValueError(f"there is no {kind[:-1]} {name!r}{nearest(name, names)}")
-    return folder / f"{name}.py"
+    path = Path(__file__).parent / kind / f"{name}.py"
+    missing = name.startswith("_") or not path.is_file()
+    if missing or (kind == "tasks" and _ENTRY[kind] not in _functions(path)):
+        raise ValueError(f"there is no {kind[:-1]} {name!r}{nearest(name, names(kind))}")
+    return path
 
 
 def _literal(value: ast.expr) -> Any:

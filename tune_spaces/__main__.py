@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from trainers.cli import exit_code, leading, parse, size_of, value_of
-from tune_spaces.sweep import Range, Sweep, Values, describe, find, space_names
+from tune_spaces.sweep import Candidates, Range, Sweep, describe, find, space_names
 
 USAGE = """usage: python -m tune_spaces SPACE [--FIELD VALUE...]
        python -m tune_spaces --recipe RECIPE --space FIELD=VALUE,VALUE FIELD=log:LOW:HIGH ... [--FIELD VALUE...]
@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _sweep(argv: list[str]) -> int:
-    sweep, space_name, options = _ask(argv)
+    sweep, space_name, options = _parse(argv)
     for name in ("max_concurrent", "repeats"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise ValueError(f"{name}={value} is not allowed; give 1 or more")
@@ -86,20 +86,20 @@ def _sweep(argv: list[str]) -> int:
     return result.exit_code
 
 
-def _ask(argv: list[str]) -> tuple[Sweep, str | None, _Options]:
+def _parse(argv: list[str]) -> tuple[Sweep, str | None, _Options]:
     """The sweep, the name of its space where it has one, and the options. Raises ValueError, or ends the process with
     code 2."""
     names, flags = leading(argv)
     if len(names) > 1:
         raise ValueError(f"one space at a time: {' '.join(names)}; further values are given with --space FIELD=VALUES")
     recipe, flags = _take(flags, "--recipe")
-    spelled, flags = _take(flags, "--space")
+    given, flags = _take(flags, "--space")
     if bool(names) == bool(recipe):
         raise ValueError("give the name of a space, or --recipe RECIPE --space FIELD=VALUES")
     if recipe and len(recipe) != 1:
         raise ValueError(f"--recipe takes one name, not {' '.join(recipe) or 'none'}")
     base = find(names[0]) if names else Sweep(recipe=recipe[0], space={})
-    space = {**base.space, **_space(spelled)}
+    space = {**base.space, **_space(given)}
     if not space:
         raise ValueError(f"the space of {base.recipe} is empty; give --space FIELD=VALUES, as in batch_size=4,8,16")
     changes, scale, options = parse(
@@ -111,7 +111,7 @@ def _ask(argv: list[str]) -> tuple[Sweep, str | None, _Options]:
                 f"--{key.replace('_', '-')} is what the space varies; give --space {key}=VALUES in its place"
             )
     fixed = ("search", "trials", "scheduler", "grace_epochs", "reduction_factor")
-    given = {key: value for key in fixed if (value := getattr(options, key)) is not None}
+    changed = {key: value for key in fixed if (value := getattr(options, key)) is not None}
     sweep = dataclasses.replace(
         base,
         space=space,
@@ -119,7 +119,7 @@ def _ask(argv: list[str]) -> tuple[Sweep, str | None, _Options]:
         scale=scale,
         metric=options.metric or base.metric,
         seed=options.search_seed,
-        **given,
+        **changed,
     )
     return sweep, names[0] if names else None, options
 
@@ -137,17 +137,17 @@ def _take(flags: list[str], name: str) -> tuple[list[str], list[str]]:
     return taken, left
 
 
-def _space(words_: Sequence[str]) -> dict[str, Values]:
+def _space(words: Sequence[str]) -> dict[str, Candidates]:
     """What --space gives. Raises ValueError where a field is given twice."""
-    found: dict[str, Values] = {}
-    for key, values in map(_values, words_):
+    found: dict[str, Candidates] = {}
+    for key, values in map(_values, words):
         if key in found:
             raise ValueError(f"--space {key}= is given twice; list all values in one, as in {key}=VALUE,VALUE")
         found[key] = values
     return found
 
 
-def _values(word: str) -> tuple[str, Values]:
+def _values(word: str) -> tuple[str, Candidates]:
     """lr=log:1e-4:1e-1, lr=uniform:0.1:0.9, batch_size=4,8,16, image_size=128,256x512"""
     key, equals, text = word.partition("=")
     if not equals or not key:
@@ -156,7 +156,7 @@ def _values(word: str) -> tuple[str, Values]:
         try:
             low, high = float(found[2]), float(found[3])
         except ValueError:
-            raise ValueError(f"--space {word}: a range is spelled {found[1]}:LOW:HIGH, with two numbers") from None
+            raise ValueError(f"--space {word}: a range is given as {found[1]}:LOW:HIGH, with two numbers") from None
         return key, Range(low, high, log=found[1] == "log")
     parts = text.split(",") if text else []
     if "" in parts:

@@ -1,14 +1,18 @@
-"""What the driver of a sweep and its trials tell each other. Imports nothing: it starts in a process of its own."""
+"""The actor between the driver of a sweep and its trials. It starts in a process of its own: it imports nothing."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tune_spaces.messages import Answer
 
 
 class SweepCoordinator:
-    """A small actor, one for each sweep: the wishes of the driver, and the best score so far."""
+    """One for each sweep: the requests of the driver, and the best score so far."""
 
     def __init__(self, sign: int) -> None:
+        """`sign`: 1 where more is better, -1 where less is."""
         self.sign = sign
         self.best: float | None = None
         self.verdicts: dict[str, str] = {}
@@ -27,7 +31,8 @@ class SweepCoordinator:
         """The trial is not started (again): its process ran out of memory, or a smaller trial did."""
         self.given_up[name] = (status, why)
 
-    def ask(self, name: str) -> dict[str, Any]:
+    def ask(self, name: str) -> Answer:
+        """What has been requested of a trial."""
         return {"stop": self.all_stop, "verdict": self.verdicts.get(name), "given_up": self.given_up.get(name)}
 
     def is_best(self, value: float) -> bool:

@@ -1,15 +1,20 @@
-"""What a sweep will take, told before it starts: memory of each trial, time from a short probe, what cannot fit."""
+"""What a sweep will take, printed before it starts: memory of each trial, time from a short probe, what cannot fit."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from trainers.formatting import format_size
+from trainers.messages import DataSpec
 from trainers.recipe import Recipe
-from tune_spaces.sweep import Cell, spell
+from tune_spaces.messages import TrialEntry
+from tune_spaces.sweep import Cell, format_value
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 PROBE_SECONDS = 0.5
 PROBE_PIXELS = 2**20
@@ -18,8 +23,18 @@ MOST_PROBES = 3
 MOST_ROWS = 30
 
 
-def probe(recipe: Recipe, data: Mapping[str, Any], threads: int) -> float:
-    """Pixels per second of training steps on this process's device, from about half a second of them."""
+def probe(recipe: Recipe, data: DataSpec, threads: int) -> float:
+    """The speed of training steps on this process's device, from about half a second of them.
+
+    Args:
+        recipe: what is trained.
+        data: prepared pictures, on this host.
+        threads: of this process, for as long as it takes.
+
+    Returns:
+        Pixels per second.
+    """
+    assert data["folder"] is not None
     import torch
 
     from trainers.data.batches import Cached
@@ -65,14 +80,21 @@ class Forecast:
 def forecast(
     cells: Sequence[Cell],
     epochs: Mapping[str, int],
-    data: Mapping[str, Mapping[str, Any]],
+    data: Mapping[str, DataSpec],
     threads: int,
     concurrency: int,
 ) -> Forecast | None:
     """Time of each trial, from probes of the smallest pictures: a convolution's work grows as their pixels do.
 
-    Parameters: `epochs` that each trial has before it, and `data`, by its name. None where a probe fails: the trials
-    will tell.
+    Args:
+        cells: the trials.
+        epochs: name of a trial -> epochs that it has before it.
+        data: name of a trial -> its prepared pictures.
+        threads: of each trial.
+        concurrency: trials at once.
+
+    Returns:
+        The times; None where a probe fails: the trials will report why.
     """
     rates: dict[str, float] = {}
     seconds = {}
@@ -90,8 +112,13 @@ def forecast(
     return Forecast(seconds, concurrency)
 
 
-def table(trials: Sequence[Mapping[str, Any]], seconds: Mapping[str, float]) -> Any:
-    """What will run, as a table: trials that differ in nothing but, say, the learning rate share a line of memory."""
+def table(trials: Sequence[TrialEntry], seconds: Mapping[str, float]) -> Table:
+    """What will run, as a table for the console.
+
+    Args:
+        trials: entries of sweep.json.
+        seconds: name of a trial -> its forecast.
+    """
     from rich.table import Table
     from rich.text import Text
 
@@ -101,7 +128,7 @@ def table(trials: Sequence[Mapping[str, Any]], seconds: Mapping[str, float]) -> 
         drawn.add_column(name, justify="left" if name == "note" else "right")
     for trial in trials[:MOST_ROWS]:
         memory = trial["memory_bytes"]
-        values = [spell(trial["values"].get(key)) for key in keys]
+        values = [format_value(trial["values"].get(key)) for key in keys]
         micro = "all" if trial["micro_batch_size"] is None else str(trial["micro_batch_size"])
         took = seconds.get(trial["name"])
         size = "-" if memory is None else format_size(memory)

@@ -1,6 +1,6 @@
 """Trials by Ray Tune: the only module that imports it, next to the trial itself.
 
-Tune's own searchers and schedulers decide; what they decide reaches a trial through the sweep's Desk, so that a trial
+Tune's own searchers and schedulers decide; what they decide reaches a trial through the sweep's coordinator, so that it
 ends by itself, with a checkpoint and a complete run folder. Nothing of Tune's is kept: sweep.json and the run folders
 are what a sweep goes on from.
 """
@@ -18,20 +18,34 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Container, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import ray
 from ray import tune
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, PopulationBasedTraining
+from ray.actor import ActorHandle
+from ray.tune.experiment import Trial as TunedTrial
+from ray.tune.schedulers import (
+    AsyncHyperBandScheduler,
+    FIFOScheduler,
+    MedianStoppingRule,
+    PopulationBasedTraining,
+    TrialScheduler,
+)
 from ray.tune.search import Searcher
+from ray.tune.search.sample import Domain
 from ray.tune.search.variant_generator import generate_variants
 
+from trainers.messages import Line
 from trainers.runtime.failures import diagnose
 from trainers.runtime.ray_internals import ExploreHook, last_failure, out_of_memory_is_a_death, parse_death
 from tune_spaces.coordinator import SweepCoordinator
-from tune_spaces.sweep import Cell, Range, Sweep, setting, settings
+from tune_spaces.messages import Coordinator, Shared, TrialConfig, Values
+from tune_spaces.sweep import Candidates, Cell, Range, Sweep, plain, setting, settings
 from tune_spaces.sweep_state import OVER, SweepState
 from tune_spaces.trial import Trial
+
+if TYPE_CHECKING:
+    from ray.tune.execution.tune_controller import TuneController
 
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the run folders hold everything
@@ -39,16 +53,16 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial may end before its first epoch
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
     "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # by itself one actor starts after the other; the queue knows how many may
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # what became of a trial is told in a line
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # what became of a trial is reported in a line
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 ATTEMPTS = 3
 """A trial whose process dies is tried so often, each time from its newest checkpoint."""
 MOST_PROPOSALS = 20
-"""So often a search is asked anew where it gives a setting that was tried before."""
+"""So often a search is asked again where it gives a setting that was tried before."""
 
 
-def draw(sweep: Sweep) -> list[dict[str, Any]]:
+def draw(sweep: Sweep) -> list[dict[str, object]]:
     """The values of each trial of a random search, by Tune's generator; the same for the same seed.
 
     A setting is drawn once: of a small space there may be fewer trials than the sweep asks for.
@@ -58,7 +72,7 @@ def draw(sweep: Sweep) -> list[dict[str, Any]]:
     generator = np.random.RandomState(sweep.seed)
     spec = {"config": {key: _domain(values) for key, values in sweep.space.items()}}
     assert sweep.trials is not None
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, object]] = {}
     for _ in range(sweep.trials * MOST_PROPOSALS):
         _, drawn = next(iter(generate_variants(spec, random_state=generator)))
         values = {key: _value(sweep.space[key], drawn["config"][key]) for key in sweep.space}
@@ -84,9 +98,9 @@ class Tpe:
         """What each setting that was proposed is called in Optuna's study."""
         for trial in sweep_state.trials:  # of a sweep that goes on: what was learnt
             if trial["status"] in OVER and trial["repeat_of"] is None:
-                self.end(trial["values"], trial["best"] and trial["best"]["value"])
+                self.end(trial["values"], trial["best"]["value"] if trial["best"] else None)
 
-    def propose(self, tried: Container[str]) -> dict[str, Any] | None:
+    def propose(self, tried: Container[str]) -> Mapping[str, object] | None:
         """Values whose `setting` is not among those tried; None: there are no others."""
         for _ in range(MOST_PROPOSALS):
             called = str(next(self._numbers))
@@ -100,7 +114,7 @@ class Tpe:
         left = [values for values in settings(self.sweep) if setting(values) not in tried]
         return self._random.choice(left) if left else None
 
-    def end(self, values: Mapping[str, Any], score: float | None) -> None:
+    def end(self, values: Values, score: float | None) -> None:
         """What came of these values; None: nothing that can be compared."""
         called = self._asked.pop(setting(values), None)
         if called is not None:
@@ -114,30 +128,35 @@ class Tpe:
 class _NotKept:
     """Tune pickles what it was given; a sweep goes on from its own files, and nothing of this is to be kept."""
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {}
 
 
 class Queue(_NotKept, Searcher):
-    """Gives Tune the trials that wait, or those that TPE proposes; none after the wish to stop."""
+    """Gives Tune the trials that wait, or those that TPE proposes; none once all are to stop."""
 
     def __init__(
         self,
         waiting: Sequence[Cell],
-        prepare: Callable[[Cell], Mapping[str, Any]],
+        prepare: Callable[[Cell], TrialConfig],
         most: int,
         propose: Callable[[], Cell | None],
         replay: Callable[[str, Cell], None],
     ) -> None:
-        """Parameters: `waiting`, the trials to run first; `prepare` makes Tune's configuration of one; `most` run at
-        once or are ready to; `propose`, a further trial or None; `replay`, called before a trial starts."""
+        """Args:
+        waiting: the trials to run first.
+        prepare: makes Tune's configuration of one.
+        most: how many run at once, or are ready to.
+        propose: gives a further trial, or None where there are no more.
+        replay: called with Tune's id and the trial, before it starts.
+        """
         super().__init__()
         self.waiting, self.prepare, self.most = list(waiting), prepare, most
         self.propose, self.replay = propose, replay
         self.stopped = False
         self.live: dict[str, Cell] = {}
 
-    def suggest(self, trial_id: str) -> Any:
+    def suggest(self, trial_id: str) -> dict[str, TrialConfig] | str | None:  # type: ignore[override]  # FINISHED
         if self.stopped:
             return Searcher.FINISHED
         if len(self.live) >= self.most:
@@ -149,7 +168,7 @@ class Queue(_NotKept, Searcher):
         self.replay(trial_id, found)
         return {"trial": self.prepare(found)}
 
-    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+    def on_trial_complete(self, trial_id: str, result: dict[str, object] | None = None, error: bool = False) -> None:
         self.live.pop(trial_id, None)
 
     def save(self, checkpoint_path: str) -> None:
@@ -167,81 +186,115 @@ class Past:
 
 
 class Halts(_NotKept, FIFOScheduler):
-    """One of Tune's schedulers; where it says stop, the trial is told, and ends by itself."""
+    """One of Tune's schedulers; where it says stop, the trial learns that, and ends by itself."""
 
-    def __init__(self, inner: Any, kind: str, metric: str, coordinator: Any) -> None:
+    def __init__(self, inner: TrialScheduler, kind: str, metric: str, coordinator: Coordinator) -> None:
+        """Args:
+        inner: decides.
+        kind: what people call it.
+        metric: by which it decides.
+        coordinator: of the sweep.
+        """
         super().__init__()
         self.inner, self.kind, self.coordinator = inner, kind, coordinator
         self.score = metric
-        self._past: dict[str, Past] = {}
+        self._past: dict[str, TunedTrial] = {}
 
     @property
     def metric(self) -> str:
         return self.score
 
-    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: object) -> bool:
         return True
 
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+    def on_trial_add(self, tune_controller: TuneController, trial: TunedTrial) -> None:
         if trial.trial_id not in self._past:
             self.inner.on_trial_add(tune_controller, trial)
 
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+    def on_trial_result(self, tune_controller: TuneController, trial: TunedTrial, result: dict[str, Any]) -> str:
         # A trial that goes on is known to the scheduler as the one it was before.
         known = self._past.get(trial.trial_id, trial)
         decision: str = self.inner.on_trial_result(tune_controller, known, result)
-        if decision == self.STOP:
+        if decision in (self.STOP, self.PAUSE):
             name, value = trial.config["trial"]["name"], result[self.score]
             why = f"stopped by {self.kind} after epoch {result['epoch']}, at {self.score} {value:.4f}"
             ray.get(self.coordinator.stop.remote(name, why))
         return str(self.CONTINUE)
 
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+    def on_trial_complete(self, tune_controller: TuneController, trial: TunedTrial, result: dict[str, object]) -> None:
         known = self._past.pop(trial.trial_id, trial)
         if self.score in result:
             self.inner.on_trial_complete(tune_controller, known, result)
 
-    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+    def on_trial_remove(self, tune_controller: TuneController, trial: TunedTrial) -> None:
         self._past.pop(trial.trial_id, None)
 
-    def replay(self, past: Past, history: Sequence[Mapping[str, float]], trial_id: str | None = None) -> None:
-        """What a trial of an earlier process reported; `trial_id`, where it goes on as this one."""
-        self.inner.on_trial_add(None, past)
+    def replay(self, past: Past, history: Sequence[Line], trial_id: str | None = None) -> None:
+        """Repeat to the scheduler what a trial of an earlier process reported.
+
+        Args:
+            past: the trial.
+            history: its lines of metrics.jsonl.
+            trial_id: where it goes on now: as which trial of Tune's.
+        """
+        known, controller = cast(TunedTrial, past), cast("TuneController", None)  # the schedulers use no more of them
+        self.inner.on_trial_add(controller, known)
         for line in history:
             result = {"epoch": line["epoch"], self.score: line[f"val/{self.score}"], "training_iteration": 1}
-            self.inner.on_trial_result(None, past, result)
+            self.inner.on_trial_result(controller, known, result)
         if trial_id is not None:
-            self._past[trial_id] = past
+            self._past[trial_id] = known
 
 
 class Population(ExploreHook, PopulationBasedTraining):
     """Population-based training, of the learning rate alone: a trial that takes over another's stays itself."""
 
-    def own_config(self, trial: Any) -> dict[str, Any]:
+    def own_config(self, trial: TunedTrial) -> dict[str, object]:
+        """What a trial keeps of its configuration when it takes over another's."""
         return {"trial": trial.config["trial"]}
 
 
-def scheduler(sweep: Sweep, kind: str, epochs: int, metric: str, mode: str, coordinator: Any) -> Any:
-    """Tune's scheduler of this kind, as a sweep sets it."""
-    common: dict[str, Any] = {"time_attr": "epoch", "metric": metric, "mode": mode}
+def scheduler(sweep: Sweep, kind: str, epochs: int, metric: str, mode: str, coordinator: Coordinator) -> TrialScheduler:
+    """Tune's scheduler, as a sweep sets it.
+
+    Args:
+        sweep: grace_epochs, reduction_factor and, for pbt, the range of the learning rate.
+        kind: none, asha, median or pbt.
+        epochs: most that a trial runs.
+        metric: by which it decides.
+        mode: max or min.
+        coordinator: of the sweep.
+    """
     if kind == "asha":
-        inner: Any = AsyncHyperBandScheduler(
-            **common,
+        asha = AsyncHyperBandScheduler(
+            time_attr="epoch",
+            metric=metric,
+            mode=mode,
             max_t=max(epochs, sweep.grace_epochs),
             grace_period=sweep.grace_epochs,
             reduction_factor=sweep.reduction_factor,
             stop_last_trials=False,
         )
-        return Halts(inner, "asha", metric, coordinator)
+        return Halts(asha, "asha", metric, coordinator)
     if kind == "median":
-        never: Any = math.inf  # it would pause trials to let others catch up
-        inner = MedianStoppingRule(**common, grace_period=sweep.grace_epochs, min_time_slice=never)
-        return Halts(inner, "the median rule", metric, coordinator)
+        median = MedianStoppingRule(
+            time_attr="epoch",
+            metric=metric,
+            mode=mode,
+            grace_period=sweep.grace_epochs,
+            # It says pause in place of stop, and may then learn of more epochs: of an earlier process, where other
+            # trials came first and it said neither; or of workers that have run ahead. After a stop that is an error.
+            hard_stop=False,
+            min_time_slice=math.inf,  # type: ignore[arg-type]  # never: it would pause trials to let others catch up
+        )
+        return Halts(median, "the median rule", metric, coordinator)
     if kind == "pbt":
         rates = sweep.space["lr"]
         assert isinstance(rates, Range)
         return Population(
-            **common,
+            time_attr="epoch",
+            metric=metric,
+            mode=mode,
             perturbation_interval=sweep.grace_epochs,
             hyperparam_mutations={"lr": _domain(rates)},
             custom_explore_fn=lambda config: {**config, "lr": min(max(config["lr"], rates.low), rates.high)},
@@ -252,16 +305,25 @@ def scheduler(sweep: Sweep, kind: str, epochs: int, metric: str, mode: str, coor
 
 
 class Listener(_NotKept, tune.Callback):
-    """Writes down what becomes of the trials."""
+    """Records what becomes of the trials."""
 
-    def __init__(self, sweep_state: SweepState, metric: str, coordinator: Any, ended: Callable[[str], None]) -> None:
-        """Parameters: `ended` is called with the name of a trial that is over."""
+    def __init__(
+        self, sweep_state: SweepState, metric: str, coordinator: Coordinator, ended: Callable[[str], None]
+    ) -> None:
+        """Args:
+        sweep_state: where it is recorded.
+        metric: of the sweep.
+        coordinator: of the sweep.
+        ended: called with the name of a trial that is over.
+        """
         self.sweep_state, self.metric, self.coordinator, self.ended = sweep_state, metric, coordinator, ended
 
-    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+    def on_trial_start(self, iteration: int, trials: list[TunedTrial], trial: TunedTrial, **info: object) -> None:
         self.sweep_state.start(trial.config["trial"]["name"])
 
-    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[TunedTrial], trial: TunedTrial, result: dict[str, Any], **info: object
+    ) -> None:
         name = trial.config["trial"]["name"]
         if self.metric in result:
             self.sweep_state.epoch(name, result["epoch"], self.metric, result[self.metric])
@@ -269,11 +331,11 @@ class Listener(_NotKept, tune.Callback):
             self.sweep_state.end(name, result["status"], result["message"])
             self.ended(name)
 
-    def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+    def on_trial_recover(self, iteration: int, trials: list[TunedTrial], trial: TunedTrial, **info: object) -> None:
         if parse_death(error := last_failure(trial.error_file)).by_memory_monitor:  # it would be ended again
             self.coordinator.give_up.remote(trial.config["trial"]["name"], *diagnose(error))
 
-    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[TunedTrial], trial: TunedTrial, **info: object) -> None:
         name = trial.config["trial"]["name"]
         self.sweep_state.died(name, *diagnose(last_failure(trial.error_file)))
         self.ended(name)
@@ -281,12 +343,20 @@ class Listener(_NotKept, tune.Callback):
 
 def tune_trials(
     search: Queue | None,
-    population: Sequence[Mapping[str, Any]],
-    schedule: Any,
+    population: Sequence[TrialConfig],
+    schedule: TrialScheduler,
     listener: Listener,
-    shared: Mapping[str, Any],
+    shared: Shared,
 ) -> None:
-    """Run trials until the search has no more, or those of a population that learns together (pbt)."""
+    """Run trials until the search has no more, or those of a population that learns together (pbt).
+
+    Args:
+        search: gives the trials; None: those of the population run.
+        population: their configurations.
+        schedule: what `scheduler` made.
+        listener: records what becomes of them.
+        shared: what holds for all trials.
+    """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
@@ -294,12 +364,15 @@ def tune_trials(
         tune.with_parameters(Trial, shared=dict(shared)),
         lambda config: tune.PlacementGroupFactory([dict(config["trial"]["resources"])]),
     )
-    space: dict[str, Any] = {}
+    space: dict[str, object] = {}
     if search is None:
         rates = {trial["name"]: trial["lr"] for trial in population}
+
+        def rate(spec: Any) -> float:
+            return rates[spec.config.trial["name"]]
+
         space["trial"] = tune.grid_search([dict(trial) for trial in population])
-        drawn: Any = lambda spec: rates[spec.config.trial["name"]]  # noqa: E731
-        space["lr"] = tune.sample_from(drawn)
+        space["lr"] = tune.sample_from(rate)
     with tempfile.TemporaryDirectory(prefix="trainyard-tune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
             trainable,
@@ -322,22 +395,29 @@ def tune_trials(
             tuner.fit()
 
 
-def start_coordinator(sign: int) -> tuple[str, Any]:
-    """The sweep's Desk, and its name."""
+def start_coordinator(sign: int) -> tuple[str, Coordinator]:
+    """Start the sweep's coordinator, with 1 where more is better, else -1.
+
+    Returns:
+        The name of the actor, and its handle.
+    """
     name = f"trainyard-sweep-{uuid.uuid4().hex[:12]}"
-    return name, ray.remote(num_cpus=0)(SweepCoordinator).options(name=name).remote(sign)
+    handle = ray.remote(num_cpus=0)(SweepCoordinator).options(name=name).remote(sign)
+    return name, cast(Coordinator, handle)
 
 
-def end_coordinator(coordinator: Any) -> None:
+def end_coordinator(coordinator: Coordinator) -> None:
     """No actor is left behind."""
     with contextlib.suppress(Exception):  # Ray may have gone before
-        ray.kill(coordinator)
+        ray.kill(cast(ActorHandle[SweepCoordinator], coordinator))
 
 
 class Requests(threading.Thread):
-    """Carries the wish to stop, and the end of the time, to trials and search."""
+    """Passes the request to stop, and the end of the time, on to trials and search."""
 
-    def __init__(self, stop: threading.Event, deadline: float | None, coordinator: Any, search: Queue | None) -> None:
+    def __init__(
+        self, stop: threading.Event, deadline: float | None, coordinator: Coordinator, search: Queue | None
+    ) -> None:
         super().__init__(daemon=True)
         self.stop_event, self.deadline, self.coordinator, self.search = stop, deadline, coordinator, search
         self.over = threading.Event()
@@ -358,18 +438,17 @@ class Requests(threading.Thread):
         self.join()
 
 
-def _domain(values: Any) -> Any:
+def _domain(values: Candidates) -> Domain:
     """Values as Tune draws them: of a list, the place within it, which may hold anything."""
     if isinstance(values, Range):
-        return (tune.loguniform if values.log else tune.uniform)(values.low, values.high)
-    return tune.choice(list(range(len(values))))
+        return cast(Domain, (tune.loguniform if values.log else tune.uniform)(values.low, values.high))
+    return cast(Domain, tune.choice(list(range(len(values)))))
 
 
-def _value(values: Any, drawn: Any) -> Any:
-    return float(drawn) if isinstance(values, Range) else values[drawn]
+def _value(values: Candidates, drawn: float) -> object:
+    return float(drawn) if isinstance(values, Range) else values[int(drawn)]
 
 
-def _place(values: Any, value: Any) -> Any:
-    if isinstance(values, Range):
-        return value
-    return [list(v) if isinstance(v, tuple) else v for v in values].index(value)
+def _place(values: Candidates, value: object) -> object:
+    """What `_value` makes this value of; sizes may be those of sweep.json."""
+    return value if isinstance(values, Range) else [plain(each) for each in values].index(plain(value))

@@ -1,6 +1,6 @@
 """What a sweep is: a recipe, the values to try, how they are searched and when a trial is stopped.
 
-Imports neither torch nor Ray: a mistake in a space is told within a second.
+Imports neither torch nor Ray: a mistake in a space is reported within a second.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any, Literal
 from trainers.formatting import locate_error, nearest
 from trainers.recipe import Recipe, Scale, resolve
 from trainers.registry import load
+from tune_spaces.messages import PlanFacts, Values
 
 FIXED = ("storage", "data", "data_mode", "on_oom", "memory", "max_failures")
 """Fields of Scale that are those of the whole sweep."""
@@ -40,14 +41,15 @@ class Range:
 
     def __post_init__(self) -> None:
         kind = "log" if self.log else "uniform"
-        told = f"{kind}:{self.low:g}:{self.high:g}"
+        text = f"{kind}:{self.low:g}:{self.high:g}"
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ValueError(f"the range {told} is empty; the first number is the smaller one, as in {kind}:0.001:0.1")
+            raise ValueError(f"the range {text} is empty; the first number is the smaller one, as in {kind}:0.001:0.1")
         if self.log and self.low <= 0:
-            raise ValueError(f"the range {told} goes through zero, where there is no logarithm; start above 0")
+            raise ValueError(f"the range {text} goes through zero, where there is no logarithm; start above 0")
 
 
-Values = Sequence[Any] | Range
+Candidates = Sequence[object] | Range
+"""What is tried of a field."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +58,9 @@ class Sweep:
 
     recipe: str
     """Name of a recipe, or FILE.py:FUNCTION of your own."""
-    space: Mapping[str, Values]
+    space: Mapping[str, Candidates]
     """Field -> values or a Range. Fields are those of Recipe and Scale; model_args.num_filters is a field too."""
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    changes: Values = field(default_factory=dict)
     """Fields of the recipe that differ from its own, for all trials."""
     metric: str | None = None
     """A score of the validation split, or loss. None: the task's main score."""
@@ -102,7 +104,7 @@ class Sweep:
         if self.scheduler == "pbt" and self.search == "tpe":
             raise ValueError("scheduler=pbt draws its own population; use --search random")
 
-    def _check(self, base: Recipe, key: str, values: Values) -> None:
+    def _check(self, base: Recipe, key: str, values: Candidates) -> None:
         """That a key is a field, and each of its values one that the field takes."""
         top, _, inner = key.partition(".")
         recipe_fields, scale_fields = _names(Recipe), [name for name in _names(Scale) if name not in FIXED]
@@ -121,36 +123,36 @@ class Sweep:
         elif isinstance(values, str) or not isinstance(values, Sequence) or not values:
             raise ValueError(f"space: {key} has no values; give {key}=VALUE,VALUE or a range")
         elif len({repr(value) for value in values}) < len(values):
-            raise ValueError(f"space: {key} lists a value twice: {', '.join(map(spell, values))}")
+            raise ValueError(f"space: {key} lists a value twice: {', '.join(map(format_value, values))}")
         for value in values:
             try:
                 # On its own: whether a micro-batch divides a batch shows in the combinations.
                 relaxed = base.replace(micro_batch_size=None) if key == "batch_size" else base
                 relaxed.replace(**nested({key: value})) if top in recipe_fields else self.scale.replace(**{key: value})
             except ValueError as error:
-                raise ValueError(f"space: {key}={spell(value)}: {error}") from None
+                raise ValueError(f"space: {key}={format_value(value)}: {error}") from None
 
     @property
     def base(self) -> Recipe:
         """The recipe that values are put into."""
         return resolve(self.recipe).replace(**self.changes)
 
-    def grid(self) -> Iterator[dict[str, Any]]:
-        """Every combination of the values, the last key changing fastest."""
+    def grid(self) -> Iterator[dict[str, object]]:
+        """Every combination of the values, the last key changing fastest. Raises ValueError for too many."""
         many = math.prod(len(values) for values in self.space.values() if not isinstance(values, Range))
         if many > MOST_TRIALS and self.trials is None:
             raise ValueError(f"the grid has {many:,} trials; give --trials N, or --search random --trials N")
         yield from itertools.islice(_combinations(self.space), self.trials)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> PlanFacts:
         """Plain data, for sweep.json."""
-        plain = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        own = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
         spaces = {
-            key: dataclasses.asdict(values) if isinstance(values, Range) else [_plain(value) for value in values]
+            key: dataclasses.asdict(values) if isinstance(values, Range) else [plain(value) for value in values]
             for key, values in self.space.items()
         }
-        changes = {key: _plain(value) for key, value in self.changes.items()}
-        return plain | {"space": spaces, "changes": changes, "scale": self.scale.to_json()}
+        changes = {key: plain(value) for key, value in self.changes.items()}
+        return typing.cast(PlanFacts, {**own, "space": spaces, "changes": changes, "scale": self.scale.to_json()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +160,7 @@ class Cell:
     """One combination of values."""
 
     number: int
-    values: Mapping[str, Any]
+    values: Values
     recipe: Recipe
     scale: Scale
     repeat_of: str | None = None
@@ -166,36 +168,36 @@ class Cell:
     @property
     def name(self) -> str:
         """Of the trial, and of its run folder."""
-        words = [f"{key.rpartition('.')[2]}={spell(value)}" for key, value in self.values.items()]
+        words = [f"{key.rpartition('.')[2]}={format_value(value)}" for key, value in self.values.items()]
         words += [f"seed={self.recipe.seed}"] if self.repeat_of else []
         return re.sub(r"[^\w.=,+-]", "_", "-".join([f"{self.number:03}", *words]))[:100]
 
 
-def cell(sweep: Sweep, number: int, values: Mapping[str, Any]) -> Cell:
+def cell(sweep: Sweep, number: int, values: Values) -> Cell:
     """The trial with these values. Raises ValueError where they do not go together."""
     ours = {key: value for key, value in values.items() if key.partition(".")[0] in _names(Recipe)}
     try:
         recipe = sweep.base.replace(**nested(ours))
         scale = sweep.scale.replace(**{key: value for key, value in values.items() if key not in ours})
     except ValueError as error:
-        told = " ".join(f"{key}={spell(value)}" for key, value in values.items())
-        raise ValueError(f"the trial {told} cannot be: {error}") from None
+        text = " ".join(f"{key}={format_value(value)}" for key, value in values.items())
+        raise ValueError(f"the trial {text} cannot be: {error}") from None
     return Cell(number=number, values=dict(values), recipe=recipe, scale=scale)
 
 
-def settings(sweep: Sweep) -> Iterator[dict[str, Any]]:
+def settings(sweep: Sweep) -> Iterator[dict[str, object]]:
     """Every combination of the listed values, with ranges at their lower end; at most MOST_TRIALS of them."""
     return itertools.islice(_combinations(sweep.space), MOST_TRIALS)
 
 
-def _combinations(space: Mapping[str, Values]) -> Iterator[dict[str, Any]]:
+def _combinations(space: Mapping[str, Candidates]) -> Iterator[dict[str, object]]:
     lists = [[values.low] if isinstance(values, Range) else values for values in space.values()]
     return (dict(zip(space, combination, strict=True)) for combination in itertools.product(*lists))
 
 
-def setting(values: Mapping[str, Any]) -> str:
+def setting(values: Values) -> str:
     """The same text for the same values, whatever their order."""
-    return json.dumps({key: _plain(value) for key, value in values.items()}, sort_keys=True)
+    return json.dumps({key: plain(value) for key, value in values.items()}, sort_keys=True)
 
 
 def find(name: str) -> Sweep:
@@ -236,7 +238,7 @@ def space_names() -> list[str]:
     return found
 
 
-def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+def nested(values: Values) -> dict[str, Any]:
     """{"model_args.num_filters": 8} as {"model_args": {"num_filters": 8}}; lists become tuples, as in a Recipe."""
     found: dict[str, Any] = {}
     for key, value in values.items():
@@ -248,7 +250,7 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def distance(values: Mapping[str, Any], base: Recipe) -> float:
+def distance(values: Values, base: Recipe) -> float:
     """How far a trial is from the recipe's own setting: numbers and sizes by their ratio, others by being others."""
     far = 0.0
     for key, value in values.items():
@@ -260,19 +262,20 @@ def distance(values: Mapping[str, Any], base: Recipe) -> float:
     return far
 
 
-def _size(value: Any) -> float | None:
+def _size(value: object) -> float | None:
     """A positive number, or the area of a size; None of anything else."""
     if isinstance(value, list | tuple) and value and all(isinstance(part, int) for part in value):
         return float(math.prod(value))
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if plain and value > 0 else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if value > 0 else None
 
 
-def spell(value: Any) -> str:
+def format_value(value: object) -> str:
     """A value as people write it: 128x256, 0.001, true."""
     if isinstance(value, list | tuple):
         square = len(value) == 2 and value[0] == value[1]
-        return str(value[0]) if square else "x".join(map(spell, value))
+        return str(value[0]) if square else "x".join(map(format_value, value))
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     return f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -282,7 +285,8 @@ def _names(kind: type) -> list[str]:
     return [each.name for each in dataclasses.fields(kind)]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: object) -> object:
+    """A value as JSON: lists in place of tuples."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -4,68 +4,88 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
-from trainers.report.sweep_stats import repeated, repeats
+from trainers.messages import Line
+from trainers.recipe import Recipe
+from trainers.report.sweep_stats import Setting, repeated, repeats
 from trainers.runs.files import read_history, read_run
 from trainers.runs.provenance import machine
 from trainers.storage.store import Store
-from tune_spaces.sweep import REPEATED, Cell, spell
+from tune_spaces.messages import SweepContent, SweepFacts, SweepStatus, TrialEntry, TrialStatus, Values
+from tune_spaces.sweep import REPEATED, Cell, format_value, plain
 
 FILE = "sweep.json"
 WRITE_SECONDS = 1.0
 OVER = ("finished", "stopped_early", "out_of_memory", "does_not_fit", "settled", "failed")
 """A trial of these is not run again."""
 RANKED = ("finished", "stopped_early", "interrupted")
-SAME_MEMORY = (
-    *("lr", "weight_decay", "schedule", "schedule_args", "warmup_epochs", "epochs", "patience", "seed"),
-    *("class_weights", "augment", "resize", "init_from", "on_bad_image", "stored_size"),
-)
-"""Fields of a recipe that make no difference to the memory of its step; no field of a scale is taken for such."""
 
 
 class SweepState:
     """The one writer of a sweep's sweep.json. Not for use by several threads at once."""
 
-    def __init__(self, folder: Store, facts: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> None:
-        """Parameters: `facts`, what sweep.json holds besides trials; `earlier`, what it held, where it goes on."""
+    def __init__(self, folder: Store, facts: SweepFacts, earlier: SweepContent | None) -> None:
+        """Args:
+        folder: of the sweep.
+        facts: what sweep.json says of the sweep itself.
+        earlier: what it held, where the sweep goes on.
+        """
         self.folder = folder
-        self.content: dict[str, Any] = {**facts, "status": "running", "message": "", "winner": None}
-        self.content |= {"started": (earlier or {}).get("started") or _now(), "finished": None, "trials": []}
-        self.content["machine"] = {"nodes": [machine()]}
-        self.before = float(((earlier or {}).get("seconds") or {}).get("total") or 0.0)
+        started = earlier.get("started") if earlier else None
+        own = {"status": "running", "message": "", "winner": None, "started": started or _now(), "finished": None}
+        content = {**facts, **own, "trials": [], "machine": {"nodes": [machine()]}}
+        self.content = cast(SweepContent, content)
+        self.seconds_before = (earlier.get("seconds") or {}).get("total", 0.0) if earlier else 0.0
         self.sign = -1 if facts["mode"] == "min" else 1
         self._begun = time.monotonic()
         self._written = 0.0
-        self._by_name: dict[str, dict[str, Any]] = {}
+        self._by_name: dict[str, TrialEntry] = {}
 
     @property
-    def trials(self) -> Sequence[Mapping[str, Any]]:
-        """All of them, in order of number."""
-        found: list[dict[str, Any]] = self.content["trials"]
-        return found
+    def trials(self) -> Sequence[TrialEntry]:
+        """All of them, in the order in which they were added."""
+        return self.content["trials"]
 
-    def __getitem__(self, name: str) -> Mapping[str, Any]:
+    def __getitem__(self, name: str) -> TrialEntry:
         return self._by_name[name]
 
-    def add(self, cell: Cell, **fields: Any) -> Mapping[str, Any]:
-        """A further trial; what its run folder says of it, where it ran before, counts."""
-        trial: dict[str, Any] = {
+    def add(
+        self,
+        cell: Cell,
+        *,
+        memory_bytes: int | None = None,
+        note: str = "",
+        status: TrialStatus = "pending",
+        message: str = "",
+    ) -> TrialEntry:
+        """Add a trial. Where it ran before, what its run folder says of it counts.
+
+        Args:
+            cell: the trial.
+            memory_bytes: predicted for a step; None: not predicted.
+            note: how it is run so that it fits into memory.
+            status: does_not_fit, where it is not to be run.
+            message: why.
+
+        Returns:
+            Its entry of sweep.json.
+        """
+        trial: TrialEntry = {
             "name": cell.name,
             "number": cell.number,
-            "values": _plain(cell.values),
+            "values": {key: plain(value) for key, value in cell.values.items()},
             "seed": cell.recipe.seed,
             "repeat_of": cell.repeat_of,
-            "status": "pending",
-            "message": "",
+            "status": status,
+            "message": message,
             "micro_batch_size": cell.recipe.micro_batch_size,
-            "memory_bytes": None,
+            "memory_bytes": memory_bytes,
             "epochs": cell.recipe.epochs,
             "epochs_run": 0,
             "best": None,
-            **fields,
+            "note": note,
         }
         self.content["trials"].append(trial)
         self._by_name[cell.name] = trial
@@ -75,11 +95,12 @@ class SweepState:
         return trial
 
     def start(self, name: str) -> None:
+        """A trial runs."""
         self._by_name[name]["status"] = "running"
         self.write()
 
     def epoch(self, name: str, epoch: int, metric: str, value: float) -> None:
-        """A trial has come so far."""
+        """A trial has ended an epoch, with this value of the metric."""
         trial = self._by_name[name]
         trial["epochs_run"] = epoch
         best = trial["best"]
@@ -91,46 +112,47 @@ class SweepState:
     def end(self, name: str, status: str, message: str) -> None:
         """A trial is over, or interrupted."""
         trial = self._by_name[name]
-        trial |= {"status": status, "message": message}
+        trial["status"], trial["message"] = status, message
         if self.content["plan"]["scheduler"] == "pbt" and (run := read_run(self.folder / name)) is not None:
             self._note_rate(trial, run)
         self._drop_checkpoints()
         self.write()
 
     def died(self, name: str, status: str, message: str) -> None:
-        """A trial's process is gone: its run.json, which says that it runs, is set right."""
+        """A trial's process is gone: its run.json, which says that it runs, is corrected."""
         run = read_run(self.folder / name)
         if run is not None:
-            (self.folder / name).write_json("run.json", run | {"status": status, "message": message})
+            (self.folder / name).write_json("run.json", {**run, "status": status, "message": message})
         self.end(name, status, message)
 
-    def finish(self, status: str, message: str, **facts: Any) -> None:
-        self.content |= {"status": status, "message": message, "finished": _now(), **facts}
+    def finish(self, status: SweepStatus, message: str) -> None:
+        """The sweep ends, for good or for now: name its winner, keep the weights that are worth it."""
+        self.content["status"], self.content["message"], self.content["finished"] = status, message, _now()
         winner = self._winner()
         self.content["winner"] = winner["name"] if winner else None
         self._drop_checkpoints(finishing=True)
         self.write()
 
     def write(self) -> None:
-        total = self.before + time.monotonic() - self._begun
+        total = self.seconds_before + time.monotonic() - self._begun
         self.content["seconds"] = {**(self.content.get("seconds") or {}), "total": total}
         self.folder.write_json(FILE, self.content)
         self._written = time.monotonic()
 
-    def ranked(self) -> list[dict[str, Any]]:
+    def ranked(self) -> list[TrialEntry]:
         """Trials that have a score, the best first; those that repeat another are left out."""
         return [trial for trial in self._scored() if not trial["repeat_of"]]
 
-    def repeats(self) -> list[dict[str, Any]]:
-        """See sweep_report.repeats: the settings that were repeated, the best mean first."""
-        scores = {trial["name"]: trial["best"] and trial["best"]["value"] for trial in self.trials}
+    def repeats(self) -> list[Setting]:
+        """The settings that were repeated, the best mean first: see sweep_stats.repeats."""
+        scores = {trial["name"]: _value(trial) for trial in self.trials}
         return repeats(repeated(self.trials), scores, self.content["mode"])
 
-    def _scored(self) -> list[dict[str, Any]]:
-        found = [trial for trial in self.content["trials"] if trial["best"] and trial["status"] in RANKED]
-        return sorted(found, key=lambda trial: -self.sign * trial["best"]["value"])
+    def _scored(self) -> list[TrialEntry]:
+        found = [trial for trial in self.trials if trial["best"] and trial["status"] in RANKED]
+        return sorted(found, key=lambda trial: -self.sign * (_value(trial) or 0.0))
 
-    def _winner(self) -> dict[str, Any] | None:
+    def _winner(self) -> TrialEntry | None:
         """The best trial; once the best settings were repeated, the best of the one with the best mean."""
         again = [trial for trial in self.content["trials"] if trial["repeat_of"]]
         if again and all(trial["status"] in OVER for trial in again):
@@ -150,17 +172,17 @@ class SweepState:
                 trial["dropped"] = True
                 (self.folder / trial["name"]).delete("checkpoints")
 
-    def _note_rate(self, trial: dict[str, Any], run: Mapping[str, Any]) -> None:
-        """Population-based training changes the learning rate on the way: the values tell how a trial began."""
+    def _note_rate(self, trial: TrialEntry, run: Mapping[str, Any]) -> None:
+        """Population-based training changes the learning rate on the way: the values say how a trial began."""
         now = run["recipe"]["lr"]
         if now != trial["values"].get("lr", now):
             trial["lr_at_end"] = now
             trial["message"] += f"; its learning rate came to {now:.4g}"
 
-    def _take_over(self, trial: dict[str, Any], run: Mapping[str, Any], whole: int) -> None:
-        """Parameters: `whole`, the micro-batch where each worker takes its share in one."""
-        status = run["status"] if run["status"] in OVER else "interrupted"
-        trial |= {"status": status, "message": run.get("message", ""), "epochs_run": run.get("epochs_run") or 0}
+    def _take_over(self, trial: TrialEntry, run: Mapping[str, Any], whole: int) -> None:
+        """What a run folder says of a trial; `whole` is the micro-batch where each worker takes its share in one."""
+        trial["status"] = run["status"] if run["status"] in OVER else "interrupted"
+        trial["message"], trial["epochs_run"] = run.get("message", ""), run.get("epochs_run") or 0
         micro = run["recipe"].get("micro_batch_size")
         trial["micro_batch_size"] = None if micro == whole else micro
         self._note_rate(trial, run)
@@ -169,14 +191,15 @@ class SweepState:
         scored = [(line["epoch"], line[f"val/{metric}"]) for line in lines if f"val/{metric}" in line]
         if scored:
             epoch, value = max(scored, key=lambda pair: self.sign * pair[1])
-            trial |= {"epochs_run": len(lines), "best": {"epoch": epoch, "metric": metric, "value": value}}
+            trial["epochs_run"] = len(lines)
+            trial["best"] = {"epoch": int(epoch), "metric": metric, "value": value}
 
-    def history(self, name: str) -> list[dict[str, float]]:
+    def history(self, name: str) -> list[Line]:
         """The lines of a trial's metrics.jsonl."""
         return history(self.folder / name)
 
 
-def history(folder: Store) -> list[dict[str, float]]:
+def history(folder: Store) -> list[Line]:
     """The lines of a run's metrics.jsonl; none where there is no such file."""
     try:
         return read_history(folder)
@@ -185,12 +208,11 @@ def history(folder: Store) -> list[dict[str, float]]:
 
 
 def dominates(cell: Cell, other: Cell) -> bool:
-    """Whether a trial needs at least as much memory as another: larger or equal in its sizes, alike in all else."""
-    mine, theirs = cell.recipe, other.recipe
-    sized = ("batch_size", "micro_batch_size", "image_size")
-    alike = [each.name for each in fields(mine) if each.name not in (*SAME_MEMORY, *sized)]
-    if cell.scale != other.scale or any(getattr(mine, name) != getattr(theirs, name) for name in alike):
+    """Whether a trial needs at least as much memory as another: larger or equal in its sizes, alike in all else that
+    its memory depends on. No field of a scale is taken for one that makes no difference."""
+    if cell.scale != other.scale or _but_for_sizes(cell.recipe) != _but_for_sizes(other.recipe):
         return False
+    mine, theirs = cell.recipe, other.recipe
     sizes = zip(mine.image_size, theirs.image_size, strict=True)
     return (
         (mine.micro_batch_size or mine.batch_size) >= (theirs.micro_batch_size or theirs.batch_size)
@@ -199,13 +221,18 @@ def dominates(cell: Cell, other: Cell) -> bool:
     )
 
 
-def told(values: Mapping[str, Any]) -> str:
+def _but_for_sizes(recipe: Recipe) -> dict[str, object]:
+    sizes = ("batch_size", "micro_batch_size", "image_size")
+    return {name: value for name, value in recipe.memory_facts().items() if name not in sizes}
+
+
+def format_values(values: Values) -> str:
     """lr=0.01 batch_size=64"""
-    return " ".join(f"{key}={spell(value)}" for key, value in values.items())
+    return " ".join(f"{key}={format_value(value)}" for key, value in values.items())
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+def _value(trial: TrialEntry) -> float | None:
+    return trial["best"]["value"] if trial["best"] else None
 
 
 def _now() -> str:

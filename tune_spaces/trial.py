@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import ray
 from ray import tune
@@ -25,6 +25,7 @@ from ray import tune
 from trainers.data import shard_transfer
 from trainers.data.batches import Cached
 from trainers.fitting import fit
+from trainers.messages import DataSpec
 from trainers.progress import Progress
 from trainers.recipe import Recipe, Scale
 from trainers.runs.events import Control
@@ -32,33 +33,38 @@ from trainers.runs.files import not_shared, sees
 from trainers.runtime import worker
 from trainers.storage.run_lock import Busy
 from trainers.storage.store import Store
+from tune_spaces.messages import Answer, Coordinator, Pointer, Report, Shared, TrialConfig, TrialData
 from tune_spaces.sweep_state import FILE, history
 
 POLL_SECONDS = 0.5
 BUSY_SECONDS = 60.0
 """So long a trial waits for the process of a sweep that was killed to leave its run folder."""
 POINTER = "trainyard.json"
-"""The one file of what Tune takes for a checkpoint: {run, step} of ours."""
+"""The one file of what Tune takes for a checkpoint: a Pointer."""
 
 
 class Trial(tune.Trainable):
     """Runs trials one after the other; Tune calls `step` for each epoch."""
 
-    def setup(self, config: Mapping[str, Any], shared: Mapping[str, Any] | None = None) -> None:
-        """Parameters: `config` {"trial": {"name", "recipe", "scale", "data"}, "lr"?: where that changes on the way};
-        `shared` {"coordinator", "sweep", "start_id" (of sweep.json),
-        "recipe_name", "metric", "sign" (1: more is better, or
-        -1), "cwd", "argv"}."""
+    def setup(self, config: Mapping[str, object], shared: Shared | None = None) -> None:
+        """Args:
+        config: {"trial": TrialConfig, "lr"?: where that changes on the way}.
+        shared: what holds for all trials; Tune asks for a default.
+        """
         assert shared is not None
         self.shared = shared
-        self.coordinator = ray.get_actor(shared["coordinator"])
-        sys.argv = list(shared["argv"])  # run.json tells the command
+        self.coordinator = cast(Coordinator, ray.get_actor(shared["coordinator"]))
+        sys.argv = list(shared["argv"])  # run.json records the command
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="trial")  # one for all: matplotlib opens fonts for each
         self._watch: _Watch | None = None
-        self._from: Mapping[str, Any] | None = None
+        self._from: Pointer | None = None
 
-    def step(self) -> dict[str, Any]:
-        """Train to the end of the next epoch: its line, or how the trial ended."""
+    def step(self) -> Report:
+        """Train to the end of the next epoch.
+
+        Returns:
+            The epoch's number, metric and seconds, or how the trial ended.
+        """
         if self._watch is None:
             worker.change_folder(self.shared["cwd"])  # Tune gives each trial a folder of its own
             self._watch = _Watch(self._trial(), self.shared, self.coordinator, self._from)
@@ -67,7 +73,7 @@ class Trial(tune.Trainable):
             self._watch.go.put(None)
         return self._watch.events.get()
 
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
+    def reset_config(self, new_config: dict[str, object]) -> bool:
         """The next trial takes over this process."""
         self._leave()
         self.config = new_config
@@ -78,18 +84,20 @@ class Trial(tune.Trainable):
         from trainers.training.checkpoint import Checkpoints
 
         folder = _folder(self.shared, self._trial())
-        pointer = {"run": folder.address, "step": Checkpoints(folder).latest_step()}
+        pointer: Pointer = {"run": folder.address, "step": Checkpoints(folder).latest_step()}
         Store(checkpoint_dir).write_json(POINTER, pointer)
 
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        self._from = Store(checkpoint).read_json(POINTER)
+    def load_checkpoint(self, checkpoint: str) -> None:  # type: ignore[override]  # Tune's hint names older forms, too
+        """The trial goes on from what the pointer means."""
+        self._from = cast(Pointer, Store(checkpoint).read_json(POINTER))
 
     def cleanup(self) -> None:
+        """The actor ends."""
         self._leave()
 
-    def _trial(self) -> dict[str, Any]:
+    def _trial(self) -> TrialConfig:
         changing = {key: self.config[key] for key in ("lr",) if key in self.config}
-        return {**self.config["trial"], **changing}
+        return cast(TrialConfig, {**self.config["trial"], **changing})
 
     def _leave(self) -> None:
         """End the trial that runs, if any, and leave nothing of it on the device."""
@@ -110,23 +118,29 @@ class _Watch(Control):
 
     first_picture = 10.0
 
-    def __init__(
-        self, config: Mapping[str, Any], shared: Mapping[str, Any], coordinator: Any, start: Mapping[str, Any] | None
-    ) -> None:
+    def __init__(self, config: TrialConfig, shared: Shared, coordinator: Coordinator, start: Pointer | None) -> None:
+        """Args:
+        config: of the trial.
+        shared: what holds for all trials.
+        coordinator: of the sweep.
+        start: another trial's checkpoint to go on from, in place of the own newest.
+        """
         super().__init__()
         self.config, self.shared, self.coordinator = config, shared, coordinator
-        self.events: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.events: queue.Queue[Report] = queue.Queue()
         self.go: queue.Queue[None] = queue.Queue()
         self.metric = shared["metric"]
-        self.last: dict[str, Any] = {}
+        self.last: Report = {}
         self.best: float | None = None
         if start is not None and start["run"] != _folder(shared, config).address:
+            assert start["step"] is not None
             self.adopt = (start["run"], start["step"])
         self._over = threading.Event()
         self._listening = threading.Thread(target=self._poll, daemon=True)
         self._training: Future[None] | None = None
 
     def start(self, thread: ThreadPoolExecutor) -> None:
+        """Train in this thread."""
         self._listening.start()
         self._training = thread.submit(self._run)
 
@@ -148,19 +162,19 @@ class _Watch(Control):
             self.go.get()
         self._ask()
 
-    def wants_pictures(self, best: Mapping[str, Any] | None) -> bool:
+    def wants_pictures(self, best: object) -> bool:
         """Those of the winner are enough; whoever wins is the best so far when it ends."""
         return self.best is not None and bool(ray.get(self.coordinator.is_best.remote(self.best)))
 
-    def _ask(self) -> dict[str, Any]:
-        answer: dict[str, Any] = ray.get(self.coordinator.ask.remote(self.config["name"]))
+    def _ask(self) -> Answer:
+        answer: Answer = ray.get(self.coordinator.ask.remote(self.config["name"]))
         self.verdict = self.verdict or answer["verdict"]
         if answer["stop"] or answer["verdict"]:
             self.stop.set()
         return answer
 
     def _poll(self) -> None:
-        """Long epochs: the wish that all stop is heard within them."""
+        """Long epochs: a request to stop is heard within them."""
         while not self._over.wait(POLL_SECONDS):
             self._ask()
 
@@ -173,9 +187,10 @@ class _Watch(Control):
         self._listening.join()
         self.events.put({**self.last, **end, **_open_things(), "done": True})
 
-    def _train(self) -> dict[str, Any]:
+    def _train(self) -> Report:
         if given_up := self._ask()["given_up"]:
-            return dict(zip(("status", "message"), given_up, strict=True))
+            status, why = given_up
+            return {"status": status, "message": why}
         self.best = self._best_before()
         if self.stop.is_set():  # it waited for its place when all were stopped
             return {"status": "pending" if self.best is None else "interrupted", "message": ""}
@@ -212,18 +227,18 @@ class _Watch(Control):
         return max((line[name] for line in lines if name in line), key=lambda value: sign * value, default=None)
 
 
-def _folder(shared: Mapping[str, Any], config: Mapping[str, Any]) -> Store:
-    found: Store = Store(config["scale"]["storage"]) / shared["sweep"] / config["name"]
-    return found
+def _folder(shared: Shared, config: TrialConfig) -> Store:
+    return Store(config["scale"]["storage"]) / shared["sweep"] / config["name"]
 
 
-def _with_meta(data: Mapping[str, Any]) -> Mapping[str, Any]:
+def _with_meta(data: TrialData) -> DataSpec:
     """What prepare_data returned; what lies beside prepared pictures is read here, and did not travel."""
-    return data if data["meta"] is not None else {**data, "meta": dict(Cached(shard_transfer.local(data)).meta)}
+    found = {**data, "meta": data["meta"] or dict(Cached(shard_transfer.local(cast(DataSpec, data))).meta)}
+    return cast(DataSpec, found)
 
 
 def _open_things() -> dict[str, int]:
-    """What may pile up in a process that is used again and again (Ray's sockets apart); a test looks at it."""
+    """What may pile up in a process that is used again and again (Ray's sockets apart); a test checks it."""
     opened = [link for link in Path("/proc/self/fd").glob("*") if _target(link).startswith("/")]
     return {"open_files": len(opened), "threads": threading.active_count()}
 

@@ -1,7 +1,8 @@
-"""What the benchmarks share: flags, drawn data, taking turns, tables.
+"""What the benchmarks share: flags, generated data, rounds, tables.
 
-Times are printed, never asserted on: the machine may be doing other work. Competitors take turns, so that
-such work disturbs all of them alike; what counts are medians, and the median of the ratios within a round.
+Times are printed, never asserted on: the machine may be doing other work. Results are: both sides must have done the
+same work. Competitors take turns, so that such work disturbs all of them alike; what counts are medians, and the median
+of the ratios within a round. Each ratio is ours over theirs, in time: less is better.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ import argparse
 import contextlib
 import os
 import platform
+import shutil
+import signal
 import statistics
 import struct
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +27,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # the benchmarks need no installation
+sys.path.append(str(ROOT / "tests"))  # for helpers
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
 Rounds = dict[str, list[float]]
@@ -34,13 +39,13 @@ def flags(
 ) -> argparse.Namespace:
     """The command line: quick, repeats, threads, only, and the benchmark's own `numbers`, name -> (default, help)."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a smoke run; its numbers mean nothing")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, for seconds; the numbers mean nothing")
     parser.add_argument("--repeats", type=int, default=repeats, help=f"rounds (default {repeats})")
     threads = threads or len(os.sched_getaffinity(0))
     parser.add_argument("--threads", type=int, default=threads, help=f"of each process (default {threads})")
-    parser.add_argument("--only", default="", help="only the parts whose name holds this word")
-    for name, (default, told) in (numbers or {}).items():
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"{told} (default {default})")
+    parser.add_argument("--only", default="", help="only the parts whose name contains this word")
+    for name, (default, text) in (numbers or {}).items():
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (default {default})")
     given = parser.parse_args()
     if given.quick:
         given.repeats = 1
@@ -48,13 +53,36 @@ def flags(
 
 
 @contextlib.contextmanager
-def temporary_storage() -> Iterator[Path]:
-    """A folder that is TRAINYARD_STORAGE while the benchmark runs."""
-    with tempfile.TemporaryDirectory(prefix="trainyard-benchmark-", ignore_cleanup_errors=True) as folder:
-        os.environ["TRAINYARD_STORAGE"] = folder
-        os.environ.pop("TRAINYARD_CACHE", None)
-        os.environ.pop("RAY_ADDRESS", None)
-        yield Path(folder)
+def temporary_storage(temporary_files: bool = True) -> Iterator[Path]:
+    """A folder that is TRAINYARD_STORAGE while the benchmark runs, and is deleted at its end.
+
+    Args:
+        temporary_files: Whether it also takes the temporary files of this process and its children, such as Ray's.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="yard-"))  # short: Ray's sockets lie in it, whose paths have 107 characters
+    os.environ["TRAINYARD_STORAGE"] = str(folder)
+    os.environ.pop("TRAINYARD_CACHE", None)
+    os.environ.pop("RAY_ADDRESS", None)
+    if temporary_files:
+        (folder / "tmp").mkdir()
+        os.environ["TMPDIR"] = tempfile.tempdir = str(folder / "tmp")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an end from outside leaves nothing behind either
+    try:
+        yield folder
+    finally:
+        if "ray" in sys.modules:
+            sys.modules["ray"].shutdown()
+        _delete(folder)
+
+
+def _delete(folder: Path) -> None:
+    """Processes that end may still write for a moment."""
+    for _ in range(50):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.2)
+    shutil.rmtree(folder)
 
 
 def take_turns(competitors: Mapping[str, Callable[[], float]], repeats: int) -> Rounds:
@@ -82,7 +110,7 @@ def spread(values: Sequence[float], digits: int = 4) -> str:
 
 
 def compare(title: str, unit: str, rounds: Rounds, bars: Mapping[tuple[str, str], str]) -> None:
-    """Print the numbers of each competitor, and the ratios (ours, peer) of `bars` beside the bar wanted."""
+    """Print the times of each competitor, and the ratios (ours, peer) of `bars` beside the bar wanted."""
     show(title, ["", unit], [[name, spread(values)] for name, values in rounds.items()])
     rows = []
     for (mine, peer), bar in bars.items():
@@ -101,7 +129,7 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
     Console(width=110).print(table)
 
 
-def tell_machine() -> None:
+def print_machine() -> None:
     """Print what the numbers were measured on."""
     import torch
 
@@ -112,7 +140,7 @@ def tell_machine() -> None:
 
 
 def draw_mnist(folder: Path, rows: int) -> str:
-    """MNIST's files with `rows` drawn training pictures: noise, and stripes that tell the class."""
+    """MNIST's files with `rows` drawn training pictures: noise, and stripes that depend on the class."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
     for part, count in (("train", rows), ("t10k", 10)):

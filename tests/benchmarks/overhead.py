@@ -1,4 +1,4 @@
-"""Training speed, images/s: ours against a loop written by hand over float tensors in memory.
+"""Training time of an image: ours against a loop written by hand over float tensors in memory.
 
     python tests/benchmarks/overhead.py [--quick] [--repeats N] [--threads N] [--only digits|mnist|ray]
 
@@ -10,7 +10,10 @@ beforehand; torch.randperm each epoch, batches by index, CrossEntropyLoss, torch
     workers=1     fit() in one Ray Train worker; the peer then runs in a Ray Train worker too
 
 Counted are epochs after the first, without start-up, evaluation and the writing of files: for ours
-`images_per_second` of the history, as users see it. Wanted: 0.95 of the peer's speed, 0.90 on Ray.
+`images_per_second` of the history, as users see it. Both sides must have trained on as many images, and their
+losses must fall. Wanted: at most 1.05 times the peer's time, 1.11 times on Ray.
+
+--quick: 3 epochs, of 600 pictures in place of MNIST's 10,000; on Ray, digits alone.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import logging
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,17 +32,19 @@ from typing import Any
 import _common
 import numpy as np
 import torch
+from helpers import small
 from torch import Tensor, nn
 
 from trainers.data import sampler
 from trainers.data.batches import Cached
-from trainers.data.prepare import prepare
-from trainers.data.source import scan_files
+from trainers.messages import Event, Job, Line
 from trainers.models import linear_cnn
 from trainers.recipe import Recipe, Scale, resolve
 from trainers.runtime import worker
 
 BATCH = 128
+RAY_ENVIRONMENT = {"RAY_TRAIN_V2_ENABLED": "1", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_DEDUP_LOGS": "0"}
+"""As `--workers 1` sets it: it is read when Ray is imported, by both sides here."""
 
 
 @dataclass(frozen=True)
@@ -60,30 +65,29 @@ class Case:
     def image_size(self) -> tuple[int, int]:
         return self.recipe.image_size
 
-    def prepare(self) -> dict[str, Any]:
-        """Decode, keep a copy of the training split for the peer, and return what fit() hands to workers."""
-        source = scan_files(self.recipe, self.raw)
-        folder = prepare(self.recipe, source, self.storage / "cache")
+    def job(self, run: str) -> Job:
+        """What fit() would hand to a worker for a new run of this name; decodes what was not decoded yet."""
+        job = small.job(self.recipe, self.raw, self.storage, run, workers=0)
+        job["threads"] = self.threads
+        return job
+
+    def prepare(self) -> Cached:
+        """Decode, and keep a copy of the training split for the peer."""
+        folder = self.job(f"prepare-{self.name}")["data"]["folder"]
+        assert folder is not None
         cached = Cached(folder)
         rows = cached.meta["rows"]["train"]
         whole = sampler.passes(np.arange(rows), batch_size=rows, micro_batch_size=rows, rank=0, world_size=1)
         batch = next(cached.batches("train", whole))
         np.savez(self.arrays, images=batch.images, targets=batch.targets)
-        return {
-            "recipe": self.recipe.to_json(),
-            "scale": Scale(workers=0).to_json(),
-            "storage": str(self.storage),
-            "attempt": 1,
-            "data": {"mode": "cache", "folder": str(folder), "meta": dict(cached.meta)},
-            "threads": self.threads,
-        }
+        return cached
 
 
 # By hand ---------------------------------------------------------------------------------------------------
 
 
 def by_hand(arrays: Path, epochs: int, threads: int, wrap: Callable[[nn.Module], nn.Module]) -> list[float]:
-    """Images/s of each epoch."""
+    """Microseconds an image, of each epoch."""
     torch.set_num_threads(threads)
     loaded = np.load(arrays)
     images = torch.from_numpy(loaded["images"]).permute(0, 3, 1, 2).float().div(255).contiguous()
@@ -93,12 +97,13 @@ def by_hand(arrays: Path, epochs: int, threads: int, wrap: Callable[[nn.Module],
     model = wrap(linear_cnn.build(image_size=(height, width), channels=1, classes=10))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     criterion = nn.CrossEntropyLoss()
-    speeds = []
+    times, losses = [], []
     for _ in range(epochs):
         start = time.perf_counter()
-        train_epoch(model, optimizer, criterion, images, targets)
-        speeds.append(len(images) / (time.perf_counter() - start))
-    return speeds
+        losses.append(train_epoch(model, optimizer, criterion, images, targets))
+        times.append(1e6 * (time.perf_counter() - start) / len(images))
+    assert losses[-1] < losses[0], f"by hand: nothing was learnt: {losses}"
+    return times
 
 
 def train_epoch(
@@ -130,9 +135,9 @@ def by_hand_on_ray(case: Case, epochs: int) -> float:
         import ray.train.torch
 
         wrap = ray.train.torch.prepare_model
-        speeds = by_hand(Path(config["arrays"]), config["epochs"], config["threads"], wrap)
-        Path(config["result"]).write_text(json.dumps(speeds))
-        ray.train.report({"images_per_second": speeds[-1]})
+        times = by_hand(Path(config["arrays"]), config["epochs"], config["threads"], wrap)
+        Path(config["result"]).write_text(json.dumps(times))
+        ray.train.report({"microseconds": times[-1]})
 
     config = {"arrays": str(case.arrays), "epochs": epochs, "threads": case.threads, "result": str(result)}
     TorchTrainer(
@@ -147,27 +152,26 @@ def by_hand_on_ray(case: Case, epochs: int) -> float:
 # Ours ------------------------------------------------------------------------------------------------------
 
 
-def loop_alone(case: Case, job: dict[str, Any]) -> float:
-    """Images/s of worker.work in this process."""
-    return _later(loop_history(case, job))
+def loop_alone(case: Case) -> float:
+    """Microseconds an image, of worker.work in this process."""
+    return _later(case, loop_history(case))
 
 
-def loop_history(case: Case, job: dict[str, Any]) -> list[dict[str, float]]:
+def loop_history(case: Case) -> list[Line]:
     """The lines of history of worker.work in this process."""
-    lines: list[dict[str, float]] = []
+    lines: list[Line] = []
 
-    def report(event: dict[str, Any]) -> None:
+    def report(event: Event) -> None:
         if event["kind"] == "epoch":
             lines.append(event["line"])
 
-    folder = case.storage / f"loop-{time.time_ns()}"
-    end = worker.work({**job, "folder": str(folder)}, 0, 1, 1, report, lambda: False)
+    end = worker.work(case.job(f"loop-{time.time_ns()}"), 0, 1, 1, report, lambda: False)
     assert end["status"] == "finished", end["message"]
     return lines
 
 
 def by_fit(case: Case, workers: int) -> float:
-    """fit(), in this process or in a worker of Ray Train."""
+    """Microseconds an image, of fit() in this process or in workers of Ray Train."""
     from trainers.fitting import fit
     from trainers.progress import Progress
 
@@ -175,47 +179,49 @@ def by_fit(case: Case, workers: int) -> float:
     silent = Progress(io.StringIO())
     result = fit(case.recipe, scale=scale, run=f"fit-{time.time_ns()}", progress=silent)
     assert result.status == "finished", result.run["message"]
-    return _later(result.history)
+    return _later(case, result.history)
 
 
-def _later(lines: Any) -> float:
-    return statistics.median(line["images_per_second"] for line in lines[1:])
+def _later(case: Case, lines: Sequence[Mapping[str, float]]) -> float:
+    rows = len(np.load(case.arrays)["targets"])
+    seen = [round(line["images_per_second"] * line["seconds"]) for line in lines]
+    assert seen == [rows] * case.recipe.epochs, f"{seen} images in the epochs, not {rows} in each"
+    losses = [line["train/loss"] for line in lines]
+    assert losses[-1] < losses[0], f"ours: nothing was learnt: {losses}"
+    return statistics.median(1e6 / line["images_per_second"] for line in lines[1:])
 
 
 def start_ray(threads: int) -> None:
     """One Ray for all, set up as ours does it."""
+    os.environ.update(RAY_ENVIRONMENT)
     import ray
 
-    from trainers.runtime import ray_train
-
-    os.environ.update(ray_train._ENVIRONMENT)
     ray.init(address="local", num_cpus=threads + 1, log_to_driver=False, logging_level=logging.ERROR)
 
 
 def main() -> None:
     given = _common.flags(__doc__, repeats=7)
     with _common.temporary_storage() as storage:
-        _common.tell_machine()
+        _common.print_machine()
         common = {"batch_size": BATCH, "micro_batch_size": BATCH, "precision": "fp32", "weight_decay": 0.0}
-        mnist = resolve("mnist.cnn", epochs=2 if given.quick else 5, **common)
+        mnist = resolve("mnist.cnn", epochs=3 if given.quick else 5, **common)
         digits = resolve("digits.cnn", epochs=3 if given.quick else 60, **common)
         raw = _common.draw_mnist(storage / "raw", 600 if given.quick else 10_000)
         cases = [
             Case("digits", digits, None, storage, given.threads),
             Case("mnist", mnist, raw, storage, given.threads),
         ]
-        jobs = {case.name: case.prepare() for case in cases}
         for case in cases:
-            if given.only not in case.name:
-                continue
-            here(case, jobs[case.name], given.repeats)
+            case.prepare()
+            if given.only in case.name:
+                here(case, given.repeats)
         if given.only in ("", "ray"):
             start_ray(given.threads)
-            for case in cases:
+            for case in cases[: 1 if given.quick else None]:
                 on_ray_worker(case, given.repeats)
 
 
-def here(case: Case, job: dict[str, Any], repeats: int) -> None:
+def here(case: Case, repeats: int) -> None:
     """The comparison in this process."""
     epochs = case.recipe.epochs
     peer = "by hand"
@@ -226,13 +232,13 @@ def here(case: Case, job: dict[str, Any], repeats: int) -> None:
     rounds = _common.take_turns(
         {
             peer: lambda: statistics.median(by_hand(case.arrays, epochs, case.threads, unchanged)[1:]),
-            "loop": lambda: loop_alone(case, job),
+            "loop": lambda: loop_alone(case),
             "workers=0": lambda: by_fit(case, 0),
         },
         repeats,
     )
-    bars = {("loop", peer): ">= 0.95", ("workers=0", peer): ">= 0.95"}
-    _common.compare(f"{_title(case)}, in this process", "images/s", rounds, bars)
+    bars = {("loop", peer): "<= 1.05", ("workers=0", peer): "<= 1.05"}
+    _common.compare(f"{_title(case)}, in this process", "microseconds an image", rounds, bars)
 
 
 def on_ray_worker(case: Case, repeats: int) -> None:
@@ -240,8 +246,8 @@ def on_ray_worker(case: Case, repeats: int) -> None:
     peer = "by hand, Ray Train"
     runs = {peer: lambda: by_hand_on_ray(case, case.recipe.epochs), "workers=1": lambda: by_fit(case, 1)}
     rounds = _common.take_turns(runs, repeats)
-    bars = {("workers=1", peer): ">= 0.90"}
-    _common.compare(f"{_title(case)}, in one Ray Train worker", "images/s", rounds, bars)
+    bars = {("workers=1", peer): "<= 1.11"}
+    _common.compare(f"{_title(case)}, in one Ray Train worker", "microseconds an image", rounds, bars)
 
 
 def _title(case: Case) -> str:

@@ -3,9 +3,12 @@
     python tests/benchmarks/scale.py [--quick] [--only workers|checkpoints|prepare]
 
 workers: 1 to 16 workers train a model that does nothing, 4 pictures of 8x8 each a step: start-up, time and CPU of a
-step, and the CPU that Ray's controller, the run's desk and the driver take. All share this machine's cores.
+step, and the CPU that Ray's controller, the run's coordinator and the driver take. All share this machine's cores.
 checkpoints: time that training waits for one, and until it is complete, against its size.
-prepare: pictures a second against decoding tasks of Ray Data, of JPEGs of 1024x768 stored at 128x128.
+prepare: seconds against decoding tasks of Ray Data, of JPEGs of 1024x768 stored at 128x128; the prepared pictures must
+be equal.
+
+--quick: 1 and 2 workers for 2 s, one small model, 40 JPEGs.
 """
 
 from __future__ import annotations
@@ -44,13 +47,13 @@ def build(*, image_size, channels, classes):
 """
 SMALL, ROWS = 4, 1438
 """Pictures of each worker in a step, and in an epoch of digits.cnn."""
-WATCHED = ("RayTrainWorker", "TrainController", "Desk", "driver")
+WATCHED = ("RayTrainWorker", "TrainController", "Coordinator", "driver")
 
 
 def main() -> None:
     given = _common.flags(__doc__, repeats=1)
     with _common.temporary_storage() as storage:
-        _common.tell_machine()
+        _common.print_machine()
         for name, part in (("workers", workers), ("checkpoints", checkpoints), ("prepare", prepare)):
             if given.only in name:
                 part(storage, given.quick)
@@ -93,8 +96,10 @@ def _run_nothing(storage: Path, count: int, seconds: float) -> list[str]:
         progress=Progress(file=io.StringIO()),
         control=Heartbeat(),
     )
+    assert result.status == "interrupted", result.run["message"]
     (first, before), (last, after) = used[1], next(pair for pair in used if pair[0] - used[0][0] > seconds)
-    spent = {name: after.get(name, 0.0) - before.get(name, 0.0) for name in WATCHED}
+    assert after.keys() == set(WATCHED), f"processes of this name were not found: {set(WATCHED) - after.keys()}"
+    spent = {name: after[name] - before.get(name, 0.0) for name in WATCHED}
     steps = -(-ROWS // (SMALL * count))
     per_step = 1000 * statistics.median(line["seconds"] for line in result.history) / steps
     done = steps * (used.index((last, after)) - 1)
@@ -159,17 +164,21 @@ def prepare(storage: Path, quick: bool) -> None:
     rows = []
     tasks = (1, 2) if quick else (1, 2, 4)
     with _ray(max(tasks)):
+        fingerprints = set()
         preparing.INLINE_BYTES, preparing.SHARD_BYTES = 0, 2**20  # many tasks, as of many photos
         plain = preparing.ray_map
         for number in (0, *tasks):  # the first one starts Ray Data's processes
             preparing.ray_map = functools.partial(plain, most=max(number, 1))
             start = time.perf_counter()
             source = scan_files(recipe, str(storage / "photos"))
-            preparing.prepare(recipe, source, storage / f"cache-{number}", ray=True)
+            folder = preparing.prepare(recipe, source, storage / f"cache-{number}", ray=True)
             seconds = time.perf_counter() - start
+            fingerprints.add(json.loads((Path(folder) / "meta.json").read_text())["fingerprint"])
             if number:
-                rows.append([str(number), f"{count / seconds:.0f}"])
-    _common.show("prepare: 1024x768 JPEGs to 128x128", ["tasks at once", "pictures/s"], rows)
+                rows.append([str(number), f"{seconds:.2f}"])
+        preparing.ray_map = plain
+    assert len(fingerprints) == 1, "the prepared pictures depend on the number of tasks"
+    _common.show(f"prepare: {count} JPEGs of 1024x768 to 128x128", ["tasks at once", "seconds"], rows)
 
 
 def _draw(folder: Path, count: int) -> None:

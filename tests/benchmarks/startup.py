@@ -8,7 +8,7 @@
 All train the same network, whose second forward pass in training writes down the time: one optimizer step has
 been taken then. Every run is a process of its own; what follows the first step is not counted. Ours has to
 decode the digits each time (a fresh cache), starts a run folder and takes the locks of a run. Wanted: at most
-1.5 times the plain script's time, and 1.15 times the TorchTrainer's.
+1.5 times the plain script's time, and 1.15 times the TorchTrainer's. --quick: one round.
 """
 
 from __future__ import annotations
@@ -98,14 +98,16 @@ def seconds(command: Sequence[str], mark: Path) -> float:
     environment = {**os.environ, "PYTHONPATH": path, "TRAINYARD_CACHE": str(here / f"{time.time_ns()}")}
     start = time.time()
     done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=False)
-    assert mark.exists(), f"{command} ended with {done.returncode}:\n{done.stderr[-2000:]}"
+    trouble = f"{command} ended with {done.returncode}:\n{done.stderr[-2000:]}"
+    assert done.returncode == 0, trouble
+    assert mark.exists(), trouble
     return float(mark.read_text()) - start
 
 
 def main() -> None:
     given = _common.flags(__doc__, repeats=7)
     with _common.temporary_storage() as storage:
-        _common.tell_machine()
+        _common.print_machine()
         for name, text in (("model", MODEL), ("plain", PLAIN), ("bare", BARE)):
             (storage / f"{name}.py").write_text(text.lstrip())
         mark = storage / "mark"

@@ -1,4 +1,4 @@
-"""`python -m cluster doctor`: each fault, injected, is found and told with its remedy; a healthy cluster has none."""
+"""`python -m cluster doctor`: each fault, injected, is reported with its remedy; a healthy cluster has none."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from helpers.hosts import Hosts, why_not
 from cluster import doctor, probe
 from cluster.__main__ import main
 from cluster.findings import examine
-from trainers.recipe import Scale
+from trainers.runs import provenance
 from trainers.runtime import preflight
-from trainers.runtime.preflight import Facts, Finding
+from trainers.runtime.preflight import Finding
 from trainers.storage.store import Store
 
 GIB = 2**30
@@ -34,9 +34,12 @@ VERSIONS |= {"numpy": "2.1.0", "trainyard": "code 01234567"}
 SET = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "3000"}
 SET |= {"RAY_health_check_failure_threshold": "3"}
 
+UPLOAD = {"bytes": 2**20, "files": 100, "limit": 512 * 2**20, "refused": False, "largest": {"trainers": 2**20}}
+LARGE = {**UPLOAD, "bytes": 200 * 2**20, "largest": {"x.bin": 200 * 2**20}}
 
-def host(name: str) -> Facts:
-    """What the probes tell of a host where all is well."""
+
+def host(name: str) -> dict[str, Any]:
+    """What a probe answers on a host where all is well."""
     return {
         "id": name,
         "arrived": True,
@@ -56,7 +59,7 @@ def host(name: str) -> Facts:
     }
 
 
-def healthy() -> tuple[Facts, Facts]:
+def healthy() -> tuple[dict[str, Any], dict[str, Any]]:
     """(facts, wanted) of three hosts without a fault."""
     cluster = {
         "cpus": 12.0,
@@ -70,15 +73,15 @@ def healthy() -> tuple[Facts, Facts]:
         "this": {"versions": dict(VERSIONS)},
         "hosts": {name: host(name) for name in "abc"},
         "cluster": cluster,
-        "upload": {"bytes": 2**20, "largest": {"trainers": 2**20}},
+        "upload": UPLOAD,
     }
-    return facts, {"storage": "/shared/runs", "data": "/shared/photos", "scale": Scale(workers=3).to_json()}
+    return facts, {"storage": "/shared/runs", "data": "/shared/photos", "data_mode": "auto"}
 
 
 def found(change: Callable[[Any], None], **wanted: Any) -> list[Finding]:
-    facts, asked = healthy()
+    facts, question = healthy()
     change(facts)
-    return examine(facts, {**asked, **wanted})
+    return examine(facts, {**question, **wanted})
 
 
 def put(facts: Any, where: str, value: Any) -> None:
@@ -93,78 +96,96 @@ def test_nothing_is_found_on_a_healthy_cluster() -> None:
 
 
 FAULTS: list[tuple[str, Any, bool, str, str, str]] = [
-    # where in the facts, what is there, fatal, where it is told to be, what, remedy
-    ("hosts/b/storage/seen", False, True, "b", "/shared/runs is not shared", "--storage"),
-    ("hosts/b/arrived", False, True, "b", "is not seen elsewhere", "mount it there"),
-    ("hosts/b/storage", {"error": "no answer in 3 s"}, True, "b", "cannot be used: no answer", "mount"),
-    ("hosts/b/met/storage/seen", ["b"], True, "b", "written on a, c", "mount the same folder"),
+    # where in the facts, what is there, fatal, host that is reported, what the message must give, remedy
+    ("hosts/b/storage/seen", False, True, "b", "/shared/runs", "--storage"),
+    ("hosts/b/arrived", False, True, "b", "/shared/runs", "mount it there"),
+    ("hosts/b/storage", {"error": "no answer in 3 s"}, True, "b", "/shared/runs cannot be used: no answer", "mount"),
+    ("hosts/b/met/storage/seen", ["b"], True, "b", "on a, c", "mount the same folder"),
+    ("hosts/b/met/storage", {"error": "no answer in 3 s"}, True, "b", "storage", "mount"),
     ("hosts/b/network/chosen", "lo", True, "b", "GLOO_SOCKET_IFNAME=lo", "unset it"),
-    ("hosts/b/network/interface", None, True, "b", "resolves to 127.0.1.1", "--node-ip-address"),
-    ("hosts/b/token/path", "", True, "b", "there is no token", "auth_token there, with mode 600"),
-    ("hosts/b/token/exposed", True, False, "b", "others may read the token", "chmod 600"),
-    ("hosts/b/token/on", False, False, "b", "authentication is off", "RAY_AUTH_MODE=token"),
-    ("hosts/b", {"error": "late", "reached": True}, True, "b", "Ray starts no process there (late)", "auth_token"),
-    ("hosts/b", {"error": "late", "reached": False}, True, "b", "it is down, or cut off", "network between"),
+    ("hosts/b/network/interface", None, True, "b", "127.0.1.1", "--node-ip-address"),
+    ("hosts/b/token/path", "", True, "b", "token", "auth_token there, with mode 600"),
+    ("hosts/b/token/exposed", True, False, "b", "/home/me/.ray/auth_token", "chmod 600"),
+    ("hosts/b/token/on", False, False, "b", "authentication", "RAY_AUTH_MODE=token"),
+    ("hosts/b", {"error": "late", "reached": True}, True, "b", "late", "auth_token"),
+    ("hosts/b", {"error": "late", "reached": False}, True, "b", "cut off", "network between"),
     ("hosts/b/clock/offset", 300.0, False, "b", "300 s ahead", "chrony"),
     ("hosts/b/clock/offset", -1000.0, True, "b", "1000 s behind", "chrony"),
-    ("hosts/b/versions/torch", "2.14.0+cpu", True, "b", "torch is 2.14.0+cpu, and 2.15.0+cpu where", "same versions"),
-    ("hosts/b/versions/trainyard", "code 76543210", True, "b", "trainyard is code 7654", "send the code along"),
+    ("hosts/b/versions/torch", "2.14.0+cpu", True, "b", "torch is 2.14.0+cpu, and 2.15.0+cpu", "same versions"),
+    ("hosts/b/versions/trainyard", "code 76543210", True, "b", "trainyard is code 7654", "submit"),
     ("hosts/b/versions/python", "3.12.1", True, "b", "python is 3.12.1", "same versions"),
     ("hosts/b/versions/numpy", "1.26.4", False, "b", "numpy is 1.26.4", "same versions"),
     ("hosts/b/versions", {"python": "3.11.7"}, True, "b", "torch is not installed", "install"),
     ("hosts/b/shm/free", 10 * 2**20, True, "b", "10 MiB free of 32", "--shm-size"),
-    ("hosts/b/shm/free", 5 * GIB, False, "b", "object store may take 10.00 GiB", "--shm-size"),
-    ("hosts/b/disk/Ray's files/free", 2**20, True, "b", "disk of Ray's files (/tmp/ray) has 1 MiB", "make room"),
-    ("hosts/b/disk/Ray's files/free", 5 * GIB, False, "b", "Ray moves no objects", "--temp-dir"),
-    ("hosts/b/memory/available", GIB, True, "b", "Ray kills processes", "end what takes it"),
-    ("hosts/b/data/found", False, True, "b", "not there: /shared/photos", "mount or copy it"),
-    ("hosts/b/data", {"error": "no answer in 3 s"}, True, "b", "cannot be read: no answer", "mount or copy it"),
-    ("hosts/b/met/unreached", {"c": "timed out"}, True, "b", "does not reach c: timed out", "firewall"),
-    ("hosts/b/exchange", {"error": "timed out"}, True, "b", "cannot be exchanged", "GLOO_SOCKET_IFNAME"),
-    ("hosts/b/exchange", {"error": "no answer", "ready": False}, False, "b", "torch was not loaded", "ask again"),
-    ("hosts/a/health/settings", {}, False, "a", "noticed after 63 s", "RAY_health_check_period_ms=1000"),
-    ("cluster/resources", {"CPU": 4.0}, False, "all hosts", "leave none of 12 to prepare", "--cpus-per-worker"),
-    ("cluster/unfit", "workers=3 do not fit; give less", True, "all hosts", "do not fit", "give less"),
-    ("upload", {"bytes": 200 * 2**20, "largest": {"x.bin": 200 * 2**20}}, False, "here", "x.bin 200 MiB", ".gitignore"),
+    ("hosts/b/shm/free", 5 * GIB, False, "b", "10.00 GiB", "--shm-size"),
+    ("hosts/b/disk/Ray's files/free", 2**20, True, "b", "Ray's files (/tmp/ray) has 1 MiB", "--storage"),
+    ("hosts/b/disk/Ray's files/free", 5 * GIB, False, "b", "Ray's files (/tmp/ray) has 5.00 GiB", "--temp-dir"),
+    ("hosts/b/memory/available", GIB, True, "b", "1.00 GiB of 64.00 GiB", "end what takes it"),
+    ("hosts/b/data/found", False, True, "b", "/shared/photos", "mount or copy it"),
+    ("hosts/b/data", {"error": "no answer in 3 s"}, True, "b", "/shared/photos", "mount or copy it"),
+    ("hosts/b/met/unreached", {"c": "timed out"}, True, "b", "c: timed out", "firewall"),
+    ("hosts/b/exchange", {"error": "timed out"}, True, "b", "timed out", "GLOO_SOCKET_IFNAME"),
+    ("hosts/b/exchange", {"error": "no answer", "ready": False}, False, "b", "torch", "run doctor again"),
+    ("hosts/a/health/settings", {}, False, "a", "63 s", "RAY_health_check_period_ms=1000"),
+    ("cluster/resources", {"CPU": 4.0}, False, "all hosts", "none of 12", "--cpus-per-worker"),
+    ("cluster/unfit", "workers=3 do not fit; give less", True, "all hosts", "workers=3", "give less"),
+    ("upload", LARGE, False, "here", "x.bin 200 MiB", ".gitignore"),
+    ("upload", {**LARGE, "refused": True}, False, "here", "submit would refuse", ".gitignore"),
     ("this/storage", {"error": "it cannot be written: the disk is full; give another"}, True, "here", "full", "give"),
 ]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=[f"{fault[0]}={str(fault[1])[:20]}" for fault in FAULTS])
-def test_each_fault_is_found_and_told_with_its_remedy(fault: tuple[str, Any, bool, str, str, str]) -> None:
+def test_each_fault_is_reported_with_its_host_and_its_remedy(fault: tuple[str, Any, bool, str, str, str]) -> None:
     path, value, fatal, where, what, fix = fault
     [finding] = [each for each in found(lambda facts: put(facts, path, copy.deepcopy(value))) if what in each.what]
     assert (finding.fatal, finding.where) == (fatal, where)
     assert fix in finding.fix
 
 
-def test_what_our_own_code_mends_is_no_fault() -> None:
-    """Every healthy host's name resolves to loopback; Gloo is bound to the interface of Ray's address."""
-    assert healthy()[0]["hosts"]["b"]["network"]["resolves"].startswith("127.")
+def test_a_name_that_resolves_to_loopback_is_no_fault() -> None:
+    """Gloo is bound to the interface of Ray's address, whatever the name resolves to."""
+    assert found(lambda facts: put(facts, "hosts/b/network/resolves", "127.0.0.1")) == []
 
 
-def test_builds_of_the_same_version_agree() -> None:
+def test_other_builds_of_the_same_version_are_no_fault() -> None:
     assert found(lambda facts: put(facts, "hosts/b/versions/torch", "2.15.0+cu130")) == []
     assert found(lambda facts: put(facts, "hosts/b/versions/python", "3.11.9")) == []
 
 
 def test_streaming_without_a_cpu_left_is_fatal() -> None:
-    wanted = {"scale": Scale(workers=3, data_mode="stream").to_json()}
-    [finding] = found(lambda facts: put(facts, "cluster/resources", {"CPU": 4.0}), **wanted)
+    [finding] = found(lambda facts: put(facts, "cluster/resources", {"CPU": 4.0}), data_mode="stream")
     assert finding.fatal
 
 
 @pytest.mark.parametrize(
-    ("gpu", "promised", "what"),
+    ("gpu", "promised", "what", "fix"),
     [
-        ({"devices": ["H"], "driver": "470.1", "torch_cuda": "13.0", "usable": False, "why": "too old"}, 1, "too old"),
-        ({"devices": ["H"], "driver": "580.1", "torch_cuda": None, "usable": False, "why": ""}, 1, "without CUDA"),
-        ({"devices": [], "driver": None}, 1, "shows none"),
-        ({"devices": ["H"], "driver": "580.1", "torch_cuda": "13.0", "usable": True, "why": ""}, 0, "does not know"),
-        ({"error": "nvidia-smi hangs"}, 1, "nvidia-smi hangs"),
+        (
+            {"devices": ["H"], "driver": "470.1", "torch_cuda": "13.0", "usable": False, "why": "too old"},
+            1,
+            "too old",
+            "driver",
+        ),
+        (
+            {"devices": ["H"], "driver": "580.1", "torch_cuda": None, "usable": False, "why": ""},
+            1,
+            "CUDA",
+            "install torch",
+        ),
+        ({"devices": [], "driver": None}, 1, "nvidia-smi", "--num-gpus 0"),
+        (
+            {"devices": ["H"], "driver": "580.1", "torch_cuda": "13.0", "usable": True, "why": ""},
+            0,
+            "1 GPUs",
+            "--num-gpus 1",
+        ),
+        ({"error": "it hangs"}, 1, "it hangs", "run nvidia-smi"),
     ],
 )
-def test_the_driver_of_a_gpu_goes_with_torch(gpu: Facts, promised: int, what: str) -> None:
+def test_a_gpu_that_torch_cannot_use_is_reported_and_fatal_where_ray_counts_it(
+    gpu: dict[str, Any], promised: int, what: str, fix: str
+) -> None:
     def change(facts: Any) -> None:
         put(facts, "hosts/b/gpu", gpu)
         put(facts, "cluster/shapes/b", {"CPU": 4.0, "GPU": promised})
@@ -172,13 +193,16 @@ def test_the_driver_of_a_gpu_goes_with_torch(gpu: Facts, promised: int, what: st
 
     [finding] = found(change)
     assert what in finding.what
+    assert fix in finding.fix
     assert finding.fatal == bool(promised)
 
 
 # The probes, on this machine ------------------------------------------------------------------------------------
 
 
-def test_a_probe_looks_at_its_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_probe_reports_what_it_sees_of_its_host_and_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "token").write_text("secret")
     (tmp_path / "token").chmod(0o600)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
@@ -189,7 +213,7 @@ def test_a_probe_looks_at_its_host(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with preflight.probe_file(Store(tmp_path / "runs")) as wanted:
         wanted |= {"host": "me", "address": "127.0.0.1", "data": str(tmp_path / "none"), "paths": {}, "alone": True}
         one = probe.Probe(wanted)
-        seen = one.look(5)
+        seen = one.inspect(5)
         door = ("127.0.0.1", seen["ports"][0])
         closed = socket.socket()
         closed.bind(("127.0.0.1", 0))  # and does not listen
@@ -200,7 +224,7 @@ def test_a_probe_looks_at_its_host(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert seen["network"]["interface"] == "lo"
     assert seen["data"] == {"found": False}
     assert seen["storage"] == {"seen": True}
-    assert seen["versions"] == preflight.versions()
+    assert seen["versions"] == provenance.versions()
     assert seen["disk"]["Ray's files"]["free"] > 0
     assert met["storage"]["seen"] == ["driver", "me"]
     assert list(met["unreached"]) == ["stranger"]
@@ -209,7 +233,9 @@ def test_a_probe_looks_at_its_host(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         each.close()
 
 
-def test_a_missing_or_open_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_that_is_missing_or_readable_by_others_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
@@ -225,7 +251,7 @@ def test_a_missing_or_open_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not probe.token()["exposed"]
 
 
-def test_a_full_disk_and_memory_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disks_and_memory_are_measured_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=100, free=len(str(path))))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=8, available=1))
     assert probe.room("/dev/shm") == {"path": "/dev/shm", "total": 100, "free": 8}
@@ -233,8 +259,8 @@ def test_a_full_disk_and_memory_are_seen(monkeypatch: pytest.MonkeyPatch) -> Non
     assert probe.memory() == {"total": 8, "available": 1}
 
 
-def test_what_hangs_is_an_error_and_no_hang() -> None:
-    """As the file system of a server that is gone."""
+def test_a_step_that_hangs_becomes_an_error_in_time() -> None:
+    """Such as a file system whose server is gone."""
     free = threading.Event()
     begun = time.monotonic()
     taken = preflight.take_steps({"data": free.wait, "else": lambda: 1, "bad": lambda: {}["x"]}, 0.2)
@@ -247,39 +273,42 @@ def test_what_hangs_is_an_error_and_no_hang() -> None:
     }
 
 
-def test_what_an_upload_would_take(tmp_path: Path) -> None:
-    def fill(name: str, size: int) -> None:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+def test_what_submit_leaves_behind_is_not_reported(tmp_path: Path) -> None:
+    """Ray would upload data and runs, by its own rules; `submit` does not. See also test_submit.py."""
+    sizes = {"big.bin": 200 * 2**20, ".git/pack": 2**30, "out/model.pt": 2**30, "mine/a.py": 100}
+    sizes |= {"data/photos.tar": 2**30, "results/one/run.json": 0, "results/one/best.pt": 2**30, ".rayignore": 0}
+    for name, size in sizes.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
         os.truncate(tmp_path / name, size)
-
-    for name, size in (("big.bin", 200 * 2**20), (".git/pack", 2**30), ("runs/model.pt", 2**30), ("mine/a.py", 100)):
-        fill(name, size)
-    (tmp_path / ".gitignore").write_text("runs/\n")
-    size = doctor.upload_size(tmp_path)
-    assert size["bytes"] == 200 * 2**20 + 100 + len("runs/\n")
-    assert next(iter(size["largest"].items())) == ("big.bin", 200 * 2**20)
+    (tmp_path / ".gitignore").write_text("out/\n")
+    upload = doctor.measure_upload(tmp_path)
+    assert upload["bytes"] == 200 * 2**20 + 100 + len("out/\n")
+    assert list(upload["largest"].items())[:2] == [("big.bin", 200 * 2**20), ("mine/", 100)]
+    assert not upload["refused"]
+    os.truncate(tmp_path / "big.bin", upload["limit"] + 1)
+    assert doctor.measure_upload(tmp_path)["refused"]
 
 
 # The command ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "named"),
     [
-        ("doctor --workers 0", "--workers 0 trains in one process"),
-        ("doctor --working-dir /nowhere", "--working-dir /nowhere is not a folder"),
-        ("doctor --storage ftp://somewhere", "cannot be opened"),
+        ("doctor --workers 0", "--workers 0"),
+        ("doctor --working-dir /nowhere", "--working-dir /nowhere"),
+        ("doctor --storage ftp://somewhere", "ftp://somewhere"),
     ],
 )
-def test_bad_input_is_told_in_a_line(words: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_flag_is_reported_in_one_line(words: str, named: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words.split()) == 2
     written = capsys.readouterr()
-    assert told in written.err
+    assert named in written.err
     assert written.err.count("\n") == 1
 
 
-def test_a_missing_token_is_found_where_the_command_is_started(
+def test_a_token_that_is_missing_where_doctor_is_started_is_fatal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
@@ -289,16 +318,22 @@ def test_a_missing_token_is_found_where_the_command_is_started(
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{server.getsockname()[1]}")
         assert main(["doctor", "--json"]) == 1
-    [told] = json.loads(capsys.readouterr().out)["findings"]
-    assert "there is no token" in told["what"]
-    assert told["fix"] == "copy the head's ~/.ray/auth_token here, with mode 600"
+    everything = json.loads(capsys.readouterr().out)
+    [finding] = everything["findings"]
+    assert "token" in finding["what"]
+    assert finding["fix"] == "copy the head's ~/.ray/auth_token here, with mode 600"
+    assert everything["facts"] == {"hosts": {}}
 
 
-def test_a_run_is_refused_where_hosts_differ(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The cheap checks; no Ray here: `b` sees neither storage nor data, `c` does not answer."""
+def test_a_run_is_refused_where_a_host_sees_neither_storage_nor_data(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No Ray here: `b` sees neither storage nor data, `c` does not answer."""
     machines = [preflight.Host(name, f"host {name}", "", 0, {"CPU": 1.0}) for name in "abc"]
 
-    def on_every(_: Any, look: Callable[[Facts], Facts], wanted: Facts) -> dict[str, Facts]:
+    def on_every(
+        _: Any, look: Callable[[dict[str, Any]], dict[str, Any]], wanted: dict[str, Any]
+    ) -> dict[str, dict[str, Any]]:
         seen = look({**wanted, "host": "a"})
         blind = {**seen, "storage": {"seen": False}, "data": {"found": False}}
         return {"a": seen, "b": blind, "c": {"error": preflight.NO_ANSWER}}
@@ -307,7 +342,7 @@ def test_a_run_is_refused_where_hosts_differ(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(preflight, "ray_hosts", lambda: machines)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "one.jpg").touch()
-    with pytest.raises(ValueError, match=r"host b: the storage .* is not shared.*host b: the data are not there"):
+    with pytest.raises(ValueError, match=r"host b: .*--storage.*host b: .*/photos; mount or copy it"):
         preflight.check_hosts(Store(tmp_path / "runs"), str(tmp_path / "photos"))
     machines.pop(1)
     [warning] = preflight.check_hosts(Store(tmp_path / "runs"), str(tmp_path / "photos"))
@@ -315,16 +350,17 @@ def test_a_run_is_refused_where_hosts_differ(monkeypatch: pytest.MonkeyPatch, tm
     assert Store(tmp_path / "runs").names() == []
 
 
-def test_a_cluster_that_does_not_answer_is_found(
+def test_a_cluster_that_does_not_answer_is_fatal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed.getsockname()[1]}")
         assert main(["doctor"]) == 1
-    told = capsys.readouterr().out
-    assert "nothing answers at RAY_ADDRESS=127.0.0.1" in told
-    assert "1 fatal and 0 other findings" in told
+    out = capsys.readouterr().out
+    assert "RAY_ADDRESS=127.0.0.1" in out
+    assert "start the cluster (ray start --head ...), or correct RAY_ADDRESS" in out
+    assert "1 fatal and 0 other findings" in out
 
 
 # On three hosts -------------------------------------------------------------------------------------------------
@@ -363,27 +399,29 @@ def examined(cluster: Hosts, *flags: str) -> tuple[int, float, list[dict[str, An
     process = cluster.head.start(*command, env={"RAY_ADDRESS": cluster.address})
     out, err = process.communicate(timeout=90)
     assert out, err
-    told = json.loads(out)
-    print(f"doctor {' '.join(flags)}: {told['seconds']} s", *told["findings"], sep="\n")
+    reported = json.loads(out)
+    print(f"doctor {' '.join(flags)}: {reported['seconds']} s", *reported["findings"], sep="\n")
     assert not list((cluster.folder / "runs").iterdir()), "doctor leaves nothing behind"
-    return process.returncode, told["seconds"], told["findings"]
+    return process.returncode, reported["seconds"], reported["findings"]
 
 
 def checked(cluster: Hosts) -> tuple[str, float]:
     """What a run checks by itself: the warnings or the refusal, and the seconds it took."""
     folders = [str(cluster.folder / name) for name in ("runs", "photos")]
-    told, seconds = cluster.head.run("python", "-c", CHECK, *folders, env={"RAY_ADDRESS": cluster.address}).splitlines()
-    print(f"check_hosts: {float(seconds):.1f} s, {told}")
-    return told, float(seconds)
+    reported, seconds = cluster.head.run(
+        "python", "-c", CHECK, *folders, env={"RAY_ADDRESS": cluster.address}
+    ).splitlines()
+    print(f"check_hosts: {float(seconds):.1f} s, {reported}")
+    return reported, float(seconds)
 
 
 @pytest.mark.slow
 @pytest.mark.cluster
-def test_faults_of_three_hosts(three: Hosts, tmp_path: Path) -> None:
+def test_faults_of_three_hosts_are_reported_where_they_are(three: Hosts, tmp_path: Path) -> None:
     """Nothing on a healthy cluster; then each fault is made, and found on the host that has it."""
     photos = ["--data", str(three.folder / "photos")]
-    code, seconds, told = examined(three, "--workers", "3", "--cpus-per-worker", "1", *photos)
-    assert (code, told) == (0, [])
+    code, seconds, reported = examined(three, "--workers", "3", "--cpus-per-worker", "1", *photos)
+    assert (code, reported) == (0, [])
     assert seconds < 30
     assert checked(three)[0] == "[]"
 
@@ -394,22 +432,22 @@ def test_faults_of_three_hosts(three: Hosts, tmp_path: Path) -> None:
     (tmp_path / "large.bin").touch()
     os.truncate(tmp_path / "large.bin", 200 * 2**20)
     flags = ["--working-dir", str(tmp_path), "--workers", "2", "--cpus-per-worker", "3"]
-    code, seconds, told = examined(three, *flags, *photos)
+    code, seconds, reported = examined(three, *flags, *photos)
     assert code == 1
     assert seconds < 30
-    assert {(each["where"].split()[0], each["fatal"]) for each in told} >= {
+    assert {(each["where"].split()[0], each["fatal"]) for each in reported} >= {
         ("host2", True),
         ("host3", True),
         ("all", True),
         ("here", False),
     }
-    lines = {(each["where"].split()[0], each["what"]) for each in told}
+    lines = {(each["where"].split()[0], each["what"]) for each in reported}
     for where, what in (
         ("host2", f"the storage {three.folder / 'runs'} is not shared"),
         ("host3", f"the data are not there: {three.folder / 'photos'}"),
         ("host3", "/dev/shm has"),
         ("all", "workers=2 with 3 CPU each do not fit"),
-        ("here", "a job would send 200 MiB (large.bin 200 MiB)"),
+        ("here", "200 MiB in 1 files (large.bin 200 MiB)"),
     ):
         assert [line for at, line in lines if at == where and what in line], (where, what, lines)
     refusal, _ = checked(three)
@@ -423,10 +461,10 @@ def test_faults_of_three_hosts(three: Hosts, tmp_path: Path) -> None:
     third.run("rm", "/dev/shm/full", cwd=Path("/"))
     join = ["ray", "start", f"--address={three.address}", f"--node-ip-address={third.address}", "--num-cpus=2"]
     third.run(*join, "--disable-usage-stats", env={"GLOO_SOCKET_IFNAME": "lo"})
-    code, seconds, told = examined(three, "--workers", "3", "--cpus-per-worker", "2")
+    code, seconds, reported = examined(three, "--workers", "3", "--cpus-per-worker", "2")
     assert code == 1
     assert seconds < 30
-    lines = {(each["where"].split()[0], each["what"]) for each in told}
+    lines = {(each["where"].split()[0], each["what"]) for each in reported}
     for where, what in (
         ("host2", "Ray starts no process there"),
         ("host3", "GLOO_SOCKET_IFNAME=lo is set there"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
+from trainers.augmentations import AUGMENTATIONS, check
 from trainers.data.augment import augment, center
 from trainers.data.sampler import passes, permutation, uniforms
 
@@ -404,3 +406,114 @@ class TestTensors:
             center(pictures(), (21, 28))
         with pytest.raises(AssertionError, match="smaller"):
             run(pictures(), {"pad": 1}, size=(23, 28))
+
+
+PINNED: dict[str, tuple[dict[str, Any], float, int]] = {
+    "nothing": ({}, 1720.827968, 10548541),
+    "horizontal_flip": ({"horizontal_flip": 0.5}, 1716.422796, 10548045),
+    "vertical_flip": ({"vertical_flip": 0.5}, 1725.788546, 10538029),
+    "rotate": ({"rotate": 30}, 1683.575763, 27606348),
+    "scale": ({"scale": [0.5, 2]}, 1733.146806, 10738202),
+    "translate": ({"translate": 0.2}, 1627.51714, 44409931),
+    "crop": ({"crop": True}, 1725.487878, 10644595),
+    "pad": ({"pad": 4}, 1497.84947, 82934012),
+    "resized_crop": ({"resized_crop": [0.1, 1.0]}, 1717.330813, 10857188),
+    "fill": ({"translate": 0.3, "fill": "edge"}, 1726.661238, 91424549),
+    "fill turned": ({"rotate": 30, "fill": "reflect"}, 1724.943044, 27606348),
+    "brightness": ({"brightness": 0.4}, 1965.733942, 10548541),
+    "contrast": ({"contrast": 0.4}, 1719.000977, 10548541),
+    "saturation": ({"saturation": 0.4}, 1720.873616, 10548541),
+    "hue": ({"hue": 0.2}, 1729.737174, 10548541),
+    "all of a crop": (
+        {
+            "horizontal_flip": 0.5,
+            "vertical_flip": 0.5,
+            "rotate": 30,
+            "scale": [0.8, 1.3],
+            "translate": 0.2,
+            "crop": True,
+            "pad": 3,
+            "fill": "edge",
+            "brightness": 0.3,
+            "contrast": 0.3,
+            "saturation": 0.3,
+            "hue": 0.1,
+        },
+        1961.781921,
+        86724048,
+    ),
+    "all of a box": (
+        {
+            "hue": 0.1,
+            "saturation": 0.3,
+            "contrast": 0.3,
+            "brightness": 0.3,
+            "fill": "reflect",
+            "resized_crop": [0.3, 1],
+            "translate": 0.2,
+            "scale": [0.8, 1.3],
+            "rotate": 30,
+            "vertical_flip": 0.5,
+            "horizontal_flip": 0.5,
+        },
+        1943.844297,
+        79489110,
+    ),
+}
+"""Settings, and sums of what they made of pictures and of masks when the first runs were recorded."""
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_recorded_runs_would_see_the_same_pictures_again(name: str) -> None:
+    settings, expected, expected_masks = PINNED[name]
+    images = torch.from_numpy(np.random.RandomState(5).random_sample((6, 3, 20, 28)))
+    masks = torch.from_numpy(np.random.RandomState(6).randint(0, 9, (6, 20, 28)))
+    out, out_masks = augment(images, settings, size=(16, 24), seed=3, epoch=2, ids=np.arange(6) + 40, masks=masks)
+    assert out_masks is not None
+    weights = torch.from_numpy(np.random.RandomState(7).random_sample(out.shape))
+    assert float((out * weights).sum()) == pytest.approx(expected, abs=2e-6)
+    assert int((out_masks * torch.arange(out_masks.numel()).view(out_masks.shape)).sum()) == expected_masks
+
+
+def test_every_augmentation_is_pinned() -> None:
+    assert AUGMENTATIONS.keys() <= {name for settings, _, _ in PINNED.values() for name in settings}
+
+
+REFUSED: list[tuple[str, Any]] = [
+    ("horizontal_flip", 1.5),
+    ("horizontal_flip", "often"),
+    ("vertical_flip", True),
+    ("rotate", 181),
+    ("rotate", math.nan),
+    ("scale", [2, 1]),
+    ("scale", [0, 1]),
+    ("scale", [1, math.inf]),
+    ("scale", 2),
+    ("translate", -0.1),
+    ("crop", 1),
+    ("pad", 1.5),
+    ("pad", -1),
+    ("resized_crop", [0.5, 1.1]),
+    ("resized_crop", [0.5]),
+    ("fill", "white"),
+    ("brightness", 2),
+    ("contrast", None),
+    ("saturation", -1),
+    ("hue", 0.6),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), REFUSED, ids=str)
+def test_what_an_augmentation_does_not_take_is_refused_with_what_it_takes(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"augment {name}={value} is not allowed")) as caught:
+        check({name: value})
+    assert AUGMENTATIONS[name].takes in str(caught.value)
+
+
+@pytest.mark.parametrize("settings", [settings for settings, _, _ in PINNED.values()], ids=PINNED)
+def test_what_is_drawn_is_allowed(settings: dict[str, Any]) -> None:
+    check(settings)
+
+
+def test_refusals_cover_every_augmentation() -> None:
+    assert {name for name, _ in REFUSED} == AUGMENTATIONS.keys()

@@ -16,11 +16,12 @@ import pytest
 from PIL import Image
 
 from trainers.data import prepare as preparing
-from trainers.data import sampler, shard_transfer
+from trainers.data import sampler, shard_transfer, targets
 from trainers.data.batches import Batch, Cached, ahead
+from trainers.data.decoder import Decoder
 from trainers.data.meta import describe
 from trainers.data.prepare import prepare
-from trainers.data.resize import Decoder, shrink
+from trainers.data.resize import shrink
 from trainers.data.source import cache_key, choose_mode, scan_files
 from trainers.recipe import Recipe, resolve
 
@@ -48,7 +49,7 @@ def read_all(cached: Cached, split: str) -> Batch:
 def test_what_is_read_is_what_was_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = folder_of_pictures(tmp_path / "raw")
     source = scan_files(recipe(), str(raw))
-    decoder = Decoder(recipe(), source.channels, len(source.classes))
+    decoder = Decoder(recipe(), targets.kind(source.target), source.channels, len(source.classes))
     expected = [sample for item in source.splits["train"] for sample in decoder.read(item)]
     one = Cached(prepare(recipe(), source, tmp_path / "one"))
     monkeypatch.setattr(preparing, "SHARD_BYTES", 3 * 16 * 16 * 3)

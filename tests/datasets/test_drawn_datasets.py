@@ -1,39 +1,36 @@
-"""Data sets that draw their pictures: always the same ones, with masks that fit, and no colour or place tells all."""
+"""Drawn shapes: always the same pictures, masks that fit them, and no colour or place that gives a class away."""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from trainers.datasets import IGNORED, MASK, Source, shapes, streets
+from trainers.datasets import MASK, Source, shapes
 
-BOTH = pytest.mark.parametrize("module", [streets, shapes], ids=["streets", "shapes"])
 SMALL: dict[str, int] = {"train": 3, "val": 2, "test": 2, "height": 40, "width": 52}
 
 
-def pictures(source: Source, module: ModuleType, split: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    return [picture for item in source.splits[split] for picture in module.read(item)]
+def pictures(source: Source, split: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [picture for item in source.splits[split] for picture in shapes.read(item)]
 
 
 @lru_cache(maxsize=2)
-def default(module: ModuleType, split: str) -> tuple[np.ndarray, np.ndarray]:
+def default(split: str) -> tuple[np.ndarray, np.ndarray]:
     """Pictures and masks of a split as it comes, of train the first 160."""
-    source: Source = module.source(None, train=160)
-    images, masks = zip(*pictures(source, module, split), strict=True)
+    source = shapes.source(None, train=160)
+    images, masks = zip(*pictures(source, split), strict=True)
     return np.stack(images), np.stack(masks)
 
 
 # ---- what is drawn ----
 
 
-@BOTH
-def test_what_it_says_of_itself(module: ModuleType) -> None:
-    source = module.source(None)
+def test_what_it_says_of_itself() -> None:
+    source = shapes.source(None)
     assert source.masks
     assert source.channels == 3
     assert set(source.splits) == {"train", "val", "test"}
@@ -45,11 +42,10 @@ def test_what_it_says_of_itself(module: ModuleType) -> None:
     assert {target for item in items for target in item.targets} == {MASK}
 
 
-@BOTH
-def test_pictures_and_masks_are_of_the_size_asked_for(module: ModuleType) -> None:
-    source = module.source(None, **SMALL)
+def test_pictures_and_masks_are_of_the_size_asked_for() -> None:
+    source = shapes.source(None, **SMALL)
     for split, count in (("train", 3), ("val", 2), ("test", 2)):
-        drawn = pictures(source, module, split)
+        drawn = pictures(source, split)
         assert len(drawn) == count
         for image, mask in drawn:
             assert (image.dtype, image.shape) == (np.uint8, (40, 52, 3))
@@ -57,40 +53,25 @@ def test_pictures_and_masks_are_of_the_size_asked_for(module: ModuleType) -> Non
             assert image.std() > 5
 
 
-@BOTH
-def test_no_test_split_without_pictures(module: ModuleType) -> None:
-    assert set(module.source(None, test=0).splits) == {"train", "val"}
+def test_no_test_split_without_pictures() -> None:
+    assert set(shapes.source(None, test=0).splits) == {"train", "val"}
 
 
-@BOTH
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_masks_hold_every_class_and_nothing_else(module: ModuleType, split: str) -> None:
-    _, masks = default(module, split)
-    classes = len(module.CLASSES)
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_masks_hold_every_class_and_nothing_else(split: str) -> None:
+    _, masks = default(split)
+    classes = len(shapes.CLASSES)
     present = np.unique(masks)
-    assert set(present) - {IGNORED} == set(range(classes))
+    assert set(present) == set(range(classes))
     for label in range(classes):
-        assert (masks == label).any(axis=(1, 2)).mean() > 0.3, f"{module.CLASSES[label]} is in few pictures"
-
-
-def test_every_class_is_in_the_test_split_too() -> None:
-    masks = [mask for _, mask in pictures(streets.source(None, test=48), streets, "test")]
-    assert set(np.unique(masks)) == {*range(8), IGNORED}
-
-
-def test_some_street_pixels_are_ignored() -> None:
-    _, masks = default(streets, "val")
-    share = (masks == IGNORED).mean(axis=(1, 2))
-    assert 0.1 < (share > 0).mean() < 0.6
-    assert share.max() < 0.35
-    assert not (masks[:, : masks.shape[1] // 2] == IGNORED).any()  # they lie at the bottom
+        assert (masks == label).any(axis=(1, 2)).mean() > 0.3, f"{shapes.CLASSES[label]} is in few pictures"
 
 
 def test_shapes_of_two_classes() -> None:
-    four = pictures(shapes.source(None, **SMALL), shapes, "train")
+    four = pictures(shapes.source(None, **SMALL), "train")
     source = shapes.source(None, **SMALL, binary=True)
     assert source.classes == ["background", "shape"]
-    for (image, mask), (same, two) in zip(four, pictures(source, shapes, "train"), strict=True):
+    for (image, mask), (same, two) in zip(four, pictures(source, "train"), strict=True):
         assert (image == same).all()
         assert ((mask > 0) == two).all()
 
@@ -98,30 +79,27 @@ def test_shapes_of_two_classes() -> None:
 # ---- always the same ----
 
 
-@BOTH
-def test_the_same_arguments_draw_the_same_pictures(module: ModuleType) -> None:
+def test_the_same_arguments_draw_the_same_pictures() -> None:
     for split in ("train", "val", "test"):
-        first, second = (pictures(module.source(None, **SMALL, seed=5), module, split) for _ in range(2))
+        first, second = (pictures(shapes.source(None, **SMALL, seed=5), split) for _ in range(2))
         for (image, mask), (again, mask_again) in zip(first, second, strict=True):
             assert image.tobytes() == again.tobytes()
             assert mask.tobytes() == mask_again.tobytes()
 
 
-@BOTH
-def test_a_picture_does_not_depend_on_the_others(module: ModuleType) -> None:
-    few = pictures(module.source(None, **SMALL), module, "train")
-    many = pictures(module.source(None, **{**SMALL, "train": 20, "val": 7}), module, "train")
+def test_a_picture_does_not_depend_on_the_others() -> None:
+    few = pictures(shapes.source(None, **SMALL), "train")
+    many = pictures(shapes.source(None, **{**SMALL, "train": 20, "val": 7}), "train")
     assert len(many) == 20
     assert all((image == other).all() for (image, _), (other, _) in zip(few, many, strict=False))
 
 
-@BOTH
-def test_no_picture_is_in_two_splits_or_of_two_seeds(module: ModuleType) -> None:
+def test_no_picture_is_in_two_splits_or_of_two_seeds() -> None:
     drawn = [
         image.tobytes()
         for seed in (0, 1)
         for split in ("train", "val", "test")
-        for image, _ in pictures(module.source(None, **SMALL, seed=seed), module, split)
+        for image, _ in pictures(shapes.source(None, **SMALL, seed=seed), split)
     ]
     assert len(set(drawn)) == len(drawn) == 14
 
@@ -130,8 +108,7 @@ def test_no_picture_is_in_two_splits_or_of_two_seeds(module: ModuleType) -> None
 
 
 def mean_iou(predicted: npt.NDArray[Any], masks: npt.NDArray[Any], classes: int) -> float:
-    known = masks != IGNORED
-    pairs = masks[known].astype(np.int64) * classes + predicted[known]
+    pairs = masks.ravel().astype(np.int64) * classes + predicted.ravel()
     confusion = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
     right = np.diag(confusion)
     return float((right / (confusion.sum(0) + confusion.sum(1) - right)).mean())
@@ -146,30 +123,29 @@ def colour_and_place(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("weighted", [None, "balanced"])
-def test_colour_and_place_of_a_street_pixel_do_not_tell_its_class(weighted: str | None) -> None:
+def test_colour_and_place_of_a_pixel_do_not_tell_its_class(weighted: str | None) -> None:
     from sklearn.linear_model import LogisticRegression
 
-    (images, masks), (new_images, new_masks) = default(streets, "train"), default(streets, "val")
-    known = np.flatnonzero(masks.ravel() != IGNORED)
-    chosen = np.random.RandomState(0).choice(known, 20_000, replace=False)
+    (images, masks), (new_images, new_masks) = default("train"), default("val")
+    chosen = np.random.RandomState(0).choice(masks.size, 20_000, replace=False)
     features, labels = colour_and_place(images)[chosen], masks.ravel()[chosen]
     mean, std = features.mean(0), features.std(0)
     model = LogisticRegression(max_iter=1000, class_weight=weighted).fit((features - mean) / std, labels)
     predicted = model.predict((colour_and_place(new_images) - mean) / std).reshape(new_masks.shape)
-    assert mean_iou(predicted, new_masks, 8) < 0.5
+    assert mean_iou(predicted, new_masks, 4) < 0.5
 
 
-def test_constant_guesses_of_streets_are_poor() -> None:
-    (_, masks), (_, new_masks) = default(streets, "train"), default(streets, "val")
-    counts = np.stack([(masks == label).sum(0) for label in range(8)])
+def test_constant_guesses_are_poor() -> None:
+    (_, masks), (_, new_masks) = default("train"), default("val")
+    counts = np.stack([(masks == label).sum(0) for label in range(4)])
     commonest_at_each_place = np.broadcast_to(counts.argmax(0), new_masks.shape)
-    assert mean_iou(commonest_at_each_place, new_masks, 8) < 0.25
+    assert mean_iou(commonest_at_each_place, new_masks, 4) < 0.25
     commonest = np.full(new_masks.shape, counts.sum((1, 2)).argmax())
-    assert mean_iou(commonest, new_masks, 8) < 0.25
+    assert mean_iou(commonest, new_masks, 4) < 0.25
 
 
 def test_the_mean_colours_of_shapes_do_not_differ() -> None:
-    images, masks = default(shapes, "train")
+    images, masks = default("train")
     means = np.stack([images[masks == label].mean(0) for label in range(4)])
     assert np.ptp(means, axis=0).max() < 0.5 * images.std()
 
@@ -177,28 +153,26 @@ def test_the_mean_colours_of_shapes_do_not_differ() -> None:
 # ---- refusals ----
 
 
-@BOTH
-def test_refusals(module: ModuleType) -> None:
-    name = module.__name__.rpartition(".")[2]
+def test_refusals() -> None:
+    name = shapes.__name__.rpartition(".")[2]
     refused: list[tuple[dict[str, int], str]] = [
         ({"train": 0}, "train=0 pictures is not allowed; give 1 to 1,000,000"),
         ({"val": -1}, "val=-1 pictures is not allowed; give 1 to 1,000,000"),
         ({"test": -1}, "test=-1 pictures is not allowed; give 0 to 1,000,000"),
-        ({"height": 8}, f"height=8 and width=64 must both be from {module.SMALLEST} to 4096 pixels"),
-        ({"width": 5000}, f"height=64 and width=5000 must both be from {module.SMALLEST} to 4096 pixels"),
+        ({"height": 8}, f"height=8 and width=64 must both be from {shapes.SMALLEST} to 4096 pixels"),
+        ({"width": 5000}, f"height=64 and width=5000 must both be from {shapes.SMALLEST} to 4096 pixels"),
         ({"seed": -1}, "seed=-1 is out of range; give a number from 0 to 4294967295"),
     ]
     for changed, message in refused:
         with pytest.raises(ValueError, match=message):
-            module.source(None, **{"height": 64, "width": 64, **changed})
+            shapes.source(None, **{"height": 64, "width": 64, **changed})
     with pytest.raises(ValueError, match=f"the data set {name} is drawn, .* leave --data pictures out"):
-        module.source("pictures")
+        shapes.source("pictures")
 
 
-@BOTH
 @pytest.mark.parametrize("size", [(0, 0), (150, 40)])
-def test_small_narrow_and_large_pictures(module: ModuleType, size: tuple[int, int]) -> None:
-    height, width = (max(module.SMALLEST, side) for side in size)
-    image, mask = pictures(module.source(None, train=1, height=height, width=width), module, "train")[0]
+def test_small_narrow_and_large_pictures(size: tuple[int, int]) -> None:
+    height, width = (max(shapes.SMALLEST, side) for side in size)
+    image, mask = pictures(shapes.source(None, train=1, height=height, width=width), "train")[0]
     assert image.shape == (height, width, 3)
     assert mask.shape == (height, width)

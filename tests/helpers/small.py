@@ -6,7 +6,7 @@ import os
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from PIL import Image
 from trainers.data.batches import Cached
 from trainers.data.prepare import prepare
 from trainers.data.source import scan_files
+from trainers.messages import Job, Meta
 from trainers.recipe import Recipe, Scale, recipe_names, resolve
 from trainers.storage.store import Store
 from trainers.training.checkpoint import Checkpoints
@@ -37,7 +38,7 @@ def small_recipe(name: str, **changes: Any) -> Recipe:
         "erfnet": {"image_size": (32, 48), "init_from": None},
         "deeplab": {"image_size": (32, 33)},
         "unet": {"image_size": (33, 24), "model_args": {"base_channels": 4, "depth": 2}},
-        "streets": {"image_size": (32, 48), "init_from": None, "dataset_args": {"train": 13, "val": 5, "test": 3}},
+        "shapes": {"image_size": (32, 48), "init_from": None, "dataset_args": {"train": 13, "val": 5, "test": 3}},
     }.get(name.split(".")[0], {})
     if resolve(name).task != "classify":
         small |= {"batch_size": 4, "micro_batch_size": 2, "lr": resolve(name).lr / 10, "patience": None}
@@ -57,8 +58,8 @@ def small_data(name: str, folder: Path) -> str | None:
     return str(folder)
 
 
-def job(recipe: Recipe, raw: str | None, storage: Path, run: str, **scale: Any) -> dict[str, Any]:
-    """What launch.fit would hand to the workers."""
+def job(recipe: Recipe, raw: str | None, storage: Path, run: str, **scale: Any) -> Job:
+    """What fit would hand to the workers."""
     source = scan_files(recipe, raw)
     folder = prepare(recipe, source, storage / "cache")
     Store(storage / run).write_json("run.json", {"start_id": "of tests"})
@@ -69,7 +70,13 @@ def job(recipe: Recipe, raw: str | None, storage: Path, run: str, **scale: Any) 
         "storage": str(storage),
         "attempt": 1,
         "start_id": "of tests",
-        "data": {"mode": "cache", "folder": str(folder), "meta": dict(Cached(folder).meta)},
+        "data": {
+            "mode": "cache",
+            "folder": str(folder),
+            "published": None,
+            "node": None,
+            "meta": cast(Meta, dict(Cached(folder).meta)),
+        },
         "threads": 1,
         "cwd": os.getcwd(),
         "adopt": None,
@@ -85,6 +92,8 @@ def last_weights(folder: Path | Store) -> dict[str, torch.Tensor]:
 
 
 ALL = recipe_names()
+DIGITS_STEPS = 23
+"""Optimizer steps in an epoch of digits.cnn: 1,438 training pictures in batches of 64."""
 
 
 def _drawn(rng: np.random.Generator, label: int, height: int, width: int) -> Any:

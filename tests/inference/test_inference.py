@@ -22,6 +22,7 @@ from trainers.inference import load
 from trainers.inference.evaluate import evaluate
 from trainers.inference.export import export
 from trainers.inference.predict import predict
+from trainers.inference.predictions import segment
 from trainers.inference.predictor import Predictor
 from trainers.recipe import Recipe, Scale, resolve
 from trainers.runs.mask_figures import palette
@@ -115,9 +116,9 @@ def test_sliding_windows_at_the_masks_own_size(runs: dict[str, str]) -> None:
     images = predictor.preprocess.normalise(torch.from_numpy(picture).permute(2, 0, 1)[None].float())
     with torch.no_grad():
         expected = predictor.state.model(images).argmax(1)[0].numpy()
-    np.testing.assert_array_equal(predictor.segment(picture), expected)
+    np.testing.assert_array_equal(segment(predictor, picture), expected)
     larger = np.random.default_rng(0).integers(0, 255, (150, 200, 3), dtype=np.uint8)
-    assert predictor.segment(larger).shape == (150, 200)
+    assert segment(predictor, larger).shape == (150, 200)
     scores = evaluate(runs["stretch"], sliding=True)
     assert scores["rows"] == 3
     assert scores["accuracy"] > 0
@@ -133,7 +134,7 @@ def test_predict_writes_masks_colours_and_overlays(runs: dict[str, str], raw: Pa
     rows = list(csv.DictReader(table.read_text().splitlines()))
     assert [row["mask"] for row in rows] == ["masks/0.png", "masks/a/0.jpg.png", "masks/a/0.png.png", ""]
     picture = pixels(raw / "val/images/0.png")
-    labels = Predictor(Store(runs["stretch"]), sliding=False, overlap=0).segment(picture)
+    labels = segment(Predictor(Store(runs["stretch"]), sliding=False, overlap=0), picture)
     for name in ("masks/0.png", "masks/a/0.png.png"):
         np.testing.assert_array_equal(pixels(tmp_path / "out" / name), labels)
     colours = Image.open(tmp_path / "out/legend.png").convert("RGB").getcolors(2**24)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import io
 import json
 import re
 import subprocess
 import sys
+import tomllib
+from fnmatch import fnmatch
+from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from helpers.sweeps import make_sweep, trial
 
+from trainers.messages import RunFacts
 from trainers.recipe import resolve
+from trainers.report.reader import RunKey
 from trainers.report.report import report
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +66,7 @@ def rows(storage: Path, *names: str, **options: Any) -> dict[str, dict[str, str]
     return {row["run"]: row for row in csv.DictReader(io.StringIO(text))}
 
 
-def test_the_numbers(storage: Path) -> None:
+def test_times_rates_and_cost_are_those_worked_out_by_hand(storage: Path) -> None:
     found = rows(storage, "one", "two", baseline="one", price_per_hour=3.6)
     assert float(found["one"]["training_seconds"]) == 100.0
     assert float(found["two"]["training_seconds"]) == 50.0
@@ -110,12 +117,14 @@ def test_broken_and_running_folders_do_not_stop_it(storage: Path) -> None:
     assert rows(storage)["broken"]["status"] == "unreadable"
 
 
-def test_what_is_not_there(storage: Path, tmp_path: Path) -> None:
+def test_an_unknown_run_format_or_empty_storage_is_refused_with_what_there_is(storage: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"onee.*one"):
         report(["onee"], storage=str(storage))
-    with pytest.raises(ValueError, match="pdf"):
+    with pytest.raises(ValueError, match=r"format=.*pdf.*html"):
         report([], storage=str(storage), format="pdf")
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(ValueError, match=r"price_per_hour=-1.*at least 0"):
+        report([], storage=str(storage), price_per_hour=-1)
+    with pytest.raises(ValueError, match=r"empty.*--storage"):
         report([], storage=str(tmp_path / "empty"))
 
 
@@ -126,14 +135,62 @@ def test_the_page_needs_no_network(storage: Path) -> None:
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
     assert "data:image/png;base64" in page
     assert page.count("<svg") >= 2
-    assert "name=viewport" in page
+    assert 'name="viewport"' in page
     for name in ("one", "two", "other-data"):
         assert name in page
 
 
 def test_names_cannot_run_code_in_the_page(storage: Path) -> None:
-    make(storage, "evil", recipe_name="<script>alert(1)</script>")
-    assert "<script>alert(1)" not in report([], storage=str(storage), format="html")
+    make(storage, "evil\" onload='x'", recipe_name="<script>alert(1)</script>", best={
+        "epoch": 1, "metric": "<b>score", "value": 0.5})  # fmt: skip
+    page = report([], storage=str(storage), format="html", baseline="one")
+    assert "<script>alert(1)" not in page
+    assert "<b>score" not in page
+    assert "best &lt;b&gt;score" in page
+    assert 'evil"' not in page
+    assert "evil&#34; onload=&#39;x&#39;" in page
+
+
+def test_only_the_script_of_the_page_may_run_in_it(storage: Path) -> None:
+    page = report([], storage=str(storage), format="html")
+    [script] = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
+    [allowed] = re.findall(r"script-src '(.*?)'", page)
+    assert allowed == "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def test_the_page_is_the_same_but_for_the_time_it_was_made(storage: Path) -> None:
+    pages = [report([], storage=str(storage), format="html", baseline="one") for _ in range(2)]
+    first, second = (re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d", "", page) for page in pages)
+    assert first == second
+
+
+def test_a_chart_has_the_numbers_that_the_pointer_shows(storage: Path) -> None:
+    page = report(["one"], storage=str(storage), format="html")
+    chart = page[page.index('data-y="val/accuracy"') :].partition("</svg>")[0]
+    [points] = re.findall(r'data-label="one" data-points="(.*?)"', chart)
+    shown = dict(tuple(map(float, point.split(","))) for point in points.split())
+    assert shown == pytest.approx({epoch: 0.9 * epoch / 10 for epoch in range(1, 11)})
+
+
+def test_the_templates_are_package_data() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    there = {file.name for file in resources.files("trainers.report").joinpath("templates").iterdir()}
+    assert {"page.html.j2", "chart.svg.j2", "report.css", "report.js"} <= there
+    assert all(any(fnmatch(f"templates/{name}", each) for each in declared["trainers.report"]) for name in there)
+
+
+def test_what_is_read_of_run_json_is_written_there() -> None:
+    assert set(get_args(RunKey)) <= RunFacts.__required_keys__ | RunFacts.__optional_keys__
+
+
+def test_a_run_of_an_older_version_with_half_its_keys_is_reported(storage: Path) -> None:
+    old = {"name": "old", "status": "finished", "seconds": 12, "best": None, "machine": {"nodes": [{"gpus": None}]}}
+    (storage / "old").mkdir()
+    (storage / "old" / "run.json").write_text(json.dumps({**old, "recipe": ["lr"], "final": None, "dataset": 3}))
+    assert rows(storage)["old"]["training_seconds"] == ""
+    assert rows(storage)["old"]["machine"] == "0 cores"
+    for baseline in (None, "one"):
+        assert "old" in report([], storage=str(storage), format="html", baseline=baseline)
 
 
 def test_it_runs_without_torch_and_without_ray(storage: Path) -> None:

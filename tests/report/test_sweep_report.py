@@ -1,4 +1,4 @@
-"""What is told of sweeps: sums, repeats and maps against numbers by hand, and the report of made-up folders."""
+"""What is reported of sweeps: sums, repeats and maps against numbers by hand, and the report of made-up folders."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_savings_are_the_sums_over_the_lines(storage: Path) -> None:
     assert more["training_seconds"] == {**found["training_seconds"], "repeats": 10.0}
 
 
-def test_seconds_saved_are_at_each_trials_own_pace() -> None:
+def test_seconds_saved_are_at_the_pace_of_each_trial() -> None:
     trials = [
         {"name": "fast", "status": "stopped_early", "epochs": 10},
         {"name": "slow", "status": "stopped_early", "epochs": 10},
@@ -82,7 +82,7 @@ def test_seconds_saved_are_at_each_trials_own_pace() -> None:
     assert savings([], {})["epochs"] == {"planned": 0, "run": 0, "saved": 0, "repeats": 0}
 
 
-def test_repeats_against_numpy() -> None:
+def test_repeats_have_the_mean_spread_and_verdict_that_numpy_gives() -> None:
     scores = {"a": 0.90, "b": 0.91, "c": 0.95, "d": 0.895, "e": 0.899, "f": 0.70, "g": None}
     settings = {"a": 1, "b": 1, "c": 1, "d": 2, "e": 2, "f": 3, "g": 3}
     trials = [{"name": name, "values": {"lr": lr}, "seed": n} for n, (name, lr) in enumerate(settings.items())]
@@ -97,7 +97,7 @@ def test_repeats_against_numpy() -> None:
     assert worse["std"] is None
 
 
-def test_repeats_of_a_loss_and_over_a_swept_seed() -> None:
+def test_repeats_of_a_loss_rank_the_lowest_first_and_a_swept_seed_is_no_setting() -> None:
     settings = {"a": 1, "b": 1, "c": 2}
     trials = [{"name": name, "values": {"lr": lr, "seed": n}} for n, (name, lr) in enumerate(settings.items())]
     found = repeats(trials, {"a": 0.5, "b": 0.7, "c": 0.2}, "min")
@@ -107,14 +107,14 @@ def test_repeats_of_a_loss_and_over_a_swept_seed() -> None:
     assert [group["verdict"] for group in equal] == ["best", "tie"]
 
 
-def test_the_pareto_front() -> None:
+def test_the_pareto_front_has_what_no_other_point_beats_in_both() -> None:
     points = [(3.0, 0.9), (1.0, 0.5), (2.0, 0.4), (4.0, 0.9), (2.5, 0.8), (1.0, 0.3)]
     assert pareto(points) == [1, 4, 0]
     assert pareto(points, minimise=True) == [5]
     assert pareto([]) == []
 
 
-def test_the_levels_of_an_axis() -> None:
+def test_axis_steps_are_in_order_and_many_numbers_become_ranges() -> None:
     assert levels([64, 32, 128, 32]) == (["32", "64", "128"], [1, 0, 2, 0])
     assert levels([[256, 256], [64, 64], None]) == (["64x64", "256x256"], [1, 0, None])
     assert levels(["sgd", "adam", True]) == (["sgd", "adam", "true"], [0, 1, 2])
@@ -154,15 +154,15 @@ def test_every_trial_is_a_row_in_the_order_of_numbers(storage: Path) -> None:
     assert [record["lr"] for record in records] == [0.1, 0.01, 0.1, 0.1, 0.2, 0.2, 0.2]
 
 
-def test_the_table_tells_messages_the_winner_and_what_was_saved(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_shows_messages_the_winner_and_what_was_saved(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
-    told = report([str(storage / "sweep")], storage=str(storage / "elsewhere"))
-    assert "000-lr=0.1-batch_size=32: stopped by asha <at> 1" in told
-    assert "winner 002-lr=0.1-batch_size=64, accuracy 0.9100" in told
-    assert "epochs: 5 of 7 run, 2 saved; training: 10.0 s run, 4.0 s saved" in told
+    shown = report([str(storage / "sweep")], storage=str(storage / "elsewhere"))
+    assert "000-lr=0.1-batch_size=32: stopped by asha <at> 1" in shown
+    assert "winner 002-lr=0.1-batch_size=64, accuracy 0.9100" in shown
+    assert "epochs: 5 of 7 run, 2 saved; training: 10.0 s run, 4.0 s saved" in shown
 
 
-def test_the_page_of_a_sweep(storage: Path) -> None:
+def test_the_page_of_a_sweep_shows_winner_savings_memory_and_pictures_escaped(storage: Path) -> None:
     winner = storage / "sweep" / "002-lr=0.1-batch_size=64"
     (winner / "confusion.png").write_bytes(b"\x89PNG confusion")
     (winner / "predictions.png").write_bytes(b"\x89PNG predictions")
@@ -172,13 +172,13 @@ def test_the_page_of_a_sweep(storage: Path) -> None:
     assert "<b>x</b>" not in page
     assert "ValueError: &lt;b&gt;x&lt;/b&gt;" in page
     assert page.count("data:image/png;base64") == 2
-    for told in ("winner, accuracy", "5 of 7", "2 saved (29%)", "best accuracy", "limit 4.00 GiB", "Pareto front",
-                 "does not fit", "class=mark", "class=ring", "no fit"):  # fmt: skip
-        assert told in page, told
+    for shown in ("winner, accuracy", "5 of 7", "2 saved (29%)", "best accuracy", "limit 4.00 GiB", "Pareto front",
+                 "does not fit", 'class="mark"', 'class="ring"', "no fit"):  # fmt: skip
+        assert shown in page, shown
     assert "Mean and spread" not in page  # nothing was repeated
 
 
-def test_repeats_are_told_with_mean_and_tie(tmp_path: Path) -> None:
+def test_repeats_are_reported_with_mean_and_tie(tmp_path: Path) -> None:
     scores = {0.1: (0.90, 0.94), 0.01: (0.91, 0.91), 0.001: (0.5, 0.52)}
     trials = []
     for lr, pair in scores.items():
@@ -188,11 +188,11 @@ def test_repeats_are_told_with_mean_and_tie(tmp_path: Path) -> None:
     make_sweep(tmp_path, "sweep", trials, winner=trials[1]["name"])
     page = report(["sweep"], storage=str(tmp_path), format="html")
     assert "0.9200 ± 0.0283" in page
-    assert "<em class=calm>tie</em>" in page
+    assert '<em class="calm">tie</em>' in page
     assert "a tie with 1 more" in page
-    told = report(["sweep"], storage=str(tmp_path))
-    assert "best: lr 0.1: 0.9200 +- 0.0283 over 2" in told
-    assert "tie: lr 0.01" in told
+    shown = report(["sweep"], storage=str(tmp_path))
+    assert "best: lr 0.1: 0.9200 +- 0.0283 over 2" in shown
+    assert "tie: lr 0.01" in shown
 
 
 def test_cost_is_that_of_the_trials_and_of_the_wall_time_of_the_sweep(storage: Path) -> None:
@@ -220,21 +220,21 @@ def test_what_is_missing_while_it_runs_does_not_stop_it(tmp_path: Path, sweep: s
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / "sweep.json").write_text(sweep)
     for format in ("table", "csv", "json", "html"):
-        told = report(["sweep"], storage=str(tmp_path), format=format, price_per_hour=1)
+        shown = report(["sweep"], storage=str(tmp_path), format=format, price_per_hour=1)
         report([], storage=str(tmp_path), format=format)
         if "gone" in sweep and format in ("table", "html"):
-            assert "its winner gone is not among the trials" in told
-            assert "sweep.json counts 7 epochs run, metrics.jsonl 0" in told
+            assert "its winner gone is not among the trials" in shown
+            assert "sweep.json counts 7 epochs run, metrics.jsonl 0" in shown
         if sweep == "{}" and format == "html":
-            assert "no trials yet" in told
+            assert "no trials yet" in shown
 
 
-def test_broken_files_are_named(storage: Path) -> None:
+def test_broken_files_are_named_and_do_not_stop_the_report(storage: Path) -> None:
     (storage / "sweep" / "002-lr=0.1-batch_size=64" / "run.json").write_text('{"na')
     (storage / "sweep" / "000-lr=0.1-batch_size=32" / "metrics.jsonl").write_text('{"epoch": 1}\n{')
-    told = report(["sweep"], storage=str(storage))
-    assert re.search(r"002-lr=0.1-batch_size=64: .*run.json is not valid JSON", told)
-    assert "metrics.jsonl is broken from line 2 on" in told
+    shown = report(["sweep"], storage=str(storage))
+    assert re.search(r"002-lr=0.1-batch_size=64: .*run.json is not valid JSON", shown)
+    assert "metrics.jsonl is broken from line 2 on" in shown
     assert rows(storage, "sweep")[2]["best_value"] == "0.91"  # of sweep.json
     (storage / "sweep" / "sweep.json").write_text("[1]")
     with pytest.raises(ValueError, match=r"sweep.json does not hold an object"):

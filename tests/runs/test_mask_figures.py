@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -17,7 +18,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from trainers import datasets
-from trainers.datasets import camvid, cityscapes, semantic_drone, shapes, streets
+from trainers.datasets import camvid, cityscapes, semantic_drone, shapes
 from trainers.runs import mask_figures
 
 BLUE, YELLOW = (0, 0, 200), (200, 200, 0)
@@ -115,9 +116,64 @@ def test_wrong_pixels_stand_out_and_ignored_ones_are_black() -> None:
     assert mask_figures.errors(picture[..., :1], truth, labels)[0, 0].tolist() == [100] * 3
 
 
+# Okabe and Ito's colours, without black and vermilion.
+FIRST = [(0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (240, 228, 66)]
+# What linear RGB looks like to all, to deuteranopes and to protanopes (Machado, Oliveira and Fernandes 2009).
+EYES = np.array(
+    [
+        [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    ]
+)
+EYE_WEIGHTS = np.array([1.0, 1.5, 1.5])  # else there is no telling many classes apart for anyone
+
+
+def lab(rgb: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """CIELAB (eyes, N, 3) of sRGB (N, 3), 0 to 255: there, distance is about how different colours look."""
+    value = rgb / 255
+    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(np.einsum("eij,nj->eni", EYES, linear), 0, 1)
+    to_xyz = np.array(
+        [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072175], [0.0193339, 0.119192, 0.9503041]]
+    )
+    xyz = linear @ to_xyz.T / to_xyz.sum(axis=1)
+    root = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
+    x, y, z = np.moveaxis(root, -1, 0)
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
+def make_palette(classes: int) -> list[mask_figures.Colour]:
+    """The way in which the table was made."""
+    steps = np.linspace(0, 255, 9).round()
+    grid = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
+    seen = lab(grid)
+    from_wrong = np.linalg.norm(seen[0] - lab(np.array([mask_figures.WRONG]))[0], axis=-1)
+    fit = (seen[0, :, 0] > 20) & (seen[0, :, 0] < 93) & (from_wrong > 35)
+    grid, seen = grid[fit], seen[:, fit]
+    nearest = np.full(len(grid), np.inf)
+    found: list[mask_figures.Colour] = []
+
+    def keep_away(colour: mask_figures.Colour) -> None:
+        distances = np.linalg.norm(seen - lab(np.array([colour])), axis=-1)
+        np.minimum(nearest, (EYE_WEIGHTS[:, None] * distances).min(axis=0), out=nearest)
+
+    for colour in ((0, 0, 0), (255, 255, 255), mask_figures.WRONG):
+        keep_away(colour)
+    while len(found) < classes:
+        red, green, blue = map(int, grid[nearest.argmax()])
+        found.append(FIRST[len(found)] if len(found) < len(FIRST) else (red, green, blue))
+        keep_away(found[-1])
+    return found
+
+
+def test_the_palette_is_the_one_that_recorded_runs_were_shown_in() -> None:
+    assert mask_figures.palette(256) == make_palette(256)
+
+
 def distances(colours: Sequence[tuple[int, int, int]]) -> list[float]:
     """The smallest distance in CIELAB, as seen by all, by deuteranopes and by protanopes."""
-    seen = mask_figures._lab(np.array(colours))
+    seen = lab(np.array(colours))
     apart = np.linalg.norm(seen[:, :, None] - seen[:, None], axis=-1)
     upper = np.triu_indices(len(colours), 1)
     return [float(each[upper].min()) for each in apart]
@@ -134,7 +190,6 @@ def test_colours_are_told_apart() -> None:
 
 
 DATA_SETS = {
-    "streets": streets.COLOURS,
     "shapes": shapes.COLOURS,
     "camvid": [*camvid.CLASSES.values()],
     "cityscapes": [colour for _, colour in cityscapes.CLASSES.values()],

@@ -161,7 +161,9 @@ def test_examples_are_drawn_now_and_then_and_at_the_end(tmp_path: Path, monkeypa
         if epoch in (1, 2):
             assert drawn.call_count == 1  # the second would be too soon
             during = (tmp_path / "predictions.png").read_bytes()
-    writer.finish("finished", CONFUSION, [example(8, 12, 3, 3, name="final")], best={"epoch": 2, "metric": "miou"})
+    writer.finish(
+        "finished", CONFUSION, [example(8, 12, 3, 3, name="final")], best={"epoch": 2, "metric": "miou", "value": 0.5}
+    )
     found = images(tmp_path)
     assert [step for step, _ in found["predictions"]] == [step for step, _ in found["confusion"]] == [1, 3, 4]
     assert found["predictions"][0][1] == Image.open(io.BytesIO(during))

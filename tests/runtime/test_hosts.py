@@ -1,7 +1,7 @@
 """Three hosts: the same results as on one, and nothing lost when one dies, hangs or is cut off, be the run on a shared
 disk or in an object store; pictures are copied once to each host that lacks them.
 
-Made of network namespaces on this machine (tests/hosts.py): needs root, and is skipped elsewhere.
+Made of network namespaces on this machine (tests/helpers/hosts.py): needs root, and is skipped elsewhere.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from pathlib import Path
 import pytest
 from helpers.hosts import IN_STORE, ON_DISK, Host, Hosts, Training, assert_as_undisturbed, history, why_not
 from helpers.object_store import SECRET
-from helpers.small import Slow
+from helpers.small import DIGITS_STEPS, Slow
 
 _why = why_not()
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.skipif(_why is not None, reason=str(_why))]
 
-STEPS = 23
 DIGITS = ["--precision", "fp64", "--micro-batch-size", "16", "--epochs", "2", "--batch-size", "64"]
 
 
@@ -39,7 +38,7 @@ def test_three_hosts_equal_one_worker(hosts: Hosts, storage: Path) -> None:
     flags = ["--image-size", "32x48", "--dataset-args", "train=13", "val=5", "test=3", "--batch-size", "6"]
     flags += ["--precision", "fp64", "--micro-batch-size", "2", "--epochs", "2"]
     for run, where in {"one": ["--workers", "0"], "three": ["--workers", "3", *ON_DISK]}.items():
-        Training(hosts, storage, run, *where, *flags, command=("trainers", "train", "streets.unet")).end()
+        Training(hosts, storage, run, *where, *flags, command=("trainers", "train", "shapes.unet")).end()
     assert_equal_scores(storage / "three", storage / "one")
     assert len(json.loads((storage / "three" / "run.json").read_text())["machine"]["nodes"]) == 3
     prepared = [path for path in (storage / "cache").iterdir() if (path / "meta.json").exists()]
@@ -54,7 +53,7 @@ def test_hosts_are_lost_and_come_back(hosts: Hosts, storage: Path, store: str, s
     for training in (on_disk, in_store):
         training.wait_for("epoch 2/")  # a checkpoint is uploaded
     for trouble, victim in (("killed", hosts.all[1]), ("frozen", hosts.all[2]), ("cut off", hosts.all[1])):
-        on_disk.wait_for_the_middle_of_an_epoch(STEPS)
+        on_disk.wait_for_the_middle_of_an_epoch(DIGITS_STEPS)
         lost = time.monotonic()
         {"killed": victim.down, "frozen": victim.freeze, "cut off": functools.partial(hosts.cut, victim)}[trouble]()
         for name, training in (("on disk", on_disk), ("in store", in_store)):

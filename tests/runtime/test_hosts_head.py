@@ -1,6 +1,6 @@
 """Three hosts: one is taken back with notice; the head is lost, and the same submitted lines continue.
 
-Made of network namespaces on this machine (tests/hosts.py): needs root, and is skipped elsewhere.
+Made of network namespaces on this machine (tests/helpers/hosts.py): needs root, and is skipped elsewhere.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from helpers.hosts import (
     history,
     why_not,
 )
-from helpers.small import Slow
+from helpers.small import DIGITS_STEPS, Slow
 
 from trainers.storage.store import Store
 from trainers.training.checkpoint import Checkpoints
@@ -28,7 +28,7 @@ from trainers.training.checkpoint import Checkpoints
 _why = why_not()
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.skipif(_why is not None, reason=str(_why))]
 
-STEPS, EPOCHS = 23, 14
+EPOCHS = 14
 
 
 def test_a_host_that_is_taken_back_saves_in_time(hosts: Hosts, storage: Path, slow: Slow) -> None:
@@ -42,7 +42,7 @@ def test_a_host_that_is_taken_back_saves_in_time(hosts: Hosts, storage: Path, sl
     notice += ["--node-id", alive[hosts.all[2].address], "--deadline-remaining-seconds", "12"]
     hosts.head.run("ray", "drain-node", "--address", hosts.address, *notice)
     assert "checkpoints every 5 s" in training.wait_for("taken back")
-    training.wait_for_the_middle_of_an_epoch(STEPS)
+    training.wait_for_the_middle_of_an_epoch(DIGITS_STEPS)
     training.wait_for("going on from step")
     training.kill()
     hosts.all[2].down()
@@ -77,13 +77,13 @@ def test_the_head_is_lost_and_the_same_submitted_lines_continue(
     for training in (on_disk, in_store):
         training.wait_for("epoch 2/")  # a checkpoint is uploaded
     _wait_for_trials(storage / "sweep")
-    on_disk.wait_for_the_middle_of_an_epoch(STEPS)
+    on_disk.wait_for_the_middle_of_an_epoch(DIGITS_STEPS)
     hosts.head.down()
     for command in (on_disk, in_store, sweep):
         command.kill()
     steps = {path.parent: Checkpoints(Store(path.parent)).latest_step() for path in storage.glob("sweep/*/run.json")}
     assert len(steps) == 2
-    assert all(0 < step < EPOCHS * STEPS for step in steps.values())
+    assert all(0 < step < EPOCHS * DIGITS_STEPS for step in steps.values())
     for host in hosts.all:
         host.down()
     kept = Checkpoints(on_disk.folder).latest_step()  # now that nobody writes any more

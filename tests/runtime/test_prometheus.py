@@ -1,4 +1,4 @@
-"""What Ray's metrics are told, and the dashboard that shows them. Of a real cluster: test_cluster.py."""
+"""What Ray's metrics are told, and the dashboard that shows them. Of a real cluster: test_ray_train.py."""
 
 from __future__ import annotations
 

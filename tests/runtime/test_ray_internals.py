@@ -39,7 +39,6 @@ COORDINATOR = "ray.data._internal.cluster_autoscaler.default_autoscaling_coordin
         ("ray", "init", "address num_cpus include_dashboard log_to_driver logging_level"),
         ("ray._private.state", "state.get_max_resources_from_cluster_config", ""),
         ("ray._private.state", "available_resources_per_node", ""),
-        ("ray._private.ray_constants", "get_runtime_env_default_excludes", ""),
         ("ray._private.runtime_env.packaging", "GCS_STORAGE_MAX_SIZE", ""),
         ("ray._private.runtime_env.packaging", "_get_excludes", "path excludes"),
         ("ray._private.runtime_env.packaging", "_dir_travel", "path excludes handler include_gitignore logger"),

@@ -17,11 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
 from helpers.ranks import watched_work
-from helpers.small import Slow, job, last_weights, small_data, small_recipe
+from helpers.small import DIGITS_STEPS, Slow, job, last_weights, small_data, small_recipe
+from PIL import Image
 
 from trainers.data.batches import Cached
 from trainers.storage.store import Store
@@ -30,7 +32,6 @@ from trainers.training.checkpoint import Checkpoints
 pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).parents[2]
-STEPS = 23
 SECONDS = 300
 
 
@@ -96,7 +97,7 @@ def wait_for_the_middle_of_an_epoch(storage: Path, run: str, after: int = 0) -> 
     limit = time.monotonic() + SECONDS
     while time.monotonic() < limit:
         step = checkpoints.latest_step()
-        if step > after and step % STEPS:
+        if step > after and step % DIGITS_STEPS:
             return step
         time.sleep(0.02)
     raise AssertionError("no checkpoint within an epoch was written")
@@ -120,6 +121,108 @@ def test_two_workers_equal_none(cluster: dict[str, str], storage: Path) -> None:
     assert sorted(path.name for path in storage.iterdir()) == ["cache", "none", "two"]
 
 
+OWN_TASK = """
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from trainers.tasks.base import Counts
+
+TARGET = "labels"
+SIGN = Path(__file__).with_name("kill")
+calls = 0
+
+
+def outputs(classes):
+    return classes
+
+
+def make(classes, class_weights=None, *, margin: float = 1.0):
+    return Margin(classes, margin)
+
+
+class Margin:
+    metric, errors, shown, every_probability = "accuracy", (), 0, False
+
+    def __init__(self, classes, margin):
+        self.classes, self.margin = classes, margin
+
+    def weight(self, target):
+        return None
+
+    def loss(self, output, target):
+        global calls
+        calls += 1
+        if calls == 150 and SIGN.exists():
+            SIGN.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return functional.multi_margin_loss(output, target, margin=self.margin, reduction="sum")[None]
+
+    def labels(self, output, size):
+        return output.argmax(1)
+
+    def probabilities(self, output):
+        return output.softmax(1)
+
+    def counts(self, output, target):
+        cell = target * self.classes + output.argmax(1)
+        return Counts({"confusion": torch.bincount(cell, minlength=self.classes**2).view(self.classes, -1)}, {})
+
+    def ranking(self, counts):
+        return None
+
+    def scores(self, counts):
+        return {"accuracy": float(np.trace(counts["confusion"]) / counts["confusion"].sum())}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_task_in_a_file_trains_resumes_evaluates_predicts_and_reports(
+    cluster: dict[str, str], storage: Path, tmp_path: Path, workers: str
+) -> None:
+    """Killed in a step, it goes on from a checkpoint, to the weights of a run that nothing disturbed."""
+    (tmp_path / "mine.py").write_text(OWN_TASK)
+    (tmp_path / "kill").touch()
+    image = np.random.default_rng(0).integers(0, 255, (8, 8), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "one.png")
+    flags = ["--task", str(tmp_path / "mine.py"), "--task-args", "margin=0.5", "--workers", workers]
+    flags += ["--precision", "fp64", "--micro-batch-size", "16", "--epochs", "4", "--checkpoint-seconds", "0.2"]
+    killed, quiet = f"own{workers}", f"quiet{workers}"
+    process = start_training(cluster, storage, killed, *flags)
+    _, err = process.communicate(timeout=SECONDS)
+    assert not (tmp_path / "kill").exists(), err
+    if process.returncode == -signal.SIGKILL:  # without workers the command itself dies, and is repeated
+        process = start_training(cluster, storage, killed, *flags)
+        _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, err
+    assert "going on from step" in err
+    run = train(cluster, storage, quiet, *flags)
+    weights, expected = last_weights(storage / killed), last_weights(storage / quiet)
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    assert run["best"]["metric"] == "accuracy"
+    assert (run["dataset"]["target"], run["dataset"]["masks"]) == ("labels", False)
+
+    def command(*words: str) -> str:
+        argv = [sys.executable, "-m", "trainers", *words, "--storage", str(storage)]
+        done = subprocess.run(argv, env=cluster, cwd=ROOT, text=True, capture_output=True, timeout=SECONDS)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    scores = json.loads(command("evaluate", killed, "--split", "val", "--json"))
+    assert scores["accuracy"] == pytest.approx(run["final"]["accuracy"])
+    out = tmp_path / "out"
+    command("predict", killed, str(tmp_path / "one.png"), "--out", str(out), "--workers", workers)
+    header, row = (out / "predictions.csv").read_text().splitlines()
+    assert header == "path,class,probability"
+    assert re.fullmatch(r".*one\.png,\d,[01]\.\d{4}", row)
+    assert killed in command("report", "--format", "csv")
+
+
 def workers_of(cluster: dict[str, str]) -> list[int]:
     """Process ids of the workers that train on this cluster."""
     return [each.pid for each in processes_of(cluster["HOME"]) if each.name().startswith("ray::RayTrainWo")]
@@ -136,7 +239,7 @@ def test_nothing_is_lost_of_one_run_in_much_trouble(cluster: dict[str, str], sto
     where = metrics_address(cluster)
     time.sleep(8)
     os.kill(hanging, signal.SIGCONT)
-    step = wait_for_the_middle_of_an_epoch(storage, "troubled", after=max(step, STEPS))
+    step = wait_for_the_middle_of_an_epoch(storage, "troubled", after=max(step, DIGITS_STEPS))
     missing = {name for name in wanted_metrics() if "_gpus_" not in name and "_gram_" not in name}
     while missing and process.poll() is None:
         missing -= metrics(where)

@@ -26,8 +26,8 @@ from trainers.storage.store import Store
 from trainers.training import build
 from trainers.training.checkpoint import Checkpoints
 
-STREETS = ["--workers", "0", "--cpus-per-worker", "1", "--image-size", "32x48", "--batch-size", "4"]
-STREETS += ["--dataset-args", "train=13", "val=5", "test=3"]
+SHAPES = ["--workers", "0", "--cpus-per-worker", "1", "--image-size", "32x48", "--batch-size", "4"]
+SHAPES += ["--dataset-args", "train=13", "val=5", "test=3"]
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_both_kinds_of_unet_stop_early_and_say_why(storage: Path, name: str) -> 
     assert "for 5 epochs" in end["message"]
 
 
-@pytest.mark.parametrize("name", ["unet.drone", "unet.drone_binary", "streets.unet"])
+@pytest.mark.parametrize("name", ["unet.drone", "unet.drone_binary", "shapes.unet"])
 def test_the_loss_falls(storage: Path, name: str) -> None:
     raw = small_data(name, storage / "raw" / name)
     recipe = small_recipe(name, epochs=8, precision="fp32", lr=3e-3)
@@ -136,7 +136,7 @@ def test_the_loss_falls(storage: Path, name: str) -> None:
 
 
 def test_the_shown_pictures_are_the_fixed_ones_and_the_best_and_worst(storage: Path) -> None:
-    recipe = small_recipe("streets.unet", precision="fp32", dataset_args={"train": 13, "val": 12, "test": 3})
+    recipe = small_recipe("shapes.unet", precision="fp32", dataset_args={"train": 13, "val": 12, "test": 3})
     work = job(recipe, None, storage, "shown")
     end = watched_work(work)[-1]
     pictures = end["pictures"]
@@ -167,7 +167,7 @@ def test_one_command_trains_both_stages_and_hands_the_weights_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TRAINYARD_STORAGE", str(tmp_path))
-    code = main(["train", "streets.erfnet", *STREETS, "--epochs", "1", "--run", "two"])
+    code = main(["train", "shapes.erfnet", *SHAPES, "--epochs", "1", "--run", "two"])
     told = capsys.readouterr()
     assert code == 0, told.err
     assert told.out.split() == [str(tmp_path / "two-erfnet_encoder"), str(tmp_path / "two")]
@@ -184,21 +184,21 @@ def test_one_command_trains_both_stages_and_hands_the_weights_over(
     assert f"{len(encoder)} of " in told.err
     assert "tensors start from two-erfnet_encoder; fresh: decoder." in told.err
     # both named, and with --init-from, it is the same
-    code = main(["train", "streets.erfnet_encoder", "streets.erfnet", *STREETS, "--epochs", "1", "--run", "named"])
+    code = main(["train", "shapes.erfnet_encoder", "shapes.erfnet", *SHAPES, "--epochs", "1", "--run", "named"])
     assert code == 0
-    flags = ["--epochs", "1", "--init-from", "streets.erfnet_encoder-named", "--run", "alone"]
-    assert main(["train", "streets.erfnet", *STREETS, *flags]) == 0
+    flags = ["--epochs", "1", "--init-from", "shapes.erfnet_encoder-named", "--run", "alone"]
+    assert main(["train", "shapes.erfnet", *SHAPES, *flags]) == 0
     two = last_weights(tmp_path / "two")
-    for other in ("streets.erfnet-named", "alone"):
+    for other in ("shapes.erfnet-named", "alone"):
         weights = last_weights(tmp_path / other)
         assert all(torch.equal(weights[name], two[name]) for name in two), other
     capsys.readouterr()
-    assert main(["train", "streets.erfnet", *STREETS, "--epochs", "1", "--run", "two"]) == 0
+    assert main(["train", "shapes.erfnet", *SHAPES, "--epochs", "1", "--run", "two"]) == 0
     assert capsys.readouterr().err.count("has finished already") == 2
 
 
 def test_a_run_killed_in_its_second_stage_ends_with_the_same_weights(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "trainers", "train", "streets.erfnet", *STREETS, "--epochs", "4"]
+    command = [sys.executable, "-m", "trainers", "train", "shapes.erfnet", *SHAPES, "--epochs", "4"]
     command += ["--checkpoint-seconds", "0.05"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 

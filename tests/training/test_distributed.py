@@ -132,8 +132,8 @@ def test_fsdp2_learns_what_ddp_learns_with_the_other_models_too(storage: Path) -
     names = (
         "textures.cnn",
         "cifar.r18",
-        "streets.erfnet_encoder",
-        "streets.erfnet",
+        "shapes.erfnet_encoder",
+        "shapes.erfnet",
         "deeplab.camvid",
     )
     for name in names:
@@ -199,7 +199,7 @@ def test_what_is_made_again_counts_once_and_draws_the_same(compile: bool) -> Non
     assert_alike(*gradients, tolerance)
 
 
-@pytest.mark.parametrize("name", ["unet.drone", "streets.erfnet_encoder"])
+@pytest.mark.parametrize("name", ["unet.drone", "shapes.erfnet_encoder"])
 def test_a_run_with_activations_made_again_ends_with_the_same_weights(storage: Path, name: str) -> None:
     recipe, raw = small_recipe(name, precision="fp32", epochs=1), small_data(name, storage / "raw" / name)
     watched_work(job(recipe, raw, storage, f"{name}-kept"))

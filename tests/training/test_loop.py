@@ -57,6 +57,7 @@ def everywhere(storage: Path) -> dict[str, Events]:
     add("mnist.cnn", "split", (1, 2, 3), precision="fp64", micro_batch_size=None, **PLAIN)
     add("mnist.cnn", "dropout", (1, 2), precision="fp64", model_args={"dropout": 0.5}, augment={"rotate": 20})
     add("mnist.cnn", "weighted", (1, 2), precision="fp64", class_weights="inverse", clip_norm=0.5, ema=0.9)
+    add("textures.cnn", "ordinal", (1, 2, 3), precision="fp64", task="ordinal", class_weights="inverse")
     add("mnist.cnn", "four", (1, 4), precision="fp64", epochs=1)
     for name, changes in FP32.items():
         add(name, f"fp32 {name}", (1, 3), precision="fp32", **{"epochs": 2, **changes})
@@ -81,9 +82,11 @@ def test_losses_do_not_depend_on_the_number_of_workers(everywhere: dict[str, Eve
         assert_same_curves(everywhere[f"{name}/1"], everywhere[f"{name}/{size}"])
 
 
-@pytest.mark.parametrize(("key", "sizes"), [("split", (2, 3)), ("dropout", (2,)), ("weighted", (2,)), ("four", (4,))])
+@pytest.mark.parametrize(
+    ("key", "sizes"), [("split", (2, 3)), ("dropout", (2,)), ("weighted", (2,)), ("ordinal", (2, 3)), ("four", (4,))]
+)
 def test_nor_do_they_with(everywhere: dict[str, Events], key: str, sizes: tuple[int, ...]) -> None:
-    """Another micro-batch without BatchNorm; dropout and augmentation; class weights, clipping and averaging."""
+    """Another micro-batch without BatchNorm; dropout and augmentation; class weights, clipping and averaging; order."""
     for size in sizes:
         assert_same_curves(everywhere[f"{key}/1"], everywhere[f"{key}/{size}"])
 

@@ -36,11 +36,10 @@ def made(name: str, **changes: Any) -> tuple[Recipe, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_prediction_is_what_the_allocator_hands_out_and_a_rough_one_is_more(name: str) -> None:
+def test_a_prediction_is_what_the_allocator_hands_out(name: str) -> None:
     recipe, meta = made(name)  # a batch of 3, which is not traced
     predicted = peak_memory.predict(recipe, meta)
     assert predicted == pytest.approx(measure(recipe, meta), rel=0.05)
-    assert predicted <= peak_memory.roughly(recipe, meta) <= 6 * predicted
 
 
 @pytest.mark.parametrize(
@@ -155,7 +154,6 @@ def test_recipes_that_differ_in_what_takes_no_memory_share_a_trace() -> None:
 def test_random_numbers_are_left_as_they_are() -> None:
     recipe, meta = made("linear_cnn", image_size=(20, 20))
     before = torch.random.get_rng_state()
-    peak_memory.roughly(recipe, meta)
     peak_memory.predict(recipe, meta)
     assert torch.equal(before, torch.random.get_rng_state())
 

@@ -17,7 +17,19 @@ from trainers.storage.store import Store
 from tune_spaces.__main__ import main
 from tune_spaces.ray_tune import draw
 from tune_spaces.run import SweepResult
-from tune_spaces.sweep import Cell, Range, Sweep, cell, distance, find, nested, setting, settings, space_names, spell
+from tune_spaces.sweep import (
+    Cell,
+    Range,
+    Sweep,
+    cell,
+    distance,
+    find,
+    format_value,
+    nested,
+    setting,
+    settings,
+    space_names,
+)
 from tune_spaces.sweep_state import SweepState, dominates
 
 GRID = {"lr": [0.01, 0.1], "batch_size": [32, 64]}
@@ -57,7 +69,12 @@ def test_values_go_into_recipe_and_scale() -> None:
     assert (made.recipe.model_args["num_filters"], made.scale.workers, made.recipe.image_size) == (4, 2, (16, 8))
     assert made.name == "007-num_filters=4-workers=2-image_size=16x8"
     assert nested({"a.b": 1, "a.c": 2, "d": [3]}) == {"a": {"b": 1, "c": 2}, "d": (3,)}
-    assert [spell(value) for value in (0.00012345, (128, 128), True, None)] == ["0.0001234", "128", "true", "none"]
+    assert [format_value(value) for value in (0.00012345, (128, 128), True, None)] == [
+        "0.0001234",
+        "128",
+        "true",
+        "none",
+    ]
 
 
 def test_trials_near_the_recipes_own_setting_come_first() -> None:
@@ -154,35 +171,35 @@ def test_what_needs_as_much_memory_or_more() -> None:
 
 @pytest.fixture
 def sweep_state(tmp_path: Path) -> Callable[..., SweepState]:
-    def open_book(mode: str = "max") -> SweepState:
+    def make(mode: str = "max") -> SweepState:
         return SweepState(
             Store(tmp_path / "sweep"), {"metric": "accuracy", "mode": mode, "plan": {"scheduler": "asha"}}, None
         )
 
-    return open_book
+    return make
 
 
-def test_the_best_of_a_book(sweep_state: Callable[..., SweepState]) -> None:
+def test_ranked_trials_and_the_winner_follow_the_mode(sweep_state: Callable[..., SweepState]) -> None:
     for mode, order in (("max", ["002", "001", "000"]), ("min", ["000", "001", "002"])):
-        pages = sweep_state(mode)
+        state = sweep_state(mode)
         for number in range(5):
-            name = str(pages.add(made(number, seed=number))["name"])
+            name = str(state.add(made(number, seed=number))["name"])
             for epoch in (1, 2):
-                pages.epoch(name, epoch, "accuracy", number + 0.1 * epoch)
-            pages.end(name, "finished" if number < 3 else "failed", "")
-        assert [trial["name"][:3] for trial in pages.ranked()] == order
-        assert pages["000-seed=0"]["best"]["epoch"] == (2 if mode == "max" else 1)
-        pages.finish("finished", "")
-        assert Store(pages.folder.address).read_json("sweep.json")["winner"][:3] == order[0]
+                state.epoch(name, epoch, "accuracy", number + 0.1 * epoch)
+            state.end(name, "finished" if number < 3 else "failed", "")
+        assert [trial["name"][:3] for trial in state.ranked()] == order
+        assert state["000-seed=0"]["best"]["epoch"] == (2 if mode == "max" else 1)
+        state.finish("finished", "")
+        assert Store(state.folder.address).read_json("sweep.json")["winner"][:3] == order[0]
 
 
 def test_checkpoints_are_kept_for_the_best_three_alone(sweep_state: Callable[..., SweepState], tmp_path: Path) -> None:
-    pages = sweep_state()
+    state = sweep_state()
     for number in range(6):
-        name = str(pages.add(made(number, seed=number))["name"])
+        name = str(state.add(made(number, seed=number))["name"])
         (tmp_path / "sweep" / name / "checkpoints").mkdir(parents=True)
-        pages.epoch(name, 1, "accuracy", [3, 9, 5, 1, 7, 2][number])
-        pages.end(name, "interrupted" if number == 3 else "finished", "")
+        state.epoch(name, 1, "accuracy", [3, 9, 5, 1, 7, 2][number])
+        state.end(name, "interrupted" if number == 3 else "finished", "")
     kept = sorted(path.parent.name[:3] for path in tmp_path.glob("sweep/*/checkpoints"))
     assert kept == ["001", "002", "003", "004"]  # 003 goes on later
 
@@ -190,7 +207,7 @@ def test_checkpoints_are_kept_for_the_best_three_alone(sweep_state: Callable[...
 def test_the_winner_of_repeats_is_of_the_setting_with_the_best_mean(
     sweep_state: Callable[..., SweepState], tmp_path: Path
 ) -> None:
-    pages, lucky, steady = sweep_state(), made(0, lr=0.1), made(1, lr=0.2)
+    state, lucky, steady = sweep_state(), made(0, lr=0.1), made(1, lr=0.2)
     runs = [(lucky, 0.9), (steady, 0.8)]
     for origin, later in ((lucky, (0.1, 0.2)), (steady, (0.85, 0.75))):
         for seed, score in enumerate(later, 1):
@@ -198,24 +215,24 @@ def test_the_winner_of_repeats_is_of_the_setting_with_the_best_mean(
             again = dataclasses.replace(origin, number=10 * origin.number + seed, recipe=recipe, repeat_of=origin.name)
             runs.append((again, score))
     for each, score in runs:
-        name = str(pages.add(each)["name"])
+        name = str(state.add(each)["name"])
         (tmp_path / "sweep" / name / "checkpoints").mkdir(parents=True)
-        pages.epoch(name, 1, "accuracy", score)
+        state.epoch(name, 1, "accuracy", score)
     for each, _ in runs:
-        pages.end(each.name, "finished", "")
-    pages.finish("finished", "")
-    assert pages.content["winner"] == "011-lr=0.2-seed=1"
+        state.end(each.name, "finished", "")
+    state.finish("finished", "")
+    assert state.content["winner"] == "011-lr=0.2-seed=1"
     kept = {path.parent.name for path in tmp_path.glob("sweep/*/checkpoints")}
     assert kept == {"000-lr=0.1", "011-lr=0.2-seed=1", "001-lr=0.2"}
 
 
 def test_a_sweep_that_is_cut_short_has_a_best_so_far(sweep_state: Callable[..., SweepState]) -> None:
-    pages = sweep_state()
-    name = str(pages.add(made(0, lr=0.1))["name"])
-    pages.epoch(name, 1, "accuracy", 0.5)
-    pages.end(name, "interrupted", "")
-    pages.finish("out_of_time", "")
-    assert pages.content["winner"] == name
+    state = sweep_state()
+    name = str(state.add(made(0, lr=0.1))["name"])
+    state.epoch(name, 1, "accuracy", 0.5)
+    state.end(name, "interrupted", "")
+    state.finish("out_of_time", "")
+    assert state.content["winner"] == name
 
 
 def test_tpe_proposes_no_setting_twice_and_stops_where_there_are_no_others(

@@ -78,7 +78,7 @@ def start(storage: Path, *words: str, cwd: Path = ROOT, **environment: str) -> s
 def sweep(
     storage: Path, *words: str, cwd: Path = ROOT, code: int = 0, **environment: str
 ) -> tuple[dict[str, Any], str]:
-    """Run a sweep to its end; returns sweep.json and what it told people."""
+    """Run a sweep to its end; returns sweep.json and what it printed."""
     process = start(storage, *words, cwd=cwd, **environment)
     out, err = process.communicate(timeout=SECONDS)
     assert process.returncode == code, err
@@ -201,7 +201,7 @@ def test_the_same_command_again_does_nothing_and_another_plan_is_refused(
 
 
 def test_no_trial_is_lost_to_trouble(storage: Path, tmp_path: Path) -> None:
-    """Out of memory, a loss that is NaN, a process that is killed: each is recorded or mended, the others go on."""
+    """Out of memory, a loss that is NaN, a process that is killed: each is recorded or repaired, the others go on."""
     (tmp_path / "mine.py").write_text(MINE)
     words = ["./mine.py:space", "--run", "trouble", "--scheduler", "none", "--max-concurrent", "1"]
     content, err = sweep(storage, *words, cwd=tmp_path)
@@ -300,7 +300,7 @@ def test_asha_stops_many_trials_saves_what_it_says_and_leaves_nothing_behind(sto
 
 
 def assert_nothing_is_left_behind(seen: list[dict[str, Any]]) -> None:
-    """Parameters: `seen`, what there was of each kind when each trial ended."""
+    """`seen` is what there was of each kind when each trial ended."""
     early, late = seen[6:16], seen[-6:]
     for what in ("groups", "actors"):
         assert max(each[what] for each in late) <= max(each[what] for each in early), what

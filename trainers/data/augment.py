@@ -1,38 +1,13 @@
-"""Random changes of a batch of images, drawn for each sample from (seed, epoch, sample number) alone.
+"""The random changes of a batch, drawn for each sample from (seed, epoch, sample number) alone.
 
-| setting | value | what happens |
-|---|---|---|
-| `horizontal_flip` | probability | mirrored left to right |
-| `vertical_flip` | probability | mirrored top to bottom |
-| `rotate` | degrees | turned about the middle by an angle in [-degrees, degrees] |
-| `scale` | [low, high] | the object becomes this many times as large |
-| `translate` | share | moved by up to this share of height and of width, by whole pixels |
-| `crop` | true | the output is cut from a random place; without it, from the middle |
-| `pad` | pixels | as `crop`, from the image widened by so many pixels on each side |
-| `resized_crop` | [low, high] | a box of this share of the area, aspect 3/4 to 4/3, becomes the output |
-| `fill` | a name | what lies outside: "zeros" (black), "edge" (nearest pixel), "reflect" (mirrored) |
-| `brightness` | strength d <= 1 | multiplied by a factor in [1 - d, 1 + d] |
-| `contrast` | strength d <= 1 | blended with the mean of the grey image by a factor in [1 - d, 1 + d] |
-| `saturation` | strength d <= 1 | blended with the grey image by a factor in [1 - d, 1 + d] |
-| `hue` | strength d <= 0.5 | colours turned by up to d of the circle in both directions |
-
-A setting that is missing, None, 0 or false is off. First the crop, then the flips, then rotate, scale and
-translate about the middle of the output, all as one mapping from output to stored pixels, so that a turned
-crop shows what the stored image holds beyond the crop. Then brightness, contrast, saturation and hue, each
-clamped to [0, 1]: torchvision's ColorJitter in a fixed order. Pixels are copied exactly unless `rotate`,
-`scale` or `resized_crop` asks for values between pixels; these are bilinear, without antialiasing: boxes of
-more than about twice the output's size give jagged images.
-
-`fill` is "zeros" by default, as in torchvision: the background of digits, and elsewhere an honest "nothing
-here". Masks are `ignore_index` outside the stored image whatever `fill` says: mirrored content is not an
-annotation.
+What they are, and what each takes and does: `trainers/augmentations.py`. Here they are applied: the geometry of all
+of them is one mapping, by which pictures and masks are sampled once; then the colours of the pictures change. Pixels
+are copied exactly unless something asks for values between pixels; these are bilinear, without antialiasing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import IntEnum
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,40 +15,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trainers.augmentations import AUGMENTATIONS, COLUMNS, Colour, Geometry, View, uniform
 from trainers.data import sampler
 from trainers.phase import phase
 
 F64 = npt.NDArray[np.float64]
 
-TRIES = 10
-
-
-class Column(IntEnum):
-    """Which of a sample's random numbers decides what. Only append: another order changes recorded runs."""
-
-    FLIP_X = 0
-    FLIP_Y = 1
-    ROTATE = 2
-    SCALE = 3
-    SHIFT_Y = 4
-    SHIFT_X = 5
-    CROP_Y = 6
-    CROP_X = 7
-    BRIGHTNESS = 8
-    CONTRAST = 9
-    SATURATION = 10
-    HUE = 11
-    AREA = 12  # the first of TRIES columns
-    RATIO = AREA + TRIES  # the first of TRIES columns
-
-
-COUNT = Column.RATIO + TRIES
-
 
 @phase("augmenting pictures", on="device")
 def augment(
     images: Tensor,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     *,
     size: tuple[int, int],
     seed: int,
@@ -82,39 +34,49 @@ def augment(
     masks: Tensor | None = None,
     ignore_index: int = 255,
 ) -> tuple[Tensor, Tensor | None]:
-    """The images, and their masks, changed at random as `settings` (the table above) says.
+    """Change images, and their masks, at random.
 
-    `images` (N, C, H, W), any float type, in [0, 1]; `masks` (N, H, W), any integer type. Returns (N, C, h,
-    w) and (N, h, w) of the same types, device and memory format, where (h, w) is `size`; the inputs are left
-    as they are, and come back themselves where there is nothing to do. What becomes of a sample depends on
-    (seed, epoch, ids[i]) alone. Raises ValueError for saturation or hue of images with neither 1 nor 3
-    channels.
+    What becomes of a sample depends on (seed, epoch, ids[i]) alone. The inputs are left as they are.
+
+    Args:
+        images: (N, C, H, W), any float type, in [0, 1].
+        settings: A recipe's `augment`: name -> value, checked by `augmentations.check`.
+        size: Height and width (h, w) of the output.
+        seed: The recipe's.
+        epoch: Number of the epoch, from 0.
+        ids: The samples' numbers, (N,).
+        masks: (N, H, W), any integer type.
+        ignore_index: What masks become outside the stored picture.
+
+    Returns:
+        Images (N, C, h, w) and masks (N, h, w), or None, of the inputs' types, device and memory format; the inputs
+        themselves where there is nothing to do.
+
+    Raises:
+        ValueError: Saturation or hue is on, and images have neither 1 nor 3 channels.
     """
-    count, channels, *stored = images.shape
-    draws = sampler.uniforms(seed, epoch, ids, COUNT)
-    assert len(draws) == count, f"{len(draws)} ids for {count} images"
-    mapping = _mapping(settings, draws, (stored[0], stored[1]), size)
-    factors = _factors(settings, draws)
-    if channels not in (1, 3) and {"saturation", "hue"} & factors.keys():
-        raise ValueError(
-            f"saturation and hue need images of 3 channels (1 is left as it is), got {channels}: "
-            "take them out of `augment`"
-        )
+    height, width = images.shape[-2:]
+    draws = sampler.uniforms(seed, epoch, ids, COLUMNS)
+    assert len(draws) == len(images), f"{len(draws)} ids for {len(images)} images"
+    view = View((height, width), size)
+    colours = _set_up(view, settings, draws, images.shape[1])
+    mapping = _mapping(view, len(images))
 
     # Half types are too coarse for positions, and some devices have no float64.
     dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
-    table = torch.from_numpy(np.column_stack([mapping, *factors.values()]))
+    table = torch.from_numpy(np.column_stack([mapping, *(factors for _, factors in colours)]))
     table = table.to(dtype).to(images.device, non_blocking=True)[:, :, None, None]
 
-    between = any(settings.get(name) for name in ("rotate", "scale", "resized_crop"))
-    fill = settings.get("fill") or "zeros"
     result = images
-    if between:
-        result, masks = _interpolate(images.to(dtype), masks, table, size, fill, ignore_index)
-    elif tuple(stored) != tuple(size) or (mapping != [1, 0, 0, 0, 1, 0]).any():
-        result, masks = _copy(images, masks, table, size, fill, ignore_index)
-    if factors:
-        result = _colour(result.to(dtype), dict(zip(factors, table[:, 6:].unbind(1), strict=True)))
+    if view.bilinear:
+        result, masks = _interpolate(images.to(dtype), masks, table, size, view.fill, ignore_index)
+    elif view.stored != tuple(size) or (mapping != [1, 0, 0, 0, 1, 0]).any():
+        result, masks = _copy(images, masks, table, size, view.fill, ignore_index)
+    if colours:
+        result = result.to(dtype)
+    for (colour, _), factor in zip(colours, table[:, 6:].unbind(1), strict=True):
+        if not (colour.rgb and images.shape[1] == 1):
+            result = colour.change(result, factor[:, None]).clamp(0, 1)
     return result.to(images.dtype).contiguous(memory_format=_memory_format(images)), masks
 
 
@@ -129,89 +91,50 @@ def center(images: Tensor, size: tuple[int, int], masks: Tensor | None = None) -
     return images, None if masks is None else masks[box].contiguous()
 
 
-def _mapping(settings: Mapping[str, Any], draws: F64, stored: tuple[int, int], size: tuple[int, int]) -> F64:
-    """Where output pixels come from: rows (a, b, c, d, e, f), shape (N, 6).
+def _set_up(view: View, settings: Mapping[str, object], draws: F64, channels: int) -> list[tuple[Colour, F64]]:
+    """Change the view by each geometry that is on; return each colour that is on, with its factors (N,)."""
+    colours = []
+    for name, augmentation in AUGMENTATIONS.items():
+        if not (value := settings.get(name)):
+            continue
+        own = draws[:, augmentation.columns]
+        if isinstance(augmentation, Geometry):
+            augmentation.change(view, value, own)
+            continue
+        if augmentation.rgb and channels not in (1, 3):
+            raise ValueError(
+                f"{name} needs images of 3 channels (1 is left as it is), got {channels}: take it out of `augment`"
+            )
+        assert isinstance(value, int | float), f"{name}={value!r}"
+        colours.append((augmentation, uniform(augmentation.middle - value, augmentation.middle + value, own[:, 0])))
+    return colours
+
+
+def _mapping(view: View, count: int) -> F64:
+    """Where output pixels come from: rows (a, b, c, d, e, f), shape (count, 6).
 
     The output's (x, y) shows the stored (a x + b y + c, d x + e y + f), in pixels from the top left corner;
     the middle of the first pixel is (0.5, 0.5).
     """
-    rows, columns = size
-    top, left, box_height, box_width = _box(settings, draws, stored, size)
-
-    flip_x = np.where(draws[:, Column.FLIP_X] < (settings.get("horizontal_flip") or 0), -1.0, 1.0)
-    flip_y = np.where(draws[:, Column.FLIP_Y] < (settings.get("vertical_flip") or 0), -1.0, 1.0)
-    degrees = settings.get("rotate") or 0
-    angle = np.radians(_between(-degrees, degrees, draws[:, Column.ROTATE]))
-    low, high = settings.get("scale") or (1, 1)
-    factor = _between(low, high, draws[:, Column.SCALE])
-    share = settings.get("translate") or 0
-    down = np.rint(_between(-share * rows, share * rows, draws[:, Column.SHIFT_Y]))
-    right = np.rint(_between(-share * columns, share * columns, draws[:, Column.SHIFT_X]))
+    rows, columns = view.size
+    top, left, box_height, box_width = _middle(view) if view.box is None else view.box
 
     # From the output back to the store: undo the move, the turn and growth, the flip, the cut.
-    zoom_x, zoom_y = flip_x * box_width / columns, flip_y * box_height / rows
-    a, b = zoom_x * np.cos(angle) / factor, zoom_x * np.sin(angle) / factor
-    d, e = -zoom_y * np.sin(angle) / factor, zoom_y * np.cos(angle) / factor
-    middle_x, middle_y = columns / 2 + right, rows / 2 + down
+    zoom_x, zoom_y = view.flip_x * box_width / columns, view.flip_y * box_height / rows
+    a, b = zoom_x * np.cos(view.angle) / view.zoom, zoom_x * np.sin(view.angle) / view.zoom
+    d, e = -zoom_y * np.sin(view.angle) / view.zoom, zoom_y * np.cos(view.angle) / view.zoom
+    middle_x, middle_y = columns / 2 + view.right, rows / 2 + view.down
     c = left + box_width / 2 - a * middle_x - b * middle_y
     f = top + box_height / 2 - d * middle_x - e * middle_y
-    return np.stack([a, b, c, d, e, f], axis=1)
+    return np.stack([np.broadcast_to(value, count) for value in (a, b, c, d, e, f)], axis=1)
 
 
-def _box(
-    settings: Mapping[str, Any], draws: F64, stored: tuple[int, int], size: tuple[int, int]
-) -> tuple[F64, F64, F64, F64]:
-    """The part of each stored image that becomes the output: top, left, height, width, each (N,)."""
-    (height, width), (rows, columns) = stored, size
-    if area := settings.get("resized_crop"):
-        other = settings.get("crop") or settings.get("pad")
-        assert not other, "resized_crop excludes crop and pad"
-        return _resized_box(draws, area, stored)
-
-    pad = settings.get("pad") or 0
-    spare_y, spare_x = height + 2 * pad - rows, width + 2 * pad - columns
-    assert min(spare_y, spare_x) >= 0, f"{height}x{width}, padded by {pad}, is smaller than {rows}x{columns}"
-    ones = np.ones(len(draws))
-    if settings.get("crop") or pad:
-        top = np.floor(draws[:, Column.CROP_Y] * (spare_y + 1)) - pad
-        left = np.floor(draws[:, Column.CROP_X] * (spare_x + 1)) - pad
-    else:
-        top, left = ones * (spare_y // 2), ones * (spare_x // 2)
-    return top, left, ones * rows, ones * columns
-
-
-def _resized_box(draws: F64, area: tuple[float, float], stored: tuple[int, int]) -> tuple[F64, F64, F64, F64]:
-    """The boxes of RandomResizedCrop: top, left, height, width, each (N,).
-
-    As in torchvision: the first of ten tries that fits the image; else the largest allowed, in the middle.
-    """
-    height, width = stored
-    pixels = height * width * _between(area[0], area[1], draws[:, Column.AREA : Column.RATIO])
-    ratio = np.exp(_between(np.log(3 / 4), np.log(4 / 3), draws[:, Column.RATIO : COUNT]))
-    heights, widths = np.rint(np.sqrt(pixels / ratio)), np.rint(np.sqrt(pixels * ratio))
-    fits = (heights > 0) & (heights <= height) & (widths > 0) & (widths <= width)
-    first, found = (np.arange(len(draws)), fits.argmax(axis=1)), fits.max(axis=1)
-
-    box_height = np.where(found, heights[first], min(height, round(width * 4 / 3)))
-    box_width = np.where(found, widths[first], min(width, round(height * 4 / 3)))
-    spare_y, spare_x = height - box_height, width - box_width
-    top = np.where(found, np.floor(draws[:, Column.CROP_Y] * (spare_y + 1)), spare_y // 2)
-    left = np.where(found, np.floor(draws[:, Column.CROP_X] * (spare_x + 1)), spare_x // 2)
-    return top, left, box_height, box_width
-
-
-def _factors(settings: Mapping[str, Any], draws: F64) -> dict[str, F64]:
-    """The factor (N,) of each photometric change that is on, in the order in which they are made."""
-    factors = {}
-    for name, middle in (("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0)):
-        if strength := settings.get(name):
-            column = draws[:, Column[name.upper()]]
-            factors[name] = _between(middle - strength, middle + strength, column)
-    return factors
-
-
-def _between(low: float, high: float, draws: F64) -> F64:
-    return low + (high - low) * draws
+def _middle(view: View) -> tuple[int, int, int, int]:
+    """Top, left, height and width of the output in the middle of the stored picture."""
+    (height, width), (rows, columns) = view.stored, view.size
+    assert height >= rows, f"{height}x{width} is smaller than {rows}x{columns}"
+    assert width >= columns, f"{height}x{width} is smaller than {rows}x{columns}"
+    return (height - rows) // 2, (width - columns) // 2, rows, columns
 
 
 def _copy(
@@ -276,54 +199,6 @@ def _within(index: Tensor, length: int, fill: str) -> Tensor:
         index = index.remainder(2 * length)
         return torch.minimum(index, 2 * length - 1 - index)
     return index.clamp(0, length - 1)
-
-
-def _colour(images: Tensor, factors: dict[str, Tensor]) -> Tensor:
-    """The photometric changes of images (N, C, H, W) by factors (N, 1, 1)."""
-    for name, factor in factors.items():
-        by = factor[:, None]
-        if name == "brightness":
-            images = images * by
-        elif name == "contrast":
-            # Rows first: in one go, a single image may be summed in another order than a batch.
-            images = _blend(images, _grey(images).mean(-1, keepdim=True).mean((-2, -3), keepdim=True), by)
-        elif images.shape[1] == 1:
-            continue  # as torchvision does: grey has neither saturation nor hue
-        elif name == "saturation":
-            images = _blend(images, _grey(images), by)
-        else:
-            images = _turn_hue(images, by)
-        images = images.clamp(0, 1)
-    return images
-
-
-def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    return images * factor + other * (1 - factor)
-
-
-def _grey(images: Tensor) -> Tensor:
-    """(N, 1, H, W) of three channels, by torchvision's weights; other images as they are."""
-    if images.shape[1] != 3:
-        return images
-    red, green, blue = images.chunk(3, dim=1)
-    return red * 0.2989 + green * 0.587 + blue * 0.114
-
-
-def _turn_hue(images: Tensor, shift: Tensor) -> Tensor:
-    """RGB images (N, 3, H, W), their hue shifted by `shift` (N, 1, 1, 1) of the circle."""
-    red, green, blue = images.chunk(3, dim=1)
-    # Pairwise: a reduction over three channels takes several times as long.
-    high = torch.maximum(torch.maximum(red, green), blue)
-    low = torch.minimum(torch.minimum(red, green), blue)
-    chroma = high - low
-    divisor = chroma.masked_fill(chroma == 0, 1)  # grey stays grey: its chroma is 0 whatever the hue
-    hue = torch.where(high == green, (blue - red) / divisor + 2, (red - green) / divisor + 4)
-    hue = torch.where(high == red, (green - blue) / divisor, hue) + 6 * shift
-    result = []
-    for start in (5, 3, 1):  # https://en.wikipedia.org/wiki/HSL_and_HSV, "HSV to RGB alternative"
-        k = (hue + start).remainder(6)
-        result.append(high - chroma * torch.minimum(k, 4 - k).clamp(0, 1))
-    return torch.cat(result, dim=1)
 
 
 def _memory_format(images: Tensor) -> torch.memory_format:

@@ -1,4 +1,4 @@
-"""Prepared pictures to batches."""
+"""Prepared pictures to batches: shards read by memory map, and batches read ahead of the device."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import contextlib
 import json
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from trainers.data import targets
 from trainers.data.sampler import Pass
+from trainers.data.targets import Array, gather
+from trainers.messages import Meta
 from trainers.phase import phase
-
-Array = npt.NDArray[Any]
 
 
 class Batch(NamedTuple):
@@ -26,13 +26,13 @@ class Batch(NamedTuple):
     images: Array
     """uint8 (N, height, width, channels)."""
     targets: Array
-    """int64 (N,), or masks: uint8 (N, height, width)."""
+    """Stacked targets of the data set's kind, (N, ...): see data/targets.py."""
 
 
 class Data(Protocol):
     """A prepared data set, or one that is decoded on the way."""
 
-    meta: Mapping[str, Any]
+    meta: Meta
 
     def batches(self, split: str, passes: Iterable[Pass]) -> Iterator[Batch]:
         """The batches of one rank, in order."""
@@ -44,40 +44,28 @@ class Cached:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.meta: Mapping[str, Any] = json.loads((self.folder / "meta.json").read_text())
+        self.meta: Meta = json.loads((self.folder / "meta.json").read_text())
+        self.meta["target"] = targets.of_meta(self.meta).name  # older versions wrote none
         self._open: dict[str, tuple[list[Array], list[Array], Array]] = {}
 
     def batches(self, split: str, passes: Iterable[Pass]) -> Iterator[Batch]:
-        images, targets, first_rows = self._split(split)
+        images, found, first_rows = self._split(split)
         for of in passes:
-            yield Batch(of, _gather(images, first_rows, of.ids), _gather(targets, first_rows, of.ids))
+            yield Batch(of, gather(images, first_rows, of.ids), gather(found, first_rows, of.ids))
 
     def _split(self, split: str) -> tuple[list[Array], list[Array], Array]:
-        """(images of each shard, targets of each shard, the number of each shard's first row)."""
+        """(images of each shard, targets in one part or more, the number of each shard's first row)."""
         import pyarrow as pa
 
         if split not in self._open:
-            images, targets = [], []
+            images, columns = [], []
             for name in self.meta["shards"][split]:
                 table = pa.ipc.open_file(pa.memory_map(str(self.folder / name))).read_all()
                 images.append(table["image"].chunk(0).to_numpy_ndarray())
-                target = table["target"].chunk(0)
-                targets.append(target.to_numpy_ndarray() if self.meta["masks"] else np.from_dlpack(target))
+                columns.append(table["target"].chunk(0))
             first_rows = np.cumsum([0] + [len(part) for part in images[:-1]])
-            if not self.meta["masks"]:  # few bytes: one array of them is gathered faster
-                targets = [np.concatenate(targets)]
-            self._open[split] = (images, targets, first_rows)
+            self._open[split] = (images, targets.of_meta(self.meta).from_columns(columns), first_rows)
         return self._open[split]
-
-
-def _gather(shards: list[Array], first_rows: Array, ids: Array) -> Array:
-    if len(shards) == 1:
-        return np.take(shards[0], ids, axis=0)
-    images = np.empty((len(ids), *shards[0].shape[1:]), shards[0].dtype)
-    numbers = np.searchsorted(first_rows, ids, side="right") - 1
-    for index, (number, row) in enumerate(zip(numbers.tolist(), ids.tolist(), strict=True)):
-        images[index] = shards[number][row - first_rows[number]]
-    return images
 
 
 def ahead(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:

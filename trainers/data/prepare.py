@@ -5,8 +5,8 @@
     Streamed    decodes while training, by Ray Data, for sets that the local disk cannot hold
 
 A cache folder holds `meta.json` and shards: Arrow IPC files, uncompressed, with the columns `image` (uint8,
-height x width x channels) and `target` (int64, or a mask: uint8, height x width). `meta.json` is written last:
-without it a folder counts as empty. How shards get from host to host: shards.py.
+height x width x channels) and `target` (as its kind stores it: targets.py). `meta.json` is written last:
+without it a folder counts as empty. How shards get from host to host: shard_transfer.py.
 """
 
 from __future__ import annotations
@@ -16,22 +16,26 @@ import json
 import os
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
-from trainers.data import shard_transfer
-from trainers.data.batches import Array
-from trainers.data.meta import count_targets, hash_pixels, report_bad, summarise
+from trainers.data import shard_transfer, targets
+from trainers.data.decoder import Decoder
+from trainers.data.meta import report_bad, summarise
 from trainers.data.ray_map import ray_map
-from trainers.data.resize import Decoder
 from trainers.data.source import cache_key, raw_files, row_bytes
-from trainers.datasets import MASK, Item, Source
+from trainers.data.targets import Array, hash_pixels
+from trainers.datasets import Item, Source
+from trainers.messages import Meta, ShardResult, SkippedImage
 from trainers.recipe import Recipe
 from trainers.storage.store import Store, explain
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Advance = Callable[[int], None]
 
@@ -55,12 +59,21 @@ def prepare(
 ) -> Path:
     """Decode, shrink and store every picture, unless that was done before. Returns the folder of the shards.
 
-    Parameters: `cache`, the folder of all prepared sets; `published`, that of an object store, from which a set is
-    copied if it is there, and to which it is uploaded if it is not; `ray`, whether Ray runs and may be used; `advance`,
-    told the number of pictures done; `warn`, told where what was prepared is damaged, and done again. Raises
-    ValueError naming all pictures that cannot be decoded (none is published then), OSError where the disk is full.
     Killed half-way it leaves nothing that counts, and two at once do not collide: shards have names of their own
     and the first `meta.json` wins.
+
+    Args:
+        recipe, source: what is prepared.
+        cache: the folder of all prepared sets.
+        published: that of an object store, from which a set is copied if it is there, and to which it is uploaded if
+            it is not.
+        ray: whether Ray runs and may be used.
+        advance: gets the number of pictures done.
+        warn: gets what was prepared and is damaged, and is prepared anew.
+
+    Raises:
+        ValueError: pictures cannot be decoded: all are named, and none is published.
+        OSError: the disk is full.
     """
     folder = cache / cache_key(recipe, source)
     if published is None:
@@ -135,10 +148,10 @@ def _run_chunks(
     chunks: list[tuple[str, list[Item]]],
     ray: bool,
     advance: Advance,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[ShardResult]:
     paths = {path for _, items in chunks for item in items for path in raw_files(item)}
     if not ray or sum(os.path.getsize(path) for path in paths) <= INLINE_BYTES:
-        decoder = Decoder(recipe, source.channels, len(source.classes))
+        decoder = Decoder(recipe, targets.kind(source.target), source.channels, len(source.classes))
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
             try:
                 for number, (split, items) in enumerate(chunks):
@@ -148,9 +161,10 @@ def _run_chunks(
                 threads.shutdown(wait=False, cancel_futures=True)
                 raise
         return
-    tasks = [
+    tasks: list[_ShardTask] = [
         {
             "recipe": json.dumps(recipe.to_json()),
+            "target": source.target,
             "channels": source.channels,
             "classes": len(source.classes),
             "split": split,
@@ -164,9 +178,9 @@ def _run_chunks(
     mark.touch()
     try:
         for row in ray_map(tasks, _shard_task):
-            result = json.loads(row["result"])
-            if "error" in result:
-                raise OSError(*result["error"])
+            if row["error"]:
+                raise OSError(*json.loads(row["error"]))
+            result: ShardResult = json.loads(row["result"])
             if row["shard"]:
                 Store(folder).write(result["file"], row["shard"])
             advance(result["decoded"])
@@ -175,32 +189,56 @@ def _run_chunks(
         mark.unlink()
 
 
-def _shard_task(row: dict[str, Any]) -> dict[str, Any]:
+class _ShardTask(TypedDict):
+    """A shard to make: plain columns, as Ray Data takes them."""
+
+    recipe: str
+    target: str
+    channels: int
+    classes: int
+    split: str
+    items: str
+    file: str
+    mark: str
+    """A file that is there where this host sees the driver's folder."""
+
+
+class _ShardDone(TypedDict):
+    result: str
+    """A ShardResult, as JSON; "" where it failed."""
+    error: str
+    """Arguments of the OSError, as JSON; "": there was none."""
+    shard: bytes
+    """The file, where this host does not see the driver's folder."""
+
+
+def _shard_task(row: _ShardTask) -> _ShardDone:
     """One shard, as a task of Ray Data; its content, where this host does not see the driver's folder."""
-    decoder = Decoder(Recipe.from_json(json.loads(row["recipe"])), row["channels"], row["classes"])
+    recipe = Recipe.from_json(json.loads(row["recipe"]))
+    decoder = Decoder(recipe, targets.kind(row["target"]), row["channels"], row["classes"])
     items = [Item(**item) for item in json.loads(row["items"])]
     file, seen = Path(row["file"]), os.path.exists(row["mark"])
     with ThreadPoolExecutor(1) as threads, tempfile.TemporaryDirectory(prefix="trainyard-") as scratch:
         to = file if seen else Path(scratch) / file.name
         try:
-            result = _write_shard(decoder, row["split"], items, to, lambda n: None, threads)
-        except OSError as error:  # told as data: Ray would wrap an exception in pages of its own
-            result = {"error": [error.errno, error.strerror, error.filename]}
+            result = json.dumps(_write_shard(decoder, row["split"], items, to, lambda n: None, threads))
+        except OSError as error:  # as data: Ray would wrap an exception in pages of its own
+            failure = json.dumps([error.errno, error.strerror, error.filename])
+            return {"result": "", "error": failure, "shard": b""}
         shard = to.read_bytes() if not seen and to.exists() else b""
-    return {"result": json.dumps(result), "shard": shard}
+    return {"result": result, "error": "", "shard": shard}
 
 
 def _write_shard(
     decoder: Decoder, split: str, items: Sequence[Item], file: Path, advance: Advance, threads: ThreadPoolExecutor
-) -> dict[str, Any]:
-    """Decode `items` to one Arrow file. Returns plain data: what the file holds, and what could not be read."""
+) -> ShardResult:
+    """Decode `items` to one Arrow file. Returns what the file holds, and what could not be read."""
     rows = sum(len(item.targets) for item in items)
     images = np.empty((rows, *decoder.size, decoder.channels), np.uint8)
-    masks = items[0].targets[0] == MASK
-    targets = np.empty((rows, *decoder.size), np.uint8) if masks else np.empty(rows, np.int64)
+    found: list[object] = []
     names: list[str] = []
-    bad: list[dict[str, str]] = []
-    filled = decoded = 0
+    bad: list[SkippedImage] = []
+    decoded = 0
     for item, read in zip(items, threads.map(decoder.try_read, items), strict=True):
         advance(len(item.targets))
         decoded += len(item.targets)
@@ -208,34 +246,34 @@ def _write_shard(
             bad.append({"name": item.name, "why": read})
             continue
         for index, (image, target) in enumerate(read):
-            images[filled], targets[filled] = image, target
+            images[len(found)] = image
+            found.append(target)
             names.append(item.name if len(read) == 1 else f"{item.name}#{index}")
-            filled += 1
-    images, targets = images[:filled], targets[:filled]
+    filled, stacked = len(found), decoder.target.stack(found)
+    images = images[:filled]
     if filled:
-        _write_arrow(file, images, targets)
+        _write_arrow(file, images, decoder.target.to_column(stacked))
     flat = images.reshape(-1, decoder.channels)
     squares = sum((part.astype(np.float64) ** 2).sum(0) for part in np.array_split(flat, max(1, filled // 256)))
     return {
         "split": split,
         "file": file.name,
-        "check": [file.stat().st_size, shard_transfer.digest(file)] if filled else None,
+        "check": (file.stat().st_size, shard_transfer.digest(file)) if filled else None,
         "rows": filled,
         "decoded": decoded,
         "bad": bad,
         "names": names,
-        "targets": [hash_pixels(targets[row]) for row in range(filled)] if masks else targets.tolist(),
+        "targets": decoder.target.identify(stacked),
         "hashes": [hash_pixels(image) for image in images],
-        **count_targets(targets, decoder.classes),
+        **decoder.target.count(stacked, decoder.classes),
         "sum": flat.sum(0, dtype=np.float64).tolist(),
         "squares": np.broadcast_to(squares, (decoder.channels,)).tolist(),
     }
 
 
-def _write_arrow(file: Path, images: Array, targets: Array) -> None:
+def _write_arrow(file: Path, images: Array, column: pa.Array | Array) -> None:
     import pyarrow as pa
 
-    column = targets if targets.ndim == 1 else pa.FixedShapeTensorArray.from_numpy_ndarray(targets)
     table = pa.table({"image": pa.FixedShapeTensorArray.from_numpy_ndarray(images), "target": column})
     try:
         with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
@@ -247,7 +285,7 @@ def _write_arrow(file: Path, images: Array, targets: Array) -> None:
         ) from None
 
 
-def _publish(folder: Path, token: str, meta: Mapping[str, Any]) -> None:
+def _publish(folder: Path, token: str, meta: Meta) -> None:
     part = folder / f".meta-{token}.part"
     try:
         part.write_text(json.dumps(meta))

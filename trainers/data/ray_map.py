@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar, cast
+
+Row = TypeVar("Row")
+Result = TypeVar("Result")
 
 
-def ray_map(
-    rows: list[dict[str, Any]], function: Callable[[dict[str, Any]], dict[str, Any]], most: int | None = None
-) -> Iterator[dict[str, Any]]:
-    """`function` of each row by Ray Data: one task a row, at most `most` at once, results in the order of the rows."""
+def ray_map(rows: Sequence[Row], function: Callable[[Row], Result], most: int | None = None) -> Iterator[Result]:
+    """`function` of each row by Ray Data, in the order of the rows.
+
+    Args:
+        rows: mappings of plain values or arrays, as the results are: Ray Data keeps them in columns.
+        function: run as a task of its own for each row.
+        most: tasks at once; None: as many as there are CPUs for.
+    """
     import logging
 
     for name in ("ray.data", "ray.data.dataset"):
@@ -19,7 +26,9 @@ def ray_map(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
-    mapped = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        function, compute=ray.data.TaskPoolStrategy(size=most)
+    of_columns = cast(Callable[[dict[str, object]], dict[str, object]], function)
+    mapped = ray.data.from_items(list(rows), override_num_blocks=len(rows)).map(
+        of_columns, compute=ray.data.TaskPoolStrategy(size=most)
     )
-    yield from mapped.iter_rows()
+    for result in mapped.iter_rows():
+        yield cast(Result, result)

@@ -1,67 +1,16 @@
-"""Items of a data set to pictures and targets of the stored size."""
+"""Pictures and masks of any size to the stored one."""
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
-
 import numpy as np
+import numpy.typing as npt
 
-from trainers.data.batches import Array
-from trainers.datasets import IGNORED, MASK, BadImage, Item
-from trainers.recipe import Recipe
-from trainers.registry import load
+from trainers.datasets import IGNORED
 
-
-class Decoder:
-    """Items of a recipe's data set, as pictures of the recipe's stored size."""
-
-    def __init__(self, recipe: Recipe, channels: int, classes: int) -> None:
-        self.read_item = load("datasets", recipe.dataset).read
-        self.size, self.resize = recipe.storage_size, recipe.resize
-        self.channels, self.classes = channels, classes
-
-    def read(self, item: Item) -> list[tuple[Array, Any]]:
-        """(uint8 (height, width, channels), class number or uint8 (height, width)) for each sample. Raises BadImage."""
-        hinted = dataclasses.replace(item, args={**item.args, "min_size": self.size})
-        return [
-            (shrink(image, self.size, self.resize), self._shrink(self._check(item, image, target)))
-            for image, target in self.read_item(hinted)
-        ]
-
-    def read_raw(self, item: Item) -> list[tuple[Array, Any]]:
-        """As `read`, but at the picture's own size."""
-        return [(image, self._check(item, image, target)) for image, target in self.read_item(item)]
-
-    def _shrink(self, target: Any) -> Any:
-        if isinstance(target, int):
-            return target
-        return shrink(target[:, :, None], self.size, self.resize, mask=True)[:, :, 0]
-
-    def _check(self, item: Item, image: Array, target: Any) -> Any:
-        if item.targets[0] != MASK:
-            return int(target)
-        if target.shape != image.shape[:2] or target.dtype != np.uint8:
-            shape, dtype = "x".join(map(str, target.shape)), target.dtype
-            wanted = f"{image.shape[0]}x{image.shape[1]} of uint8"
-            raise BadImage(f"{item.name}: the mask is {shape} of {dtype}; it must be {wanted}, as the picture is")
-        wrong = np.flatnonzero(np.bincount(target.reshape(-1), minlength=256)[self.classes : IGNORED])
-        if len(wrong):
-            ids = ", ".join(str(number + self.classes) for number in wrong[:8])
-            raise BadImage(
-                f"{item.name}: the mask holds {ids}; allowed are 0 to {self.classes - 1}, and {IGNORED} for no class"
-            )
-        return target
-
-    def try_read(self, item: Item) -> list[tuple[Array, Any]] | str:
-        """`read`, or the reason why it cannot be done."""
-        try:
-            return self.read(item)
-        except BadImage as error:
-            return str(error)
+Pixels = npt.NDArray[np.uint8]
 
 
-def shrink(image: Array, size: tuple[int, int], how: str, *, mask: bool = False) -> Array:
+def shrink(image: Pixels, size: tuple[int, int], how: str, *, mask: bool = False) -> Pixels:
     """Bring a picture to `size`, with antialiasing: uint8 (H, W, C) -> uint8 (*size, C). `how`: see Recipe.resize.
 
     A mask, (H, W, 1), keeps its class numbers: each pixel is the nearest one, and padding is IGNORED.

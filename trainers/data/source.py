@@ -7,8 +7,8 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
+from trainers.data import targets
 from trainers.datasets import Item, Source
 from trainers.recipe import Recipe
 from trainers.registry import load
@@ -38,9 +38,7 @@ def scan_files(recipe: Recipe, data: str | None) -> Source:
     source: Source = load("datasets", recipe.dataset).source(data, **recipe.dataset_args)
     if len(source.classes) < 2:
         raise ValueError(f"there must be two classes or more; {data or recipe.dataset} has {source.classes}")
-    if source.masks != recipe.task.startswith("segment"):
-        what, task = ("masks", "segment") if source.masks else ("classes of whole pictures, no masks", "classify")
-        raise ValueError(f"task={recipe.task} does not fit the data set {recipe.dataset}, which has {what}; use {task}")
+    targets.check_task(recipe.task, source, recipe.dataset)
     for split in ("train", "val"):
         if not sum(len(item.targets) for item in source.splits.get(split, ())):
             raise ValueError(f"{data or recipe.dataset} has no pictures for the {split} split; add some")
@@ -50,8 +48,8 @@ def scan_files(recipe: Recipe, data: str | None) -> Source:
 def cache_key(recipe: Recipe, source: Source) -> str:
     """Changes with anything that the shards depend on: arguments, size, and each file's path, size and time."""
     digest = hashlib.sha256()
-    wanted: list[Any] = [recipe.dataset, recipe.dataset_args, recipe.storage_size, recipe.resize, recipe.on_bad_image]
-    wanted += [source.classes, source.colours, FORMAT]
+    of_recipe = [recipe.dataset, recipe.dataset_args, recipe.storage_size, recipe.resize, recipe.on_bad_image]
+    wanted = [*of_recipe, source.classes, source.colours, FORMAT]
     digest.update(json.dumps(wanted, sort_keys=True, default=list).encode())
     seen: dict[str, str] = {}
     for split, items in source.splits.items():
@@ -81,7 +79,7 @@ def bytes_needed(recipe: Recipe, source: Source) -> int:
 
 def row_bytes(recipe: Recipe, source: Source) -> int:
     height, width = recipe.storage_size
-    return height * width * (source.channels + source.masks)
+    return height * width * source.channels + targets.kind(source.target).stored_bytes(recipe.storage_size)
 
 
 def choose_mode(mode: str, recipe: Recipe, source: Source, cache: Path, ray: bool) -> str:

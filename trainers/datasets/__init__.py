@@ -5,18 +5,19 @@ A data set module offers two functions, and imports nothing of ours but the type
     source(data, **args) -> Source           look at the files (fast: no decoding) and say what is where
     read(item) -> list of (image, target)    decode one item; called once for each, anywhere in the cluster
 
-An image is uint8 (height, width, channels). A target is the number of its class or, where the source says
-`masks`, a mask: uint8 (height, width) of the image's own size, with the class number of each pixel, or IGNORED.
+An image is uint8 (height, width, channels). A target is of the kind that the source names (data/targets.py): of
+"labels" the number of its class; of "masks" uint8 (height, width) of the image's own size, with the class number of
+each pixel, or IGNORED.
 
 `data` is the folder the user named (None: the data set needs none). `args` are the recipe's `dataset_args`;
 unknown names are refused before `source` is called, by its signature. Both raise ValueError for input that
-a user can mend, naming the file, what was found and what to do.
+a user can fix, naming the file, what was found and what to do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -54,16 +55,22 @@ class Source:
     """1 (grey) or 3 (RGB): what `read` returns for every image."""
     splits: Mapping[str, Sequence[Item]]
     """"train", "val", and "test" where there is one. The best epoch is chosen on "val", never on "test"."""
-    masks: bool = False
-    """Whether the targets are masks."""
+    target: str = "labels"
+    """The kind of the targets: "labels" or "masks"."""
     colours: Sequence[tuple[int, int, int]] | None = None
     """RGB of each class in pictures of masks. None: chosen for you."""
     warnings: Sequence[str] = ()
     """What a person should know of this choice of pictures."""
+    masks: InitVar[bool] = False
+    """The older way to say target="masks"; files of one's own may still use it."""
+
+    def __post_init__(self, masks: bool) -> None:
+        if masks:
+            object.__setattr__(self, "target", "masks")
 
 
 def split_by_share(labels: Sequence[int], shares: Mapping[str, float], seed: int) -> dict[str, list[int]]:
-    """Deal positions 0..n-1 to splits, stratified: each class is dealt by itself, by largest remainder.
+    """Assign positions 0..n-1 to splits, stratified: each class is split by itself, by largest remainder.
 
     Parameters: `labels`, the class of each position; `shares`, split name -> share of the whole (they sum to
     1); `seed`. Returns split name -> sorted positions; every position is in one split. The split named first

@@ -155,7 +155,7 @@ def source(data: str | None, *, split: str = "sequence", split_seed: int = 0) ->
         classes=list(CLASSES),
         channels=3,
         splits={name: mask_items(root, pairs, args) for name, pairs in splits.items()},
-        masks=True,
+        target="masks",
         colours=list(CLASSES.values()),
         warnings=warnings,
     )

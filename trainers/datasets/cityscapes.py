@@ -57,7 +57,7 @@ def source(data: str | None) -> Source:
         pairs = find_pairs(root, pictures, masks, picture_ending="_leftImg8bit", mask_endings=["_gtFine_labelIds"])
         splits[pictures.split("/")[1]] = mask_items(root, pairs, {})
     colours = [colour for _, colour in CLASSES.values()]
-    return Source(classes=list(CLASSES), channels=3, splits=splits, masks=True, colours=colours)
+    return Source(classes=list(CLASSES), channels=3, splits=splits, target="masks", colours=colours)
 
 
 def read(item: Item) -> list[tuple[Pixels, Mask]]:

@@ -109,7 +109,7 @@ def source(
         classes=scheme.classes,
         channels=channels,
         splits={split: mask_items(root, pairs, args) for split, pairs in found.items()},
-        masks=True,
+        target="masks",
         colours=scheme.colours,
         warnings=scheme.warnings,
     )

@@ -101,9 +101,9 @@ def source(
     splits = {split: mask_items(root, of, {"binary": names}) for split, of in dealt.items()}
     if not names:
         colours = list(CLASSES.values())
-        return Source(classes=list(CLASSES), channels=3, splits=splits, masks=True, colours=colours)
+        return Source(classes=list(CLASSES), channels=3, splits=splits, target="masks", colours=colours)
     classes = ["at most the mean", "above the mean"] if names == [MEAN] else ["rest", "+".join(names)]
-    return Source(classes=classes, channels=3, splits=splits, masks=True)
+    return Source(classes=classes, channels=3, splits=splits, target="masks")
 
 
 def read(item: Item) -> list[tuple[Pixels, Mask]]:

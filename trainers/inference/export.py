@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from trainers.inference.load import open_run, restore
+from trainers.messages import Json, RunFacts
 from trainers.recipe import Recipe
 from trainers.storage.store import Store
 from trainers.training.distributed import World
@@ -17,10 +16,20 @@ from trainers.training.distributed import World
 
 def export(run: str, out: str, *, storage: str | None = None) -> Path:
     """Write the best checkpoint of a run as a torch.export program, for any batch size, and beside it `out`.json with
-    the classes and how pictures are prepared. Returns `out`.
+    the task, the classes and how pictures are prepared.
 
-    The program is loaded again and its output compared with the model's before the file is kept. Raises ValueError
-    where a model cannot be exported, or where the two differ.
+    The program is loaded again and its output compared with the model's before the file is kept.
+
+    Args:
+        run: its name below `storage`, or its folder.
+        out: the file to write.
+        storage: where run folders lie, by default the usual place.
+
+    Returns:
+        `out`, as an absolute path.
+
+    Raises:
+        ValueError: the model cannot be exported, or the two differ.
     """
     folder, found = open_run(run, storage)
     recipe, meta = Recipe.from_json(found["recipe"]), found["dataset"]
@@ -51,7 +60,7 @@ def export(run: str, out: str, *, storage: str | None = None) -> Path:
     return target
 
 
-def _input_of(recipe: Recipe, run: Mapping[str, Any], world: World) -> dict[str, Any]:
+def _input_of(recipe: Recipe, run: RunFacts, world: World) -> Json:
     """What one must know to use an exported program."""
     meta = run["dataset"]
     return {

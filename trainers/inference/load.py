@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 
 from trainers.formatting import nearest
+from trainers.messages import DatasetFacts, Facts, RunFacts
 from trainers.recipe import Recipe
 from trainers.runs.files import read_run, run_names
 from trainers.storage.store import Store, default_storage
@@ -18,7 +16,7 @@ from trainers.training.distributed import World
 from trainers.training.state import TrainState
 
 
-def open_run(run: str, storage: str | None = None) -> tuple[Store, dict[str, Any]]:
+def open_run(run: str, storage: str | None = None) -> tuple[Store, RunFacts]:
     """The folder of a run, by name or path, and what its run.json holds. Raises ValueError, with the nearest names."""
     below = Store(storage or default_storage())
     for folder in (below / run, Store(run)):
@@ -28,7 +26,7 @@ def open_run(run: str, storage: str | None = None) -> tuple[Store, dict[str, Any
 
 
 def restore(
-    recipe: Recipe, meta: Mapping[str, Any], folder: Store, device: torch.device | None = None
+    recipe: Recipe, meta: Facts | DatasetFacts, folder: Store, device: torch.device | None = None
 ) -> tuple[TrainState, World]:
     """The best checkpoint's model, on this process' device or on another."""
     world = World(0, 1, device or choose_device(), recipe.precision)  # type: ignore[arg-type]

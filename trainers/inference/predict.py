@@ -1,4 +1,4 @@
-"""What is done with a finished run: evaluate it, predict with it, export it. One process; predict also on Ray."""
+"""Predictions of a run's best model, by this process or by Ray: predictions.csv and, of masks, pictures."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from trainers.data.ray_map import ray_map
 from trainers.decode import SUFFIXES
+from trainers.inference import predictions
 from trainers.inference.load import open_run
-from trainers.inference.predictor import Named, Predictor, check_overlap, class_colours
-from trainers.recipe import Scale
-from trainers.runs import mask_figures
+from trainers.inference.predictions import Named
+from trainers.inference.predictor import Predictor, check_overlap
+from trainers.progress import Advance
+from trainers.recipe import Recipe, Scale
 from trainers.storage.store import Store
+from trainers.training import build
 
 PREDICT_BATCH = 64
-Advance = Callable[[int], None]
 
 
 def predict(
@@ -35,19 +37,31 @@ def predict(
     overlap: float = 0.25,
     advance: Advance = lambda n: None,
 ) -> tuple[Path, list[str]]:
-    """What the best checkpoint of a run makes of pictures. `out`/predictions.csv holds path, class, probability or,
-    where the run segments, path, mask and the share of each class in the picture; then there are also, at the
-    picture's own size, `out`/masks/*.png (class numbers), colours/*.png and overlays/*.png, and what the numbers and
-    colours mean, `out`/legend.png.
+    """What the best checkpoint of a run makes of pictures. `out`/predictions.csv holds path, class, probability (and
+    the probability of each class, where the task says so) or, where the run segments, path, mask and the share of
+    each class in the picture; then there are also, at the picture's own size, `out`/masks/*.png (class numbers),
+    colours/*.png and overlays/*.png, and what the numbers and colours mean, `out`/legend.png.
 
-    Parameters: `paths`, files and folders (searched through); `workers`, 0 for this process, else so many actors
-    of Ray Data; `sliding`, `overlap`: see `evaluate`; `advance`, told the number of pictures done. Returns the
-    CSV's path and the pictures that could not be decoded, whose class is left empty. Raises ValueError where there
-    is nothing to predict.
+    Args:
+        run: its name below `storage`, or its folder.
+        paths: files, and folders that are searched through.
+        out: the folder that is written.
+        workers: 0 for this process, else so many tasks of Ray Data at once.
+        storage: where run folders lie, by default the usual place.
+        sliding, overlap: see `evaluate`.
+        advance: gets the number of pictures done.
+
+    Returns:
+        The CSV's path, and the pictures that could not be decoded, whose class is left empty.
+
+    Raises:
+        ValueError: there is nothing to predict, or no such run.
     """
     folder, found = open_run(run, storage)
     check_overlap(overlap)
-    if sliding and not found["dataset"].get("masks"):
+    meta = found["dataset"]
+    kind = predictions.of_meta(meta)
+    if sliding and not kind.own_size:
         raise ValueError(f"the run {run} classifies whole pictures: --sliding is for masks; leave it out")
     files = list(_pictures(paths))
     if not files:
@@ -58,18 +72,24 @@ def predict(
     batches = [named[start : start + PREDICT_BATCH] for start in range(0, len(named), PREDICT_BATCH)]
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    shares = [f"share of {name}" for name in found["dataset"]["classes"]]
-    writer.writerow(["path", "mask", *shares] if found["dataset"].get("masks") else ["path", "class", "probability"])
+    writer.writerow(kind.header(meta, build.make_task(Recipe.from_json(found["recipe"]), meta)))
     bad = []
-    job = {"folder": folder.address, "out": str(target), "sliding": sliding, "overlap": overlap}
-    here = (_predictor(folder.address, sliding, overlap)(batch, target) for batch in batches)
-    for rows in _on_ray(job, batches, workers) if workers else here:
+    tasks: list[_Task] = [
+        {
+            "folder": folder.address,
+            "out": str(target),
+            "sliding": sliding,
+            "overlap": overlap,
+            "files": json.dumps([(os.path.abspath(path), name) for path, name in batch] if workers else batch),
+        }
+        for batch in batches
+    ]
+    done = _on_ray(tasks, workers) if workers else map(_predict_task, tasks)
+    for rows in (json.loads(row["rows"]) for row in done):
         writer.writerows(rows)
         bad += [row[0] for row in rows if not row[1]]
         advance(len(rows))
-    if found["dataset"].get("masks"):
-        legend = mask_figures.legend_png(found["dataset"]["classes"], class_colours(found["dataset"]))
-        Store(target).write("legend.png", legend)
+    kind.finish(meta, Store(target))
     Store(target).write("predictions.csv", table.getvalue().encode())
     return target / "predictions.csv", bad
 
@@ -79,22 +99,35 @@ def _predictor(address: str, sliding: bool, overlap: float) -> Predictor:
     return Predictor(Store(address), sliding, overlap)
 
 
-def _predict_task(row: dict[str, Any]) -> dict[str, str]:
-    """One batch, as a task of Ray Data; a worker process keeps its model for the next."""
-    predictor = _predictor(row["folder"], row["sliding"], row["overlap"])
-    return {"rows": json.dumps(predictor([tuple(named) for named in json.loads(row["files"])], Path(row["out"])))}
+class _Task(TypedDict):
+    """A batch to predict: plain columns, as Ray Data takes them."""
+
+    folder: str
+    out: str
+    sliding: bool
+    overlap: float
+    files: str
+    """(path, name) of each, as JSON."""
 
 
-def _on_ray(job: Mapping[str, Any], batches: Sequence[Sequence[Named]], workers: int) -> Iterator[list[list[str]]]:
+class _Done(TypedDict):
+    rows: str
+    """Of predictions.csv, as JSON."""
+
+
+def _predict_task(task: _Task) -> _Done:
+    """One batch; a worker process keeps its model for the next."""
+    predictor = _predictor(task["folder"], task["sliding"], task["overlap"])
+    files: list[Named] = [(path, name) for path, name in json.loads(task["files"])]
+    return {"rows": json.dumps(predictions.of_meta(predictor.meta).rows(predictor, files, Path(task["out"])))}
+
+
+def _on_ray(tasks: Sequence[_Task], workers: int) -> Iterator[_Done]:
     from trainers.runtime.ray_train import Cluster
 
     with Cluster(Scale(workers=workers)) as cluster:
         cluster.wait()
-        tasks = [
-            {**job, "files": json.dumps([(os.path.abspath(path), name) for path, name in batch])} for batch in batches
-        ]
-        for row in ray_map(tasks, _predict_task, most=workers):
-            yield json.loads(row["rows"])
+        yield from ray_map(tasks, _predict_task, most=workers)
 
 
 def _names_below(files: Sequence[str]) -> list[str]:

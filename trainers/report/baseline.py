@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from trainers.report.reader import Run
 from trainers.report.sweep_stats import RAN, text, values_of
 
 PAIRED_BY = ("model", "image_size")
 """The recipe fields that two runs must share, next to the content of the data, to be compared one to one."""
-SETTLED = ("precision", "micro_batch_size")
-"""The recipe fields that are settled for a machine where they are left open: two machines may differ there."""
+RESOLVED = ("precision", "micro_batch_size")
+"""The recipe fields that each machine resolves where they are left open: two machines may differ there."""
 MOST = 4
-"""So many differences of a recipe are told."""
+"""Number of differences between two recipes that a note lists."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +25,19 @@ class Pair:
 
 
 def pairs(runs: Sequence[Run], baseline: Sequence[Run], name: str) -> dict[str, Pair]:
-    """The partner of each run, by the address of its folder.
+    """What each run is compared with.
 
     With one run as the baseline each run is compared with it, where data, model and image size are equal; the note
     names every other setting that differs. With a sweep or a folder of runs each is compared with the one of the
     same recipe, in every field, and the same content of the data.
 
-    Parameters: `name`, what the baseline is called in the notes.
+    Args:
+        runs: those of the report.
+        baseline: those to compare with.
+        name: what the baseline is called in the notes.
+
+    Returns:
+        Address of a run's folder -> its partner.
     """
     if len(baseline) == 1 and not baseline[0].trial:
         return {run.store.address: _with_one(run, baseline[0]) for run in runs}
@@ -73,7 +78,7 @@ def _with_same(run: Run, others: Sequence[Run], name: str) -> Pair:
     ran = [other for other in others if other.get("recipe")]
     if not ran:
         return Pair(None, f"not compared with {name}: nothing there has run")
-    same = [other for other in ran if not _differences(run, other, SETTLED)]
+    same = [other for other in ran if not _differences(run, other, RESOLVED)]
     with_data = sorted(
         (other for other in same if _same_data(run, other)),
         key=lambda other: (other.get("status") not in RAN, len(_differences(run, other))),
@@ -101,13 +106,13 @@ def _nearest(run: Run, others: Sequence[Run], ran: Sequence[Run]) -> str:
     for other in others:
         if run.trial and not other.get("recipe") and values_of(other.trial) == values_of(run.trial):
             status = str(other.get("status")).replace("_", " ")
-            told = other.trial.get("message")
-            return f"{other.label}, of the same values, did not run there: {told or status}"
-    near = min(ran, key=lambda other: len(_differences(run, other, SETTLED)))
-    differences = _differences(run, near, SETTLED)
+            why = other.trial.get("message") or status
+            return f"{other.label}, of the same values, did not run there: {why}"
+    near = min(ran, key=lambda other: len(_differences(run, other, RESOLVED)))
+    differences = _differences(run, near, RESOLVED)
     more = f" and {len(differences) - MOST} more" if len(differences) > MOST else ""
-    told = "; ".join(differences[:MOST]) + more
-    return f"no run of the same recipe; the nearest, {near.label}, differs: {told}"
+    listed = "; ".join(differences[:MOST]) + more
+    return f"no run of the same recipe; the nearest, {near.label}, differs: {listed}"
 
 
 def _same_data(run: Run, other: Run) -> bool:
@@ -119,19 +124,19 @@ def _fingerprint(run: Run) -> str | None:
     return None if found is None else str(found)
 
 
-def _differences(run: Run, base: Run, told: Sequence[str] = ()) -> list[str]:
-    """The settings of the recipes that differ, without those `told` elsewhere."""
+def _differences(run: Run, base: Run, without: Sequence[str] = ()) -> list[str]:
+    """The settings of the recipes that differ, but for the fields `without`."""
     ours, theirs = _flat(run.get("recipe")), _flat(base.get("recipe"))
     return [
         f"{key} {text(ours.get(key))} against {text(theirs.get(key))}"
         for key in dict.fromkeys([*ours, *theirs])
-        if key not in told and ours.get(key) != theirs.get(key)
+        if key not in without and ours.get(key) != theirs.get(key)
     ]
 
 
-def _flat(recipe: Any, above: str = "") -> dict[str, Any]:
+def _flat(recipe: object, above: str = "") -> dict[str, object]:
     """{"model_args": {"filters": 16}} as {"model_args.filters": 16}."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, value in recipe.items() if isinstance(recipe, Mapping) else ():
         flat |= _flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
     return flat

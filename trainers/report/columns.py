@@ -1,4 +1,4 @@
-"""What a report tells of each run: the list COLUMNS. A further column is a further line there."""
+"""What a report shows of each run: the list COLUMNS. Adding a column is adding a line there."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from trainers.formatting import format_size
+from trainers.formatting import format_duration, format_size
 from trainers.report.baseline import Pair
-from trainers.report.reader import Found, Run
-from trainers.report.sweep_stats import Lines, duration_text, number, swept_keys, text
+from trainers.report.reader import Found, Run, Sweep
+from trainers.report.sweep_stats import Lines, number, swept_keys, text
+
+Value = str | float | None
+"""What a cell of the table holds; None where it is unknown."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the columns need to know besides the run. Keys are the addresses of run folders."""
+class Context:
+    """What the columns need besides the run. Keys are the addresses of run folders."""
 
     pairs: Mapping[str, Pair] = field(default_factory=dict)
     lines: Mapping[str, Lines] = field(default_factory=dict)
@@ -36,31 +39,32 @@ class Column:
     name: str
     """Key in CSV and JSON, with its unit."""
     header: str
-    value: Callable[[Run, Asked], Any]
+    value: Callable[[Run, Context], Value]
     show: Callable[[Any], str]
+    """Takes what `value` returns, unless that is None."""
     rank: int
-    """A table too wide for the terminal loses the columns of the highest rank first; rank 0 stays."""
+    """A table too wide for the terminal drops the columns of the highest rank first; rank 0 stays."""
 
 
 # Values of the columns
 
 
-def _training_seconds(run: Run, asked: Asked) -> float | None:
-    """A trial that was cut off has no total: then it is the sum over its epochs."""
+def _training_seconds(run: Run, context: Context) -> float | None:
+    """An interrupted trial has no total: its time is then the sum over its epochs."""
     total, setup = run.number("seconds", "total"), run.number("seconds", "setup")
     if total is not None and setup is not None:
         return total - setup
-    lines = asked.lines.get(run.store.address) if run.trial else None
+    lines = context.lines.get(run.store.address) if run.trial else None
     return math.fsum(number(line.get("seconds")) or 0.0 for line in lines) if lines else None
 
 
-def _data_wait_share(run: Run, asked: Asked) -> float | None:
-    wait, seconds = run.number("seconds", "data_wait"), _training_seconds(run, asked)
+def _data_wait_share(run: Run, context: Context) -> float | None:
+    wait, seconds = run.number("seconds", "data_wait"), _training_seconds(run, context)
     return wait / seconds if wait is not None and seconds else None
 
 
-def _epoch_seconds(run: Run, asked: Asked) -> float | None:
-    seconds, epochs = _training_seconds(run, asked), run.number("epochs_run")
+def _epoch_seconds(run: Run, context: Context) -> float | None:
+    seconds, epochs = _training_seconds(run, context), run.number("epochs_run")
     return seconds / epochs if seconds and epochs else None
 
 
@@ -72,17 +76,20 @@ def _peak_memory(run: Run) -> tuple[float | None, str | None]:
     return None, None
 
 
-def _nodes(run: Run) -> list[Mapping[str, Any]]:
-    nodes = run.get("machine", "nodes")
-    return [node for node in nodes if isinstance(node, Mapping)] if isinstance(nodes, list) else []
+def _nodes(run: Run | Sweep) -> list[Mapping[str, object]]:
+    return _objects(run.get("machine", "nodes"))
 
 
-def machine_of(run: Run) -> str | None:
+def _objects(value: object) -> list[Mapping[str, object]]:
+    return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
+
+
+def machine_of(run: Run | Sweep) -> str | None:
     """ "8 x A100-SXM4-40GB, 2 nodes", or "16 cores EPYC 7B13" where no GPU was used."""
     nodes = _nodes(run)
     if not nodes:
         return None
-    gpus = Counter(str(gpu.get("name")) for node in nodes for gpu in node.get("gpus") or [] if gpu)
+    gpus = Counter(str(gpu.get("name")) for node in nodes for gpu in _objects(node.get("gpus")))
     if gpus and run.get("scale", "gpus_per_worker") != 0:
         parts = [f"{count} x {_short(name)}" for name, count in gpus.items()]
     else:
@@ -94,29 +101,32 @@ def machine_of(run: Run) -> str | None:
 
 
 def _short(name: str) -> str:
-    """A processor's name without words that tell nothing: "Xeon 8259CL" for "Intel(R) Xeon(R) CPU 8259CL"."""
+    """A processor's name without words that say nothing: "Xeon 8259CL" for "Intel(R) Xeon(R) CPU 8259CL"."""
     words = r"\((R|TM)\)|@.*|\b(Intel|AMD|NVIDIA|CPU|Processor|\d+-Core)\b"
     return " ".join(re.sub(words, " ", name).split()) or name
 
 
-def cost_of(run: Run, asked: Asked) -> float | None:
+def cost_of(run: Run | Sweep, context: Context) -> float | None:
     total, nodes = run.number("seconds", "total"), len(_nodes(run))
-    if asked.price_per_hour is None or total is None or not nodes:
+    if context.price_per_hour is None or total is None or not nodes:
         return None
-    return asked.price_per_hour * nodes * total / 3600
+    return context.price_per_hour * nodes * total / 3600
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Value:
     """A value that a cell can hold: numbers as they are, sizes as 512x1024."""
-    return value if value is None or isinstance(value, int | str) or number(value) is not None else text(value)
+    if value is None or isinstance(value, int | str):
+        return value
+    found = number(value)
+    return text(value) if found is None else found
 
 
-def _workers(run: Run) -> Any:
+def _workers(run: Run) -> Value:
     workers = run.get("scale", "workers")
-    return ":".join(str(end) for end in workers) if isinstance(workers, list) else workers
+    return ":".join(str(end) for end in workers) if isinstance(workers, list) else plain(workers)
 
 
-def _setting(run: Run, _: Asked, *, key: str) -> Any:
+def _setting(run: Run, _: Context, *, key: str) -> Value:
     return plain(run.setting(key))
 
 
@@ -132,28 +142,28 @@ def predicted_memory(run: Run) -> float | None:
 # Comparison with the baseline
 
 
-def _of_partner(run: Run, asked: Asked, *, value: Callable[[Run], Any]) -> Any:
-    partner = asked.partner(run)
+def _of_partner(run: Run, context: Context, *, value: Callable[[Run], Value]) -> Value:
+    partner = context.partner(run)
     return None if partner is None else value(partner)
 
 
-def _speed_up(run: Run, asked: Asked) -> float | None:
-    if (partner := asked.partner(run)) is None:
+def _speed_up(run: Run, context: Context) -> float | None:
+    if (partner := context.partner(run)) is None:
         return None
-    ours, theirs = _epoch_seconds(run, asked), _epoch_seconds(partner, asked)
+    ours, theirs = _epoch_seconds(run, context), _epoch_seconds(partner, context)
     return theirs / ours if ours and theirs else None
 
 
-def _score_difference(run: Run, asked: Asked) -> float | None:
-    partner = asked.partner(run)
+def _score_difference(run: Run, context: Context) -> float | None:
+    partner = context.partner(run)
     if partner is None or run.get("best", "metric") != partner.get("best", "metric"):
         return None
     ours, theirs = run.number("best", "value"), partner.number("best", "value")
     return None if ours is None or theirs is None else ours - theirs
 
 
-def _note(run: Run, asked: Asked) -> str:
-    pair = asked.pairs.get(run.store.address)
+def _note(run: Run, context: Context) -> str:
+    pair = context.pairs.get(run.store.address)
     return "; ".join(filter(None, [run.remark, pair.note if pair else ""]))
 
 
@@ -183,7 +193,7 @@ COLUMNS = [
     Column("image_size", "image size", partial(_setting, key="image_size"), str, 3),
     Column("workers", "workers", lambda run, _: _workers(run), str, 3),
     Column("machine", "machine", lambda run, _: machine_of(run), str, 4),
-    Column("training_seconds", "training", _training_seconds, duration_text, 1),
+    Column("training_seconds", "training", _training_seconds, format_duration, 1),
     Column("images_per_second", "images/s", lambda run, _: run.number("images_per_second"), _rate, 2),
     Column("data_wait_share", "data wait", _data_wait_share, "{:.1%}".format, 3),
     Column("peak_memory_bytes", "peak memory", lambda run, _: _peak_memory(run)[0], _bytes, 3),
@@ -207,7 +217,8 @@ PAIR_COLUMNS = [  # next to a baseline
     Column("score_difference", "difference", _score_difference, "{:+.4f}".format, 1),
     Column("baseline_run", "baseline", partial(_of_partner, value=lambda run: run.label), str, 8),
     Column("baseline_seconds", "baseline training",
-           lambda run, asked: _of_partner(run, asked, value=partial(_training_seconds, asked=asked)), duration_text, 2),
+           lambda run, context: _of_partner(run, context, value=partial(_training_seconds, context=context)),
+           format_duration, 2),
     Column("baseline_memory_bytes", "baseline memory",
            partial(_of_partner, value=lambda run: _peak_memory(run)[0]), _bytes, 7),
     Column("baseline_images_per_second", "baseline images/s",
@@ -217,13 +228,13 @@ PAIR_COLUMNS = [  # next to a baseline
 ]  # fmt: skip
 
 
-def columns_for(found: Found, asked: Asked) -> list[Column]:
-    """COLUMNS without those not asked for, and with those of sweeps, of final scores and of the baseline.
+def columns_for(found: Found, context: Context) -> list[Column]:
+    """The columns of a report: COLUMNS as far as they apply, those of sweeps, final scores and the baseline.
 
     What a sweep varies stands next to the status, under its own name.
     """
     swept = {key: None for sweep in found.sweeps for key in swept_keys(sweep.info, sweep.trials)}
-    unwanted = {"cost"} if asked.price_per_hour is None else set()
+    unwanted = {"cost"} if context.price_per_hour is None else set()
     plain = [column for column in COLUMNS if column.name not in unwanted]
     finals = [run.get("final") for run in found.runs]
     scores = dict.fromkeys(
@@ -244,7 +255,7 @@ def columns_for(found: Found, asked: Asked) -> list[Column]:
     columns: list[Column] = []
     for column in plain:
         if column.name == "note":
-            columns += PAIR_COLUMNS if asked.pairs else []
+            columns += PAIR_COLUMNS if context.pairs else []
             columns += [each for each in TRIAL_COLUMNS[2:] if each.name not in swept] if found.sweeps else []
         if column.name not in swept:
             columns.append(column)
@@ -256,5 +267,5 @@ def columns_for(found: Found, asked: Asked) -> list[Column]:
     return columns
 
 
-def _final(run: Run, _: Asked, *, name: str) -> float | None:
+def _final(run: Run, _: Context, *, name: str) -> float | None:
     return run.number("final", name)

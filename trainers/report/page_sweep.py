@@ -1,4 +1,4 @@
-"""The parts of the report's page that tell of one sweep: tiles, repeats, maps over its parameters, memory and speed."""
+"""What the report's page shows of one sweep: tiles, repeats, maps over its parameters, memory and speed."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
-from typing import Any
 
-from trainers.formatting import format_size
+from markupsafe import Markup
+
+from trainers.formatting import format_duration, format_size
 from trainers.report.svg import Cell, Series, chart, heat_map
-from trainers.report.sweep_stats import DID_NOT_FIT, duration_text, levels, number, text, values_text
+from trainers.report.sweep_stats import DID_NOT_FIT, Lines, Setting, levels, number, text, values_text
 
 MOST_PAIRS = 6
-"""So many pairs of parameters have maps: those of the parameters named first."""
+"""Number of pairs of parameters that get maps: those of the parameters named first."""
 FAR = 4.0
-"""A limit of memory beyond so many times what is needed is told, and not drawn."""
+"""A memory limit beyond this multiple of what is needed is named in the text, not drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,25 +29,25 @@ class PageRun:
     cells: Sequence[TableCell]
     metric: str | None
     minimise: bool
-    """Less of the metric is better."""
+    """A lower value of the metric is better."""
     best: float | None
     seconds: float | None
-    """Of training."""
+    """Of training, without setup."""
     epochs: float | None
-    """Those run."""
+    """Number of epochs run."""
     images_per_second: float | None
     memory: float | None
-    """Measured peak of the device, in bytes. None on a CPU: a process's memory is mostly not that of its steps."""
+    """Measured peak of the device, bytes. None on a CPU: most memory of a process is not that of its steps."""
     predicted_memory: float | None
-    values: Mapping[str, Any]
+    values: Mapping[str, object]
     """What the sweep set; empty for a run of its own."""
     batch_size: float | None
     cost: float | None
-    history: Sequence[Mapping[str, Any]]
+    history: Lines
     """The lines of metrics.jsonl."""
     machine: str
     versions: str
-    info: Mapping[str, Any]
+    info: Mapping[str, object]
     """run.json"""
     read: Callable[[str], bytes] | None
     """Reads a file of the run folder; None where there is no folder."""
@@ -56,11 +56,11 @@ class PageRun:
 @dataclass(frozen=True)
 class TableCell:
     text: str
-    value: Any
+    value: str | float | None
     """What the table is sorted by."""
     column: str
     more: str = ""
-    """Told below the text, in small letters."""
+    """Shown below the text, in small letters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,41 +77,55 @@ class PageSweep:
     minimise: bool
     winner: PageRun | None
     savings: Mapping[str, Mapping[str, float]]
-    """See sweep_report.savings."""
-    repeats: Sequence[Mapping[str, Any]]
-    """See sweep_report.repeats."""
+    """See sweep_stats.savings."""
+    repeats: Sequence[Setting]
+    """See sweep_stats.repeats."""
     seconds: float | None
     setup_seconds: float | None
     concurrency: float | None
     memory_limit: float | None
-    """In bytes."""
+    """Bytes."""
     cost: float | None
     plan: str
     machine: str
     versions: str
-    info: Mapping[str, Any]
+    info: Mapping[str, object]
     """sweep.json without the trials."""
 
 
-Tile = tuple[str, str, str]
-"""What, the number, more about it."""
+@dataclass(frozen=True)
+class Tile:
+    """A number in large letters."""
+
+    what: str
+    number: str
+    more: str
 
 
-def section(title: str, *parts: str) -> str:
-    """A heading and its parts; nothing where the last one is empty."""
-    return f"<h2>{escape(title)}</h2>\n" + "\n".join(parts) if parts[-1] else ""
+@dataclass(frozen=True)
+class Charts:
+    """A section of pictures."""
+
+    title: str
+    about: str
+    charts: Sequence[Markup]
 
 
-def tiles(those: Sequence[Tile]) -> str:
-    items = (
-        f"<li><span>{escape(what)}</span><b>{escape(count)}</b><span>{escape(more)}</span>"
-        for what, count, more in those
-    )
-    return f"<ul class=tiles>{''.join(items)}</ul>"
+@dataclass(frozen=True, kw_only=True)
+class SweepPart:
+    """A sweep, ready for the template."""
 
-
-def charts(those: Sequence[str]) -> str:
-    return f"<div class=charts>{''.join(those)}</div>" if any(those) else ""
+    label: str
+    before: str
+    """Stands in front of the titles of its sections where there are several sweeps."""
+    state: str
+    message: str
+    plan: str
+    tiles: Sequence[Tile]
+    metric: str
+    repeats: Sequence[Mapping[str, str]]
+    """Rows of the table of repeats; empty where nothing was repeated."""
+    sections: Sequence[Charts]
 
 
 def status_words(runs: Sequence[PageRun]) -> str:
@@ -126,97 +140,86 @@ def winner_of(sweep: PageSweep) -> PageRun | None:
     return sweep.winner or best(scored, key=lambda run: run.best or 0.0, default=None)
 
 
-def sweep_head(sweep: PageSweep) -> str:
-    """The sweep's plan and message, and its tiles."""
-    found: list[Tile] = []
+def sweep_part(sweep: PageSweep, colours: Mapping[str, str], *, alone: bool) -> SweepPart:
+    """What the page shows of a sweep.
+
+    Args:
+        sweep: the sweep.
+        colours: label of a run -> class of its colour.
+        alone: it is all that the page shows.
+    """
+    varied = [key for key in sweep.keys if len({text(run.values.get(key)) for run in sweep.runs}) > 1]
+    varied = [key for key in varied if key != "seed"] or varied
+    return SweepPart(
+        label=sweep.label,
+        before="" if alone else f"{sweep.label}: ",
+        state=sweep.status.replace("_", " "),
+        message=sweep.message,
+        plan=sweep.plan,
+        tiles=_tiles(sweep),
+        metric=sweep.metric,
+        repeats=_repeats(sweep),
+        sections=[section for section in (_maps(sweep, varied), _memory(sweep, colours)) if section.charts],
+    )
+
+
+def _tiles(sweep: PageSweep) -> list[Tile]:
+    found = []
     if (best := winner_of(sweep)) is not None:
         ties = sum(group["verdict"] == "tie" for group in sweep.repeats)
         tie = f"; a tie with {ties} more" if ties else ""
         score = "no score" if best.best is None else f"{best.best:.4f}"
         word = "winner" if sweep.winner else "best so far" if sweep.status == "running" else "best"
         what = f"{word}, {sweep.metric}"
-        found.append((what, score, f"{values_text(best.values)}{tie}; {best.label}".lstrip("; ")))
-    found.append(("trials", str(len(sweep.runs)), status_words(sweep.runs)))
+        found.append(Tile(what, score, f"{values_text(best.values)}{tie}; {best.label}".lstrip("; ")))
+    found.append(Tile("trials", str(len(sweep.runs)), status_words(sweep.runs)))
     epochs, seconds = sweep.savings["epochs"], sweep.savings["training_seconds"]
     share = f" ({epochs['saved'] / epochs['planned']:.0%})" if epochs["planned"] else ""
     again = f"; {epochs['repeats']:,.0f} more in repeats" if epochs["repeats"] else ""
     ran = f"{epochs['run']:,.0f} of {epochs['planned']:,.0f}"
-    found.append(("epochs run", ran, f"{epochs['saved']:,.0f} saved{share}{again}"))
+    found.append(Tile("epochs run", ran, f"{epochs['saved']:,.0f} saved{share}{again}"))
     grid = seconds["run"] + seconds["saved"]
-    share = f" ({seconds['saved'] / grid:.0%} of {duration_text(grid)})" if grid else ""
-    again = f"; {duration_text(seconds['repeats'])} more in repeats" if seconds["repeats"] else ""
-    found.append(
-        (
-            "training, all trials",
-            duration_text(seconds["run"]),
-            f"{duration_text(seconds['saved'])} saved{share}{again}",
-        )
-    )
+    share = f" ({seconds['saved'] / grid:.0%} of {format_duration(grid)})" if grid else ""
+    again = f"; {format_duration(seconds['repeats'])} more in repeats" if seconds["repeats"] else ""
+    more = f"{format_duration(seconds['saved'])} saved{share}{again}"
+    found.append(Tile("training, all trials", format_duration(seconds["run"]), more))
     if sweep.seconds is not None:
-        setup = f"setup {duration_text(sweep.setup_seconds)}" if sweep.setup_seconds is not None else ""
+        setup = f"setup {format_duration(sweep.setup_seconds)}" if sweep.setup_seconds is not None else ""
         at_once = f"{sweep.concurrency:g} at once" if sweep.concurrency is not None else ""
-        found.append(("wall time", duration_text(sweep.seconds), ", ".join(filter(None, [setup, at_once]))))
+        found.append(Tile("wall time", format_duration(sweep.seconds), ", ".join(filter(None, [setup, at_once]))))
     if sweep.cost is not None:
         apart = sum(run.cost or 0.0 for run in sweep.runs)
-        found.append(("cost of the sweep", f"{sweep.cost:,.2f}", f"one trial after the other {apart:,.2f}"))
-    state = sweep.status.replace("_", " ")
-    message = f": {escape(sweep.message)}" if sweep.message else ""
-    return f"<p><b>{escape(state)}</b>{message}<br><span class=faint>{escape(sweep.plan)}</span></p>{tiles(found)}"
+        found.append(Tile("cost of the sweep", f"{sweep.cost:,.2f}", f"one trial after the other {apart:,.2f}"))
+    return found
 
 
-def sweep_sections(sweep: PageSweep, colours: Mapping[str, str], name: str) -> list[str]:
-    """Repeats, maps over parameters, memory and speed. `name` stands before the titles where there are several."""
-    before = f"{name}: " if name else ""
-    varied = [key for key in sweep.keys if len({text(run.values.get(key)) for run in sweep.runs}) > 1]
-    varied = [key for key in varied if key != "seed"] or varied
-    measured = any(run.memory is not None for run in sweep.runs)
-    dots = "full dots are measured on the device" if measured else "on a CPU it is predicted, not measured"
-    limit = f"; the limit is {format_size(int(sweep.memory_limit))}" if sweep.memory_limit else ""
-    return [
-        section(f"{before}Mean and spread over repeats", _REPEATS, _repeats(sweep)),
-        section(f"{before}Score and time over parameters", *_maps(sweep, varied)),
-        section(
-            f"{before}Memory and speed against batch size",
-            "<p class=faint>Memory of a training step: rings are predicted, crosses ran out of memory or do not fit, "
-            f"{dots}{limit}.</p>",
-            _memory(sweep, colours),
-        ),
-    ]
-
-
-_REPEATS = (
-    "<p class=faint>Mean and sample standard deviation over seeds. A tie: the difference to the best mean "
-    "is within the larger of the two spreads.</p>"
-)
-
-
-def _repeats(sweep: PageSweep) -> str:
+def _repeats(sweep: PageSweep) -> list[dict[str, str]]:
     if all(len(group["scores"]) < 2 for group in sweep.repeats):
-        return ""
-    rows = []
-    for group in sweep.repeats:
-        spread = "" if group["std"] is None else f" ± {group['std']:.4f}"
-        scores = ", ".join(f"{score:.4f}" for score in group["scores"])
-        word = {"best": "good", "tie": "calm"}.get(group["verdict"], "faint")
-        rows.append(
-            f"<tr><td>{escape(values_text(group['values']))}<td class=n>{group['mean']:.4f}{spread}"
-            f"<td><em class={word}>{group['verdict']}</em><td class=n>{len(group['scores'])}<td>{scores}"
-        )
-    head = f"<th>setting<th>{escape(sweep.metric)}, mean ± std<th>verdict<th>seeds<th>scores"
-    return f"<div class=wide><table><thead><tr>{head}<tbody>{''.join(rows)}</table></div>"
+        return []
+    return [
+        {
+            "setting": values_text(group["values"]),
+            "mean": f"{group['mean']:.4f}" + ("" if group["std"] is None else f" ± {group['std']:.4f}"),
+            "verdict": group["verdict"],
+            "css": {"best": "good", "tie": "calm"}.get(group["verdict"], "faint"),
+            "seeds": str(len(group["scores"])),
+            "scores": ", ".join(f"{score:.4f}" for score in group["scores"]),
+        }
+        for group in sweep.repeats
+    ]
 
 
 # Maps
 
 
-def _maps(sweep: PageSweep, keys: Sequence[str]) -> list[str]:
-    """Score, training seconds, and seconds an epoch where trials ran unequal numbers of them."""
+def _maps(sweep: PageSweep, keys: Sequence[str]) -> Charts:
+    """Score, training seconds, and seconds per epoch where trials ran unequal numbers of them."""
     what: list[tuple[str, str, bool, Callable[[PageRun], float | None], bool]] = [
         (f"best {sweep.metric}", "c0", sweep.minimise, lambda run: run.best, True),
         ("training seconds", "c1", False, _training_seconds, False),
     ]
     if len({run.epochs for run in sweep.runs if run.seconds}) > 1:  # those stopped early are not fast
-        what.append(("seconds an epoch", "c2", False, _epoch_seconds, False))
+        what.append(("seconds per epoch", "c2", False, _epoch_seconds, False))
     pairs = list(itertools.combinations(keys, 2))
     drawn = []
     for x, y in pairs[:MOST_PAIRS] or [(key, "") for key in keys]:
@@ -225,15 +228,15 @@ def _maps(sweep: PageSweep, keys: Sequence[str]) -> list[str]:
                 drawn.append(spread)
             else:
                 drawn.append(_map(sweep.runs, x, y, title, css, minimise, value, is_score))
-    told = "Each field is the best score, or the mean time, of its trials."
-    told = told if len(keys) < 3 else f"{told[:-1]} over all other parameters."
+    about = "Each field is the best score, or the mean time, of its trials."
+    about = about if len(keys) < 3 else f"{about[:-1]} over all other parameters."
     if len(pairs) > MOST_PAIRS:
-        told += f" Shown are {MOST_PAIRS} of {len(pairs)} pairs of parameters."
-    return [f"<p class=faint>{told}</p>", charts(drawn)]
+        about += f" Shown are {MOST_PAIRS} of {len(pairs)} pairs of parameters."
+    return Charts("Score and time over parameters", about, [picture for picture in drawn if picture])
 
 
 def _training_seconds(run: PageRun) -> float | None:
-    """None of a trial without an epoch: that it did not fit is not a time."""
+    """None for a trial without an epoch: not fitting is not a time."""
     return run.seconds if run.epochs else None
 
 
@@ -241,11 +244,13 @@ def _epoch_seconds(run: PageRun) -> float | None:
     return run.seconds / run.epochs if run.seconds and run.epochs else None
 
 
-def _spread(runs: Sequence[PageRun], key: str, title: str, css: str, value: Callable[[PageRun], float | None]) -> str:
+def _spread(
+    runs: Sequence[PageRun], key: str, title: str, css: str, value: Callable[[PageRun], float | None]
+) -> Markup:
     """Dots over the only parameter, where it takes many numbers; else empty."""
     places = [number(run.values.get(key)) for run in runs]
     if None in places or len(set(places)) <= 8:
-        return ""
+        return Markup()
     dots = [
         Series(run.label, css, [(place, height)], "dot")
         for run, place in zip(runs, places, strict=True)
@@ -263,7 +268,7 @@ def _map(
     minimise: bool,
     value: Callable[[PageRun], float | None],
     is_score: bool,
-) -> str:
+) -> Markup:
     labels_x, at_x = levels([run.values.get(x) for run in runs])
     labels_y, at_y = levels([run.values.get(y) if y else "" for run in runs])
     groups: dict[tuple[int, int], list[PageRun]] = {}
@@ -287,7 +292,7 @@ def _map(
 
 
 def _two_digits(value: float) -> str:
-    """Those that tell fields apart: 0.047, 2.1, 47, 4,712."""
+    """Enough to distinguish fields: 0.047, 2.1, 47, 4,712."""
     return f"{value:.2g}" if abs(value) < 10 else f"{value:,.0f}"
 
 
@@ -307,18 +312,39 @@ def _why_empty(runs: Sequence[PageRun]) -> str:
 # Memory and speed
 
 
-def _memory(sweep: PageSweep, colours: Mapping[str, str]) -> str:
+def _memory(sweep: PageSweep, colours: Mapping[str, str]) -> Charts:
     """Peak memory and images/s against batch size, where trials have at least two."""
+    measured = any(run.memory is not None for run in sweep.runs)
+    dots = "full dots are measured on the device" if measured else "on a CPU it is predicted, not measured"
+    limit = f"; the limit is {format_size(int(sweep.memory_limit))}" if sweep.memory_limit else ""
+    about = "Memory of a training step: rings are predicted, crosses ran out of memory or do not fit, "
     placed = [(run, run.batch_size) for run in sweep.runs if run.batch_size is not None]
     sizes = sorted({size for _, size in placed})
-    if len(sizes) < 2:
-        return ""
-    limit = sweep.memory_limit
+    drawn = [_memory_chart(sweep, placed, sizes, colours), _speed_chart(placed, sizes, colours)]
+    shown = [picture for picture in drawn if picture] if len(sizes) > 1 else []
+    return Charts("Memory and speed against batch size", f"{about}{dots}{limit}.", shown)
+
+
+Placed = Sequence[tuple[PageRun, float]]
+"""Trials and their batch sizes."""
+
+
+def _split(placed: Placed) -> tuple[Placed, Placed]:
+    """Those that fit, and those that do not."""
     fits = [(run, size) for run, size in placed if run.status not in DID_NOT_FIT]
-    fails = [(run, size) for run, size in placed if run.status in DID_NOT_FIT]
+    return fits, [(run, size) for run, size in placed if run.status in DID_NOT_FIT]
+
+
+def _failure(run: PageRun) -> str:
+    return f"{run.label}, {run.status.replace('_', ' ')}"
+
+
+def _memory_chart(sweep: PageSweep, placed: Placed, sizes: Sequence[float], colours: Mapping[str, str]) -> Markup:
+    limit = sweep.memory_limit
+    fits, fails = _split(placed)
     known = [each for run, _ in placed for each in (run.memory, run.predicted_memory) if each is not None]
     if limit and not fails and limit > FAR * max(known, default=0.0):
-        limit = None  # drawn, it would press all the rest to the ground
+        limit = None  # drawn, it would flatten everything else
     top = max([*known, *([limit * 1.05] if limit else [])], default=0.0)
     unit, scale = ("GiB", 2**30) if top >= 2**30 else ("MiB", 2**20)
     memory = [
@@ -327,23 +353,20 @@ def _memory(sweep: PageSweep, colours: Mapping[str, str]) -> str:
         for amount, word, mark in ((run.predicted_memory, "predicted", "ring"), (run.memory, "measured", "dot"))
         if amount is not None
     ]
-    for run, size in fails:  # without a prediction at the top: all that is known is that it was too much
+    for run, size in fails:  # without a prediction at the top: only that it was too much is known
         height = max(run.predicted_memory or run.memory or top, limit * 1.05 if limit else 0.0)
-        told = f"{run.label}, {run.status.replace('_', ' ')}"
-        memory += [Series(told, "bad", [(size, height / scale)], "cross")] if height else []
+        memory += [Series(_failure(run), "bad", [(size, height / scale)], "cross")] if height else []
     line = (f"limit {format_size(int(limit))}", limit / scale) if limit else None
+    return chart(f"peak memory, {unit}", "batch size", memory, x_ticks=sizes, level=line)
+
+
+def _speed_chart(placed: Placed, sizes: Sequence[float], colours: Mapping[str, str]) -> Markup:
+    fits, fails = _split(placed)
     rates = [
         Series(run.label, colours[run.label], [(size, run.images_per_second)], "dot")
         for run, size in fits
         if run.images_per_second is not None
     ]
     if rates:
-        rates += [
-            Series(f"{run.label}, {run.status.replace('_', ' ')}", "bad", [(size, 0.0)], "cross") for run, size in fails
-        ]
-    return charts(
-        [
-            chart(f"peak memory, {unit}", "batch size", memory, x_ticks=sizes, level=line),
-            chart("images/s", "batch size", rates, x_ticks=sizes),
-        ]
-    )
+        rates += [Series(_failure(run), "bad", [(size, 0.0)], "cross") for run, size in fails]
+    return chart("images/s", "batch size", rates, x_ticks=sizes)

@@ -1,4 +1,4 @@
-"""Runs and sweeps as they lie in a storage: finding and reading them, whole, unfinished or broken."""
+"""Finding and reading the runs and sweeps in a storage, whether complete, unfinished or broken."""
 
 from __future__ import annotations
 
@@ -7,28 +7,62 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Literal, TypedDict
 
 from trainers.report.sweep_stats import WITHOUT_FOLDER, number, values_of
 from trainers.storage.store import Store
 
 HALF_WRITTEN = "no run.json yet; it is being started, or was cut off at its start"
 
-Record = dict[str, Any]
 Broken = list[tuple[str, str]]  # name, reason
+
+RunKey = Literal[
+    "best", "commit", "dataset", "epochs_run", "final", "finished", "images_per_second", "machine", "message", "name",
+    "peak_memory_bytes", "recipe", "recipe_name", "scale", "seconds", "started", "status", "versions",
+]  # fmt: skip
+"""What a report reads of run.json: keys of `RunFacts`."""
+SweepKey = Literal[
+    "commit", "concurrency", "epochs", "finished", "machine", "memory_limit_bytes", "message", "metric", "mode", "name",
+    "plan", "recipe_name", "scale", "seconds", "space_name", "started", "status", "trials", "versions",
+    "winner",
+]  # fmt: skip
+"""What a report reads of sweep.json."""
+
+
+class TrialFacts(TypedDict, total=False):
+    """An entry of `trials` in sweep.json, as far as a report reads it; what is missing or of another kind is left out.
+
+    The whole entry is `Run.info["trial"]`.
+    """
+
+    name: str
+    number: float
+    values: Mapping[str, object]
+    """What the sweep set: {"lr": 0.1, "model_args.num_filters": 16}."""
+    seed: float
+    repeat_of: str
+    status: str
+    message: str
+    micro_batch_size: float
+    memory_bytes: float
+    """Predicted."""
+    epochs: float
+    """Planned."""
+    epochs_run: float
+    best: Mapping[str, object]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder and its `run.json`, of which any part may be missing while the run is going on.
+    """A run folder and its `run.json`, of which any part may be missing: it is going on, or an older version wrote it.
 
-    Of a sweep's trial, `info` also tells what only sweep.json does; it may have no run folder at all.
+    Of a sweep's trial, `info` also has what only sweep.json knows; it may have no run folder at all.
     """
 
     label: str
     store: Store
-    info: Mapping[str, Any]
-    trial: Mapping[str, Any] = field(default_factory=dict)
+    info: Mapping[str, object]
+    trial: TrialFacts = field(default_factory=TrialFacts)
     """The entry in sweep.json; empty for a run of its own."""
     sweep: str = ""
     """The address of the sweep's folder; empty for a run of its own."""
@@ -36,17 +70,14 @@ class Run:
     """Why a trial's folder cannot be read; of a sweep that is one row, how to see its trials."""
     has_folder: bool = True
 
-    def get(self, *path: str) -> Any:
-        """The value at `path`, or None: `run.get("seconds", "total")`."""
-        value: Any = self.info
-        for key in path:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        return value
+    def get(self, key: RunKey, *path: str) -> object:
+        """The value at that path, or None: `run.get("seconds", "total")`."""
+        return _at(self.info, key, *path)
 
-    def number(self, *path: str) -> float | None:
-        return number(self.get(*path))
+    def number(self, key: RunKey, *path: str) -> float | None:
+        return number(self.get(key, *path))
 
-    def setting(self, key: str) -> Any:
+    def setting(self, key: str) -> object:
         """What `key` was set to, by the sweep or the recipe, or None: `run.setting("model_args.num_filters")`."""
         values = values_of(self.trial)
         return values[key] if key in values else self.get("recipe", *key.split("."))
@@ -58,16 +89,26 @@ class Sweep:
 
     label: str
     store: Store
-    info: Mapping[str, Any]
+    info: Mapping[str, object]
     runs: Sequence[Run]
 
     @property
-    def trials(self) -> list[Mapping[str, Any]]:
+    def trials(self) -> list[TrialFacts]:
         """The entries of sweep.json, in the order of `runs`."""
         return [run.trial for run in self.runs if run.trial]
 
-    def get(self, *path: str) -> Any:
-        return Run(self.label, self.store, self.info).get(*path)
+    def get(self, key: SweepKey, *path: str) -> object:
+        """The value at that path, or None: `sweep.get("plan", "search")`."""
+        return _at(self.info, key, *path)
+
+    def number(self, key: SweepKey, *path: str) -> float | None:
+        return number(self.get(key, *path))
+
+
+def _at(value: object, *path: str) -> object:
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 @dataclass(frozen=True)
@@ -80,11 +121,15 @@ class Found:
 
 
 def find(names: Sequence[str], storage: Store, first: Sequence[Run] = ()) -> Found:
-    """The runs asked for: names below `storage` or paths of runs, sweeps, or folders of runs; none: all of `storage`.
+    """The requested runs. In a folder of runs a sweep is one row; requested by name, it is its trials.
 
-    `first` come before them, where they are not among them. In a folder of runs a sweep is a row of its own; asked for
-    by name, it is its trials. Raises ValueError for what does not exist or cannot be read, and for a storage without
-    runs.
+    Args:
+        names: below `storage`, or paths of runs, sweeps or folders of runs. None means all of `storage`.
+        storage: the folder of run folders.
+        first: runs that come before those, where they are not among them.
+
+    Raises:
+        ValueError: a name does not exist or cannot be read, or the storage holds no runs.
     """
     groups = [resolve(name, storage) for name in names] if names else [_below(storage)]
     found: dict[str, Run] = {}
@@ -99,9 +144,9 @@ def find(names: Sequence[str], storage: Store, first: Sequence[Run] = ()) -> Fou
             "or name the folder of your runs with --storage"
         )
     found = {run.store.address: run for run in first if run.store.address not in found} | found
-    labels = _told_apart({address: run.label for address, run in found.items()})
+    labels = _distinct({address: run.label for address, run in found.items()})
     found = {address: replace(run, label=labels[address]) for address, run in found.items()}
-    labels = _told_apart({sweep.store.address: sweep.label for sweep in sweeps})
+    labels = _distinct({sweep.store.address: sweep.label for sweep in sweeps})
     sweeps = [
         replace(sweep, label=labels[sweep.store.address], runs=[found[run.store.address] for run in sweep.runs])
         for sweep in sweeps
@@ -109,8 +154,8 @@ def find(names: Sequence[str], storage: Store, first: Sequence[Run] = ()) -> Fou
     return Found(list(found.values()), sweeps, broken)
 
 
-def _told_apart(labels: Mapping[str, str]) -> dict[str, str]:
-    """The labels of addresses, with as many folders in front as make each unique."""
+def _distinct(labels: Mapping[str, str]) -> dict[str, str]:
+    """Labels by address, with as many parent folders in front as make each unique."""
     labels = dict(labels)
     for parts in range(2, 2 + max((address.count("/") for address in labels), default=0)):
         again = Counter(labels.values())
@@ -128,7 +173,7 @@ def with_trials(found: Found) -> Found:
 
 
 def resolve(name: str, storage: Store) -> Found:
-    """The run, the sweep's trials or the folder's runs of that name. Raises ValueError where there is none."""
+    """The run, the sweep's trials or the folder's runs of a name. Raises ValueError where there is none."""
     places = [Store(name)]
     if "://" not in name and not name.startswith(("/", ".", "~")):
         places.insert(0, storage / name)
@@ -152,37 +197,62 @@ def resolve(name: str, storage: Store) -> Found:
 def read_sweep(folder: Store) -> Sweep | None:
     """The sweep of a folder, its trials in the order of their numbers; None where there is no sweep.json.
 
-    Trials without a run folder are runs too; run folders that sweep.json does not name come last. Raises ValueError
-    saying why sweep.json is broken. A run.json that is broken is told in that run's `remark`.
+    Trials without a run folder are runs too; run folders that sweep.json does not name come last. Where a run.json is
+    broken, that run's `remark` says why.
+
+    Raises:
+        ValueError: sweep.json is broken.
     """
     names = _names(folder)
     if "sweep.json" not in names:
         return None
     info = _read_object(folder, "sweep.json")
     listed = _listed(folder, info)
-    trials = {str(trial.get("name") or f"trial {place}"): trial for place, trial in enumerate(listed)}
+    trials = {str(entry.get("name") or f"trial {place}"): entry for place, entry in enumerate(listed)}
     order = sorted(trials, key=lambda name: _order(trials[name]))
-    runs = [_trial(folder, name, {**trials[name], "name": name}, info, name in names) for name in order]
-    unlisted = [_trial(folder, name, {}, info, True) for name in names if name not in trials and name[0] != "."]
+    runs = [_trial(folder, name, trials[name], info, name in names) for name in order]
+    unlisted = [_trial(folder, name, None, info, True) for name in names if name not in trials and name[0] != "."]
     return Sweep(folder.name, folder, info, [*runs, *(run for run in unlisted if run.info or run.remark)])
 
 
-def _listed(folder: Store, info: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _listed(folder: Store, info: Mapping[str, object]) -> list[Mapping[str, object]]:
     listed = info.get("trials") or []
-    if not isinstance(listed, list) or not all(isinstance(trial, Mapping) for trial in listed):
+    if not isinstance(listed, list) or not all(isinstance(entry, Mapping) for entry in listed):
         raise ValueError(f"{folder.address}/sweep.json: trials is not a list of objects")
     return listed
 
 
-def _order(trial: Mapping[str, Any]) -> float:
-    place = number(trial.get("number"))
+def _order(entry: Mapping[str, object]) -> float:
+    place = number(entry.get("number"))
     return float("inf") if place is None else place
 
 
-def _trial(folder: Store, name: str, trial: Mapping[str, Any], sweep: Mapping[str, Any], has_folder: bool) -> Run:
-    """A trial as a run. The sweep's word on its status counts: only it knows who stopped a run, and why."""
+def _trial_facts(name: str, entry: Mapping[str, object]) -> TrialFacts:
+    """An entry of sweep.json without what is null or not of its kind."""
+    facts: TrialFacts = {"name": name}
+    for key in ("repeat_of", "status", "message"):
+        if (text := entry.get(key)) is not None:
+            facts[key] = str(text)
+    for amount in ("number", "seed", "micro_batch_size", "memory_bytes", "epochs", "epochs_run"):
+        if (size := number(entry.get(amount))) is not None:
+            facts[amount] = size
+    if isinstance(values := entry.get("values"), Mapping):
+        facts["values"] = values
+    if isinstance(best := entry.get("best"), Mapping):
+        facts["best"] = best
+    return facts
+
+
+def _trial(
+    folder: Store, name: str, entry: Mapping[str, object] | None, sweep: Mapping[str, object], has_folder: bool
+) -> Run:
+    """A trial as a run; `entry` is None of a folder that sweep.json does not name.
+
+    The status is the sweep's: only it knows who stopped a run, and why.
+    """
     store, remark = folder / name, ""
-    info: Record = {}
+    info: dict[str, object] = {}
+    trial = TrialFacts() if entry is None else _trial_facts(name, entry)
     has_folder = has_folder and trial.get("status") not in WITHOUT_FOLDER
     if has_folder:
         try:
@@ -190,7 +260,7 @@ def _trial(folder: Store, name: str, trial: Mapping[str, Any], sweep: Mapping[st
             info = dict(run.info) if run else {}
         except ValueError as error:
             remark = str(error)
-    if trial:
+    if entry is not None:
         fallback = {
             "name": name,
             "recipe_name": sweep.get("recipe_name"),
@@ -198,7 +268,8 @@ def _trial(folder: Store, name: str, trial: Mapping[str, Any], sweep: Mapping[st
             "best": trial.get("best"),
         }
         known = {key: value for key, value in info.items() if value is not None}
-        info = {**fallback, **known, "status": trial.get("status") or info.get("status"), "trial": dict(trial)}
+        status = trial.get("status") or info.get("status")
+        info = {**fallback, **known, "status": status, "trial": {**entry, "name": name}}
         info["best"] = trial.get("best") or info["best"]  # by the sweep's metric
     return Run(name, store, info, trial, folder.address, remark, has_folder)
 
@@ -227,11 +298,10 @@ def _sweep_row(folder: Store) -> Run | None:
         return None
     info = _read_object(folder, "sweep.json")
     trials = _listed(folder, info)
-    winner = next((trial for trial in trials if trial.get("name") == info.get("winner")), {})
-    epochs = info.get("epochs")
+    winner = next((trial for trial in trials if trial.get("name") == info.get("winner")), None)
     kept = "name status message recipe_name machine versions commit started finished seconds concurrency winner".split()
     row = {key: info[key] for key in kept if key in info}
-    row |= {"best": winner.get("best"), "epochs_run": epochs.get("run") if isinstance(epochs, Mapping) else None}
+    row |= {"best": _at(winner, "best"), "epochs_run": _at(info, "epochs", "run")}
     return Run(folder.name, folder, row, remark=f"a sweep of {len(trials)} trials; report {folder.name} shows them")
 
 
@@ -242,7 +312,7 @@ def _load(folder: Store) -> Run | None:
     return Run(folder.name, folder, _read_object(folder, "run.json"))
 
 
-def _read_object(folder: Store, name: str) -> Mapping[str, Any]:
+def _read_object(folder: Store, name: str) -> Mapping[str, object]:
     try:
         info = folder.read_json(name)
     except OSError as error:
@@ -267,7 +337,7 @@ def _names(folder: Store) -> list[str]:
         raise ValueError(f"{folder.address} cannot be read: {error.strerror or error}") from None
 
 
-def read_metrics(run: Run) -> tuple[list[Record], str]:
+def read_metrics(run: Run) -> tuple[list[dict[str, object]], str]:
     """The lines of metrics.jsonl, and what is wrong with them, if anything."""
     if not run.has_folder:
         return [], ""
@@ -277,7 +347,7 @@ def read_metrics(run: Run) -> tuple[list[Record], str]:
         return [], ""
     except OSError as error:
         return [], f"metrics.jsonl cannot be read: {error.strerror or error}"
-    lines: list[Record] = []
+    lines: list[dict[str, object]] = []
     for place, line in enumerate(text.splitlines(), start=1):
         try:
             value = json.loads(line)

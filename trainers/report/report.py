@@ -1,6 +1,6 @@
 """Runs and sweeps side by side: a table for terminals, CSV, JSON or an HTML page, from their folders alone.
 
-Needs neither torch nor Ray. What is told of each run is the list COLUMNS of report_columns.py.
+Needs neither torch nor Ray. What is shown of each run is the list COLUMNS of columns.py.
 """
 
 from __future__ import annotations
@@ -11,16 +11,25 @@ import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from trainers.formatting import format_duration
 from trainers.report.baseline import Pair, pairs
-from trainers.report.columns import Asked, Column, columns_for, cost_of, machine_of, plain, predicted_memory, score_text
+from trainers.report.columns import (
+    Column,
+    Context,
+    Value,
+    columns_for,
+    cost_of,
+    machine_of,
+    predicted_memory,
+    score_text,
+)
 from trainers.report.page import Comparison, page
 from trainers.report.page_sweep import PageRun, PageSweep, TableCell
-from trainers.report.reader import Found, Record, Run, Sweep, find, read_metrics, resolve, with_trials
+from trainers.report.reader import Found, Run, Sweep, find, read_metrics, resolve, with_trials
 from trainers.report.sweep_stats import (
     RAN,
-    duration_text,
+    Setting,
     number,
     repeated,
     repeats,
@@ -34,7 +43,8 @@ from trainers.storage.store import Store
 
 FORMATS = ("table", "csv", "json", "html")
 
-Lines = Sequence[Mapping[str, Any]]
+Record = Mapping[str, Value]
+"""What the columns hold of a run, by their names."""
 
 
 def report(
@@ -45,11 +55,14 @@ def report(
     baseline: str | None = None,
     price_per_hour: float | None = None,
 ) -> str:
-    """The runs side by side, as text.
+    """The runs side by side.
 
-    Parameters:
+    Training time is seconds.total - seconds.setup; data wait is a share of it.
+
+    Args:
         runs: names below `storage`, paths of run folders, of sweeps (their trials are shown), or of folders of runs
-            (where a sweep is one row); none means all of `storage`.
+            (where a sweep is one row). None means all of `storage`.
+        storage: the folder of run folders.
         format: "table", "csv", "json" (a list of flat records) or "html" (one page that needs no network).
         baseline: what to compare with. Speed-up is its training seconds per epoch divided by this run's, so
             that unequal numbers of epochs do not matter; score difference is this run's best value minus its.
@@ -58,13 +71,17 @@ def report(
             compared with the one of the same recipe and data. A note says why there is no comparison.
         price_per_hour: price of one node for an hour. Cost is price x nodes x the whole time, setup included.
 
-    Training time is seconds.total - seconds.setup; data wait is a share of it. Raises ValueError for a run
-    that does not exist or cannot be read, an unknown format, and a storage without runs.
+    Returns:
+        The text of the table, file or page.
+
+    Raises:
+        ValueError: a run does not exist or cannot be read, the storage holds no runs, the format is unknown, or the
+            price is negative.
     """
     if format not in FORMATS:
         raise ValueError(f"format={format!r} is not offered; use one of {', '.join(FORMATS)}")
     if price_per_hour is not None and not (math.isfinite(price_per_hour) and price_per_hour >= 0):
-        raise ValueError(f"price_per_hour={price_per_hour} is no price; give a number of at least 0")
+        raise ValueError(f"price_per_hour={price_per_hour} is not a price; give a number of at least 0")
     base = None if baseline is None else with_trials(resolve(baseline, Store(storage)))
     alone = base is not None and len(base.runs) == 1 and not base.runs[0].trial
     found = find(runs, Store(storage), first=base.runs if base and alone else ())
@@ -74,11 +91,11 @@ def report(
         paired = pairs(found.runs, [labelled.get(run.store.address, run) for run in base.runs], baseline)
     read = [run for run in found.runs if run.trial or format == "html"]
     metrics = {run.store.address: read_metrics(run) for run in read}
-    asked = Asked(paired, {address: lines for address, (lines, _) in metrics.items()}, price_per_hour)
-    columns = columns_for(found, asked)
-    records = [{column.name: column.value(run, asked) for column in columns} for run in found.runs]
+    context = Context(paired, {address: lines for address, (lines, _) in metrics.items()}, price_per_hour)
+    columns = columns_for(found, context)
+    records: list[Record] = [{column.name: column.value(run, context) for column in columns} for run in found.runs]
     if format in ("csv", "json"):
-        nothing = dict.fromkeys((column.name for column in columns), None)
+        nothing: Record = dict.fromkeys(column.name for column in columns)
         records += [{**nothing, "run": name, "status": "unreadable", "note": why} for name, why in found.broken]
         if format == "json":
             return json.dumps(records, indent=1, allow_nan=False) + "\n"
@@ -86,13 +103,14 @@ def report(
     notes = [f"{record['run']}: {record['note']}" for record in records if record["note"]]
     notes += [f"{run.label}: {wrong}" for run in read if (wrong := metrics[run.store.address][1])]
     notes += [f"not readable: {name}: {why}" for name, why in found.broken]
-    notes += [note for sweep in found.sweeps for note in _doubts(sweep, asked)]
+    notes += [note for sweep in found.sweeps for note in _doubts(sweep, context)]
     if format == "html":
-        return _html(columns, records, found, asked, notes, title=Store(storage).address, baseline=baseline)
-    told = [f"{record['run']}: {record['message']}" for record in records if record.get("message")]
-    ends = [line for sweep in found.sweeps for line in _ending(sweep, asked)]
+        return _html(columns, records, found, context, notes, title=Store(storage).address, baseline=baseline)
+    messages = [f"{record['run']}: {record['message']}" for record in records if record.get("message")]
+    ends = [line for sweep in found.sweeps for line in _ending(sweep, context)]
     shown = [column for column in columns if column.name not in ("note", "message")]
-    return _table(shown, records, shutil.get_terminal_size((200, 24)).columns) + "\n".join([*told, *notes, *ends, ""])
+    table = _table(shown, records, shutil.get_terminal_size((200, 24)).columns)
+    return table + "\n".join([*messages, *notes, *ends, ""])
 
 
 # Output
@@ -112,7 +130,7 @@ def _csv(columns: Sequence[Column], records: Sequence[Record]) -> str:
 
 
 def _table(columns: Sequence[Column], records: Sequence[Record], width: int) -> str:
-    """A table no wider than `width`. Columns that say the same of all runs go first, then by their rank."""
+    """A table no wider than `width`. Columns equal for all runs are dropped first, then those of the highest rank."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -122,7 +140,7 @@ def _table(columns: Sequence[Column], records: Sequence[Record], width: int) -> 
         return ""
     cells = {column.name: [_cell(column, record) for record in records] for column in columns}
     size = {column.name: 2 + max(map(len, [column.header, *cells[column.name]])) for column in columns}
-    size["run"] = min(size["run"], max(30, width // 4))  # longer names are folded
+    size["run"] = min(size["run"], max(30, width // 4))  # longer names are wrapped
     same = {name for name, texts in cells.items() if len(texts) > 1 and len(set(texts)) == 1}
     # The scores of the best epoch are in the other formats: here they would crowd out what is compared.
     kept = [c for c in columns if set(cells[c.name]) != {"-"} and not c.name.startswith("final_")]
@@ -148,20 +166,20 @@ def _table(columns: Sequence[Column], records: Sequence[Record], width: int) -> 
     return text + "\n\n"
 
 
-# What is told of a sweep
+# What is said of a sweep
 
 
-def _measured(sweep: Sweep, asked: Asked) -> dict[str, dict[str, float]]:
+def _measured(sweep: Sweep, context: Context) -> dict[str, dict[str, float]]:
     """Epochs and seconds run and saved, from the metrics.jsonl of the trials, whatever sweep.json says."""
-    histories = {run.label: asked.lines.get(run.store.address, ()) for run in sweep.runs}
+    histories = {run.label: context.lines.get(run.store.address, ()) for run in sweep.runs}
     # A label may have got its folder's name in front; run folders that sweep.json does not name have no entry.
     return savings([{**run.trial, "name": run.label} for run in sweep.runs], histories)
 
 
-def _repeats(sweep: Sweep) -> list[dict[str, Any]]:
+def _repeats(sweep: Sweep) -> list[Setting]:
     scores = {run.label: run.number("best", "value") for run in sweep.runs}
     labels = {run.trial["name"]: run.label for run in sweep.runs if run.trial}
-    trials = [{**trial, "name": labels[trial["name"]]} for trial in repeated([run.trial for run in sweep.runs])]
+    trials = [{**trial, "name": labels[str(trial["name"])]} for trial in repeated(sweep.trials)]
     return repeats(trials, scores, str(sweep.get("mode") or "max"))
 
 
@@ -170,17 +188,17 @@ def _winner(sweep: Sweep) -> Run | None:
     return next((run for run in sweep.runs if name and run.trial.get("name") == name), None)
 
 
-def _doubts(sweep: Sweep, asked: Asked) -> list[str]:
-    """Where sweep.json does not agree with the run folders, or is not whole."""
-    measured, doubts = _measured(sweep, asked), []
-    told = number(sweep.get("epochs", "run"))
-    if told is not None and told != measured["epochs"]["run"]:
-        doubts.append(f"sweep.json counts {told:g} epochs run, metrics.jsonl {measured['epochs']['run']:g}")
+def _doubts(sweep: Sweep, context: Context) -> list[str]:
+    """Where sweep.json disagrees with the run folders, or is incomplete."""
+    measured, doubts = _measured(sweep, context), []
+    counted = sweep.number("epochs", "run")
+    if counted is not None and counted != measured["epochs"]["run"]:
+        doubts.append(f"sweep.json counts {counted:g} epochs run, metrics.jsonl {measured['epochs']['run']:g}")
     if sweep.get("winner") and _winner(sweep) is None:
         doubts.append(f"its winner {sweep.get('winner')} is not among the trials")
     if not sweep.runs:
         doubts.append("no trials yet")
-    silent = [run.label for run in sweep.runs if run.get("status") in RAN and not asked.lines.get(run.store.address)]
+    silent = [run.label for run in sweep.runs if run.get("status") in RAN and not context.lines.get(run.store.address)]
     if silent:
         doubts.append(f"no epochs are recorded of {', '.join(silent)}; what it saved is not known")
     if unlisted := [run.label for run in sweep.runs if not run.trial]:
@@ -188,15 +206,15 @@ def _doubts(sweep: Sweep, asked: Asked) -> list[str]:
     return [f"{sweep.label}: {doubt}" for doubt in doubts]
 
 
-def _ending(sweep: Sweep, asked: Asked) -> list[str]:
+def _ending(sweep: Sweep, context: Context) -> list[str]:
     """The lines below a table: how the sweep stands, its winner, what early stopping saved."""
-    measured, winner = _measured(sweep, asked), _winner(sweep)
+    measured, winner = _measured(sweep, context), _winner(sweep)
     state = str(sweep.get("status") or "status unknown").replace("_", " ")
-    lines = ["", ": ".join(filter(None, [f"{sweep.label}, {state}", plain(sweep.get("message"))]))]
+    lines = ["", ": ".join(filter(None, [f"{sweep.label}, {state}", str(sweep.get("message") or "")]))]
     if winner is not None:
         score = winner.number("best", "value")
-        told = f", {sweep.get('metric') or 'score'} {score_text(score)}" if score is not None else ""
-        lines.append(f"winner {winner.label}{told}")
+        scored = f", {sweep.get('metric') or 'score'} {score_text(score)}" if score is not None else ""
+        lines.append(f"winner {winner.label}{scored}")
     for group in _repeats(sweep)[:5]:
         if len(group["scores"]) > 1 or group["verdict"] == "tie":
             spread = "" if group["std"] is None else f" +- {score_text(group['std'])}"
@@ -205,17 +223,13 @@ def _ending(sweep: Sweep, asked: Asked) -> list[str]:
     epochs, seconds = measured["epochs"], measured["training_seconds"]
     lines.append(
         f"epochs: {epochs['run']:g} of {epochs['planned']:g} run, {epochs['saved']:g} saved; training: "
-        f"{duration_text(seconds['run'])} run, {duration_text(seconds['saved'])} saved"
+        f"{format_duration(seconds['run'])} run, {format_duration(seconds['saved'])} saved"
     )
     if epochs["repeats"]:
-        lines.append(f"repeats: {epochs['repeats']:g} epochs, {duration_text(seconds['repeats'])} of training")
-    if (cost := cost_of(_as_run(sweep), asked)) is not None:
+        lines.append(f"repeats: {epochs['repeats']:g} epochs, {format_duration(seconds['repeats'])} of training")
+    if (cost := cost_of(sweep, context)) is not None:
         lines.append(f"cost of the sweep: {cost:,.2f}")
     return lines
-
-
-def _as_run(sweep: Sweep) -> Run:
-    return Run(sweep.label, sweep.store, sweep.info)
 
 
 # The page
@@ -225,7 +239,7 @@ def _html(
     columns: Sequence[Column],
     records: Sequence[Record],
     found: Found,
-    asked: Asked,
+    context: Context,
     notes: Sequence[str],
     *,
     title: str,
@@ -240,31 +254,31 @@ def _html(
     shown = [column for column in columns if column.name not in hidden]
     modes = {sweep.store.address: sweep.get("mode") for sweep in found.sweeps}
     runs = {
-        run.store.address: _page_run(run, record, shown, asked, modes.get(run.sweep))
+        run.store.address: _page_run(run, record, shown, context, modes.get(run.sweep))
         for run, record in zip(found.runs, records, strict=True)
     }
-    sweeps = [_page_sweep(sweep, runs, asked) for sweep in found.sweeps]
-    comparison = None if baseline is None else _comparison(columns, records, found, asked, baseline)
+    sweeps = [_page_sweep(sweep, runs, context) for sweep in found.sweeps]
+    comparison = None if baseline is None else _comparison(columns, records, found, context, baseline)
     if len(sweeps) == 1 and all(run.sweep for run in found.runs):
         title = f"{title}/{sweeps[0].label}"
     return page(title, [column.header for column in shown], list(runs.values()), notes, sweeps, comparison)
 
 
 def _same_for_all(columns: Sequence[Column], records: Sequence[Record]) -> dict[str, str]:
-    """What the columns say that do not tell one run from another, by their names."""
-    said = {}
+    """Name of a column that holds the same of every run -> what it holds."""
+    same = {}
     for column in columns:
-        told = {_cell(column, record) for record in records} - {"-"}
-        if column.rank > 1 and len(told) == 1 and len(records) > 1:
-            said[column.name] = f"{column.header} {told.pop()}"
-    return said
+        held = {_cell(column, record) for record in records} - {"-"}
+        if column.rank > 1 and len(held) == 1 and len(records) > 1:
+            same[column.name] = f"{column.header} {held.pop()}"
+    return same
 
 
-def _page_run(run: Run, record: Record, shown: Sequence[Column], asked: Asked, mode: str | None) -> PageRun:
-    metric = record["best_metric"]
+def _page_run(run: Run, record: Record, shown: Sequence[Column], context: Context, mode: object) -> PageRun:
+    metric = None if record["best_metric"] is None else str(record["best_metric"])
     return PageRun(
         label=run.label,
-        status=record["status"] or "unknown",
+        status=str(record["status"] or "unknown"),
         cells=[
             TableCell(
                 _cell(column, record),
@@ -276,25 +290,25 @@ def _page_run(run: Run, record: Record, shown: Sequence[Column], asked: Asked, m
         ],
         metric=metric,
         minimise=mode == "min" if mode else "loss" in (metric or ""),
-        best=record["best_value"],
-        seconds=record["training_seconds"],
+        best=number(record["best_value"]),
+        seconds=number(record["training_seconds"]),
         epochs=run.number("epochs_run"),
-        images_per_second=record["images_per_second"],
-        memory=record["peak_memory_bytes"] if record["peak_memory_of"] == "device" else None,
+        images_per_second=number(record["images_per_second"]),
+        memory=number(record["peak_memory_bytes"]) if record["peak_memory_of"] == "device" else None,
         predicted_memory=predicted_memory(run),
         values=values_of(run.trial),
         batch_size=number(run.setting("batch_size")),
-        cost=record.get("cost"),
-        history=asked.lines.get(run.store.address, ()),
-        machine=record["machine"] or "",
+        cost=number(record.get("cost")),
+        history=context.lines.get(run.store.address, ()),
+        machine=str(record["machine"] or ""),
         versions=_versions(run),
         info=run.info,
         read=run.store.read if run.has_folder else None,
     )
 
 
-def _page_sweep(sweep: Sweep, runs: Mapping[str, PageRun], asked: Asked) -> PageSweep:
-    winner, alone = _winner(sweep), _as_run(sweep)
+def _page_sweep(sweep: Sweep, runs: Mapping[str, PageRun], context: Context) -> PageSweep:
+    winner = _winner(sweep)
     return PageSweep(
         label=sweep.label,
         status=str(sweep.get("status") or "status unknown"),
@@ -304,16 +318,16 @@ def _page_sweep(sweep: Sweep, runs: Mapping[str, PageRun], asked: Asked) -> Page
         metric=str(sweep.get("metric") or "score"),
         minimise=sweep.get("mode") == "min",
         winner=None if winner is None else runs[winner.store.address],
-        savings=_measured(sweep, asked),
+        savings=_measured(sweep, context),
         repeats=_repeats(sweep),
-        seconds=alone.number("seconds", "total"),
-        setup_seconds=alone.number("seconds", "setup"),
-        concurrency=alone.number("concurrency"),
-        memory_limit=alone.number("memory_limit_bytes"),
-        cost=cost_of(alone, asked),
+        seconds=sweep.number("seconds", "total"),
+        setup_seconds=sweep.number("seconds", "setup"),
+        concurrency=sweep.number("concurrency"),
+        memory_limit=sweep.number("memory_limit_bytes"),
+        cost=cost_of(sweep, context),
         plan=_plan(sweep),
-        machine=machine_of(alone) or "",
-        versions=_versions(alone),
+        machine=machine_of(sweep) or "",
+        versions=_versions(sweep),
         info={key: value for key, value in sweep.info.items() if key != "trials"},
     )
 
@@ -326,7 +340,7 @@ def _plan(sweep: Sweep) -> str:
 
 
 def _comparison(
-    columns: Sequence[Column], records: Sequence[Record], found: Found, asked: Asked, baseline: str
+    columns: Sequence[Column], records: Sequence[Record], found: Found, context: Context, baseline: str
 ) -> Comparison:
     swept = list(dict.fromkeys(key for sweep in found.sweeps for key in swept_keys(sweep.info, sweep.trials)))
     names = "run {} training_seconds baseline_seconds speed_up peak_memory_bytes baseline_memory_bytes "
@@ -335,7 +349,7 @@ def _comparison(
     both = [
         (run, partner, record)
         for run, record in zip(found.runs, records, strict=True)
-        if (partner := asked.partner(run)) is not None and partner.store.address != run.store.address
+        if (partner := context.partner(run)) is not None and partner.store.address != run.store.address
     ]
     if all(run.label == partner.label for run, partner, _ in both):
         order.remove("baseline_run")
@@ -348,16 +362,16 @@ def _comparison(
             for *_, record in both
         ],
         speed_ups=[
-            (run.label, f"{record['speed_up']:.2f}x", record["speed_up"])
+            (run.label, f"{speed_up:.2f}x", speed_up)
             for run, _, record in both
-            if record["speed_up"] is not None
+            if (speed_up := number(record["speed_up"])) is not None
         ],
         machines=", ".join(dict.fromkeys(machine_of(run) or "machine unknown" for run, *_ in both)),
         baseline_machines=", ".join(dict.fromkeys(machine_of(partner) or "machine unknown" for _, partner, _ in both)),
     )
 
 
-def _versions(run: Run) -> str:
+def _versions(run: Run | Sweep) -> str:
     versions = run.get("versions")
     named = versions.items() if isinstance(versions, Mapping) else ()
     commit = run.get("commit")

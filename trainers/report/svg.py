@@ -1,11 +1,14 @@
-"""Charts as SVG text, in the colours of the page around them: lines and dots, and maps of numbers."""
+"""Charts as SVG, in the colours of the page around them: lines, dots and heat maps."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
+
+from markupsafe import Markup
+
+from trainers.report.templating import render
 
 WIDTH, HEIGHT = 420, 270
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 30, 42
@@ -45,6 +48,10 @@ class Axis:
         low, high, value = (math.log(each) if self.log else each for each in (self.low, self.high, value))
         return round(self.start + (value - low) / (high - low) * (self.stop - self.start), 1)
 
+    def words(self) -> str:
+        """The axis for the script: low, high, start, stop, and 1 where it is logarithmic."""
+        return f"{self.low:.9g} {self.high:.9g} {self.start:g} {self.stop:g} {self.log:d}"
+
     def ticks(self, *, whole: bool = False) -> list[float]:
         """Round numbers on the axis: powers of ten, or 3 to 6 multiples of 1, 2 or 5 times one."""
         if self.log:
@@ -69,59 +76,72 @@ def chart(
     log_y: bool = False,
     x_ticks: Sequence[float] = (),
     level: tuple[str, float] | None = None,
-) -> str:
+) -> Markup:
     """An SVG of lines and marks. Empty if there are no points.
 
-    Parameters:
-        log_x, log_y: the axis is logarithmic where the values span a factor above 50.
+    Args:
+        title: also what y is.
+        x_label: what x is.
+        series: the lower ones first.
+        log_x: x is logarithmic where its values span a factor above 50.
+        log_y: the same of y.
         x_ticks: the values that x takes, where they are few: these are labelled, evenly in the logarithm if need be.
         level: name and height of a dashed line across.
     """
     points = [point for line in series for point in line.points]
     if not points:
-        return ""
+        return Markup()
     few = x_ticks if 1 < len(x_ticks) <= 8 else ()
     log_above = 4 if few else 50 if log_x else math.inf
     heights = [point[1] for point in points] + ([level[1]] if level else [])
     x = Axis.over([point[0] for point in points], LEFT, WIDTH - RIGHT, log_above=log_above)
     y = Axis.over(heights, HEIGHT - BOTTOM, TOP, log_above=50 if log_y else math.inf)
-    parts = [f"<text class=title x={LEFT} y=16>{escape(title)}</text>"]
-    for tick in y.ticks():
-        parts.append(f"<path class=grid d='M{LEFT} {y.at(tick)}H{WIDTH - RIGHT}'/>")
-        parts.append(f"<text x={LEFT - 6} y={y.at(tick) + 4} text-anchor=end>{_plain(tick)}</text>")
-    for tick in few or x.ticks(whole=x_label == "epoch"):
-        across, foot = x.at(tick), HEIGHT - BOTTOM
-        parts.append(f"<path class=grid d='M{across} {foot}v4'/>")
-        parts.append(f"<text x={across} y={foot + 17} text-anchor=middle>{_plain(tick)}</text>")
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f"<text x={middle} y={HEIGHT - 6} text-anchor=middle>{escape(x_label)}</text>")
-    if level:
-        parts.append(f"<path class=level d='M{LEFT} {y.at(level[1])}H{WIDTH - RIGHT}'/>")
-        parts.append(f"<text x={LEFT + 4} y={y.at(level[1]) - 5}>{escape(level[0])}</text>")
-    parts += [_drawn(line, x, y) for line in series if line.points]
-    return _svg(title, HEIGHT, parts)
+    return render(
+        "chart.svg.j2",
+        title=title,
+        x_label=x_label,
+        width=WIDTH,
+        height=HEIGHT,
+        left=LEFT,
+        right=WIDTH - RIGHT,
+        foot=HEIGHT - BOTTOM,
+        x_axis=x.words(),
+        y_axis=y.words(),
+        x_ticks=[(x.at(tick), _plain(tick)) for tick in few or x.ticks(whole=x_label == "epoch")],
+        y_ticks=[(y.at(tick), _plain(tick)) for tick in y.ticks()],
+        level=(level[0], y.at(level[1])) if level else None,
+        series=[Drawn.of(line, x, y) for line in series if line.points],
+    )
 
 
-def _drawn(line: Series, x: Axis, y: Axis) -> str:
-    last = line.points[-1]
-    hint = f"<title>{escape(line.label)}: {last[1]:.4g} at {last[0]:.4g}</title>"
-    places = [(x.at(each[0]), y.at(each[1])) for each in line.points]
-    if line.mark == "line":
-        path = " ".join(f"{across} {down}" for across, down in places)
-        drawn = f"<path class=line d='M{path}'/>" if len(places) > 1 else ""
-        radius = 2.5 if drawn else 5
-        drawn += f"<circle cx={places[-1][0]} cy={places[-1][1]} r={radius} />"
-    elif line.mark == "cross":
-        drawn = "".join(f"<path class=mark d='M{a - 5} {b - 5}l10 10m0 -10l-10 10'/>" for a, b in places)
-    else:
-        css = "class=ring r=6.5" if line.mark == "ring" else "r=4.5"
-        drawn = "".join(f"<circle {css} cx={across} cy={down} />" for across, down in places)
-    return f"<g class={line.css}>{hint}{drawn}</g>"
+@dataclass(frozen=True)
+class Drawn:
+    """A series as it is drawn."""
+
+    label: str
+    css: str
+    mark: str
+    places: Sequence[tuple[float, float]]
+    """Across and down, of each point."""
+    path: str
+    """The same as a path: "M56 227 412 30"."""
+    points: str
+    """x and y of each point, for the script that shows the one under the pointer: "1,0.25 2,0.31"."""
+    hint: str
+    """What is shown where no script runs."""
+
+    @classmethod
+    def of(cls, line: Series, x: Axis, y: Axis) -> Drawn:
+        places = [(x.at(across), y.at(up)) for across, up in line.points]
+        path = "M" + " ".join(f"{across} {down}" for across, down in places)
+        points = " ".join(f"{across:.6g},{up:.5g}" for across, up in line.points)
+        across, up = line.points[-1]
+        return cls(line.label, line.css, line.mark, places, path, points, f"{line.label}: {up:.4g} at {across:.4g}")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A field of a map. Without a value it has no colour, but may have a text."""
+    """A field of a heat map. Without a value it has no colour, but may have a text."""
 
     value: float | None
     text: str
@@ -136,73 +156,67 @@ def heat_map(
     *,
     css: str,
     minimise: bool = False,
-) -> str:
+) -> Markup:
     """An SVG of numbers on colour. Empty where no field has a number.
 
-    Parameters:
-        axes, labels: names of x and y, and their steps. A y without a name makes one line of fields.
-        cells: by their places (x, y).
-        css: the class whose colour marks the highest value, or the lowest if `minimise`.
+    Args:
+        title: what the numbers are.
+        axes: names of x and y. A y without a name makes one line of fields.
+        labels: the steps of x and of y.
+        cells: place (x, y) -> field.
+        css: the class whose colour marks the highest value.
+        minimise: it marks the lowest instead.
     """
     values = [cell.value for cell in cells.values() if cell.value is not None]
     if not values:
-        return ""
+        return Markup()
     low, high = min(values), max(values)
     left = 12 + min(132, 24 + 7 * max(map(len, labels[1]))) if axes[1] else 12
     wide, tall = (WIDTH - RIGHT - left) / len(labels[0]), max(30.0, min(44.0, 190 / len(labels[1])))
     foot = TOP + tall * len(labels[1])
-    parts = [f"<text class=title x=12 y=16>{escape(title)}</text>"]
-    small = " class=small" if wide < 56 else ""
-    lines = 1
-    for place, label in enumerate(labels[0]):
-        across = round(left + (place + 0.5) * wide, 1)
-        first, mark, second = label.partition(" to ")  # a range takes two lines
-        for line, part in enumerate([first, f"to {second}"] if mark else [label]):
-            told = escape(_cut(part, wide / (5.2 if small else 6.4)))
-            parts.append(f"<text{small} x={across} y={foot + 17 + 13 * line} text-anchor=middle>{told}</text>")
-        lines = max(lines, 2 if mark else 1)
-    for place, label in enumerate(labels[1]):
-        down = round(foot - (place + 0.5) * tall + 4, 1)
-        parts.append(f"<text x={left - 7} y={down} text-anchor=end>{escape(_cut(label, 16))}</text>")
+    small = wide < 56
+    columns = [_two_lines(label, wide / (5.2 if small else 6.4)) for label in labels[0]]
+    fields = []
     for (across, down), cell in cells.items():
-        a, b = round(left + across * wide, 1), round(foot - (down + 1) * tall, 1)
         share = 0.0 if cell.value is None else (cell.value - low) / (high - low) if high > low else 0.5
         share = 1 - share if minimise and high > low else share
-        fill = (
-            ""
-            if cell.value is None
-            else f"<rect class=field x={a + 1} y={b + 1} width={wide - 2:.1f}"
-            + (f" height={tall - 2:.1f} rx=3 fill-opacity={0.06 + 0.46 * share:.2f} />")
+        fields.append(
+            {
+                "left": round(left + across * wide, 1),
+                "top": round(foot - (down + 1) * tall, 1),
+                "text": _cut(cell.text, wide / 5.6),
+                "hint": cell.hint,
+                "known": cell.value is not None,
+                "opacity": f"{0.06 + 0.46 * share:.2f}",
+            }
         )
-        css_text = ["small"] * bool(small or cell.value is None) + ["ink"] * (cell.value is not None)
-        where = f"x={a + wide / 2:.1f} y={b + tall / 2 + 4:.1f} text-anchor=middle"
-        parts.append(
-            f"<g class={css}><title>{escape(cell.hint)}</title>{fill}<text class='{' '.join(css_text)}' {where}>"
-        )
-        parts.append(f"{escape(_cut(cell.text, wide / 5.6))}</text></g>")
-    middle = (left + WIDTH - RIGHT) / 2
-    parts.append(f"<text x={middle} y={foot + 23 + 13 * lines} text-anchor=middle>{escape(_cut(axes[0], 50))}</text>")
-    if axes[1]:
-        down = (TOP + foot) / 2
-        turned = f"text-anchor=middle transform='rotate(-90 14 {down})'"
-        parts.append(f"<text x=14 y={down + 4} {turned}>{escape(_cut(axes[1], tall * len(labels[1]) / 6.4))}</text>")
-    return _svg(title, round(foot + 33 + 13 * lines), parts)
-
-
-def _svg(title: str, height: float, parts: Sequence[str]) -> str:
-    label = escape(title, quote=True)
-    return f'<svg viewBox="0 0 {WIDTH} {height}" role=img aria-label="{label}">{"".join(parts)}</svg>\n'
-
-
-def bars(rows: Sequence[tuple[str, str, float]], *, one: float) -> str:
-    """A list of horizontal bars: label, the number as text, its size. A mark stands where the size is `one`."""
-    most = max([size for _, _, size in rows] + [one])
-    drawn = "".join(
-        f"<li><span>{escape(label)}</span><span class=bar><b style='width:{100 * size / most:.1f}%'></b>"
-        f"<u style='left:{100 * one / most:.1f}%'></u></span><span>{escape(number)}</span>"
-        for label, number, size in rows
+    below = 13 * max(map(len, columns))
+    return render(
+        "heat_map.svg.j2",
+        title=title,
+        x_label=_cut(axes[0], 50),
+        y_label=_cut(axes[1], tall * len(labels[1]) / 6.4),
+        width=WIDTH,
+        height=round(foot + 33 + below),
+        top=TOP,
+        foot=foot,
+        left=left,
+        middle=(left + WIDTH - RIGHT) / 2,
+        label_foot=foot + 23 + below,
+        columns=[(round(left + (place + 0.5) * wide, 1), lines) for place, lines in enumerate(columns)],
+        rows=[(round(foot - (place + 0.5) * tall + 4, 1), _cut(label, 16)) for place, label in enumerate(labels[1])],
+        fields=fields,
+        field_width=round(wide, 1),
+        field_height=round(tall, 1),
+        small=small,
+        css=css,
     )
-    return f"<ul class=bars>{drawn}</ul>" if rows else ""
+
+
+def _two_lines(label: str, most: float) -> list[str]:
+    """A range takes two lines: "0.1" and "to 0.2"."""
+    first, mark, second = label.partition(" to ")
+    return [_cut(part, most) for part in ([first, f"to {second}"] if mark else [label])]
 
 
 def _cut(label: str, most: float) -> str:

@@ -1,4 +1,4 @@
-"""What the trials of a sweep add up to: pure functions of the entries of sweep.json and lines of metrics.jsonl."""
+"""Statistics over the trials of a sweep: pure functions of the entries of sweep.json and lines of metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Literal, TypedDict
 
-Trial = Mapping[str, Any]
+Trial = Mapping[str, object]
 """An entry of `trials` in sweep.json, of which any part may be missing."""
-Lines = Sequence[Mapping[str, Any]]
+Lines = Sequence[Mapping[str, object]]
 """The lines of a metrics.jsonl."""
 
 RAN = ("finished", "stopped_early")
@@ -19,20 +19,40 @@ DID_NOT_FIT = ("out_of_memory", "does_not_fit", "settled")
 WITHOUT_FOLDER = ("pending", "does_not_fit", "settled")
 
 
-def number(value: Any) -> float | None:
+class Setting(TypedDict):
+    """One setting of a sweep, over all the seeds it was trained with."""
+
+    values: dict[str, object]
+    """Without the seed."""
+    trials: list[str]
+    scores: list[float]
+    """Best value of each trial."""
+    mean: float
+    std: float | None
+    """Sample standard deviation (n - 1); None for a single score."""
+    verdict: Literal["best", "tie", "worse"]
+
+
+def number(value: object) -> float | None:
     """The value where it is a finite number, else None."""
-    plain = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return value if plain else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return value
 
 
 def savings(trials: Sequence[Trial], histories: Mapping[str, Lines]) -> dict[str, dict[str, float]]:
     """What early stopping saved against training every trial that ran to its last epoch, as measured.
 
-    Returns {"epochs": {"planned", "run", "saved", "repeats"}, "training_seconds": {"run", "saved", "repeats"}}. Run
-    are the lines in `histories` (by the names of the trials) and the sum of their "seconds"; those of trials that
-    repeat another, which nothing stops, are counted apart. Saved are the epochs that trials that finished or were
-    stopped early did not run, each at the mean seconds of that trial's lines. A trial that ended otherwise (out of
-    memory, failed) counts as planned what it ran: nothing was saved there.
+    Args:
+        trials: entries of sweep.json.
+        histories: name of a trial -> its lines of metrics.jsonl.
+
+    Returns:
+        {"epochs": {"planned", "run", "saved", "repeats"}, "training_seconds": {"run", "saved", "repeats"}}. "run"
+        counts the lines, and the sum of their seconds; those of trials that repeat another, which nothing stops, are
+        "repeats". "saved" are the epochs that trials that finished or were stopped early did not run, each at the
+        mean seconds of that trial's lines. A trial that ended otherwise (out of memory, failed) counts as planned
+        what it ran: nothing was saved there.
     """
     planned = run = saved = again = 0
     seconds_run = seconds_saved = seconds_again = 0.0
@@ -52,38 +72,47 @@ def savings(trials: Sequence[Trial], histories: Mapping[str, Lines]) -> dict[str
     }
 
 
-def repeats(trials: Sequence[Trial], scores: Mapping[str, float | None], mode: str = "max") -> list[dict[str, Any]]:
+def repeats(trials: Sequence[Trial], scores: Mapping[str, float | None], mode: str = "max") -> list[Setting]:
     """The settings tried, each over all its seeds, the best mean first.
 
-    Parameters:
-        scores: the best value of each trial, by its name. Trials without one do not count.
+    Trials are of one setting where their values are equal, but for the seed.
+
+    Args:
+        trials: entries of sweep.json.
+        scores: name of a trial -> its best value. Trials without one do not count.
         mode: "max" where more is better, "min" where less is.
 
-    Returns a list of {"values", "trials", "scores", "mean", "std", "verdict"}. Trials are of one setting where their
-    values are equal, but for the seed. `std` is the sample standard deviation (n - 1), None for a single score.
-    The verdict is "best" for the first, "tie" where the mean is from the best's no further than the larger of the
-    two spreads, else "worse". Of two settings without a spread only equal ones tie.
+    Returns:
+        The settings. The verdict is "best" for the first, "tie" where the mean is from the best's no further than
+        the larger of the two spreads, else "worse". Of two settings without a spread only equal ones tie.
     """
-    groups: dict[str, dict[str, Any]] = {}
+    groups: dict[str, tuple[dict[str, object], dict[str, float]]] = {}
     for trial in trials:
         name = str(trial.get("name"))
         if (score := number(scores.get(name))) is None:
             continue
         values = {key: value for key, value in values_of(trial).items() if key != "seed"}
-        empty = {"values": values, "trials": [], "scores": []}
-        group = groups.setdefault(json.dumps(values, sort_keys=True, default=str), empty)
-        group["trials"].append(name)
-        group["scores"].append(score)
-    for group in groups.values():
-        several = len(group["scores"]) > 1
-        group["mean"] = statistics.fmean(group["scores"])
-        group["std"] = statistics.stdev(group["scores"]) if several else None
-    ordered = sorted(groups.values(), key=lambda group: group["mean"], reverse=mode != "min")
-    for place, group in enumerate(ordered):
-        spread = max(ordered[0]["std"] or 0.0, group["std"] or 0.0)
-        near = abs(group["mean"] - ordered[0]["mean"]) <= spread
-        group["verdict"] = "best" if place == 0 else "tie" if near else "worse"
-    return ordered
+        _, found = groups.setdefault(json.dumps(values, sort_keys=True, default=str), (values, {}))
+        found[name] = score
+    ordered = [(statistics.fmean(found.values()), values, found) for values, found in groups.values()]
+    ordered.sort(key=lambda group: group[0], reverse=mode != "min")
+    settings: list[Setting] = []
+    for mean, values, found in ordered:
+        std = statistics.stdev(found.values()) if len(found) > 1 else None
+        first = settings[0] if settings else None
+        spread = max((first and first["std"]) or 0.0, std or 0.0)
+        near = first is not None and abs(mean - first["mean"]) <= spread
+        settings.append(
+            {
+                "values": values,
+                "trials": list(found),
+                "scores": list(found.values()),
+                "mean": mean,
+                "std": std,
+                "verdict": "best" if first is None else "tie" if near else "worse",
+            }
+        )
+    return settings
 
 
 def repeated(trials: Sequence[Trial]) -> list[Trial]:
@@ -94,13 +123,13 @@ def repeated(trials: Sequence[Trial]) -> list[Trial]:
     return [trial for trial in trials if trial.get("repeat_of") or trial in own]
 
 
-def values_of(trial: Trial) -> Mapping[str, Any]:
+def values_of(trial: Trial) -> Mapping[str, object]:
     """The values that the sweep gave a trial: {"lr": 0.1, "model_args.num_filters": 16}."""
     values = trial.get("values")
     return values if isinstance(values, Mapping) else {}
 
 
-def swept_keys(sweep: Mapping[str, Any], trials: Sequence[Trial]) -> list[str]:
+def swept_keys(sweep: Mapping[str, object], trials: Sequence[Trial]) -> list[str]:
     """The names of what a sweep varies: those of its plan, then others that trials have."""
     plan = sweep.get("plan")
     space = plan.get("space") if isinstance(plan, Mapping) else None
@@ -121,7 +150,7 @@ def pareto(points: Sequence[tuple[float, float]], *, minimise: bool = False) -> 
     return front
 
 
-def text(value: Any) -> str:
+def text(value: object) -> str:
     """A value as people write it: 0.003, 128x128, true."""
     if isinstance(value, list | tuple):
         return "x".join(text(part) for part in value)
@@ -130,42 +159,51 @@ def text(value: Any) -> str:
     return json.dumps(value) if isinstance(value, bool | Mapping) else str(value)
 
 
-def values_text(values: Mapping[str, Any]) -> str:
+def values_text(values: Mapping[str, object]) -> str:
     """ "lr 0.1, image_size 128x128"."""
     return ", ".join(f"{key} {text(value)}" for key, value in values.items())
 
 
-def duration_text(seconds: float) -> str:
-    """Hours, minutes and seconds: "1:02:05"; below a minute "4.2 s"."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+RANGES = 5
+"""Of an axis with many different numbers."""
 
 
-def levels(values: Sequence[Any], *, most: int = 8, bins: int = 5) -> tuple[list[str], list[int | None]]:
-    """The steps of an axis of a table for values of any kind, and the place of each value on it; None for None.
+def levels(values: Sequence[object], *, most: int = 8) -> tuple[list[str], list[int | None]]:
+    """The steps of an axis of a map for values of any kind.
 
-    Numbers stand in their order, other values in that of appearance. More than `most` different numbers are put
-    into `bins` equal ranges, equal in the logarithm where they are positive and span a factor above 50.
+    Numbers stand in their order, sizes in that of their parts, other values in that of appearance.
+
+    Args:
+        values: one for each trial; None where it is not known.
+        most: more different numbers than this are put into RANGES ranges: equal, in the logarithm where the numbers are
+            positive and span a factor above 50.
+
+    Returns:
+        The labels of the steps, and the place of each value among them; None for None.
     """
     known = [value for value in values if value is not None]
     sizes = [found for value in known if (found := number(value)) is not None]
-    if len(sizes) == len(known) and len(set(sizes)) > most:
+    numbers = len(sizes) == len(known)
+    if numbers and len(set(sizes)) > most:
         low, high = min(sizes), max(sizes)
         log = low > 0 and high / low > 50
-        ends = [low * (high / low) ** (n / bins) if log else low + (high - low) * n / bins for n in range(bins + 1)]
-        labels = [f"{_brief(ends[n])} to {_brief(ends[n + 1])}" for n in range(bins)]
-        inner = ends[1:-1]
-        return labels, [None if value is None else bisect.bisect_right(inner, value) for value in values]
-    distinct: dict[str, Any] = {}
+        ends = [
+            low * (high / low) ** (n / RANGES) if log else low + (high - low) * n / RANGES for n in range(RANGES + 1)
+        ]
+        labels = [f"{_brief(ends[n])} to {_brief(ends[n + 1])}" for n in range(RANGES)]
+        found_sizes = [number(value) for value in values]
+        return labels, [None if size is None else bisect.bisect_right(ends[1:-1], size) for size in found_sizes]
+    distinct: dict[str, object] = {}
     for value in known:
         distinct.setdefault(text(value), value)
-    plain = len(sizes) == len(known)
-    labels = sorted(distinct, key=lambda label: distinct[label]) if plain else list(distinct)
-    if not plain and all(isinstance(value, list) for value in known):  # sizes: 64x64 before 128x128
-        labels.sort(key=lambda label: [number(part) or 0.0 for part in distinct[label]])
+    labels = list(distinct)
+    if numbers or all(isinstance(value, list) for value in known):  # 64x64 before 128x128
+        labels.sort(key=lambda label: _parts(distinct[label]))
     return labels, [None if value is None else labels.index(text(value)) for value in values]
+
+
+def _parts(value: object) -> list[float]:
+    return [number(part) or 0.0 for part in (value if isinstance(value, list) else [value])]
 
 
 def _brief(value: float) -> str:

@@ -7,8 +7,9 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import assert_never
 
+from trainers.messages import Best, DoneEvent, EpochEvent, Event, Line, Machine, RunSeconds, StartEvent
 from trainers.progress import Progress
 from trainers.runs.record import Record
 from trainers.storage.store import explain
@@ -18,7 +19,7 @@ ROOM, ROOM_BYTES = ".room", 2**16
 
 
 class Control:
-    """What a sweep has of a run that it started: it sees each epoch, and may end the run. This one does neither."""
+    """What a sweep has of a run that it started: it sees each epoch, and may end the run. This class does neither."""
 
     adopt: tuple[str, int] | None = None
     """(run folder, step) of another run's checkpoint to go on from, in place of the run's own newest."""
@@ -34,21 +35,30 @@ class Control:
     def epoch(self, line: Mapping[str, float]) -> None:
         """Called after each epoch with its line of metrics.jsonl."""
 
-    def wants_pictures(self, best: Mapping[str, Any] | None) -> bool:
+    def wants_pictures(self, best: Best | None) -> bool:
         """Whether the ended run, with this best epoch, is worth drawing."""
         return True
 
 
 class Listener:
-    """Takes the events of the workers, and writes and shows what they say."""
+    """Takes the events of the workers; writes and shows what they say."""
 
     def __init__(self, record: Record, progress: Progress, begun: float, epochs: int, control: Control) -> None:
+        """
+        Args:
+            record: Of the run; its run.json is written at once.
+            progress: Where messages go.
+            begun: When the command began, by time.perf_counter().
+            epochs: Of the recipe.
+            control: Learns of each epoch.
+        """
         self.record, self.progress, self.begun, self.epochs = record, progress, begun, epochs
         self.control = control
-        self.history: list[dict[str, float]] = []
+        self.history: list[Line] = []
         self.setup: float | None = None
-        self.done: dict[str, Any] | None = None
-        self._machines: dict[str, Any] = {}
+        """Seconds until the workers first stood."""
+        self.done: DoneEvent | None = None
+        self._machines: dict[str, Machine] = {}
         self._waiting = contextlib.ExitStack()
         if record.store.local is not None:
             record.store.write(ROOM, os.urandom(ROOM_BYTES))
@@ -58,24 +68,38 @@ class Listener:
         """Say what is waited for, until the workers stand or the run has ended."""
         self._waiting.enter_context(self.progress.waiting(text))
 
-    def __call__(self, event: dict[str, Any]) -> None:
+    def __call__(self, event: Event) -> None:
+        """Take one event. Raises OSError where the run folder cannot be written."""
         try:
-            getattr(self, f"_on_{event['kind']}")(event)
+            self._take(event)
         except OSError as error:
             where = self.record.store.address
             raise OSError(f"the run folder {where} cannot be written: {explain(error)}") from None
 
-    def _on_machine(self, event: dict[str, Any]) -> None:
-        self._machines[event["host"]] = event["machine"]
-        self.record.run["machine"] = {"nodes": list(self._machines.values())}
+    def _take(self, event: Event) -> None:
+        if event["kind"] == "machine":
+            self._machines[event["host"]] = event["machine"]
+            self.record.run["machine"] = {"nodes": list(self._machines.values())}
+        elif event["kind"] == "message":
+            self.progress.message(event["text"])
+        elif event["kind"] == "warning":
+            self.progress.warning(event["text"])
+        elif event["kind"] == "start":
+            self._start(event)
+        elif event["kind"] == "saved" or event["kind"] == "beat":
+            pass  # for the coordinator, and for the stall detector
+        elif event["kind"] == "step":
+            self.progress.step(event)
+        elif event["kind"] == "file":
+            self.record.folder.write(event["name"], event["data"])
+        elif event["kind"] == "epoch":
+            self._epoch(event)
+        elif event["kind"] == "done":
+            self._done(event)
+        else:
+            assert_never(event)
 
-    def _on_message(self, event: dict[str, Any]) -> None:
-        self.progress.message(event["text"])
-
-    def _on_warning(self, event: dict[str, Any]) -> None:
-        self.progress.warning(event["text"])
-
-    def _on_start(self, event: dict[str, Any]) -> None:
+    def _start(self, event: StartEvent) -> None:
         """A (new) group of workers stands; the history is that of the checkpoint it goes on from."""
         self._waiting.close()
         if self.setup is None:
@@ -86,37 +110,23 @@ class Listener:
         if event["step"]:
             self.progress.message(f"going on from step {event['step']:,}, in epoch {event['epoch'] + 1}")
 
-    def _on_saved(self, event: dict[str, Any]) -> None:
-        """A checkpoint is complete."""
-
-    def _on_step(self, event: dict[str, Any]) -> None:
-        self.progress.step(event)
-
-    def _on_file(self, event: dict[str, Any]) -> None:
-        self.record.folder.write(event["name"], event["data"])
-
-    def _on_epoch(self, event: dict[str, Any]) -> None:
+    def _epoch(self, event: EpochEvent) -> None:
         self.history.append(event["line"])
         self.record.epoch(event["line"], event["counts"].get("confusion"), pictures=event["pictures"])
         self.progress.epoch(event["line"], self.epochs, event["better"])
         self.control.epoch(event["line"])
 
-    def _on_done(self, event: dict[str, Any]) -> None:
+    def _done(self, event: DoneEvent) -> None:
         self._waiting.close()
         if event["status"] == "interrupted" and self.control.verdict:
-            event |= {"status": "stopped_early", "message": self.control.verdict}
+            event["status"], event["message"] = "stopped_early", self.control.verdict
         self.done = event
-        spent, before = event["seconds"], event["before"]
-        parts = {name: spent.get(name, 0.0) for name in ("data_wait", "evaluate", "checkpoint")}
-        trained = spent.get("train", 0.0)
-        # A run that went on from a checkpoint has spent time before this process was started.
-        earlier = sum(before.get(name, 0.0) for name in ("train", "evaluate", "checkpoint"))
-        total = time.perf_counter() - self.begun + earlier
-        best = event["best"] and {name: event["best"][name] for name in ("epoch", "metric", "value")}
-        predicted, measured = self.record.run.get("memory"), event["peak_memory_bytes"]["device"]
-        if predicted and measured:
-            error = predicted["predicted_bytes"] / measured - 1
-            self.record.run["memory"] = {**predicted, "measured_bytes": measured, "error": error}
+        best: Best | None = None
+        if event["best"] is not None:  # without the step: the checkpoint's manifest has it
+            of = event["best"]
+            best = {"epoch": of["epoch"], "metric": of["metric"], "value": of["value"]}
+        trained = event["seconds"].get("train", 0.0)
+        self._compare_memory(event["peak_memory_bytes"]["device"])
         self.progress.close()
         self.progress.message(event["message"])  # first: a full storage may not take the rest
         self.record.folder.delete(ROOM)
@@ -126,10 +136,31 @@ class Listener:
             pictures=event["pictures"],
             draw=self.control.wants_pictures(best),
             message=event["message"],
-            seconds={"total": total, "setup": self.setup, "compute": trained - parts["data_wait"], **parts},
+            seconds=self._seconds(event["seconds"], event["before"]),
             images_per_second=event["images"] / trained if trained else None,
             peak_memory_bytes=event["peak_memory_bytes"],
             epochs_run=event["epoch"],
             best=best,
             final=event["final"],
         )
+
+    def _seconds(self, spent: Mapping[str, float], before: Mapping[str, float]) -> RunSeconds:
+        """Of run.json, from those of the last event."""
+        data_wait = spent.get("data_wait", 0.0)
+        # A run that went on from a checkpoint has spent time before this process was started.
+        earlier = sum(before.get(name, 0.0) for name in ("train", "evaluate", "checkpoint"))
+        return {
+            "total": time.perf_counter() - self.begun + earlier,
+            "setup": self.setup,
+            "compute": spent.get("train", 0.0) - data_wait,
+            "data_wait": data_wait,
+            "evaluate": spent.get("evaluate", 0.0),
+            "checkpoint": spent.get("checkpoint", 0.0),
+        }
+
+    def _compare_memory(self, measured: int | None) -> None:
+        """Put the measured peak beside the predicted one, where both are known."""
+        predicted = self.record.run.get("memory")
+        if predicted and measured:
+            predicted["measured_bytes"] = measured
+            predicted["error"] = predicted["predicted_bytes"] / measured - 1

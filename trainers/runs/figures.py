@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from trainers.messages import Best, DatasetFacts, Line, RunFacts
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.gridspec import SubplotSpec
 
 
 # Okabe and Ito's colours, told apart by the colour-blind too.
@@ -25,7 +29,7 @@ _MANY = 32  # more classes than this have no numbers in a confusion matrix
 # Pictures
 
 
-def draw_curves(run: dict[str, Any], history: list[dict[str, float]]) -> Figure:
+def draw_curves(run: RunFacts, history: Sequence[Line]) -> Figure:
     """Small multiples over the epochs: loss and scores above; learning rate, speed and data wait below."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -34,9 +38,9 @@ def draw_curves(run: dict[str, Any], history: list[dict[str, float]]) -> Figure:
     figure.suptitle(_title(run), fontsize=15)
     grid = figure.add_gridspec(2, 6, height_ratios=(3, 2))
     epochs = [line["epoch"] for line in history]
-    best = run.get("best") or {}
+    best = run.get("best")
 
-    def panel(cell: Any, title: str, names: dict[str, str], scale: float = 1.0) -> Axes:
+    def panel(cell: SubplotSpec, title: str, names: dict[str, str], scale: float = 1.0) -> Axes:
         axes = figure.add_subplot(cell)
         for (name, label), color in zip(names.items(), (_BLUE, _ORANGE, _GREEN, _PINK), strict=False):
             values = [scale * _number(line.get(name)) for line in history]
@@ -50,7 +54,7 @@ def draw_curves(run: dict[str, Any], history: list[dict[str, float]]) -> Figure:
         axes.tick_params(labelsize=11)
         return axes
 
-    main = f"val/{best.get('metric', 'loss')}"
+    main = f"val/{best['metric'] if best else 'loss'}"
     # Top-5 lies so close to 1 that the others would share a corner.
     scores = [n for n in history[-1] if n.startswith("val/") and n not in ("val/loss", "val/top5_accuracy")]
     order = [main, *_CURVES, *scores]
@@ -70,13 +74,18 @@ def draw_curves(run: dict[str, Any], history: list[dict[str, float]]) -> Figure:
     return figure
 
 
-def _mark_best(panels: list[Axes], best: dict[str, Any], main: str) -> None:
+def _mark_best(panels: list[Axes], best: Best | None, main: str) -> None:
     for axes in panels:
-        if best.get("epoch") is not None:
-            value = f": {main.removeprefix('val/')} {_number(best.get('value')):.4g}"
+        if best is not None:
+            value = f": {main.removeprefix('val/')} {_number(best['value']):.4g}"
             label = f"best epoch, {best['epoch']}" + (value if axes is panels[-1] else "")
             axes.axvline(best["epoch"], color=_GREY, linestyle="--", linewidth=1.2, label=label)
         axes.legend(fontsize=11, facecolor="white", framealpha=0.95, edgecolor="#dddddd")
+
+
+def draw_confusion_of(dataset: DatasetFacts, matrix: np.ndarray, name: str = "") -> Figure:
+    """`draw_confusion` of a run, from `dataset` of its run.json."""
+    return draw_confusion(matrix, dataset.get("classes"), name, masks=bool(dataset.get("masks")))
 
 
 def draw_confusion(matrix: np.ndarray, classes: list[str] | None, name: str = "", masks: bool = False) -> Figure:
@@ -113,9 +122,9 @@ def draw_confusion(matrix: np.ndarray, classes: list[str] | None, name: str = ""
     divider = make_axes_locatable(axes)
     _draw_bars(divider.append_axes("right", size=1.3, pad=0.15, sharey=axes), np.diag(shares), "recall, %", _BLUE)
     if masks:
-        _draw_bars(
-            divider.append_axes("right", size=1.3, pad=0.25, sharey=axes), iou_of_classes(matrix), "IoU, %", _GREEN
-        )
+        from trainers.ratios import iou
+
+        _draw_bars(divider.append_axes("right", size=1.3, pad=0.25, sharey=axes), iou(matrix), "IoU, %", _GREEN)
     if count > _MANY:
         bar = figure.colorbar(image, cax=divider.append_axes("right", size=0.15, pad=0.45))
         bar.outline.set_visible(False)
@@ -144,23 +153,16 @@ def _cell_texts(matrix: np.ndarray, shares: np.ndarray, masks: bool) -> tuple[di
 def _summary(matrix: np.ndarray, masks: bool) -> str:
     import numpy as np
 
+    from trainers.ratios import iou
+
     total = float(matrix.sum())
     accuracy = 100 * float(np.trace(matrix)) / total if total else math.nan
     if not masks:
         return f"accuracy {accuracy:.2f} % of {_short(total)}"
-    known = iou_of_classes(matrix)[~np.isnan(iou_of_classes(matrix))]
+    ious = iou(matrix)
+    known = ious[~np.isnan(ious)]
     mean = 100 * float(known.mean()) if len(known) else math.nan
     return f"mIoU {mean:.2f} %, pixel accuracy {accuracy:.2f} % of {_short(total)} pixels"
-
-
-def iou_of_classes(matrix: np.ndarray) -> np.ndarray:
-    """Intersection over union of each class, 0 to 1; nan where the class is neither there nor predicted."""
-    import numpy as np
-
-    both = np.diag(matrix)
-    either = matrix.sum(axis=0) + matrix.sum(axis=1) - both
-    iou: np.ndarray = np.divide(both, either, out=np.full(len(matrix), np.nan), where=either > 0)
-    return iou
 
 
 def _label_classes(axes: Axes, names: list[str]) -> None:
@@ -205,7 +207,7 @@ def to_png(figure: Figure, dpi: int = 150) -> bytes:
     return stream.getvalue()
 
 
-def _title(run: dict[str, Any]) -> str:
+def _title(run: RunFacts) -> str:
     recipe = run.get("recipe", {})
     facts = [
         f"{recipe['model']} on {recipe['dataset']}" if "model" in recipe and "dataset" in recipe else "",

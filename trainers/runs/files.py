@@ -9,8 +9,9 @@ import socket
 import time
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import cast
 
+from trainers.messages import Line, RunFacts
 from trainers.storage.store import CACHE, Store
 
 
@@ -32,6 +33,7 @@ def new_run_name(storage: Store, name: str) -> str:
 
 
 def check_run_name(run: str) -> str:
+    """The name, if a run may be called so. Raises ValueError."""
     parts = run.split("/")
     if run == CACHE or not all(re.fullmatch(r"\w[^?*:\\]*", part) for part in parts):
         raise ValueError(f"--run {run} cannot be the name of a run; give letters, digits, '-', '_' and '.'")
@@ -39,11 +41,20 @@ def check_run_name(run: str) -> str:
 
 
 SEEN_SECONDS = 5.0
-"""What one host wrote is seen by the others after so long: network file systems remember what was not there."""
+"""The time after which every host sees what one wrote: network file systems remember what was not there."""
 
 
 def sees(folder: Store, file: str, start_id: str) -> bool:
-    """Whether this host sees what the driver wrote when it started, of this start. Raises OSError naming the host."""
+    """Whether this host sees what the driver wrote when it started.
+
+    Args:
+        folder: Of the run or the sweep.
+        file: JSON with a "start_id".
+        start_id: Of this start.
+
+    Raises:
+        OSError: The file cannot be read; the message names the host.
+    """
     until = time.monotonic() + SEEN_SECONDS
     while True:
         try:
@@ -65,18 +76,24 @@ def not_shared(folder: Store, hosts: Iterable[str]) -> str:
     )
 
 
-def read_run(folder: Store) -> dict[str, Any] | None:
-    """What run.json holds, or None where there is none. Raises ValueError where it is not that of a run."""
+def read_run(folder: Store) -> RunFacts | None:
+    """What run.json holds, or None where there is none; those of older versions may lack keys.
+
+    Raises:
+        ValueError: It is not that of a run.
+    """
     try:
-        found: dict[str, Any] | None = folder.read_json("run.json")
+        found = folder.read_json("run.json")
     except ValueError as error:
-        raise ValueError(f"{error}; mend it, or remove the run's folder") from None
-    if found is not None and not (isinstance(found, dict) and {"status", "recipe", "scale"} <= found.keys()):
-        raise ValueError(f"{folder.address}/run.json is not that of a run; mend it, or remove the run's folder")
-    return found
+        raise ValueError(f"{error}; fix it, or remove the run's folder") from None
+    if found is None:
+        return None
+    if not (isinstance(found, dict) and {"status", "recipe", "scale"} <= found.keys()):
+        raise ValueError(f"{folder.address}/run.json is not that of a run; fix it, or remove the run's folder")
+    return cast(RunFacts, found)
 
 
-def read_history(folder: Store) -> list[dict[str, float]]:
+def read_history(folder: Store) -> list[Line]:
     """The lines of a run's metrics.jsonl. Raises OSError where there is no such file."""
     return [json.loads(line) for line in folder.read("metrics.jsonl").splitlines()]
 

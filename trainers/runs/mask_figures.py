@@ -6,7 +6,6 @@ IGNORED. Pillow and matplotlib are imported where used.
 
 from __future__ import annotations
 
-import functools
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainers.datasets import IGNORED
+from trainers.runs.palette import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.backends.backend_agg import RendererAgg
@@ -33,64 +33,10 @@ Row = Mapping[str, Any]
 (its IoU, or None) and kind ("best", "worst" or "")."""
 
 
-# Okabe and Ito's colours, without black and vermilion.
-_FIRST = [(0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (240, 228, 66)]
-# What linear RGB looks like to all, to deuteranopes and to protanopes (Machado, Oliveira and Fernandes 2009).
-_EYES = np.array(
-    [
-        [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
-        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
-        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-    ]
-)
-_EYE_WEIGHTS = np.array([1.0, 1.5, 1.5])  # else there is no telling many classes apart for anyone
-
-
-@functools.cache
-def _palette(classes: int) -> tuple[Colour, ...]:
-    steps = np.linspace(0, 255, 9).round()
-    grid = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
-    seen = _lab(grid)
-    from_wrong = np.linalg.norm(seen[0] - _lab(np.array([WRONG]))[0], axis=-1)
-    fit = (seen[0, :, 0] > 20) & (seen[0, :, 0] < 93) & (from_wrong > 35)
-    grid, seen = grid[fit], seen[:, fit]
-    nearest = np.full(len(grid), np.inf)
-    found: list[Colour] = []
-
-    def keep_away(colour: Colour) -> None:
-        distances = np.linalg.norm(seen - _lab(np.array([colour])), axis=-1)
-        np.minimum(nearest, (_EYE_WEIGHTS[:, None] * distances).min(axis=0), out=nearest)
-
-    for colour in ((0, 0, 0), (255, 255, 255), WRONG):
-        keep_away(colour)
-    while len(found) < classes:
-        red, green, blue = map(int, grid[nearest.argmax()])
-        found.append(_FIRST[len(found)] if len(found) < len(_FIRST) else (red, green, blue))
-        keep_away(found[-1])
-    return tuple(found)
-
-
-def _lab(rgb: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """CIELAB (eyes, N, 3) of sRGB (N, 3), 0 to 255: there, distance is about how different colours look."""
-    value = rgb / 255
-    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
-    linear = np.clip(np.einsum("eij,nj->eni", _EYES, linear), 0, 1)
-    to_xyz = np.array(
-        [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072175], [0.0193339, 0.119192, 0.9503041]]
-    )
-    xyz = linear @ to_xyz.T / to_xyz.sum(axis=1)
-    root = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
-    x, y, z = np.moveaxis(root, -1, 0)
-    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
-
-
 def palette(classes: int) -> list[Colour]:
-    """Colours that people tell apart, most of the colour-blind too; all differ up to 255, the most a mask can hold.
-
-    Each colour is the one farthest from those before it, and from black, white and WRONG: so the first n colours
-    do not depend on how many follow.
-    """
-    return list(_palette(classes))
+    """The first `classes` (at most 256, more than a mask can hold) of the fixed table of colours."""
+    assert classes <= len(COLOURS), classes
+    return COLOURS[:classes]
 
 
 def colour(mask: Image, colours: Sequence[Sequence[int]]) -> Image:

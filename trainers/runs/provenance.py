@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    pass
+from trainers.messages import Gpu, Machine
 
-
-_PACKAGES = ("trainyard", "torch", "torchvision", "ray", "pyarrow", "numpy")
-
-
-# Where a number comes from
+PACKAGES = ("ray", "torch", "torchvision", "pyarrow", "numpy")
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that matter; what is not installed is left out."""
+    """The versions of Python and of the packages that training needs, and as "trainyard" a digest of the code.
+
+    What is not installed is left out. Runs on hosts where Trainyard is missing (runtime/preflight.py sends it there
+    by value): it uses nothing of this package but the names above.
+    """
     found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    spec = importlib.util.find_spec("trainers")
+    if spec is not None and spec.origin is not None:
+        digest = hashlib.sha256()
+        home = Path(spec.origin).parent
+        for path in sorted(home.rglob("*.py")):
+            digest.update(f"{path.relative_to(home)}\0".encode() + path.read_bytes())
+        found["trainyard"] = f"code {digest.hexdigest()[:8]}"
     return found
 
 
@@ -43,8 +49,8 @@ def commit() -> str | None:
     return result.stdout.strip() or None if result.returncode == 0 else None
 
 
-def machine() -> dict[str, Any]:
-    """What this process may use of this host: {cpu, cores, memory_bytes, gpus: [{name, memory_bytes}]}."""
+def machine() -> Machine:
+    """What this process may use of this host, within the limits of its control groups."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     found = _cgroup("memory", "memory.max", "memory.limit_in_bytes")
@@ -67,7 +73,7 @@ def _cpu_name() -> str:
     return platform.machine()
 
 
-def _gpus() -> list[dict[str, Any]]:
+def _gpus() -> list[Gpu]:
     """Asks torch, but does not import it for nothing."""
     if "torch" not in sys.modules and not glob.glob("/dev/nvidia[0-9]*") and not os.path.exists("/dev/dxg"):
         return []

@@ -1,7 +1,7 @@
 """The run folder: `run.json`, `metrics.jsonl`, `tensorboard/` and `curves.png`, `confusion.png`, `predictions.png`.
 
-No Ray. `Record` is the one writer of a run folder (checkpoints apart). `versions()`, `commit()` and `machine()` say
-where a number comes from. torch, TensorBoard and matplotlib are imported where used: this module is light.
+No Ray. `Record` is the one writer of a run folder (checkpoints apart). torch, TensorBoard and matplotlib are imported
+where used: this module is light.
 """
 
 from __future__ import annotations
@@ -11,18 +11,17 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
+from trainers.messages import Line, Picture, RunEnd, RunFacts, Status
+from trainers.runs.figures import draw_confusion_of, draw_curves, to_png
+from trainers.runs.tensorboard import Board
 from trainers.storage.mirror import Mirror
 from trainers.storage.store import Store
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
-
-    from trainers.runs.mask_figures import Row
-from trainers.runs.figures import draw_confusion, draw_curves, iou_of_classes, to_png
-from trainers.runs.tensorboard import Board
 
 SAVE_SECONDS = 1.0
 """TensorBoard's files are brought up to date so often: epochs of milliseconds would wait for the disk."""
@@ -31,21 +30,26 @@ SAVE_SECONDS = 1.0
 class Record:
     """Writes one run folder. Not for use by several threads or processes at once."""
 
-    def __init__(self, store: Store, run: dict[str, Any], first_picture: float = 0.0) -> None:
-        """Parameters: `store`, the run folder; `run`, the content of run.json, shared with the caller;
-        `first_picture`, seconds before which TensorBoard gets no picture, but at the end."""
+    def __init__(self, store: Store, run: RunFacts, first_picture: float = 0.0) -> None:
+        """
+        Args:
+            store: The run folder.
+            run: The content of run.json at the start.
+            first_picture: Seconds before which TensorBoard gets no picture, but at the end.
+        """
         self.store = store
         self._mirror = Mirror(store) if store.local is None else None
         self.folder = self._mirror.folder if self._mirror else store
         """Where the files are written: the run folder, or what is uploaded to it."""
         self.run = run
         self.first_picture = first_picture
-        self.run.update(status="running", finished=None)
-        self.run.setdefault("started", _now())
-        self.history: list[dict[str, float]] = []
+        self.run["status"], self.run["finished"] = "running", None
+        self.history: list[Line] = []
         self._board: Board | None = None
         self._confusion: np.ndarray | None = None  # the newest
-        self._examples: tuple[Sequence[Row], int, np.ndarray | None] | None = None  # likewise; their epoch and matrix
+        self._examples: tuple[Sequence[Picture], int, np.ndarray | None] | None = (
+            None  # likewise; their epoch and matrix
+        )
         self._undrawn = False  # the examples
         self._saved = 0.0
 
@@ -58,7 +62,7 @@ class Record:
         if self._mirror is not None:
             self._mirror.flush()
 
-    def restore(self, history: list[dict[str, float]]) -> None:
+    def restore(self, history: Sequence[Line]) -> None:
         """Write metrics.jsonl and tensorboard/ anew from `history`: on resuming; empty, at a fresh start."""
         if self._board is not None:
             self._board.close()
@@ -73,12 +77,15 @@ class Record:
                 board.scalars(line)
             board.save()
 
-    def epoch(
-        self, line: dict[str, float], confusion: np.ndarray | None = None, pictures: Sequence[Row] | None = None
-    ) -> None:
-        """Add an epoch's line; its confusion matrix: rows are true classes, columns predicted ones; examples of masks.
+    def epoch(self, line: Line, confusion: np.ndarray | None = None, pictures: Sequence[Picture] | None = None) -> None:
+        """Add an epoch.
 
         Matrix and examples are drawn into TensorBoard, and the examples into predictions.png, now and then.
+
+        Args:
+            line: Of metrics.jsonl.
+            confusion: Its matrix, int64 (classes, classes): rows are true classes, columns predicted ones.
+            pictures: Examples of masks.
         """
         epoch = int(line["epoch"])
         self.history.append(dict(line))
@@ -109,15 +116,22 @@ class Record:
 
     def finish(
         self,
-        status: str,
+        status: Status,
         confusion: np.ndarray | None = None,
-        pictures: Sequence[Row] | None = None,
+        pictures: Sequence[Picture] | None = None,
         draw: bool = True,
-        **fields: Any,
+        **end: Unpack[RunEnd],
     ) -> None:
-        """End the run. `fields` go into run.json; `confusion` and `pictures` are those of the final scores, if any.
-        Not `draw`: no pictures, which take a second."""
-        self.run.update(fields, status=status, finished=_now())
+        """End the run.
+
+        Args:
+            status: How it ended.
+            confusion: The matrix of the final scores, if any.
+            pictures: Those of the final scores, if any.
+            draw: Whether to draw, which takes a second.
+            **end: For run.json.
+        """
+        self.run = {**self.run, **end, "status": status, "finished": _now()}
         try:
             self.write()  # first: whatever happens to the pictures
             if self.history:
@@ -127,7 +141,7 @@ class Record:
             self.close()
 
     def close(self) -> None:
-        """Nothing is written from here on; what could not be uploaded is given up."""
+        """Write nothing from here on; what could not be uploaded is given up."""
         if self._board is not None:
             self._board.close()
             self._board = None
@@ -135,7 +149,7 @@ class Record:
             self._mirror.close()
             self._mirror = None
 
-    def _finish_pictures(self, confusion: np.ndarray | None, pictures: Sequence[Row] | None, draw: bool) -> None:
+    def _finish_pictures(self, confusion: np.ndarray | None, pictures: Sequence[Picture] | None, draw: bool) -> None:
         last = int(self.history[-1]["epoch"])
         board = self._open_board()
         if draw:
@@ -144,13 +158,13 @@ class Record:
         board.close()
         self._board = None
 
-    def _draw(self, board: Board, matrix: np.ndarray | None, pictures: Sequence[Row] | None, last: int) -> None:
+    def _draw(self, board: Board, matrix: np.ndarray | None, pictures: Sequence[Picture] | None, last: int) -> None:
         self.folder.write("curves.png", to_png(draw_curves(self.run, self.history)))
         if matrix is not None:
             self.folder.write("confusion.png", to_png(self._confusion_figure(matrix, self.run["name"])))
             board.confusion(matrix, self._confusion_figure, last)
-        best = (self.run.get("best") or {}).get("epoch") or last
-        if examples := (pictures, best, matrix) if pictures else self._examples:
+        best = self.run.get("best")
+        if examples := (pictures, best["epoch"] if best else last, matrix) if pictures else self._examples:
             figure = self._examples_figure(*examples)
             self.folder.write("predictions.png", to_png(figure))
             board.picture("predictions", to_png(figure, dpi=90), last)
@@ -165,16 +179,17 @@ class Record:
 
     def _confusion_figure(self, matrix: np.ndarray, name: str = "") -> Figure:
         dataset = self.run.get("dataset", {})
-        return draw_confusion(matrix, dataset.get("classes"), name, masks=bool(dataset.get("masks")))
+        return draw_confusion_of(dataset, matrix, name)
 
-    def _examples_figure(self, rows: Sequence[Row], epoch: int, matrix: np.ndarray | None) -> Figure:
+    def _examples_figure(self, rows: Sequence[Picture], epoch: int, matrix: np.ndarray | None) -> Figure:
+        from trainers.ratios import iou
         from trainers.runs.mask_figures import draw_predictions, palette
 
         dataset = self.run.get("dataset", {})
         # Without names, by number; 255 is no class.
         largest = max(int(mask[mask < 255].max(initial=0)) for row in rows for mask in (row["target"], row["labels"]))
         classes = [str(name) for name in dataset.get("classes") or range(largest + 1)]
-        scores = None if matrix is None else iou_of_classes(matrix).tolist()
+        scores = None if matrix is None else iou(matrix).tolist()
         title = f"{self.run['name']}\nvalidation pictures, epoch {epoch}"
         return draw_predictions(rows, classes, dataset.get("colours") or palette(len(classes)), title, scores)
 

@@ -6,15 +6,17 @@ import contextlib
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from trainers.messages import RunFacts
+from trainers.recipe import affecting
+from trainers.runs.figures import to_png
 from trainers.storage.store import Store
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
-
-from trainers.runs.figures import to_png
+    from tensorboard.compat.proto.summary_pb2 import Summary
 
 _TAGS = {  # fields of a line of metrics.jsonl that have another name in TensorBoard
     "images_per_second": "speed/images_per_second",
@@ -22,13 +24,6 @@ _TAGS = {  # fields of a line of metrics.jsonl that have another name in TensorB
     "evaluate_ms_per_image": "speed/evaluate_ms_per_image",
     "lr": "optim/lr",
 }
-
-
-# The columns of the HPARAMS table, in this order: what people vary.
-_HPARAMS = (
-    "lr batch_size micro_batch_size image_size epochs optimizer momentum weight_decay schedule warmup_epochs "
-    "clip_norm ema class_weights augment model model_args dataset dataset_args task_args precision seed"
-).split()
 
 
 class Board:
@@ -79,7 +74,7 @@ class Board:
         image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
         self._add(Summary(value=[Summary.Value(tag=tag, image=image)]), epoch)
 
-    def hparams(self, run: dict[str, Any], epoch: int) -> None:
+    def hparams(self, run: RunFacts, epoch: int) -> None:
         """A row of the HPARAMS table. `add_hparams` would make a run of its own of it."""
         from torch.utils.tensorboard.summary import hparams
 
@@ -96,14 +91,14 @@ class Board:
     def close(self) -> None:
         self._writer.close()
 
-    def _add(self, summary: Any, epoch: int | None = None) -> None:
+    def _add(self, summary: Summary, epoch: int | None = None) -> None:
         self._writer._get_file_writer().add_summary(summary, epoch)
 
 
-def _hparams(run: dict[str, Any]) -> Iterator[tuple[str, str | float]]:
+def _hparams(run: RunFacts) -> Iterator[tuple[str, str | float]]:
     """What the HPARAMS table shows of a run: the recipe, and the number of workers."""
 
-    def flat(name: str, value: Any) -> Iterator[tuple[str, str | float]]:
+    def flat(name: str, value: object) -> Iterator[tuple[str, str | float]]:
         if isinstance(value, Mapping):
             for key, inner in value.items():
                 yield from flat(f"{name}.{key}", inner)
@@ -111,19 +106,21 @@ def _hparams(run: dict[str, Any]) -> Iterator[tuple[str, str | float]]:
             yield name, "x".join(map(str, value))[:40]
         elif isinstance(value, bool):
             yield name, str(value).lower()
-        elif value is not None:
+        elif isinstance(value, str | int | float):
             yield name, value
 
-    for name in _HPARAMS:
+    for name in affecting("training"):
         yield from flat(name, run["recipe"].get(name))
     yield from flat("workers", run.get("scale", {}).get("workers"))
 
 
-def _hparam_metrics(run: dict[str, Any]) -> Iterator[tuple[str, float]]:
+def _hparam_metrics(run: RunFacts) -> Iterator[tuple[str, float]]:
     """What the HPARAMS table says of how a run went: `hparam/val_accuracy`, ..."""
-    best, final = run.get("best") or {}, run.get("final") or {}
-    found = {"best_epoch": best.get("epoch"), f"val_{best.get('metric')}": best.get("value")}
-    found |= {"val_loss": final.get("loss"), "images_per_second": run.get("images_per_second")}
+    best = run.get("best")
+    found: dict[str, object] = {}
+    if best:
+        found = {"best_epoch": best["epoch"], f"val_{best['metric']}": best["value"]}
+    found |= {"val_loss": run.get("final", {}).get("loss"), "images_per_second": run.get("images_per_second")}
     for name, value in found.items():
         if isinstance(value, int | float):
             yield f"hparam/{name}", value

@@ -1,42 +1,43 @@
-"""The actor of a run: carries progress from the workers to the driver, and requests back."""
+"""The actor of a run: carries events from the workers to the driver, and requests back.
+
+It must answer while rank 0 trains and while hosts die, so it only stores: the driver polls `take`, rank 0 polls `put`.
+"""
 
 from __future__ import annotations
 
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
-Job = Mapping[str, Any]
+from trainers.messages import Event, GroupStart, Requests
 
-
-Event = dict[str, Any]
-
-
+ActorHandle = Any
+"""Ray's handle of an actor: its methods are made at run time."""
 POLL_SECONDS = 0.3
-
-
 STILL_SECONDS = 20.0
 """Workers that are to save, and then to be ended, are not waited for where they have not moved for so long."""
-
-
 HURRY_SECONDS = 5.0
 """Between checkpoints once a host is about to be taken back."""
 
 
 class Coordinator:
-    """A small actor, one for each run: carries events to the driver, and its wish to stop to the workers."""
+    """A small actor, one for each run: carries events to the driver, and its request to stop to the workers."""
 
     def __init__(self, max_failures: int) -> None:
+        """
+        Args:
+            max_failures: Starts of the workers without a new checkpoint before the run is given up.
+        """
         self.max_failures = max_failures
         self.events: list[Event] = []
         self.stop = False
         self.saves = 0
-        """Checkpoints that were asked for."""
+        """Checkpoints that were requested."""
         self.saved = 0
         self.moved = 0.0
-        """Time (monotonic) when rank 0 last did, or was asked to save."""
+        """Time (monotonic) of rank 0's last step or batch, or of the last request to save."""
         self.hurry = False
         self.over = False
         self.starts = 0
@@ -45,11 +46,19 @@ class Coordinator:
         """What Ray said when workers died, the last time."""
 
     def failed(self, error: str) -> None:
+        """Workers died.
+
+        Args:
+            error: What Ray says of it.
+        """
         self.error = error
 
-    def begin(self, step: int) -> dict[str, Any]:
-        """A group of workers starts from the checkpoint of `step`: {start: the how many-eth, over: leave at once,
-        why: that ends the run, error: Ray's}."""
+    def begin(self, step: int) -> GroupStart:
+        """A group of workers starts.
+
+        Args:
+            step: Of the checkpoint that it starts from.
+        """
         self.starts += 1
         self.saved, self.hurry = self.saves, False
         self.tries[step] = self.tries.get(step, 0) + 1
@@ -58,23 +67,26 @@ class Coordinator:
             return {"start": self.starts, "over": True, "why": text, "error": self.error}
         return {"start": self.starts, "over": self.over, "why": None, "error": self.error}
 
-    def put(self, events: list[Event]) -> dict[str, Any]:
-        """Take in events; returns what is wished: {stop, saves: so many so far, hurry: save often}."""
+    def put(self, events: Sequence[Event]) -> Requests:
+        """Take in events; returns what is requested of the workers."""
         for event in events:
             if event["kind"] == "saved":
                 self.saved = self.saves
             if event["kind"] == "beat" and event["rank"] == 0:
                 self.moved = time.monotonic() - event["idle"]
         events = [event for event in events if event["kind"] != "saved"]
-        self.events += [] if self.over else events
+        if not self.over:
+            self.events += events
         self.over = self.over or any(event["kind"] == "done" for event in events)
         return {"stop": self.stop, "saves": self.saves, "hurry": self.hurry}
 
     def take(self) -> list[Event]:
+        """The events since the last call."""
         events, self.events = self.events, []
         return events
 
     def ask_to_stop(self) -> None:
+        """Request that the run saves and ends."""
         self.stop = True
 
     def ask_to_save(self) -> None:
@@ -85,12 +97,17 @@ class Coordinator:
         self.moved = time.monotonic()
 
     def is_saving(self) -> bool:
-        """Whether what `ask_to_save` asked for is still to be done, and the workers get on: while a store is away
-        they train, and what they have done since the last checkpoint is not to be lost."""
+        """Whether the requested checkpoint is still to be written, and the workers move: while a store is away they
+        train, and what they have done since the last checkpoint is not to be lost."""
         return self.saved < self.saves and not self.over and time.monotonic() - self.moved < STILL_SECONDS
 
     def host_goes(self, ranks: Sequence[int], seconds: float | None) -> None:
-        """The host of these ranks is about to be taken back, in so many seconds where that is known."""
+        """A host is about to be taken back.
+
+        Args:
+            ranks: Those that run on it.
+            seconds: Until then; None: not known.
+        """
         when = "soon" if seconds is None else f"in {seconds:.0f} s"
         text = (
             f"the host of rank {', '.join(map(str, ranks))} is taken back {when}: checkpoints every {HURRY_SECONDS:g} s"
@@ -100,13 +117,11 @@ class Coordinator:
 
 
 class Link:
-    """Rank 0's line to the desk: a thread sends what is told and asks for the wish to stop."""
+    """Rank 0's line to the coordinator: a thread sends the events and fetches the requests."""
 
-    def __init__(self, coordinator: Any) -> None:
-        import ray
-
+    def __init__(self, coordinator: ActorHandle) -> None:
         self.coordinator = coordinator
-        self.requests: dict[str, Any] = ray.get(coordinator.put.remote([]))
+        self.requests = self._put([])
         self._saves = self.requests["saves"]
         self._asked = time.monotonic()
         self._queue: queue.Queue[Event] = queue.Queue()
@@ -115,21 +130,23 @@ class Link:
         self._thread.start()
 
     def report(self, event: Event) -> None:
+        """Queue an event; returns at once."""
         self._queue.put(event)
 
     def stopping(self) -> bool:
-        return bool(self.requests["stop"])
+        """Whether the run is to stop."""
+        return self.requests["stop"]
 
     def saving(self) -> bool:
-        """Whether a checkpoint is wished for now, next to those that are due."""
+        """Whether a checkpoint is requested now, besides those that are due."""
         once = self.requests["saves"] > self._saves
         often = self.requests["hurry"] and time.monotonic() - self._asked > HURRY_SECONDS
         if once or often:
             self._saves, self._asked = self.requests["saves"], time.monotonic()
-        return bool(once or often)
+        return once or often
 
     def close(self) -> None:
-        """Everything told so far has arrived."""
+        """Wait until every event has arrived."""
         self._open = False
         self._thread.join()
         self._send()
@@ -140,9 +157,12 @@ class Link:
             time.sleep(POLL_SECONDS)
 
     def _send(self) -> None:
-        import ray
-
-        events = []
+        events: list[Event] = []
         while not self._queue.empty():
             events.append(self._queue.get())
-        self.requests = ray.get(self.coordinator.put.remote(events))
+        self.requests = self._put(events)
+
+    def _put(self, events: Sequence[Event]) -> Requests:
+        import ray
+
+        return cast(Requests, ray.get(self.coordinator.put.remote(events)))

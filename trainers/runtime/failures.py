@@ -5,10 +5,20 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
-from trainers.runtime.preflight import by_value, on_every, ray_hosts
+from trainers.runtime.preflight import by_value, on_every, ray_hosts, split
 from trainers.runtime.ray_internals import parse_death
+
+
+class Process(TypedDict):
+    pid: int
+
+
+class LastWords(TypedDict):
+    fault: str | None
+    """None: it did not crash."""
+
 
 KILLED = "the process was killed without a word (SIGKILL), most likely by the kernel, out of memory"
 
@@ -33,16 +43,16 @@ def diagnose(error: str) -> tuple[Literal["out_of_memory", "failed"], str]:
         there = [host for host in ray_hosts() if host.address == address]
         with by_value(sys.modules[__name__]):
             words = on_every(there, _last_words, {"pid": pid})
-        heard = [each for each in words.values() if "error" not in each]
-        if fault := next((each.get("fault") for each in heard if each.get("fault")), None):
+        heard, _ = split(words)
+        if fault := next((each["fault"] for each in heard.values() if each["fault"]), None):
             return "failed", f"the process crashed: {fault}"
         if heard:
             return "out_of_memory", KILLED
     return "failed", f"the process died: {death.detail}"
 
 
-def _last_words(wanted: dict[str, int]) -> dict[str, str | None]:
-    """{fault}: what process `pid` of this host wrote as it crashed; None where it did not."""
+def _last_words(wanted: Process) -> LastWords:
+    """What a process of this host wrote as it crashed."""
     import ray
 
     context = ray.get_runtime_context()

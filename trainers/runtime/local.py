@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
 
+from trainers.messages import Event, Job
 from trainers.recipe import Scale
-
-Job = Mapping[str, Any]
-Listen = Callable[[dict[str, Any]], None]
 
 
 class ThisProcess:
-    """The place of a run with 0 workers."""
+    """A `fitting.Place` without Ray: training runs in the caller's thread."""
 
     def __init__(self, scale: Scale) -> None:
         self.threads = scale.cpus_per_worker or len(os.sched_getaffinity(0))
         self.gpus = False
+        """Whether there are any; known after `wait`."""
 
     def __enter__(self) -> ThisProcess:
         return self
@@ -27,12 +25,14 @@ class ThisProcess:
         pass
 
     def wait(self) -> list[str]:
+        """Nothing to wait for, and no warnings."""
         import torch
 
         self.gpus = torch.cuda.is_available()
         return []
 
-    def train(self, job: Job, listen: Listen, stop: threading.Event, callbacks: Sequence[Any]) -> None:
+    def train(self, job: Job, listen: Callable[[Event], None], stop: threading.Event) -> None:
+        """Run `job` here; see `fitting.Place.train`."""
         from trainers.runtime.worker import work
 
         listen(work(job, 0, 1, job["attempt"] * 1000, listen, stop.is_set))

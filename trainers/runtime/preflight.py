@@ -6,25 +6,26 @@ What runs on the hosts travels there by value: it works, and says so, where Trai
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import importlib.metadata
-import importlib.util
 import os
-import platform
 import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, TypeVar, cast, final
+
+from trainers.runs import provenance
+from trainers.runs.provenance import PACKAGES, versions
 
 if TYPE_CHECKING:
+    from ray import ObjectRef
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
     from trainers.storage.store import Store
 
-Facts = dict[str, Any]
-PACKAGES = ("ray", "torch", "torchvision", "pyarrow", "numpy")
+Answer = TypeVar("Answer")
 MUST_AGREE = ("python", "ray", "torch", "trainyard")
 """Other versions of these make a run fail, or train something else."""
 LOOK_SECONDS = 8.0
@@ -34,6 +35,69 @@ ANSWER_SECONDS = 15.0
 DRIVER = "driver"
 NO_ANSWER = "no process started there in time"
 SAME_CODE = "install the same versions on all hosts (the same image), or send the code along: python -m cluster submit"
+
+
+@final
+class Failure(TypedDict):
+    """In place of an answer: it failed, or was not there in time."""
+
+    error: str
+
+
+@final
+class StorageFacts(TypedDict):
+    seen: bool
+    """Whether the driver's file is."""
+
+
+@final
+class DataFacts(TypedDict):
+    found: bool
+
+
+class ProbeFile(TypedDict):
+    """A file of the driver in the storage."""
+
+    storage: str
+    folder: str
+    token: str
+    """What is in it."""
+
+
+class Question(TypedDict):
+    """What is asked of every host."""
+
+    storage: str | None
+    """Address of the storage; None: it is not looked at."""
+    folder: NotRequired[str]
+    token: NotRequired[str]
+    data: str | None
+    """Path of the raw data; None: there is none."""
+
+
+class HostQuestion(Question):
+    """What is asked of one host."""
+
+    host: str
+    """Its id."""
+
+
+class Versions(TypedDict):
+    versions: dict[str, str]
+    """Package -> version; "error" -> why they are not known."""
+
+
+class SharedFacts(Versions):
+    """What one host answers: what all of them must have alike."""
+
+    storage: NotRequired[StorageFacts | Failure]
+    data: NotRequired[DataFacts | Failure]
+
+
+class Pinned(TypedDict):
+    """Options of a task or an actor."""
+
+    scheduling_strategy: NodeAffinitySchedulingStrategy
 
 
 @dataclass(frozen=True)
@@ -75,13 +139,13 @@ def check_hosts(storage: Store, data: str | None = None) -> list[str]:
     read it. Returns warnings: the hosts that did not answer. Raises ValueError naming the hosts and the remedy.
     """
     hosts = [host for host in ray_hosts() if host.cpus]
-    wanted = {"storage": None, "data": data}
+    wanted: Question = {"storage": None, "data": data}
     with contextlib.ExitStack() as stack:
         if storage.local is not None:
-            wanted |= stack.enter_context(probe_file(storage))
+            wanted = {**wanted, **stack.enter_context(probe_file(storage))}
         found = on_every(hosts, look, wanted)
-        seen = set((storage / str(wanted["folder"])).names()) if wanted["storage"] else None
-    answered = {host.label: found[host.id] for host in hosts if "error" not in found[host.id]}
+        seen = set((storage / wanted["folder"]).names()) if wanted["storage"] else None
+    answered = {host.label: facts for host in hosts if "error" not in (facts := found[host.id])}
     silent = [host.label for host in hosts if host.label not in answered]
     arrived = None if seen is None else {host.label for host in hosts if host.id in seen}
     findings = compare({"versions": versions()}, answered, arrived, wanted)
@@ -117,36 +181,37 @@ def this_node() -> str:
 
 def on_every(
     hosts: Sequence[Host],
-    function: Callable[[Facts], Facts],
-    wanted: Mapping[str, Any],
+    function: Callable[[Any], Answer],
+    wanted: Mapping[str, object],
     seconds: float = ANSWER_SECONDS,
-) -> dict[str, Facts]:
+) -> dict[str, Answer | Failure]:
     """What `function({**wanted, "host": id})` returns on each host, or {"error": text}: host's id -> facts."""
     import ray
 
-    with by_value(sys.modules[__name__]):
+    with by_value(sys.modules[__name__], provenance):  # what `look` calls
         remote: Any = ray.remote(num_cpus=0, max_retries=0)(function)
+        calls: dict[str, ObjectRef[Answer]]
         calls = {h.id: remote.options(**pinned(h)).remote({**wanted, "host": h.id}) for h in hosts}
     answers = gather(calls, seconds)
     for id, call in calls.items():
-        if "error" in answers[id]:
+        if failed(answers[id]):
             ray.cancel(call, force=True)
     return answers
 
 
-def pinned(host: Host) -> dict[str, Any]:
+def pinned(host: Host) -> Pinned:
     """Options of a task or an actor that runs on a host, and nowhere else."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(host.id, soft=False)}
 
 
-def gather(calls: Mapping[str, Any], seconds: float) -> dict[str, Facts]:
+def gather(calls: Mapping[str, ObjectRef[Answer]], seconds: float) -> dict[str, Answer | Failure]:
     """The results of remote calls, or {"error": text}: of those that failed, or were not done in time."""
     import ray
 
     done, _ = ray.wait(list(calls.values()), num_returns=len(calls), timeout=seconds) if calls else ([], [])
-    found: dict[str, Facts] = {}
+    found: dict[str, Answer | Failure] = {}
     for id, call in calls.items():
         try:
             found[id] = ray.get(call) if call in done else {"error": NO_ANSWER}
@@ -155,8 +220,18 @@ def gather(calls: Mapping[str, Any], seconds: float) -> dict[str, Facts]:
     return found
 
 
+def failed(answer: object) -> bool:
+    return isinstance(answer, dict) and "error" in answer
+
+
+def split(answers: Mapping[str, Answer | Failure]) -> tuple[dict[str, Answer], dict[str, Failure]]:
+    """What was answered, and what failed."""
+    good = {id: cast("Answer", answer) for id, answer in answers.items() if not failed(answer)}
+    return good, {id: cast("Failure", answer) for id, answer in answers.items() if id not in good}
+
+
 @contextlib.contextmanager
-def by_value(*modules: Any) -> Iterator[None]:
+def by_value(*modules: ModuleType) -> Iterator[None]:
     """Functions of these modules travel as they are: where they run, the modules need not be there."""
     from ray import cloudpickle
 
@@ -170,7 +245,7 @@ def by_value(*modules: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def probe_file(storage: Store) -> Iterator[Facts]:
+def probe_file(storage: Store) -> Iterator[ProbeFile]:
     """A folder in the storage with a file for the hosts to read: yields what `look` wants to know of it.
 
     Raises ValueError where the storage cannot be written from here.
@@ -188,21 +263,32 @@ def probe_file(storage: Store) -> Iterator[Facts]:
 # What runs on each host ---------------------------------------------------------------------------------------
 
 
-def look(wanted: Facts) -> Facts:
-    """Versions, whether the storage and the raw data are seen: {versions, storage, data}, {"error"} where one fails."""
-    steps: dict[str, Callable[[], Any]] = {"versions": versions}
+def look(wanted: HostQuestion) -> SharedFacts:
+    """Versions, and whether the storage and the raw data are seen."""
+    return cast("SharedFacts", take_steps(shared_steps(wanted), LOOK_SECONDS))
+
+
+def shared_steps(wanted: HostQuestion) -> dict[str, Callable[[], object]]:
+    """The steps of `look`: key of `SharedFacts` -> what gives its value."""
+    steps: dict[str, Callable[[], object]] = {"versions": versions}
     if wanted["storage"] is not None:
         steps["storage"] = lambda: see_storage(wanted)
-    if wanted["data"] is not None:
-        steps["data"] = lambda: see_data(wanted["data"])
-    return take_steps(steps, LOOK_SECONDS)
+    if (data := wanted["data"]) is not None:
+        steps["data"] = lambda: see_data(data)
+    return steps
 
 
-def take_steps(steps: Mapping[str, Callable[[], Any]], seconds: float) -> Facts:
+def take_step(step: Callable[[], Answer], seconds: float) -> Answer | Failure:
+    """What a step returns; {"error": text} where it fails or is not done in `seconds`."""
+    return take_steps({"": step}, seconds)[""]
+
+
+def take_steps(steps: Mapping[str, Callable[[], Answer]], seconds: float) -> dict[str, Answer | Failure]:
     """What each step returns, all at once; {"error": text} of one that fails or is not done in `seconds`."""
-    found: Facts = {}
+    found: dict[str, Answer | Failure] = {}
 
-    def take(name: str, step: Callable[[], Any]) -> None:
+    def take(name: str, step: Callable[[], Answer]) -> None:
+        result: Answer | Failure
         try:
             result = step()
         except OSError as error:
@@ -222,26 +308,11 @@ def take_steps(steps: Mapping[str, Callable[[], Any]], seconds: float) -> Facts:
     return {name: found[name] for name in steps}
 
 
-def versions() -> dict[str, str]:
-    """Of Python and of what training needs; "trainyard" is a digest of the code. What is missing is left out."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    spec = importlib.util.find_spec("trainers")
-    if spec is not None and spec.origin is not None:
-        digest = hashlib.sha256()
-        home = Path(spec.origin).parent
-        for path in sorted(home.rglob("*.py")):
-            digest.update(f"{path.relative_to(home)}\0".encode() + path.read_bytes())
-        found["trainyard"] = f"code {digest.hexdigest()[:8]}"
-    return found
-
-
-def see_storage(wanted: Facts) -> Facts:
+def see_storage(wanted: HostQuestion) -> StorageFacts:
     """Read the driver's file, and put one beside it: {seen}. Writes nothing where the file is not seen."""
     from trainers.storage.store import Store
 
+    assert wanted["storage"] is not None
     folder = Store(wanted["storage"]) / wanted["folder"]
     try:
         seen = folder.read("driver") == wanted["token"].encode()
@@ -252,8 +323,8 @@ def see_storage(wanted: Facts) -> Facts:
     return {"seen": seen}
 
 
-def see_data(path: str) -> Facts:
-    """{found}: whether a file, or a folder with something in it, is there: a disk that is not mounted leaves an empty
+def see_data(path: str) -> DataFacts:
+    """Whether a file, or a folder with something in it, is there: a disk that is not mounted leaves an empty
     one."""
     if not os.path.isdir(path):
         return {"found": os.path.exists(path)}
@@ -265,7 +336,7 @@ def see_data(path: str) -> Facts:
 
 
 def compare(
-    this: Facts, hosts: Mapping[str, Facts], arrived: set[str] | None, wanted: Mapping[str, Any]
+    this: Versions, hosts: Mapping[str, SharedFacts], arrived: set[str] | None, wanted: Question
 ) -> list[Finding]:
     """What is wrong with the hosts' facts, which `look` found.
 
@@ -279,7 +350,7 @@ def compare(
     ]
 
 
-def _unlike_versions(this: Mapping[str, str], hosts: Mapping[str, Facts]) -> Iterator[Finding]:
+def _unlike_versions(this: Mapping[str, str], hosts: Mapping[str, Mapping[str, str]]) -> Iterator[Finding]:
     for name in ("python", *PACKAGES, "trainyard"):
         missing = [label for label, found in hosts.items() if "error" not in found and name not in found]
         if missing:
@@ -303,7 +374,7 @@ def _core(name: str, version: str) -> str:
 
 
 def _unshared_storage(
-    hosts: Mapping[str, Facts], arrived: set[str] | None, wanted: Mapping[str, Any]
+    hosts: Mapping[str, SharedFacts], arrived: set[str] | None, wanted: Question
 ) -> Iterator[Finding]:
     if wanted.get("storage") is None:
         return
@@ -327,7 +398,7 @@ def _unshared_storage(
             yield Finding(True, f"the storage {address} cannot be used: {facts['storage']['error']}", label, fix)
 
 
-def _missing_data(hosts: Mapping[str, Facts], wanted: Mapping[str, Any]) -> Iterator[Finding]:
+def _missing_data(hosts: Mapping[str, SharedFacts], wanted: Question) -> Iterator[Finding]:
     if wanted.get("data") is None:
         return
     fix = "mount or copy it there at the same path"

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import requests
+    from ray.tune.experiment import Trial
 
 PathTest = Callable[[Path], bool]
 
@@ -73,14 +74,6 @@ def upload_limit() -> int:
     from ray._private.runtime_env import packaging
 
     return int(packaging.GCS_STORAGE_MAX_SIZE)
-
-
-def default_excludes() -> list[str]:
-    """Patterns that Ray itself leaves out of a working directory."""
-    # test_ray_still_has_what_we_use
-    from ray._private.ray_constants import get_runtime_env_default_excludes
-
-    return list(get_runtime_env_default_excludes())
 
 
 def walk_upload(
@@ -140,7 +133,7 @@ class JobClientHooks:
 
     def refuse(self, response: requests.Response) -> None:
         """Raises the error that a response stands for, whose status is none of success."""
-        raise NotImplementedError
+        super()._raise_error(response)  # type: ignore[misc]
 
     def verify_certificates(self) -> None:
         """By the certificates of this machine, in the stream of a log too, where Ray's None makes aiohttp give up."""
@@ -272,12 +265,12 @@ class ExploreHook:
     Ray's `custom_explore_fn` sees the configuration of the other trial alone.
     """
 
-    def own_config(self, trial: Any) -> dict[str, Any]:
+    def own_config(self, trial: Trial) -> dict[str, object]:
         """What stays in the configuration of a trial that takes over another's."""
         return {}
 
     # test_a_trial_keeps_its_own_part_of_a_configuration
-    def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _get_new_config(self, trial: Trial, trial_to_clone: Trial) -> tuple[dict[str, object], dict[str, object]]:
         config, operations = super()._get_new_config(trial, trial_to_clone)  # type: ignore[misc]
         return {**config, **self.own_config(trial)}, operations
 

@@ -1,7 +1,7 @@
-"""Training on Ray: the only place that imports ray.train.
+"""Training on a cluster: starts Ray, and workers by Ray Train. Beside it only ray_callbacks imports ray.train.
 
-Ray Train starts the workers and starts them anew when one dies. What it keeps of its own (checkpoints, results)
-is not relied on: workers resume from the run folder, and tell the driver what happens through one small actor.
+Ray Train starts the workers and restarts them when one dies. What it keeps of its own (checkpoints, results) is not
+relied on: workers resume from the run folder, and report to the driver through one small actor, the `Coordinator`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
-from trainers.messages import BeatEvent
-from trainers.phase import phase
+from trainers.messages import BeatEvent, DoneEvent, Event, GroupStart, Job, RayJob
 from trainers.recipe import Scale
-from trainers.runtime.coordinator import POLL_SECONDS, Coordinator, Event, Job, Link
+from trainers.runtime.coordinator import POLL_SECONDS, ActorHandle, Coordinator, Link
 from trainers.runtime.preflight import check_hosts, this_node
 from trainers.runtime.ray_internals import refresh_cluster_view, start_on_loopback
 from trainers.runtime.resources import (
@@ -33,16 +32,19 @@ from trainers.runtime.resources import (
 from trainers.runtime.stall_detector import STALL_SECONDS, Heartbeat, StallDetector
 from trainers.storage.store import Store, default_storage
 
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
+
 CONNECT_SECONDS = 90.0
 """Ray itself waits for minutes where something else listens at the address."""
 GRACE_SECONDS = 30.0
 RESIZE_SECONDS = 10.0
-"""So often elastic training looks whether the cluster has room for more workers."""
+"""Between two checks of elastic training whether the cluster has room for more workers."""
 NETWORK_SECONDS = 900
 """A rank waits so long for the others, which may decode or evaluate; dead ones are noticed by Ray, sooner."""
 _ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # every look costs the workers CPU; the end waits for one
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # every check costs the workers CPU; the end waits for one
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",  # Ray's 600: a process that does not answer is dead before that
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2",  # notices come as late as 25 s before the end
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
@@ -53,19 +55,24 @@ _ENVIRONMENT = {
 
 
 class Cluster:
-    """The cluster that RAY_ADDRESS or the job names, else a Ray of our own on this machine.
+    """The cluster that RAY_ADDRESS or the job names, else a Ray of our own on this machine; a `fitting.Place`.
 
-    It is connected to in a thread, while the caller looks at the data; `wait` ends that.
+    A thread connects while the caller scans the data; `wait` ends that.
     """
 
     def __init__(self, scale: Scale, slots: int | None = None) -> None:
-        """Parameters: `slots`, processes that train at once, where that is more than the scale's workers (a sweep)."""
+        """
+        Args:
+            scale: Workers, and what each of them needs.
+            slots: Processes that train at once in a sweep; None: the workers of `scale`.
+        """
         self.scale = scale
         self.sweeping = slots is not None
         self.slots = slots or scale.worker_range[1]
         self.imported = threading.Event()
         """Ray is: what needs it can be imported while it starts."""
         self.threads = 1
+        """Of each worker; known after `wait`, as is `gpus`."""
         self.gpus = False
         self._resources: dict[str, float] = {}
         self.ours = False
@@ -133,57 +140,65 @@ class Cluster:
 
         return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
-    def train(self, job: Job, listen: Callable[[Event], None], stop: threading.Event, callbacks: Sequence[Any]) -> None:
-        """Run `job` on the workers; `listen` gets their events, the last one of kind "done"."""
+    def train(self, job: Job, listen: Callable[[Event], None], stop: threading.Event) -> None:
+        """Run `job` on the workers; see `fitting.Place.train`."""
         import ray
 
         if job["data"]["mode"] == "stream":
             refuse_to_starve(self.scale.worker_range[1], self._resources["CPU"], ray.cluster_resources())
-        coordinator_name = f"trainyard-desk-{uuid.uuid4().hex[:12]}"
-        coordinator: Any = (
-            ray.remote(num_cpus=0)(Coordinator)
-            .options(
-                name=coordinator_name, label_selector={"ray.io/node-id": this_node()}
-            )  # not lost with another host
-            .remote(self.scale.max_failures)
-        )
+        name = f"trainyard-{uuid.uuid4().hex[:12]}"
+        coordinator = _start_coordinator(name, self.scale.max_failures)
         traces = Store(job["storage"]) / ".ray"
         stall_detector = StallDetector(float(os.environ.get("TRAINYARD_STALL_SECONDS", STALL_SECONDS)))
-        job = {
-            **job,
-            "coordinator": coordinator_name,
-            "report": bool(callbacks),
-            "stall_seconds": stall_detector.stall_seconds,
-        }
-        trainer = _trainer(job, self.scale, self._resources, traces.address, coordinator_name, callbacks)
+        ray_job: RayJob = {**job, "coordinator": name, "stall_seconds": stall_detector.stall_seconds}
+        trainer = _trainer(ray_job, self.scale, self._resources, traces.address)
         failed: list[BaseException] = []
         fitting = threading.Thread(target=_fit, args=(trainer, failed), daemon=True)
         fitting.start()
-        ended_at, asked, looked = None, False, time.monotonic()
-        # A run that ended with an error needs no second attempt: the driver leaves, and Ray ends the workers.
+        self._follow(coordinator, fitting, failed, stall_detector, listen, stop)
+        with contextlib.suppress(OSError):
+            traces.delete(name)
+            if not traces.names():
+                traces.parent.delete(".ray")
+        ray.kill(coordinator)
+
+    def _follow(
+        self,
+        coordinator: ActorHandle,
+        fitting: threading.Thread,
+        failed: Sequence[BaseException],
+        stall_detector: StallDetector,
+        listen: Callable[[Event], None],
+        stop: threading.Event,
+    ) -> None:
+        """Hand on events and requests until Ray Train has ended, or has had GRACE_SECONDS after the last event: a run
+        that ended with an error needs no second attempt, so the driver leaves, and Ray ends the workers."""
+        import ray
+
+        ended_at: float | None = None
+        stop_requested, refreshed_at = False, time.monotonic()
         while ended_at is None or (fitting.is_alive() and time.monotonic() - ended_at < GRACE_SECONDS):
             alive = fitting.is_alive()
-            for event in ray.get(coordinator.take.remote()):
-                (stall_detector.hear if event["kind"] == "beat" else listen)(event)
+            events: list[Event] = ray.get(coordinator.take.remote())
+            for event in events:
+                if event["kind"] == "beat":
+                    stall_detector.hear(event)
+                else:
+                    listen(event)
                 if event["kind"] == "done":
                     ended_at = time.monotonic()
-            if ended_at is None and (event := stall_detector.look()):
-                listen(dict(event))
-            if stop.is_set() and not asked:
-                asked = True
+            if ended_at is None and (warning := stall_detector.look()):
+                listen(warning)
+            if stop.is_set() and not stop_requested:
+                stop_requested = True
                 coordinator.ask_to_stop.remote()
-            if self.scale.elastic and time.monotonic() - looked > RESIZE_SECONDS:
-                looked = time.monotonic()
+            if self.scale.elastic and time.monotonic() - refreshed_at > RESIZE_SECONDS:
+                refreshed_at = time.monotonic()
                 refresh_cluster_view()
             if not alive and ended_at is None:
                 listen(_end_without_a_word(failed))
                 ended_at = time.monotonic()
             time.sleep(POLL_SECONDS)
-        with contextlib.suppress(OSError):
-            traces.delete(coordinator_name)
-            if not traces.names():
-                traces.parent.delete(".ray")
-        ray.kill(coordinator)
 
     def _stay(self) -> None:
         """Connect, and stay: processes that Ray starts here are killed when the *thread* that started them ends."""
@@ -221,7 +236,15 @@ class Cluster:
         start_on_loopback(cpus, dashboard)
 
 
-def _end_without_a_word(failed: Sequence[BaseException]) -> Event:
+def _start_coordinator(name: str, max_failures: int) -> ActorHandle:
+    """The run's actor, on this host: it is not lost with another."""
+    import ray
+
+    actor = ray.remote(num_cpus=0)(Coordinator)
+    return actor.options(name=name, label_selector={"ray.io/node-id": this_node()}).remote(max_failures)
+
+
+def _end_without_a_word(failed: Sequence[BaseException]) -> DoneEvent:
     """The last event of a run that Ray Train gave up: its memory monitor ends Ray Train's own processes, too. Raises
     the error where that is not why."""
     from trainers.runtime.failures import diagnose
@@ -234,7 +257,7 @@ def _end_without_a_word(failed: Sequence[BaseException]) -> Event:
     return ending(status, f"{why}; try a smaller --micro-batch-size")
 
 
-def _train_worker(job: Job) -> None:
+def _train_worker(job: RayJob) -> None:
     """What Ray Train runs in every worker."""
     import ray
     import ray.train
@@ -253,10 +276,7 @@ def _train_worker(job: Job) -> None:
         coordinator.put.remote([event])
 
     def report(event: Event) -> None:
-        gauges.take(event)  # type: ignore[arg-type]
-        if event["kind"] == "epoch" and job["report"]:
-            with phase("reporting to Ray"):
-                ray.train.report(event["line"])  # on every rank, equally often; it waits for Ray's controller
+        gauges.take(event)
         if rank == 0 or event["kind"] == "machine":
             line.report(event)
 
@@ -274,8 +294,8 @@ def _train_worker(job: Job) -> None:
         raise RuntimeError(end["message"])  # other ranks may wait for this one: Ray ends them all
 
 
-def _begin(job: Job, coordinator: Any, rank: int, size: int) -> int | None:
-    """The how many-eth start of the workers this is, agreed by all ranks; None where the run is over already."""
+def _begin(job: RayJob, coordinator: ActorHandle, rank: int, size: int) -> int | None:
+    """The number of this start of the workers, from 1, agreed by all ranks; None where the run is over already."""
     import ray
 
     from trainers.runtime import worker
@@ -286,7 +306,7 @@ def _begin(job: Job, coordinator: Any, rank: int, size: int) -> int | None:
     start = 0
     if rank == 0:
         step = Checkpoints(Store(job["folder"])).latest_step()
-        answer: dict[str, Any] = dict(ray.get(coordinator.begin.remote(step)))
+        answer = cast(GroupStart, ray.get(coordinator.begin.remote(step)))
         if answer["why"]:
             status, cause = diagnose(answer["error"])
             ray.get(coordinator.put.remote([worker.ending(status, f"{answer['why']}: {cause}")]))
@@ -295,9 +315,7 @@ def _begin(job: Job, coordinator: Any, rank: int, size: int) -> int | None:
     return world.broadcast(start)[0] or None
 
 
-def _trainer(
-    job: Job, scale: Scale, resources: dict[str, float], storage: str, name: str, callbacks: Sequence[Any]
-) -> Any:
+def _trainer(job: RayJob, scale: Scale, resources: dict[str, float], storage: str) -> TorchTrainer:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -305,7 +323,7 @@ def _trainer(
     from trainers.runtime.ray_internals import controller_callback
 
     return TorchTrainer(
-        _train_worker,
+        _train_worker,  # type: ignore[arg-type]  # it takes a dict, of whatever keys
         torch_config=Network(timeout_s=NETWORK_SECONDS),
         train_loop_config=dict(job),
         scaling_config=ScalingConfig(
@@ -316,15 +334,15 @@ def _trainer(
             placement_strategy=scale.placement.upper(),
         ),
         run_config=RunConfig(
-            name=name,
+            name=job["coordinator"],
             storage_path=storage,
-            failure_config=FailureConfig(max_failures=-1),  # the desk counts, and knows what would come again
-            callbacks=[controller_callback(Changes(job["coordinator"])), *callbacks],  # type: ignore[list-item]
+            failure_config=FailureConfig(max_failures=-1),  # the coordinator counts, and knows what would happen again
+            callbacks=[controller_callback(Changes(job["coordinator"]))],  # type: ignore[list-item]
         ),
     )
 
 
-def _fit(trainer: Any, failed: list[BaseException]) -> None:
+def _fit(trainer: TorchTrainer, failed: list[BaseException]) -> None:
     try:
         trainer.fit()
     except BaseException as error:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import signal
 import threading
-from typing import Any
+from collections.abc import Callable
+from types import FrameType
+
+Handler = Callable[[int, FrameType | None], object] | int | None
+"""What `signal.signal` takes and returns."""
 
 
 class Signals:
-    """SIGINT and SIGTERM: while training, a wish to stop, told once; before and after, KeyboardInterrupt."""
+    """SIGINT and SIGTERM: the first one while training requests a stop; any other is a KeyboardInterrupt."""
 
     def __init__(self, stop: threading.Event) -> None:
         self.stop = stop
         self.training = False
-        self._before: dict[int, Any] = {}
+        self._before: dict[int, Handler] = {}
 
     def __enter__(self) -> Signals:
         self._listen()
         return self
 
     def training_starts(self) -> None:
-        """From now on a signal is a wish to stop. Ray has put its own handlers in place of ours meanwhile."""
+        """From now on a signal requests a stop. Ray has put its own handlers in place of ours meanwhile."""
         self.training = True
         self._listen()
 
@@ -34,7 +38,7 @@ class Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _handle(self, number: int, frame: Any) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self.training or self.stop.is_set():
             raise KeyboardInterrupt
         self.stop.set()

@@ -6,7 +6,6 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 
@@ -14,6 +13,7 @@ from trainers.data import shard_transfer
 from trainers.data.batches import Cached, Data
 from trainers.data.source import scan_files
 from trainers.data.stream import Streamed
+from trainers.messages import DoneEvent, Event, Job, Meta, Picture, Status
 from trainers.phase import phase
 from trainers.recipe import Recipe, Scale
 from trainers.runs.files import not_shared, sees
@@ -28,12 +28,7 @@ from trainers.training.loop import Summary
 from trainers.training.state import TrainState
 from trainers.training.step import Reporter
 
-Job = Mapping[str, Any]
-"""recipe, scale, folder, storage, attempt, start_id, data {mode, folder, published, node, meta}, threads, cwd, adopt:
-JSON."""
-HOST_BYTES = 64
-"""Of a host's name, as ranks tell it to each other."""
-Report = Callable[[dict[str, Any]], None]
+Report = Callable[[Event], None]
 
 
 def work(
@@ -45,12 +40,21 @@ def work(
     stopping: Callable[[], bool],
     saving: Callable[[], bool] = lambda: False,
     heartbeat: Heartbeat | None = None,
-) -> dict[str, Any]:
+) -> DoneEvent:
     """Train as `job` says, from the newest checkpoint. Returns the event that ends the run.
 
-    Parameters: `attempt`, larger at every start of the run; `tell`, takes events (see launch._Listener);
-    `stopping`, `saving`: whether rank 0 is wished to stop, to save; `watching`, looks at how far this is. What would
-    come again (bad values, no memory, a storage that takes no checkpoint) is an end, not an exception.
+    What would happen again at another start (bad values, no memory, a storage that takes no checkpoint) is returned
+    as the run's end, not raised.
+
+    Args:
+        job: What to train, on what, where.
+        rank: Of this worker, from 0.
+        size: The number of workers.
+        attempt: Larger at every start of the run; it decides which of two checkpoints counts.
+        report: Takes the events; see runs.events.Listener.
+        stopping: Whether rank 0 is to stop; asked once a step.
+        saving: Whether rank 0 is to save; likewise.
+        heartbeat: Follows the progress of this rank; None: nobody watches for stalls.
     """
     recipe, scale = Recipe.from_json(job["recipe"]), Scale.from_json(job["scale"])
     device.set_threads(job["threads"])
@@ -90,35 +94,43 @@ def work(
             raise
         summary = Summary("out_of_memory", _advise(recipe, error))
     event = _ending(summary, state, recipe, job["data"]["meta"], world, before)
-    looks = rank == 0 or world.sharded
-    if looks and state is not None and state.best and summary.status not in ("failed", "out_of_memory"):
+    takes_part = rank == 0 or world.sharded
+    if takes_part and state is not None and state.best and summary.status not in ("failed", "out_of_memory"):
         event["pictures"] = _show(recipe, state, data, world, checkpoints)
     return event
 
 
-def _show(
-    recipe: Recipe, state: TrainState, data: Data, world: World, checkpoints: Checkpoints
-) -> list[dict[str, Any]]:
+def _show(recipe: Recipe, state: TrainState, data: Data, world: World, checkpoints: Checkpoints) -> list[Picture]:
     """The shown pictures as the best weights see them; none where these cannot be read."""
     if world.sharded:
         world.agree(True)  # all are here: rank 0 has written everything
     weights = None
     with contextlib.suppress(ValueError):
         weights = checkpoints.best_weights()
-    lacking = torch.tensor(float(weights is None), device=world.device)
-    if (world.all_reduce(lacking) if world.sharded else lacking) or weights is None:
+    every = world.gather_objects(weights is not None) if world.sharded else [weights is not None]
+    if weights is None or not all(every):
         return []
     state.load_weights(weights)
     state.ema = None
     return show_best_and_worst(recipe, state, data, world, "val")
 
 
-def ending(status: str, message: str) -> dict[str, Any]:
+def ending(status: Status, message: str) -> DoneEvent:
     """The event that ends a run of which nothing more is known."""
-    memory = {"host": None, "device": None}
-    empty: dict[str, Any] = {"seconds": {}, "before": {}, "images": 0, "epoch": 0, "best": None, "final": {}}
-    told = {"kind": "done", "status": status, "message": message, "counts": {}, "pictures": []}
-    return {**told, "peak_memory_bytes": memory, **empty}
+    return {
+        "kind": "done",
+        "status": status,
+        "message": message,
+        "counts": {},
+        "pictures": [],
+        "peak_memory_bytes": {"host": None, "device": None},
+        "seconds": {},
+        "before": {},
+        "images": 0,
+        "epoch": 0,
+        "best": None,
+        "final": {},
+    }
 
 
 @phase("opening the data")
@@ -132,18 +144,16 @@ def _open_data(job: Job, recipe: Recipe, scale: Scale) -> Data:
 def _refuse_unshared(job: Job, world: World) -> None:
     """Every rank raises the same ValueError, naming all hosts that do not see the driver's storage."""
     folder = Store(job["folder"])
-    names = torch.zeros(world.size, HOST_BYTES, dtype=torch.float64, device=world.device)
-    if not sees(folder, "run.json", job["start_id"]):
-        name = socket.gethostname().encode()[:HOST_BYTES]
-        names[world.rank, : len(name)] = torch.tensor(list(name), dtype=torch.float64)
-    told = world.all_reduce(names).to("cpu", torch.uint8)
-    if told.any():
-        raise ValueError(not_shared(folder, [bytes(row[row > 0]).decode() for row in told if row.any()]))
+    blind = None if sees(folder, "run.json", job["start_id"]) else socket.gethostname()
+    hosts = [host for host in world.gather_objects(blind) if host is not None]
+    if hosts:
+        raise ValueError(not_shared(folder, hosts))
 
 
 def _restore(
-    recipe: Recipe, meta: Mapping[str, Any], world: World, checkpoints: Checkpoints, job: Job, report: Report
+    recipe: Recipe, meta: Meta, world: World, checkpoints: Checkpoints, job: Job, report: Report
 ) -> TrainState:
+    """The state that training starts from: of the three below, the first that there is."""
     adopt = job["adopt"]
     if adopt is not None:
         snapshot = Checkpoints(Store(adopt[0])).at(adopt[1])
@@ -153,7 +163,8 @@ def _restore(
     # 1 the newest checkpoint of this run that verifies; or one of another run, whose best epoch has no file here
     if snapshot is not None:
         state.restore(snapshot)
-        state.best = state.best if adopt is None else None
+        if adopt is not None:
+            state.best = None
     # 2 the best weights of another run
     elif recipe.init_from is not None:
         _take_weights(state, recipe.init_from, Store(job["storage"]), report)
@@ -180,10 +191,10 @@ def _ending(
     summary: Summary,
     state: TrainState | None,
     recipe: Recipe,
-    meta: Mapping[str, Any],
+    meta: Meta,
     world: World,
     before: Mapping[str, float],
-) -> dict[str, Any]:
+) -> DoneEvent:
     event = ending(summary.status, summary.message)
     if state is None:
         return event
@@ -191,16 +202,15 @@ def _ending(
     keys = {"loss": "val/loss", "train_loss": "train/loss", "ms_per_image": "evaluate_ms_per_image"}
     losses = {name: best[key] for name, key in keys.items() if key in best}
     scores = build.make_task(recipe, meta).scores(state.counts) if state.counts else {}
-    return event | {
-        "counts": state.counts,
-        "seconds": state.seconds,
-        "before": before,
-        "images": round(sum(line["images_per_second"] * line["seconds"] for line in state.history)),
-        "peak_memory_bytes": device.peak_memory(world.device),
-        "epoch": state.epoch,
-        "best": state.best,
-        "final": {**losses, **scores},
-    }
+    event["counts"] = state.counts
+    event["seconds"] = state.seconds
+    event["before"] = dict(before)
+    event["images"] = round(sum(line["images_per_second"] * line["seconds"] for line in state.history))
+    event["peak_memory_bytes"] = device.peak_memory(world.device)
+    event["epoch"] = state.epoch
+    event["best"] = state.best
+    event["final"] = {**losses, **scores}
+    return event
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -214,6 +224,6 @@ def _advise(recipe: Recipe, error: BaseException) -> str:
 
 
 def change_folder(cwd: str) -> None:
-    """Ray starts workers in a folder of its own; files of the user's own (`./mine.py`) are named from the driver's."""
+    """Change to the driver's folder, from which the user names files (`./mine.py`): Ray starts workers elsewhere."""
     if os.path.isdir(cwd):
         os.chdir(cwd)

@@ -11,7 +11,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from trainers.progress import Progress
 from trainers.storage.store import FIRST_PATIENCE, Store, explain
@@ -125,7 +124,7 @@ def _refuse_living(folder: Store, progress: Progress) -> None:
                 raise Busy(folder.name, str(now.get("owner", "")))
 
 
-def _read(folder: Store) -> dict[str, Any] | None:
+def _read(folder: Store) -> dict[str, object] | None:
     try:
         found = folder.read_json(FILE)
     except ValueError:

@@ -18,10 +18,13 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 Value = TypeVar("Value")
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
 _log = logging.getLogger(__name__)
 
 CACHE = "cache"
@@ -48,8 +51,13 @@ class Store:
     """A folder. `Store("~/trainyard") / "my-run"` is a folder below it. Nothing is created before the first write."""
 
     def __init__(self, address: str | os.PathLike[str]) -> None:
-        """Parameters: `address`, a path or a URI. Raises ValueError for a URI that cannot be opened, or that carries
-        credentials."""
+        """
+        Args:
+            address: A path or a URI.
+
+        Raises:
+            ValueError: A URI cannot be opened, or carries credentials.
+        """
         self.address = os.fspath(address)
         self.local: Path | None = None
         if "://" in self.address:
@@ -88,8 +96,16 @@ class Store:
         return self.address.partition("?")[0].rstrip("/").rsplit("/", 1)[-1]
 
     def write(self, name: str, data: bytes, patience: float = PATIENCE) -> None:
-        """Put `data` at `name`, atomically. Raises OSError where the storage does not take it, after `patience`
-        seconds where that may pass."""
+        """Put `data` at `name`, atomically.
+
+        Args:
+            name: Below this folder.
+            data: The whole content.
+            patience: Seconds for which a request that fails is tried again, where that may pass.
+
+        Raises:
+            OSError: The storage does not take it.
+        """
         if self.local is None:
 
             def put() -> None:
@@ -113,7 +129,8 @@ class Store:
             raise
         return None
 
-    def write_json(self, name: str, value: Any, patience: float = PATIENCE) -> None:
+    def write_json(self, name: str, value: object, patience: float = PATIENCE) -> None:
+        """Put `value` at `name` as JSON. Raises OSError as `write` does, ValueError for what JSON cannot hold."""
         self.write(name, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode(), patience)
 
     def read(self, name: str, patience: float = PATIENCE) -> bytes:
@@ -218,7 +235,7 @@ def _persist(action: Callable[[], Value], patience: float = PATIENCE) -> Value:
         pause = min(2 * pause, 5.0)
 
 
-def _open(address: str) -> tuple[Any, str]:
+def _open(address: str) -> tuple[FileSystem, str]:
     """The file system of a URI, and the path there. Raises ValueError."""
     from pyarrow import ArrowException, fs
 
@@ -235,7 +252,7 @@ def _open(address: str) -> tuple[Any, str]:
 
 
 @functools.cache
-def _open_s3(bucket: str, query: str) -> Any:
+def _open_s3(bucket: str, query: str) -> FileSystem:
     """pyarrow's own way from a URI leaves time-outs and repetitions to the library, which are too short and few."""
     from pyarrow import fs
 

@@ -1,13 +1,13 @@
-"""What is learned: the loss, the counts that are gathered from the workers, and the scores made of them.
+"""The interface of a task.
 
 A task never sees workers, epochs or files. The loop adds up what `loss`, `weight` and `counts` return, over
-micro-batches and over workers, and divides once: results do not depend on how the rows were dealt.
+micro-batches and over workers, and divides once: results do not depend on how the rows were split among them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,8 @@ class Task(Protocol):
 
     metric: str
     """The score that decides which epoch is best; larger is better."""
+    errors: Collection[str]
+    """Scores of which less is better."""
     shown: int
     """How many validation pictures are drawn with their predictions."""
 
@@ -60,6 +62,26 @@ class Task(Protocol):
 
     def scores(self, counts: Mapping[str, Ints]) -> Scores:
         """Scores by bare name from the counts of a split: totals that were added up and tables of all its images."""
+        ...
+
+
+class ImageTask(Task, Protocol):
+    """A task that learns from labels: what predictions.csv asks of it."""
+
+    every_probability: bool
+    """Whether predictions.csv lists the probability of each class, beside that of the predicted one."""
+
+    def probabilities(self, output: Tensor) -> Tensor:
+        """Of each class, fp32 or better (N, classes); each row sums to 1."""
+        ...
+
+
+@runtime_checkable
+class CountsLabels(Protocol):
+    """A task that can score masks at their own size, at which there are predicted classes only."""
+
+    def count(self, labels: Tensor, target: Tensor) -> Counts:
+        """`Task.counts` from predicted classes, uint8 (N, H, W), and masks, int64 (N, H, W)."""
         ...
 
 

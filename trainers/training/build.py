@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
+from trainers.data import targets
+from trainers.formatting import locate_error
+from trainers.messages import DatasetFacts, Facts
 from trainers.phase import phase
 from trainers.recipe import Recipe
-from trainers.registry import load
+from trainers.registry import constant, load
 from trainers.tasks.base import Task
 from trainers.tasks.class_weights import weigh_classes
-from trainers.tasks.make import make, outputs
 from trainers.training import distributed
 from trainers.training.distributed import World
 from trainers.training.startup import eager
 from trainers.training.state import TrainState
 
 
-def build_model(recipe: Recipe, meta: Mapping[str, Any]) -> nn.Module:
+def build_model(recipe: Recipe, meta: Facts | DatasetFacts) -> nn.Module:
     """The recipe's model with the weights of its seed, on the CPU. Raises ValueError where data and model differ."""
-    channels = outputs(recipe.task, len(meta["classes"]))
-    facts = {"image_size": recipe.image_size, "channels": meta["channels"], "classes": channels}
+    facts = {"image_size": recipe.image_size, "channels": meta["channels"], "classes": _outputs(recipe, meta)}
     for name, value in facts.items():
         if recipe.model_args.get(name, value) != value:
             raise ValueError(
@@ -40,14 +42,47 @@ def without_weights(recipe: Recipe) -> Recipe:
     return recipe.replace(model_args={"weights": None}) if "weights" in recipe.model_args else recipe
 
 
-def make_task(recipe: Recipe, meta: Mapping[str, Any]) -> Task:
-    """The recipe's loss and scores for this data set."""
+def make_task(recipe: Recipe, meta: Facts | DatasetFacts) -> Task:
+    """The recipe's loss and scores for this data set. Raises ValueError where they do not go with it."""
     weights = weigh_classes(recipe.class_weights, meta["class_counts"]["train"], meta.get("class_areas"))
-    return make(recipe.task, recipe.task_args, len(meta["classes"]), weights)
+    with _locating(recipe.task):
+        made: Task = load("tasks", recipe.task).make(len(meta["classes"]), weights, **recipe.task_args)
+    return made
+
+
+def score_names(recipe: Recipe, meta: Facts | DatasetFacts) -> list[str]:
+    """The bare names of the scores that the recipe's task gives."""
+    task = make_task(recipe, meta)
+    target = torch.from_numpy(target_of(recipe).dummy(2, (8, 8)).copy()).long()
+    counts = task.counts(torch.zeros(2, _outputs(recipe, meta), *target.shape[1:]), target)
+    scores = task.scores({name: count.numpy() for name, count in {**counts.total, **counts.per_image}.items()})
+    return [name for name, value in scores.items() if isinstance(value, float)]
+
+
+def target_of(recipe: Recipe) -> targets.Target:
+    """The kind of target that the recipe's task learns from. Raises ValueError."""
+    return targets.kind(constant("tasks", recipe.task, "TARGET"))
+
+
+def _outputs(recipe: Recipe, meta: Facts | DatasetFacts) -> int:
+    """Channels, or logits, that the task needs of the model. Raises ValueError where it cannot learn the classes."""
+    with _locating(recipe.task):
+        return int(load("tasks", recipe.task).outputs(len(meta["classes"])))
+
+
+@contextlib.contextmanager
+def _locating(task: str) -> Iterator[None]:
+    """What goes wrong in a task, as a ValueError that says where."""
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"the task {task} cannot be made: {locate_error(error)}") from None
 
 
 @phase("making the model")
-def create_state(recipe: Recipe, meta: Mapping[str, Any], world: World, *, fresh: bool = True) -> TrainState:
+def create_state(recipe: Recipe, meta: Facts | DatasetFacts, world: World, *, fresh: bool = True) -> TrainState:
     """The state of a run before its first step, the same on every rank; not `fresh`: about to be restored."""
     if not fresh:  # downloads nothing
         recipe = without_weights(recipe)

@@ -1,4 +1,4 @@
-"""The state of a training run, and its checkpoints.
+"""The checkpoints of a run: written by a thread, verified when read.
 
 `checkpoints/<step>/` holds one file with the full state, readable by any number of workers, and then
 `manifest.json` with its hash: a checkpoint without a manifest, or with another hash, does not exist. What went over a
@@ -13,9 +13,9 @@ import contextlib
 import hashlib
 import io
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -27,21 +27,33 @@ from trainers.training.state import Snapshot, TrainState
 _phase = phase("writing or reading a checkpoint")
 
 
+class _Waiting(NamedTuple):
+    """A snapshot on its way to the store."""
+
+    snapshot: Snapshot
+    step: int
+    best_step: int | None
+
+
 class Checkpoints:
     """The checkpoints of one run folder: the best, the last, and the one before it."""
 
     def __init__(self, store: Store, attempt: int = 0, saved: Callable[[int], None] = lambda step: None) -> None:
-        """Parameters: `store`, the run folder; `attempt`, how often the run was started: of two checkpoints the
-        one of the later attempt counts, so that a host that was cut off and still writes does not win; `saved` is
-        called with the step of each checkpoint that is complete, from another thread."""
+        """
+        Args:
+            store: The run folder.
+            attempt: Larger at every start of the run. Of two checkpoints that of the later attempt counts, so that a
+                host that was cut off and still writes does not win.
+            saved: Called with the step of each checkpoint that is complete, from another thread.
+        """
         self.store, self.attempt, self.saved = store / "checkpoints", attempt, saved
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
-        self._waiting: list[Snapshot] = []
+        self._waiting: list[_Waiting] = []
         """What is to be written next, in host memory: while a write takes long, the newest state and the best."""
         self._lock = threading.Lock()
         self._busy = False
-        """Whether the thread takes what waits."""
+        """Whether the thread writes what waits."""
         self._error: Exception | None = None
         self._superseded = False
         self._complete: list[str] = []
@@ -49,12 +61,16 @@ class Checkpoints:
 
     @_phase
     def save(self, state: TrainState) -> None:
-        """Copy the state now, to be written by a thread; what waits there and is neither the best nor the newest is
-        given up. Raises OSError where a checkpoint before could not be written."""
+        """Copy the state now, to be written by a thread. What still waits there and is neither the best nor the newest
+        is dropped.
+
+        Raises:
+            OSError: An earlier checkpoint could not be written.
+        """
         if self._error is not None:
             self.wait()
         best_step = state.best["step"] if state.best else None
-        new = Snapshot(state.snapshot(), state.total_steps, best_step)
+        new = _Waiting(state.snapshot(), state.total_steps, best_step)
         with self._lock:
             self._waiting = [*(copy for copy in self._waiting if copy.step == best_step), new]
             if not self._busy:
@@ -72,8 +88,8 @@ class Checkpoints:
             raise error
 
     @_phase
-    def latest(self, warn: Callable[[str], None] = lambda text: None) -> dict[str, Any] | None:
-        """The newest snapshot that verifies, or None; `warn` is told of each newer one that does not."""
+    def latest(self, warn: Callable[[str], None] = lambda text: None) -> Snapshot | None:
+        """The newest snapshot that verifies, or None; `warn` is called for each newer one that does not."""
         problems: list[str] = []
         snapshot = None
         for _, _, name in sorted(self._list(problems.append), reverse=True):
@@ -91,7 +107,7 @@ class Checkpoints:
         return max(self._list(), default=(0, 0, ""))[1]
 
     @_phase
-    def at(self, step: int) -> dict[str, Any] | None:
+    def at(self, step: int) -> Snapshot | None:
         """The snapshot of a step; the newest where that is gone."""
         return self._read(f"{step:08}", lambda text: None) or self.latest()
 
@@ -103,7 +119,7 @@ class Checkpoints:
             self._thread.shutdown()
 
     @_phase
-    def best(self) -> dict[str, Any]:
+    def best(self) -> Snapshot:
         """The snapshot of the best epoch. Raises ValueError where there is none that verifies."""
         problems: list[str] = []
         for _, _, name in sorted(self._list(), reverse=True):
@@ -116,8 +132,7 @@ class Checkpoints:
     def best_weights(self) -> dict[str, Tensor]:
         """What the best epoch was evaluated with: the moving average where there is one. Raises as `best` does."""
         snapshot = self.best()
-        weights: dict[str, Tensor] = snapshot["ema"] or snapshot["model"]
-        return weights
+        return snapshot["ema"] or snapshot["model"]
 
     def _write_waiting(self) -> None:
         while True:
@@ -134,9 +149,9 @@ class Checkpoints:
                     self._waiting.clear()
                 return
 
-    def _write(self, snapshot: Mapping[str, Any], step: int, best_step: int | None) -> None:
+    def _write(self, snapshot: Snapshot, step: int, best_step: int | None) -> None:
         buffer = io.BytesIO()
-        torch.save(dict(snapshot), buffer)
+        torch.save(snapshot, buffer)
         data = buffer.getvalue()
         folder, file = self.store / f"{step:08}", f"state-{self.attempt}.pt"
         manifest = {
@@ -180,7 +195,7 @@ class Checkpoints:
         return self._superseded
 
     def _list(self, warn: Callable[[str], None] = lambda text: None) -> Iterator[tuple[int, int, str]]:
-        """(attempt, step, folder name) of every checkpoint that has a manifest; `warn` is told of broken ones."""
+        """(attempt, step, folder name) of every checkpoint that has a manifest; `warn` is called for broken ones."""
         for name in self.store.names():
             folder = self.store / name
             try:
@@ -192,7 +207,7 @@ class Checkpoints:
             if found is not None:
                 yield found
 
-    def _read(self, name: str, warn: Callable[[str], None]) -> dict[str, Any] | None:
+    def _read(self, name: str, warn: Callable[[str], None]) -> Snapshot | None:
         folder = self.store / name
         try:
             manifest = folder.read_json("manifest.json")
@@ -207,5 +222,4 @@ class Checkpoints:
             what = "it was changed" if whole else f"{len(data):,} of {manifest['bytes']:,} bytes are there"
             warn(f"checkpoint {folder.address} is damaged: {what}")
             return None
-        snapshot: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        return snapshot
+        return cast(Snapshot, torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from trainers.messages import PeakMemory
+
 
 def resolve_precision(wanted: str, gpus: bool) -> str:
     """`auto` is bf16 on GPUs that have it and fp32 elsewhere; settled once, by the driver, and recorded."""
@@ -43,7 +45,7 @@ def reset_peak_memory(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def peak_memory(device: torch.device) -> dict[str, int | None]:
+def peak_memory(device: torch.device) -> PeakMemory:
     """Largest memory so far, in bytes: of this process, and of torch's allocator on its GPU (None on a CPU)."""
     import resource
 

@@ -20,7 +20,7 @@ Counts = dict[str, npt.NDArray[np.int64]]
 
 
 class Evaluation(NamedTuple):
-    """What an evaluation found, the same on every rank but for the time."""
+    """The result of an evaluation, the same on every rank but for the time."""
 
     loss: float
     counts: Counts
@@ -34,6 +34,10 @@ def evaluate_split(run: Run, split: str) -> Evaluation:
     """Mean loss and counts over a split, the same on every rank; each picture counts once.
 
     Uses the moving average of the weights where the recipe keeps one.
+
+    Args:
+        run: Every rank calls this with its own.
+        split: Such as "val".
     """
     recipe, state, world = run.recipe, run.state, run.world
     rows = int(run.data.meta["rows"][split])

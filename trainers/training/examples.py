@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ import torch
 from trainers.data import augment, sampler
 from trainers.data.batches import Data
 from trainers.data.sampler import Pass
+from trainers.messages import Picture
 from trainers.phase import phase
 from trainers.recipe import Recipe
 from trainers.training.distributed import World
@@ -20,19 +20,24 @@ from trainers.training.state import TrainState
 from trainers.training.step import Run
 
 PICTURE_SECONDS = 10.0
-"""Least time between two looks at the shown pictures."""
-
-
+"""Least time between two showings of the same pictures."""
 PICTURE_SIDE = 512
 """Longest side, in pixels, of a picture that is shown."""
 
 
 @phase("drawing pictures")
-def show(run: Run, split: str, rows: Sequence[int]) -> list[dict[str, Any]]:
-    """Pictures with what the model makes of them, for people: name, image, target and labels, uint8 arrays of at
-    most PICTURE_SIDE pixels a side. Where the model is sharded every rank calls this, elsewhere any that likes."""
+def show(run: Run, split: str, rows: Sequence[int]) -> list[Picture]:
+    """Pictures with what the model makes of them, of at most PICTURE_SIDE pixels a side.
+
+    Where the model is sharded every rank calls this, elsewhere any rank may.
+
+    Args:
+        run: Its state's weights are used as they are.
+        split: "val", as a rule.
+        rows: Of the split.
+    """
     recipe, state = run.recipe, run.state
-    shown = []
+    shown: list[Picture] = []
     for row in rows:
         batch = next(run.data.batches(split, [Pass(0, 0, np.array([row]), 1.0, True)]))
         images, targets = run.preprocess(batch)
@@ -55,10 +60,16 @@ def show(run: Run, split: str, rows: Sequence[int]) -> list[dict[str, Any]]:
 
 def show_best_and_worst(
     recipe: Recipe, state: TrainState, data: Data, world: World, split: str, most: int = 2
-) -> list[dict[str, Any]]:
+) -> list[Picture]:
     """The pictures that were shown all along and, by the counts of the best epoch, the best and the worst of all.
 
-    `state.model` holds the weights of the best epoch.
+    Args:
+        recipe: As it is trained.
+        state: With the weights of the best epoch.
+        data: Holds the split.
+        world: This worker's place.
+        split: The one that `state.counts` belongs to.
+        most: So many of the best, and of the worst.
     """
     run = Run(recipe=recipe, state=state, data=data, world=world, model=state.model)
     scores = run.task.ranking(state.counts)
@@ -81,7 +92,7 @@ def _fixed_rows(run: Run, split: str) -> list[int]:
     return [int(row) for row in sampler.permutation(0, 0, int(run.data.meta["rows"][split]))[: run.task.shown]]
 
 
-def show_again(run: Run) -> list[dict[str, Any]] | None:
+def show_again(run: Run) -> list[Picture] | None:
     """The same pictures every time. Every rank calls this."""
     if not (run.task.shown and (run.world.rank == 0 or run.world.sharded)):
         return None

@@ -6,7 +6,7 @@ for every epoch that is left:
         what the losses are divided by (pixels, class weights, images), added up over the ranks
         for every micro-batch of this rank:
             default generator seeded; forward; sum of losses; backward of the sum / divisor
-        one small all-reduce: losses, BatchNorm statistics, rank 0's wishes (stop, save)
+        one small all-reduce: losses, BatchNorm statistics, rank 0's requests (stop, save)
         clip; learning rate; optimizer; moving average
     evaluate: counts added up over the ranks, then turned into scores
     a line of history; a checkpoint; patience
@@ -17,10 +17,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from trainers.data import sampler
 from trainers.data.batches import Data
+from trainers.messages import Line, Status
 from trainers.phase import phase
 from trainers.recipe import Recipe
 from trainers.training import device, distributed
@@ -31,12 +32,11 @@ from trainers.training.evaluate import evaluate_split
 from trainers.training.examples import PICTURE_SECONDS, show_again
 from trainers.training.meter import Meter, diverged
 from trainers.training.profiler import profiler
-from trainers.training.state import Line, TrainState
+from trainers.training.state import TrainState
 from trainers.training.step import Reporter, Run, Step, by_step, mean_loss
 
-Status = Literal["finished", "stopped_early", "interrupted", "failed", "out_of_memory"]
 FINITE_EVERY = 20
-"""Steps between looks at the loss: each look waits for the device."""
+"""Steps between checks of the loss: each waits for the device."""
 SAVE_SECONDS = 1.0
 """An epoch that ends sooner after a checkpoint writes none, unless it is the best or the last."""
 
@@ -62,10 +62,22 @@ def train(
     activation_checkpointing: bool = False,
     profile: bool = False,
 ) -> Summary:
-    """Train from where `state` stands to the recipe's last epoch; `state` is changed in place.
+    """Train from where `state` stands to the recipe's last epoch. Every rank calls this with equal arguments.
 
-    Parameters: `recipe` with a micro_batch_size and a settled precision; `checkpoints`, for rank 0 only.
-    Every rank calls this with equal arguments. Raises OSError where a checkpoint cannot be written.
+    Args:
+        recipe: Resolved: with a micro_batch_size and a precision other than "auto".
+        state: Changed in place.
+        data: Its splits "train" and "val" are read.
+        world: This worker's place.
+        reporter: Gets the events, and is asked for requests.
+        checkpoints: Used by rank 0 only. None: none are written.
+        checkpoint_seconds: Least time between two checkpoints within an epoch.
+        compile: Whether to compile the model.
+        activation_checkpointing: Whether to recompute activations in the backward pass.
+        profile: Whether to trace a few steps of the first epoch.
+
+    Raises:
+        OSError: A checkpoint cannot be written.
     """
     assert recipe.micro_batch_size is not None
     assert recipe.precision != "auto"
@@ -113,29 +125,29 @@ def _train_epoch(run: Run, tick: Callable[[], None]) -> Summary | None:
             step.update()
             tick()
             meter.step(step, run.sizes[batches[0].of.step])
-            if summary := _look_after(run, meter, step):
+            if summary := _end_step(run, meter, step):
                 return summary
     meter.flush()
     return None
 
 
-def _look_after(run: Run, meter: Meter, step: Step) -> Summary | None:
+def _end_step(run: Run, meter: Meter, step: Step) -> Summary | None:
     """Between two steps: is the loss finite, was the run asked to stop, is a checkpoint due?"""
-    stop, save = step.requests.read()
+    request = step.requests.read()
     end = run.state.step == run.steps
-    due = run.state.step % FINITE_EVERY == 0 or end or stop or save
-    if due and (trouble := meter.look()):
+    due = run.state.step % FINITE_EVERY == 0 or end or request.stop or request.save
+    if due and (trouble := meter.check()):
         return Summary("failed", trouble)
-    if (stop or save) and not end:
+    if (request.stop or request.save) and not end:
         meter.flush()
         _save(run)
-        if stop:
+        if request.stop:
             return Summary("interrupted", f"interrupted in epoch {run.state.epoch + 1}, step {run.state.step}")
     return None
 
 
 def _finish_epoch(run: Run) -> Summary | None:
-    """Evaluate, tell the history's line, save."""
+    """Evaluate, report the history's line, save."""
     state, sums = run.state, run.state.sums
     start = time.perf_counter()
     loss, counts, ms_per_image = evaluate_split(run, "val")
@@ -154,7 +166,7 @@ def _finish_epoch(run: Run) -> Summary | None:
         "train/loss": mean_loss(sums["loss"], sums["divisor"]),
         "val/loss": loss,
         **scores,
-        **{f"memory/{k}_bytes": v for k, v in device.peak_memory(run.world.device).items() if v is not None},
+        **_peak_memory(run),
     }
     value = line[f"val/{run.task.metric}"]
     better = state.best is None or value > state.best["value"]
@@ -175,11 +187,17 @@ def _finish_epoch(run: Run) -> Summary | None:
         _save(run)
     pictures = show_again(run) if due else None
     run.reporter.report({"kind": "epoch", "line": line, "better": better, "counts": counts, "pictures": pictures})
-    (asked,) = run.world.agree(run.reporter.stopping())  # whoever was told of the epoch may ask now
-    stop = asked and state.epoch < run.recipe.epochs
+    (requested,) = run.world.agree(run.reporter.stopping())  # whoever got the epoch's event may request it now
+    stop = requested and state.epoch < run.recipe.epochs
     if stop and not save:
         _save(run)
     return Summary("interrupted", f"interrupted after epoch {state.epoch}") if stop else None
+
+
+def _peak_memory(run: Run) -> Line:
+    peak = device.peak_memory(run.world.device)
+    known = {"memory/host_bytes": peak["host"], "memory/device_bytes": peak["device"]}
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def _stopped_early(run: Run) -> Summary | None:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import traceback
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from trainers.augmentations import AUGMENTATIONS, COLUMNS
 from trainers.data import sampler
-from trainers.data.augment import COUNT, Column
 from trainers.data.batches import Batch
 from trainers.data.sampler import Pass
+from trainers.data.targets import Array
+from trainers.messages import Meta
 from trainers.recipe import Recipe
 from trainers.training import build, distributed
 from trainers.training.activation_checkpointing import blocks, checkpoint_activations
@@ -36,10 +37,6 @@ from trainers.training.torch_internals import (
 
 GATHERED = 5
 """Copies of FSDP2's largest block: weights, those that arrive, those fetched ahead, gradient, and that as it leaves."""
-
-
-def has_masks(recipe: Recipe) -> bool:
-    return recipe.task != "classify"
 
 
 class Trace:
@@ -203,22 +200,31 @@ def _borrowed(func: Any, args: Any) -> int:
 class _Preprocess(Preprocess):
     """The loop's, for pictures without memory."""
 
-    def _to_device(self, array: npt.NDArray[Any]) -> Tensor:
+    def _to_device(self, array: Array) -> Tensor:
         dtype = {"uint8": torch.uint8, "int64": torch.int64}[array.dtype.name]
         return torch.empty(array.shape, dtype=dtype, device=self.world.device)
 
 
 @dataclass
 class _NoData:
-    meta: Mapping[str, Any]
+    meta: Meta
 
     def batches(self, split: str, passes: Iterable[Pass]) -> Iterator[Batch]:
         raise AssertionError("a step that is traced reads no data")
 
 
-def _meta(recipe: Recipe, channels: int, classes: int) -> dict[str, Any]:
-    """What a data set would tell; its numbers decide nothing here."""
+def _meta(recipe: Recipe, channels: int, classes: int) -> Meta:
+    """What a data set would say; its numbers decide nothing here."""
+    target = build.target_of(recipe)
     return {
+        "dataset": recipe.dataset,
+        "target": target.name,
+        "masks": target.legacy_masks,
+        "colours": None,
+        "size": list(recipe.storage_size),
+        "skipped": [],
+        "repeated": {},
+        "fingerprint": "",
         "channels": channels,
         "classes": [str(number) for number in range(classes)],
         "class_counts": {"train": [1] * classes},
@@ -239,10 +245,9 @@ def _state(recipe: Recipe, model: nn.Module) -> TrainState:
 
 def _batch(recipe: Recipe, channels: int, images: int) -> Batch:
     """Pictures without memory, of rows that are flipped where the recipe flips: an untouched batch takes less."""
-    shape = (images, *recipe.storage_size)
-    pictures = np.broadcast_to(np.zeros((), np.uint8), (*shape, channels))
-    masks = has_masks(recipe)
-    targets = np.broadcast_to(np.zeros((), np.uint8 if masks else np.int64), shape if masks else shape[:1])
-    draws = sampler.uniforms(recipe.seed, 0, np.arange(256), COUNT)
-    ids = [int(draws[:, column].argmin()) for column in (Column.FLIP_X, Column.FLIP_Y)]
-    return Batch(Pass(0, 0, np.resize(ids, images).astype(np.int64), 1.0, True), pictures, targets)
+    pictures = np.broadcast_to(np.zeros((), np.uint8), (images, *recipe.storage_size, channels))
+    stacked = build.target_of(recipe).dummy(images, recipe.storage_size)
+    draws = sampler.uniforms(recipe.seed, 0, np.arange(256), COLUMNS)
+    flips = [AUGMENTATIONS[name].columns[0] for name in ("horizontal_flip", "vertical_flip")]
+    ids = [int(draws[:, column].argmin()) for column in flips]
+    return Batch(Pass(0, 0, np.resize(ids, images).astype(np.int64), 1.0, True), pictures, stacked)

@@ -1,33 +1,31 @@
-"""Loss, speed and waiting times of an epoch."""
+"""Loss, speed and waiting time of an epoch."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Iterator
-from typing import Any
 
 from torch import Tensor
 
 from trainers.data.batches import Batch
+from trainers.messages import Sums
 from trainers.training.step import Run, Step, to_numbers
 
 PROGRESS_SECONDS = 0.5
 
 
 class Meter:
-    """Adds up loss, pictures and seconds of the running epoch into `state.sums`, and tells of progress."""
+    """Adds up loss, pictures and seconds of the running epoch into `state.sums`, and reports progress."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.sums: dict[str, Any] = dict.fromkeys(("images", "seconds", "data_wait"), 0.0)
-        self.sums |= {"loss": [], "divisor": []}  # a number for each term of the loss
-        self.sums |= run.state.sums
+        self.sums: Sums = {"images": 0.0, "seconds": 0.0, "data_wait": 0.0, "loss": [], "divisor": [], **run.state.sums}
         self.recent: list[tuple[Tensor | None, Tensor | list[float]]] = []
-        """Losses and divisors of the steps since the last look, on the device."""
+        """Losses and divisors, on the device, of the steps since the last `check`."""
         self.lr = 0.0
         self._start = time.perf_counter()
-        self._told = 0.0
+        self._reported_at = 0.0
 
     def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches, with the time spent waiting for each counted."""
@@ -40,33 +38,38 @@ class Meter:
             yield batch
 
     def step(self, step: Step, images: int) -> None:
+        """Take in a step.
+
+        Args:
+            step: After its `update`.
+            images: Of its whole batch.
+        """
         self.recent.append((step.loss, step.divisors))
         self.sums["images"] += images
         self.lr = step.lr
         now = time.perf_counter()
-        if self.run.world.rank == 0 and now - self._told > PROGRESS_SECONDS:
-            self._told = now
+        if self.run.world.rank == 0 and now - self._reported_at > PROGRESS_SECONDS:
+            self._reported_at = now
             self._report(step.mean())
 
     def flush(self) -> None:
         """Bring `state.sums` up to date."""
-        assert not self.recent
+        assert not self.recent  # `check` was called
         now = time.perf_counter()
         self.sums["seconds"] += now - self._start
         self._start = now
         self.run.state.sums = {**self.sums, "lr": self.lr}
 
-    def look(self) -> str | None:
-        """Add up the losses since the last look; waits for the device. Returns what is wrong with them, or None."""
+    def check(self) -> str | None:
+        """Add up the losses since the last call; waits for the device. Returns what is wrong with them, or None."""
         recent, self.recent = self.recent, []
         for index, pair in enumerate(recent):
             losses, divisors = map(to_numbers, pair)
             if not all(map(math.isfinite, losses)):
                 step = self.run.state.step - len(recent) + index + 1
                 return diverged("training loss", sum(losses), self.run.state.epoch + 1, step, self.lr)
-            for name, values in (("loss", losses), ("divisor", divisors)):
-                before = self.sums[name] or [0.0] * len(values)
-                self.sums[name] = [old + new for old, new in zip(before, values, strict=True)]
+            self.sums["loss"] = _add(self.sums["loss"], losses)
+            self.sums["divisor"] = _add(self.sums["divisor"], divisors)
         return None
 
     def _report(self, loss: float) -> None:
@@ -92,7 +95,13 @@ class Meter:
         )
 
 
+def _add(sums: list[float], new: list[float]) -> list[float]:
+    """Term by term; no sums: all 0."""
+    return [old + each for old, each in zip(sums or [0.0] * len(new), new, strict=True)]
+
+
 def diverged(what: str, value: float, epoch: int, step: int, lr: float) -> str:
+    """The message of a run that ends as a loss is not finite."""
     return (
         f"the {what} is {value} in epoch {epoch}, step {step}, at learning rate {lr:.4g}; the last good checkpoint "
         "is kept. Try a smaller --lr, --clip-norm 1, or --warmup-epochs 1, under a new --run"

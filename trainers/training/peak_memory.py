@@ -3,7 +3,6 @@
     predict()               bytes at the peak of a step on one worker's device
     curve()                 the same for every micro-batch, from two traces; cached
     largest_micro_batch()   the largest that fits into so many bytes
-    roughly()               more than `predict` would say, in a fraction of its time
     context_bytes()         what a GPU takes for itself, where there is one to measure
 
 Steps run under torch's FakeTensorMode on the CPU: tensors have shape, type and storage, and no memory. A dispatch mode
@@ -23,14 +22,14 @@ import functools
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from trainers.recipe import Recipe
-from trainers.training import device
-from trainers.training.memory_trace import Trace, has_masks
+from trainers.training import build, device
+from trainers.training.memory_trace import Trace
 from trainers.training.torch_internals import BatchNorm
 
 TRACED = (2, 4)
@@ -133,17 +132,7 @@ def curve(
 ) -> Curve:
     """The peaks of a recipe, whatever its batch size: two traces, about a second each at the first call. Parameters and
     errors are those of `predict`; `workers` count where the model is sharded."""
-    return _curve(*_key(recipe, meta), workers if sharded else 1, activation_checkpointing)
-
-
-def roughly(recipe: Recipe, meta: Mapping[str, Any]) -> int:
-    """More bytes than `predict` would say, up to several times as many, from one forward pass of two pictures.
-
-    Raises ValueError as `predict` does.
-    """
-    fixed, per_image = _rough(*_key(recipe, meta))
-    micro, count = _dealt(recipe, meta, recipe.micro_batch_size or recipe.batch_size)
-    return fixed + per_image * micro + max(0, count - 1) * _picture_bytes(recipe, meta["channels"]) * micro
+    return _curve(_key(recipe, meta), workers if sharded else 1, activation_checkpointing)
 
 
 @functools.cache
@@ -179,47 +168,39 @@ def _picture_bytes(recipe: Recipe, channels: int) -> int:
     """A picture and its target as they wait for their turn: floats, and int64."""
     pixels = recipe.image_size[0] * recipe.image_size[1]
     numbers = 8 if recipe.precision == "fp64" else 4
-    return pixels * channels * numbers + 8 * (pixels if has_masks(recipe) else 1)
+    return pixels * channels * numbers + 8 * build.target_of(recipe).dummy(1, recipe.image_size).size
 
 
-def _key(recipe: Recipe, meta: Mapping[str, Any]) -> tuple[str, int, int]:
+@dataclass(frozen=True)
+class _Traced:
+    """A recipe to trace; equal to another where the same is allocated, but for the batch."""
+
+    facts: str
+    """`Recipe.memory_facts`, without the batch."""
+    channels: int
+    classes: int
+    recipe: Recipe = field(compare=False)
+
+
+def _key(recipe: Recipe, meta: Mapping[str, Any]) -> _Traced:
     """What memory depends on, but for the batch: recipes that differ in a learning rate share a trace."""
-    plain = recipe.replace(
-        batch_size=1,
-        micro_batch_size=1,
-        epochs=1,
-        lr=1.0,
-        schedule="constant",
-        warmup_epochs=0.0,
-        patience=None,
-        init_from=None,
-        seed=0,
-        precision=device.resolve_precision(recipe.precision, torch.cuda.is_available()),
-    )
-    return json.dumps(plain.to_json(), sort_keys=True), meta["channels"], len(meta["classes"])
+    recipe = recipe.replace(precision=device.resolve_precision(recipe.precision, torch.cuda.is_available()))
+    facts = {
+        name: value for name, value in recipe.memory_facts().items() if name not in ("batch_size", "micro_batch_size")
+    }
+    return _Traced(json.dumps(facts, sort_keys=True), meta["channels"], len(meta["classes"]), recipe)
 
 
 # Tracing -------------------------------------------------------------------------------------------------------
 
 
 @functools.lru_cache(maxsize=256)
-def _curve(recipe_json: str, channels: int, classes: int, parts: int, activation_checkpointing: bool) -> Curve:
-    recipe = Recipe.from_json(json.loads(recipe_json))
+def _curve(traced: _Traced, parts: int, activation_checkpointing: bool) -> Curve:
+    recipe, channels, classes = traced.recipe, traced.channels, traced.classes
     few, many = (Trace(recipe, channels, classes, images, parts, activation_checkpointing) for images in TRACED)
     alone, several = (_envelope(few.step(count), many.step(count)) for count in (1, 2))
     waiting = _picture_bytes(recipe, channels) if few.waits else 0
     return Curve(alone, several, waiting, any(isinstance(part, BatchNorm) for part in few.model.modules()))
-
-
-@functools.lru_cache(maxsize=256)
-def _rough(recipe_json: str, channels: int, classes: int) -> tuple[int, int]:
-    """Bytes of no picture, and of each: all that a forward pass makes, twice, and 8 times the weights, for gradients,
-    two states, a moving average and copies."""
-    recipe = Recipe.from_json(json.loads(recipe_json))
-    trace = Trace(recipe, channels, classes, TRACED[0])
-    weights = trace.ledger.given
-    trace.forward()
-    return 8 * weights, 2 * (trace.ledger.given - weights) // TRACED[0]
 
 
 def _envelope(few: list[int], many: list[int]) -> tuple[Line, ...]:

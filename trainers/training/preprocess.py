@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trainers.data import augment
+from trainers.data import augment, targets
 from trainers.data.batches import Batch
+from trainers.data.targets import Array
+from trainers.messages import DatasetFacts, Meta
 from trainers.recipe import Recipe
 from trainers.training.distributed import World
 
@@ -19,22 +18,27 @@ from trainers.training.distributed import World
 class Preprocess:
     """Stored pictures to what the model takes, on the device."""
 
-    def __init__(self, recipe: Recipe, meta: Mapping[str, Any], world: World) -> None:
-        """Parameters: `meta` with the training split's `mean` and `std`, per channel, of values in [0, 1]."""
-        self.recipe, self.world = recipe, world
+    def __init__(self, recipe: Recipe, meta: Meta | DatasetFacts, world: World) -> None:
+        """
+        Args:
+            recipe: says what is changed at random, and the size that the model takes.
+            meta: names the kind of target; `mean` and `std` are per channel, of values in [0, 1].
+            world: of this process: its device and the type of floats.
+        """
+        self.recipe, self.world, self.target = recipe, world, targets.of_meta(meta)
         mean, std = (torch.tensor(meta[name], dtype=torch.float64).view(1, -1, 1, 1) for name in ("mean", "std"))
         self.shift, self.scale, self.scale_of_bytes = (
             tensor.to(world.device, world.dtype) for tensor in (-mean / std, 1 / std, 1 / std / 255)
         )
 
     def __call__(self, batch: Batch, epoch: int | None = None) -> tuple[Tensor, Tensor]:
-        """Images, normalised (N, C, *image_size), and targets: int64 (N,), or masks (N, *image_size).
+        """Images, normalised (N, C, *image_size), and targets as the task takes them, int64 (N, ...).
 
         With an `epoch`: augmented as its random numbers say; else the middle of the stored pictures.
         """
         recipe = self.recipe
-        targets = self._to_device(batch.targets)
-        masks = targets if targets.ndim == 3 else None
+        stored = self._to_device(batch.targets)
+        masks = self.target.maps(stored)
         if epoch is None or not recipe.augment:
             images, masks = self._middle(batch.images, masks)
         else:
@@ -49,7 +53,7 @@ class Preprocess:
                 masks=masks,
             )
             images = torch.addcmul(self.shift, images, self.scale)
-        return images, (targets if masks is None else masks).long()
+        return images, self.target.finish(stored, masks)
 
     def images(self, pictures: npt.NDArray[np.uint8]) -> Tensor:
         """uint8 (N, *storage_size, C) -> normalised (N, C, *image_size)."""
@@ -65,5 +69,5 @@ class Preprocess:
             images, masks = augment.center(images, self.recipe.image_size, masks)
         return self.normalise(images), masks
 
-    def _to_device(self, array: npt.NDArray[Any]) -> Tensor:
+    def _to_device(self, array: Array) -> Tensor:
         return torch.from_numpy(array).to(self.world.device, non_blocking=True)

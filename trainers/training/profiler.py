@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -12,9 +11,14 @@ from trainers.training.step import Run
 
 
 class profiler:
-    """Traces a few steps for TensorBoard, where asked; gives a function to be called after every step."""
+    """Traces a few steps for TensorBoard. `with profiler(...) as tick:` gives a function to be called after each."""
 
     def __init__(self, run: Run, on: bool) -> None:
+        """
+        Args:
+            run: Its reporter gets the trace, as a file.
+            on: Whether to trace at all.
+        """
         self.run, self.on = run, on
 
     def __enter__(self) -> Callable[[], None]:
@@ -25,11 +29,11 @@ class profiler:
         self.profile.__enter__()
         return self.profile.step
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.on:
             self.profile.__exit__(*error)
 
-    def _hand_over(self, profile: Any) -> None:
+    def _hand_over(self, profile: torch.profiler.profile) -> None:
         import tempfile
 
         with tempfile.TemporaryDirectory() as folder:

@@ -8,7 +8,13 @@ from trainers.recipe import SCHEDULE_ARGS, Recipe
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
-    """The learning rate of step `step`, counted from 0 over the whole run, where an epoch has `steps` steps."""
+    """The learning rate of a step.
+
+    Args:
+        recipe: Its lr, schedule, warmup_epochs and epochs.
+        step: Counted from 0 over the whole run.
+        steps: Of an epoch.
+    """
     warm = recipe.warmup_epochs * steps
     if step < warm:
         return recipe.lr * min(1.0, (step + 1) / warm)

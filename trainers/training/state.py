@@ -5,16 +5,33 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from trainers.messages import Best, Line, Sums
 from trainers.training import distributed
 
-Line = dict[str, float]
+
+class OptimizerState(TypedDict):
+    """What `Optimizer.state_dict()` returns."""
+
+    state: dict[int, dict[str, Tensor]]
+    param_groups: list[dict[str, object]]
+
+
+class Snapshot(TypedDict):
+    """A state on the host: plain data and whole tensors, the content of a checkpoint's file."""
+
+    model: dict[str, Tensor]
+    optimizer: OptimizerState
+    ema: dict[str, Tensor] | None
+    counts: dict[str, Tensor]
+    progress: str
+    """JSON of the fields of TrainState that are plain data."""
 
 
 @dataclass
@@ -31,20 +48,20 @@ class TrainState:
     """Optimizer steps completed within the running epoch."""
     total_steps: int = 0
     """Optimizer steps completed over the run: a checkpoint's name."""
-    sums: dict[str, Any] = field(default_factory=dict)
-    """Losses and divisors (lists, one number for each term), images, seconds... of the running epoch."""
+    sums: Sums = field(default_factory=Sums)
+    """Of the running epoch."""
     history: list[Line] = field(default_factory=list)
     """The lines of metrics.jsonl."""
-    best: dict[str, Any] | None = None
-    """{epoch, metric, value, step} of the best epoch so far."""
+    best: Best | None = None
+    """The best epoch so far, with its step."""
     counts: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
     """The validation counts of the best epoch."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Time spent so far on data_wait, compute, evaluate, checkpoint."""
+    """Spent so far in train, data_wait, evaluate and checkpoint."""
 
-    def snapshot(self) -> dict[str, Any]:
-        """A copy on the host that later steps do not change: plain data and whole tensors, the same for any number of
-        workers. Of a sharded state: while all others `join_snapshot`."""
+    def snapshot(self) -> Snapshot:
+        """A copy on the host that later steps do not change, the same for any number of workers. Where the state is
+        sharded, all other workers call `join_snapshot` at the same time."""
         plain = ("epoch", "step", "total_steps", "sums", "history", "best", "seconds")
         return {
             "model": _copy(self.model.state_dict()),
@@ -60,10 +77,15 @@ class TrainState:
             _gather(part)
 
     def load_weights(self, weights: Mapping[str, Tensor], *, strict: bool = True) -> None:
-        """Take over whole weights; of a sharded model, this worker's parts of them."""
+        """Take over whole weights; of a sharded model, this worker's parts of them.
+
+        Args:
+            weights: By name, on any device.
+            strict: Whether the names must be those of the model.
+        """
         self.model.load_state_dict(distributed.shard_all_like(weights, self.model.state_dict()), strict=strict)
 
-    def restore(self, snapshot: Mapping[str, Any]) -> None:
+    def restore(self, snapshot: Snapshot) -> None:
         """Take over what `snapshot` returned, on any device, whether sharded or not."""
         self.load_weights(snapshot["model"])
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -74,6 +96,7 @@ class TrainState:
         own_options = self.optimizer.state_dict()["param_groups"]  # DDP and FSDP2 do not use the same kernels
         self.optimizer.load_state_dict({"state": states, "param_groups": own_options})
         if self.ema is not None:
+            assert snapshot["ema"] is not None
             for name, tensor in snapshot["ema"].items():
                 self.ema[name].copy_(distributed.shard_like(tensor, self.ema[name]))
         self.counts = {name: count.numpy() for name, count in snapshot["counts"].items()}
@@ -81,16 +104,8 @@ class TrainState:
             setattr(self, name, value)
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """A state on its way to the store."""
-
-    snapshot: Mapping[str, Any]
-    step: int
-    best_step: int | None
-
-
-def _copy(value: Any) -> Any:
+def _copy(value: object) -> Any:
+    """The same structure of lists and mappings, with whole tensors on the host."""
     if isinstance(value, Tensor):
         return distributed.full_tensor(value.detach()).to("cpu", copy=True)
     if isinstance(value, Mapping):
@@ -100,7 +115,7 @@ def _copy(value: Any) -> Any:
     return value
 
 
-def _gather(value: Any) -> None:
+def _gather(value: object) -> None:
     """What `_copy` does on another worker, in the same order."""
     if isinstance(value, Tensor):
         distributed.full_tensor(value.detach())

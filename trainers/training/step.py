@@ -1,4 +1,15 @@
-"""One optimizer step: micro-batches are accumulated, brought together over the ranks, applied."""
+"""One optimizer step, over all ranks:
+
+step.accumulate(micro-batches of this rank)
+    micro-batches to the device, augmented and normalised
+    divisors of the losses (images, pixels, class weights), added up over the ranks
+    for every micro-batch:
+        default generator seeded; forward; sums of the losses; backward of sums / divisors
+        the last backward of a step averages the gradients over the ranks
+step.update()
+    one small all-reduce: losses, BatchNorm statistics, rank 0's requests (stop, save)
+    clip the gradients; set the learning rate; optimizer; moving average of the weights
+"""
 
 from __future__ import annotations
 
@@ -6,9 +17,9 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +27,7 @@ from torch import Tensor, nn
 from trainers.data import sampler
 from trainers.data.batches import Batch, Data, ahead
 from trainers.data.sampler import Pass
+from trainers.messages import Event
 from trainers.phase import phase
 from trainers.recipe import Recipe
 from trainers.tasks.base import Task
@@ -31,14 +43,14 @@ from trainers.training.state import TrainState
 
 @dataclass(kw_only=True)
 class Reporter:
-    """What the loop tells, and asks, the world outside. Ranks other than 0 tell nothing."""
+    """What the loop reports to, and asks of, whoever started it."""
 
-    report: Callable[[dict[str, Any]], None] = lambda event: None
-    """Events of kind "step" (progress), "epoch" (a line of history, counts, pictures) and "file" (a profiler trace)."""
+    report: Callable[[Event], None] = lambda event: None
+    """Takes StepEvent, EpochEvent and FileEvent (a profiler trace); those of rank 0 count."""
     stopping: Callable[[], bool] = lambda: False
     """Whether the run was asked to stop; asked once a step, of rank 0."""
     saving: Callable[[], bool] = lambda: False
-    """Whether a checkpoint is wished for now; asked likewise."""
+    """Whether a checkpoint is requested now; asked likewise."""
 
 
 @dataclass(kw_only=True)
@@ -54,7 +66,9 @@ class Run:
     reporter: Reporter = field(default_factory=Reporter)
     checkpoints: Checkpoints | None = None
     checkpoint_seconds: float = math.inf
+    """Least time between two checkpoints within an epoch."""
     last_save: float = field(default_factory=time.monotonic)
+    """By time.monotonic(), as the next."""
     last_pictures: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -63,11 +77,12 @@ class Run:
 
     @functools.cached_property
     def rows(self) -> int:
-        return int(self.data.meta["rows"]["train"])
+        """Training samples."""
+        return self.data.meta["rows"]["train"]
 
     @functools.cached_property
     def sizes(self) -> list[int]:
-        """Pictures of each optimizer step of an epoch."""
+        """Images of each optimizer step of an epoch."""
         return [stop - start for start, stop in sampler.cut(self.rows, self.recipe.batch_size)]
 
     @property
@@ -91,55 +106,48 @@ def by_step(batches: Iterator[Batch]) -> Iterator[list[Batch]]:
             some = []
 
 
+class Prepared(NamedTuple):
+    """A micro-batch on the device, augmented and normalised."""
+
+    of: Pass
+    images: Tensor
+    targets: Tensor
+
+
 class Step:
-    """One optimizer step: micro-batches are accumulated, then applied."""
+    """One optimizer step: `accumulate`, then `update`. One object makes all steps of an epoch."""
 
     def __init__(self, run: Run, norms: BatchNormStatistics) -> None:
+        """
+        Args:
+            run: Its state is changed.
+            norms: Collects what BatchNorm saw in each micro-batch.
+        """
         self.run, self.norms = run, norms
         self.parameters = [p for p in run.state.model.parameters() if p.requires_grad]
         self.loss: Tensor | None = None
-        """Sums of the losses (terms,); after `update`, those of the whole batch."""
+        """Sums of the losses (terms,) of this rank's micro-batches; after `update`, those of the whole batch."""
         self.divisors: Tensor | list[float] = []
-        """What they are divided by: numbers where that is the number of pictures."""
+        """What they are divided by, of the whole batch: numbers where that is the number of images."""
         self.statistics: dict[int, Tensor] = {}
+        """BatchNorm's, of each micro-batch of this rank."""
         self.lr = 0.0
-        self.requests = Requests(run)
+        self.requests = RequestExchange(run)
 
     @phase("the passes of a step", on="device")
     def accumulate(self, batches: list[Batch]) -> None:
         """Forward and backward of this rank's micro-batches: gradients of the mean loss of the batch are added up."""
         run = self.run
-        prepared = ((batch.of, *run.preprocess(batch, run.state.epoch)) for batch in batches)
-        first = next(prepared)
-        weight = run.task.weight(first[2])
-        if weight is None:
-            self.divisors = [float(run.sizes[first[0].step])]
-            ready: Iterable[tuple[Pass, Tensor, Tensor]] = itertools.chain([first], prepared)
-        else:  # the divisors are those of the whole batch: all its targets are needed before the first backward
-            rest = list(prepared)
-            ready = [first, *rest]
-            own = [weight * first[0].weight]
-            own += [divisors_of(run.task, targets) * of.weight for of, _, targets in rest]
-            self.divisors = run.world.all_reduce(torch.stack(own).sum(0))
+        prepared = (Prepared(batch.of, *run.preprocess(batch, run.state.epoch)) for batch in batches)
+        micro_batches = self._find_divisors(prepared)
         factors = _inverse(self.divisors, run.world.size)  # DDP and FSDP2 take the mean over the workers, not the sum
         self.loss = None
-        for of, images, targets in ready:
-            seed = sampler.torch_seed(run.recipe.seed, run.state.total_steps, of.micro_batch)
-            device.seed_generators(seed, run.world.device)
-            with distributed.accumulating(run.model, of.last):
-                with run.world.autocast():
-                    loss = run.task.loss(run.model(images), targets)
-                factor = (factors * of.weight).to(loss.device, loss.dtype)  # a surplus pass counts 0
-                with phase("the backward pass", on="ranks" if of.last else "device"):  # the last one exchanges
-                    (loss * factor).sum().backward()
-            if of.weight:
-                self.loss = loss.detach() if self.loss is None else self.loss + loss.detach()
-                if self.norms.size:
-                    self.statistics[of.micro_batch] = self.norms.of_micro_batch()
+        for micro_batch in micro_batches:
+            self._forward_backward(micro_batch, factors)
 
     @phase("the end of a step", on="device")
     def update(self) -> None:
-        """Bring the ranks together, then take the step."""
+        """Exchange between the ranks, then clip, set the learning rate, and apply the gradients."""
         run, state = self.run, self.run.state
         if run.world.size > 1:
             self._exchange()
@@ -160,8 +168,39 @@ class Step:
         """The loss of the step; waits for the device."""
         return mean_loss(to_numbers(self.loss), to_numbers(self.divisors))
 
+    def _find_divisors(self, prepared: Iterator[Prepared]) -> Iterator[Prepared]:
+        """Set `divisors`, those of the whole batch. Returns the micro-batches, none of them lost."""
+        run = self.run
+        first = next(prepared)
+        weight = run.task.weight(first.targets)
+        if weight is None:
+            self.divisors = [float(run.sizes[first.of.step])]
+            return itertools.chain([first], prepared)
+        micro_batches = [first, *prepared]  # all targets are needed before the first backward
+        own = [weight * first.of.weight]
+        own += [divisors_of(run.task, each.targets) * each.of.weight for each in micro_batches[1:]]
+        self.divisors = run.world.all_reduce(torch.stack(own).sum(0))
+        return iter(micro_batches)
+
+    def _forward_backward(self, micro_batch: Prepared, factors: Tensor) -> None:
+        """One pass; `factors` (terms,) turn the sums of its losses into its part of the mean loss of the batch."""
+        run, of = self.run, micro_batch.of
+        seed = sampler.torch_seed(run.recipe.seed, run.state.total_steps, of.micro_batch)
+        device.seed_generators(seed, run.world.device)
+        with distributed.accumulating(run.model, of.last):
+            with run.world.autocast():
+                loss = run.task.loss(run.model(micro_batch.images), micro_batch.targets)
+            factor = (factors * of.weight).to(loss.device, loss.dtype)  # a surplus pass counts 0
+            with phase("the backward pass", on="ranks" if of.last else "device"):  # the last one exchanges
+                (loss * factor).sum().backward()
+        if of.weight:
+            self.loss = loss.detach() if self.loss is None else self.loss + loss.detach()
+            if self.norms.size:
+                self.statistics[of.micro_batch] = self.norms.of_micro_batch()
+
     def _exchange(self) -> None:
-        """The step's one small all-reduce: sums, rank 0's wishes, statistics of each micro-batch in its place."""
+        """The step's one small all-reduce: losses, rank 0's requests, and the BatchNorm statistics as a table with a
+        row for each micro-batch of the whole batch, of which each rank fills its own."""
         recipe, state, world = self.run.recipe, self.run.state, self.run.world
         assert recipe.micro_batch_size is not None
         pieces = len(sampler.cut(self.run.sizes[state.step], recipe.micro_batch_size))
@@ -173,49 +212,59 @@ class Step:
         if self.loss is None:  # this rank made surplus passes only
             self.loss = torch.zeros(terms, device=world.device)
         together = world.all_reduce(torch.cat([self.loss.double(), requests, table.flatten()]))
-        self.loss = together[:terms]
-        self.requests.put(together[terms : terms + 2])
-        self.norms.apply(together[terms + 2 :].view(pieces, self.norms.size))
+        self.loss, requests, rows = together.split([terms, len(requests), table.numel()])
+        self.requests.put(requests)
+        self.norms.apply(rows.view_as(table))
 
 
-class Requests:
-    """Rank 0's wishes (stop, save), known to all ranks at the same step.
+class Request(NamedTuple):
+    """What rank 0 wants of all ranks."""
 
-    With several workers they are read one step late, so that no rank waits for its device.
+    stop: bool = False
+    save: bool = False
+
+
+class RequestExchange:
+    """Rank 0's request, known to all ranks at the same step.
+
+    With several workers it is read one step late, so that no rank waits for its device.
     """
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self._arrived: Tensor | None = None
         self._next: Tensor | None = None
-        self._event: Any = None
+        self._event: torch.cuda.Event | None = None
 
-    def own(self) -> list[float]:
+    def own(self) -> Request:
         """What rank 0 wants now; other ranks want nothing."""
         if self.run.world.rank != 0:
-            return [0.0, 0.0]
+            return Request()
         due = time.monotonic() - self.run.last_save > self.run.checkpoint_seconds or self.run.reporter.saving()
-        return [float(self.run.reporter.stopping()), float(due)]
+        return Request(self.run.reporter.stopping(), due)
 
-    def put(self, requests: Tensor) -> None:
+    def put(self, request: Tensor) -> None:
+        """Take in the ranks' sum of their own requests, (2,), on the device."""
         if self._event is not None:
             self._event.synchronize()
-        self._arrived, self._next = self._next, requests.to("cpu", non_blocking=True)
-        if requests.is_cuda:
+        self._arrived, self._next = self._next, request.to("cpu", non_blocking=True)
+        if request.is_cuda:
             self._event = torch.cuda.Event()
             self._event.record()
 
-    def read(self) -> list[float]:
-        """[stop, save]"""
+    def read(self) -> Request:
+        """The request that all ranks follow now."""
         if self.run.world.size == 1:
             return self.own()
-        return [0.0, 0.0] if self._arrived is None else self._arrived.tolist()
+        return Request() if self._arrived is None else Request(*map(bool, self._arrived.tolist()))
 
 
-def divisors_of(task_: Task, targets: Tensor) -> Tensor:
+def divisors_of(task: Task, targets: Tensor) -> Tensor:
     """What the losses of a micro-batch are divided by, float64 (terms,)."""
-    weight = task_.weight(targets)
-    return torch.tensor([float(len(targets))], dtype=torch.float64, device=targets.device) if weight is None else weight
+    weight = task.weight(targets)
+    if weight is None:
+        return torch.tensor([float(len(targets))], dtype=torch.float64, device=targets.device)
+    return weight
 
 
 def _inverse(divisors: Tensor | list[float], times: int) -> Tensor:
@@ -226,7 +275,10 @@ def _inverse(divisors: Tensor | list[float], times: int) -> Tensor:
 
 
 def to_numbers(values: Tensor | list[float] | None) -> list[float]:
-    return values.tolist() if isinstance(values, Tensor) else values or []
+    """As a list; waits for the device. None: no numbers."""
+    if values is None:
+        return []
+    return values.tolist() if isinstance(values, Tensor) else values
 
 
 def mean_loss(sums: Sequence[float], divisors: Sequence[float]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,15 +12,34 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainers.datasets import IGNORED
+from trainers.ratios import divide, iou
 from trainers.tasks import boundary_f1
 from trainers.tasks.base import Counts, Floats, Ints, Scores, precise
-from trainers.tasks.boundary_f1 import divide
 
+TARGET = "masks"
 LOSSES = ("cross_entropy", "dice", "sum")
-
-
 _RESIZED_AT_ONCE = 2**26
 """Logits that `Segment.labels` resizes at a time: 256 MiB in fp32."""
+
+
+def outputs(classes: int) -> int:
+    """A channel of logits for each class. Raises ValueError where a mask cannot hold so many."""
+    if classes > IGNORED:
+        raise ValueError(f"task 'segment' knows at most {IGNORED} classes; the data has {classes}")
+    return classes
+
+
+def make(
+    classes: int,
+    class_weights: Tensor | None = None,
+    *,
+    loss: Literal["cross_entropy", "dice", "sum"] = "cross_entropy",
+    stride: int = 1,
+    boundary_tolerance: float = 0.0075,
+) -> Segment:
+    """The task for so many classes; its arguments are those of `Segment`. Raises ValueError."""
+    outputs(classes)
+    return Segment(classes, class_weights, loss=loss, stride=stride, boundary_tolerance=boundary_tolerance)
 
 
 class Segment:
@@ -30,6 +50,7 @@ class Segment:
     """
 
     metric = "miou"
+    errors = ()
     shown = 4
 
     def __init__(
@@ -41,16 +62,18 @@ class Segment:
         stride: int = 1,
         boundary_tolerance: float = 0.0075,
     ) -> None:
-        """Parameters:
+        """
+        Args:
+            classes: their number, at most 255.
+            class_weights: float64 (classes,) or None.
+            loss: "cross_entropy"; "dice" (Milletari, Navab and Ahmadi 2016, V-Net, section 3), which class weights do
+                not enter; "sum" of both.
+            stride: of the model; 8 where it predicts at an eighth of the image's height and width.
+            boundary_tolerance: distance at which boundaries still match, as a share of the image's diagonal; 0: the
+                boundary F1 is not computed.
 
-        classes, class_weights: their number, at most 255; float (classes,) or None
-        loss: "cross_entropy"; "dice" (Milletari, Navab and Ahmadi 2016, V-Net, section 3), which class weights do
-            not enter; "sum" of both
-        stride: of the model; 8 where it predicts at an eighth of the image's height and width
-        boundary_tolerance: distance at which boundaries still match, as a share of the image's diagonal; 0: the
-            boundary F1 is not computed
-
-        Raises ValueError.
+        Raises:
+            ValueError: a value is not allowed, or values exclude each other.
         """
         if loss not in LOSSES:
             raise ValueError(f"loss={loss!r} is not known; choose from {', '.join(LOSSES)}")
@@ -111,7 +134,7 @@ class Segment:
 
         total: `confusion`, int64 (classes, classes), rows are true classes. per_image: `overlap`, int32
         (N, classes, 2), intersection and union of each class; `boundary`, int32 (N, classes, 4), see
-        `boundary.match`, unless the tolerance is 0.
+        `boundary_f1.match`, unless the tolerance is 0.
         """
         classes, images = self.classes, len(target)
         cell = target.clamp(max=classes).int()  # ignored pixels get a row of their own, which is dropped
@@ -140,22 +163,22 @@ class Segment:
         miou, dice: means over the classes that occur in truth or prediction; f1 is another name of dice: of pixels
             both are 2 TP / (2 TP + FP + FN)
         fw_iou: mean of the classes' IoU, weighted with their share of the true pixels
-        boundary_f1: mean over classes of the mean over images, see `boundary.f1`
+        boundary_f1: mean over classes of the mean over images, see `boundary_f1.f1`
         per_class: lists of iou, accuracy, precision, recall (the same as accuracy), dice, f1, boundary_f1; None for
             a class that does not occur, see above
         """
         confusion = counts["confusion"].astype(np.int64)
         both, true, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
         either = true + predicted - both
-        iou, dice = divide(both, either, np.nan), divide(2 * both, true + predicted, np.nan)
+        ious, dice = iou(confusion), divide(2 * both, true + predicted, np.nan)
         recall = divide(both, true, np.nan)
         precision = np.where(either > 0, divide(both, predicted), np.nan)
-        lists = {"iou": iou, "accuracy": recall, "precision": precision, "recall": recall, "dice": dice, "f1": dice}
+        lists = {"iou": ious, "accuracy": recall, "precision": precision, "recall": recall, "dice": dice, "f1": dice}
         scores: Scores = {
             "accuracy": float(divide(both.sum(), true.sum())),
             "class_accuracy": _mean(recall),
-            "miou": _mean(iou),
-            "fw_iou": float(divide(np.nansum(true * iou), true.sum())),
+            "miou": _mean(ious),
+            "fw_iou": float(divide(np.nansum(true * ious), true.sum())),
             "dice": _mean(dice),
             "f1": _mean(dice),
         }
@@ -199,7 +222,7 @@ class Segment:
         """Dice losses of the images, (N,): means over the classes that occur in them; 0 where all is ignored."""
         number = torch.arange(self.classes, device=target.device)[:, None, None]
         truth = target[:, None] == number  # (N, classes, h, w)
-        losses = _dice_losses(logits.softmax(1), truth, target)
+        losses = dice_losses(logits.softmax(1), truth, target)
         present = truth.flatten(2).any(2)
         return (losses * present).sum(1) / present.sum(1).clamp(min=1)
 
@@ -207,37 +230,7 @@ class Segment:
         return logits.argmax(1).to(torch.uint8)
 
 
-class SegmentBinary(Segment):
-    """Background (0) and foreground (1), from one logit per pixel: `output` is (N, 1, h, w)."""
-
-    metric = "iou"
-
-    @property
-    def channels(self) -> int:
-        """Channels of the output."""
-        return 1
-
-    def scores(self, counts: Mapping[str, Ints]) -> Scores:
-        """Those of `Segment`, but dice and f1 are the foreground's, as are iou, precision and recall; 0 where there
-        is none."""
-        scores = super().scores(counts)
-        names = ("iou", "dice", "f1", "precision", "recall")
-        return {**scores, **{name: scores["per_class"][name][1] or 0.0 for name in names}}
-
-    def _cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
-        weights = self._weight_of_label.to(logits.device, logits.dtype)[target]
-        truth = (target == 1).to(logits.dtype)
-        return functional.binary_cross_entropy_with_logits(logits[:, 0], truth, weights, reduction="none")
-
-    def _dice(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Dice losses of the foregrounds, (N,)."""
-        return _dice_losses(logits.sigmoid(), target[:, None] == 1, target)[:, 0]
-
-    def _decide(self, logits: Tensor) -> Tensor:
-        return (logits[:, 0] > 0).to(torch.uint8)
-
-
-def _dice_losses(probabilities: Tensor, truth: Tensor, target: Tensor) -> Tensor:
+def dice_losses(probabilities: Tensor, truth: Tensor, target: Tensor) -> Tensor:
     """1 - (2 sum(p t) + 1) / (sum(p^2) + sum(t) + 1) over the labelled pixels, (N, channels); t is 0 or 1.
 
     The ratio of Milletari et al., with 1 added above and below: an empty truth is best met by an empty prediction.

@@ -9,19 +9,40 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from trainers.ratios import divide
 from trainers.tasks.base import Counts, Floats, Ints, Scores, precise
-from trainers.tasks.boundary_f1 import divide
+
+TARGET = "labels"
+
+
+def outputs(classes: int) -> int:
+    """A logit for each class."""
+    return classes
+
+
+def make(classes: int, class_weights: Tensor | None = None, *, label_smoothing: float = 0.0) -> Classify:
+    """The task for so many classes. Raises ValueError."""
+    return Classify(classes, class_weights, label_smoothing=label_smoothing)
 
 
 class Classify:
     """One class per image: cross-entropy; accuracy, top-5, balanced accuracy, precision, recall, F1."""
 
     metric = "accuracy"
+    errors = ()
     shown = 0
+    every_probability = False
 
     def __init__(self, classes: int, class_weights: Tensor | None = None, *, label_smoothing: float = 0.0) -> None:
-        """Parameters: `classes`; `class_weights`, float (classes,) or None; `label_smoothing` in [0, 1)
-        (Szegedy et al. 2016, section 7). Raises ValueError."""
+        """
+        Args:
+            classes: their number.
+            class_weights: float64 (classes,) or None.
+            label_smoothing: in [0, 1) (Szegedy et al. 2016, section 7).
+
+        Raises:
+            ValueError: a value is not allowed.
+        """
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing={label_smoothing} is not allowed; give 0 up to, not including, 1")
         self.classes, self.class_weights, self.label_smoothing = classes, class_weights, label_smoothing
@@ -40,8 +61,12 @@ class Classify:
         return functional.cross_entropy(logits, target, weights, reduction="sum", label_smoothing=smoothing)[None]
 
     def labels(self, output: Tensor, size: tuple[int, int]) -> Tensor:
-        """The class of the largest logit, int64 (N,); `size` is not looked at."""
+        """The class of the largest logit, int64 (N,); `size` is not used."""
         return output.argmax(1)
+
+    def probabilities(self, output: Tensor) -> Tensor:
+        """The softmax of the logits, (N, classes)."""
+        return precise(output).softmax(1)
 
     def counts(self, output: Tensor, target: Tensor) -> Counts:
         """`confusion`: int64 (classes, classes), rows are true classes; `top5`: int64, 0-d."""
@@ -59,9 +84,8 @@ class Classify:
         classes of precision, recall and F1 with, under `per_class`, their lists. A ratio of 0 to 0 counts as 0."""
         confusion = counts["confusion"]
         total, right = confusion.sum(), np.diag(confusion)
-        true, predicted = confusion.sum(1), confusion.sum(0)
-        recall, precision = divide(right, true), divide(right, predicted)
-        f1 = divide(2 * right, true + predicted)
+        recall, precision, f1 = ratios_of_classes(confusion)
+        true = confusion.sum(1)
         return {
             "accuracy": float(right.sum() / total),
             "top5_accuracy": float(counts["top5"] / total),
@@ -71,3 +95,13 @@ class Classify:
             "f1": float(f1.mean()),
             "per_class": {"precision": precision.tolist(), "recall": recall.tolist(), "f1": f1.tolist()},
         }
+
+
+def ratios_of_classes(confusion: Ints) -> tuple[Floats, Floats, Floats]:
+    """Recall, precision and F1 of each class, (classes,) each; 0 / 0 counts as 0.
+
+    Args:
+        confusion: (classes, classes), rows are true classes.
+    """
+    right, true, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    return divide(right, true), divide(right, predicted), divide(2 * right, true + predicted)

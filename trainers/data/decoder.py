@@ -1,0 +1,55 @@
+"""Items of a data set to pictures and targets of the stored size."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from trainers.data.resize import Pixels, shrink
+from trainers.data.targets import Target
+from trainers.datasets import BadImage, Item
+from trainers.recipe import Recipe
+from trainers.registry import load
+
+Sample = tuple[Pixels, Any]
+"""A picture, uint8 (height, width, channels), and its target."""
+
+
+class Decoder:
+    """Items of a recipe's data set, as pictures and targets of the recipe's stored size."""
+
+    def __init__(self, recipe: Recipe, target: Target, channels: int, classes: int) -> None:
+        """
+        Args:
+            recipe: names the data set, the stored size and how pictures are brought to it.
+            target: the data set's kind.
+            channels: of its pictures.
+            classes: how many there are.
+        """
+        self.read_item = load("datasets", recipe.dataset).read
+        self.size, self.resize = recipe.storage_size, recipe.resize
+        self.target, self.channels, self.classes = target, channels, classes
+
+    def read(self, item: Item) -> list[Sample]:
+        """Each sample of an item, at the stored size. Raises BadImage."""
+        hinted = dataclasses.replace(item, args={**item.args, "min_size": self.size})
+        return [
+            (
+                shrink(image, self.size, self.resize),
+                self.target.resize(self.target.check(item.name, image, target, self.classes), self.size, self.resize),
+            )
+            for image, target in self.read_item(hinted)
+        ]
+
+    def read_raw(self, item: Item) -> list[Sample]:
+        """As `read`, but at the picture's own size."""
+        return [
+            (image, self.target.check(item.name, image, target, self.classes)) for image, target in self.read_item(item)
+        ]
+
+    def try_read(self, item: Item) -> list[Sample] | str:
+        """`read`, or the reason why it cannot be done."""
+        try:
+            return self.read(item)
+        except BadImage as error:
+            return str(error)

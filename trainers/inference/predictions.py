@@ -1,0 +1,200 @@
+"""What people get of a model's predictions: one class for each kind of target (data/targets.py).
+
+labels    a class for each picture: rows of predictions.csv
+masks     masks, colours and overlays at the picture's own size, and scores at that size
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainers.data import targets
+from trainers.data.decoder import Decoder, Sample
+from trainers.data.resize import Pixels, shrink
+from trainers.datasets import BadImage, Source
+from trainers.decode import decode
+from trainers.inference.predictor import Predictor
+from trainers.inference.sliding_window import slide
+from trainers.messages import DatasetFacts, Scores
+from trainers.progress import Advance
+from trainers.recipe import Recipe
+from trainers.runs import mask_figures
+from trainers.storage.store import Store
+from trainers.tasks.base import CountsLabels, ImageTask, Task
+
+Named = tuple[str, str]
+"""A picture's path, and the name, without an ending, that files made of it get."""
+
+
+class Predictions(Protocol):
+    """What is made of the predictions of a kind of target."""
+
+    own_size: bool
+    """Whether pictures may keep their own size: --native and --sliding."""
+
+    def header(self, meta: DatasetFacts, task: Task) -> list[str]:
+        """The first line of predictions.csv."""
+        ...
+
+    def rows(self, predictor: Predictor, files: Sequence[Named], out: Path) -> list[list[str]]:
+        """A row of predictions.csv for each file; its second word is "" where the file cannot be decoded. Whatever
+        else there is of a file is written below `out`."""
+        ...
+
+    def finish(self, meta: DatasetFacts, out: Store) -> None:
+        """Write what explains the files."""
+        ...
+
+    def evaluate(self, predictor: Predictor, source: Source, split: str, advance: Advance) -> Scores:
+        """Scores of a split at the pictures' own size; only where `own_size`. Raises ValueError."""
+        ...
+
+
+class Classes:
+    """A class for each picture, with its probability."""
+
+    own_size = False
+
+    def header(self, meta: DatasetFacts, task: Task) -> list[str]:
+        each = meta["classes"] if cast(ImageTask, task).every_probability else []
+        return ["path", "class", "probability", *(f"probability of {name}" for name in each)]
+
+    def rows(self, predictor: Predictor, files: Sequence[Named], out: Path) -> list[list[str]]:
+        recipe, classes, task = predictor.recipe, predictor.meta["classes"], cast(ImageTask, predictor.task)
+        found: dict[str, Pixels] = {}
+        for path, _ in files:
+            with contextlib.suppress(BadImage, OSError):
+                picture = decode(path, predictor.meta["channels"], recipe.storage_size)
+                found[path] = shrink(picture, recipe.storage_size, recipe.resize)
+        blank = [""] * (len(self.header(predictor.meta, task)) - 1)
+        if not found:
+            return [[path, *blank] for path, _ in files]
+        with torch.inference_mode(), predictor.world.autocast():
+            output = predictor.timed(predictor.preprocess.images(np.stack(list(found.values()))))
+        labels, probabilities = task.labels(output, recipe.image_size), task.probabilities(output)
+        named = {}
+        for path, label, row in zip(found, labels.tolist(), probabilities.tolist(), strict=True):
+            each = row if task.every_probability else []
+            named[path] = [classes[label], *(f"{p:.4f}" for p in (row[label], *each))]
+        return [[path, *named.get(path, blank)] for path, _ in files]
+
+    def finish(self, meta: DatasetFacts, out: Store) -> None:
+        pass  # the table says it all
+
+    def evaluate(self, predictor: Predictor, source: Source, split: str, advance: Advance) -> Scores:
+        raise AssertionError("classes of whole pictures have no size")
+
+
+class PixelClasses:
+    """A class for each pixel, at the picture's own size: masks/, colours/ and overlays/."""
+
+    own_size = True
+
+    def header(self, meta: DatasetFacts, task: Task) -> list[str]:
+        return ["path", "mask", *(f"share of {name}" for name in meta["classes"])]
+
+    def rows(self, predictor: Predictor, files: Sequence[Named], out: Path) -> list[list[str]]:
+        classes, store = predictor.meta["classes"], Store(out)
+        colours = class_colours(predictor.meta)
+        rows = []
+        for path, name in files:
+            try:
+                picture = decode(path, predictor.meta["channels"])
+            except (BadImage, OSError):
+                rows.append([path, "", *([""] * len(classes))])
+                continue
+            labels = segment(predictor, picture)
+            shares = np.bincount(labels.reshape(-1), minlength=len(classes)) / labels.size
+            images = {
+                "masks": labels,
+                "colours": mask_figures.colour(labels, colours),
+                "overlays": mask_figures.overlay(picture, labels, colours),
+            }
+            for folder, image in images.items():
+                store.write(f"{folder}/{name}.png", mask_figures.save_png(image))
+            rows.append([path, f"masks/{name}.png", *(f"{share:.4f}" for share in shares)])
+        return rows
+
+    def finish(self, meta: DatasetFacts, out: Store) -> None:
+        """What numbers and colours mean, in legend.png."""
+        out.write("legend.png", mask_figures.legend_png(meta["classes"], class_colours(meta)))
+
+    def evaluate(self, predictor: Predictor, source: Source, split: str, advance: Advance) -> Scores:
+        """One picture after another."""
+        task = predictor.task
+        if not isinstance(task, CountsLabels):
+            raise ValueError(
+                f"the task {predictor.recipe.task} scores no masks at their own size, as it has no count(labels, "
+                "target); leave out --native and --sliding"
+            )
+        target = targets.kind(source.target)
+        decoder = Decoder(predictor.recipe, target, source.channels, len(source.classes))
+        totals: dict[str, Any] = {}
+        tables: dict[str, list[Any]] = {}
+        for picture, mask in _ahead(decoder.read_raw(item) for item in source.splits[split]):
+            labels = segment(predictor, picture)
+            truth = torch.tensor(mask)[None].to(predictor.world.device).long()
+            counts = task.count(torch.from_numpy(labels)[None].to(truth.device), truth)
+            for name, count in counts.total.items():
+                totals[name] = totals.get(name, 0) + count.cpu().numpy()
+            for name, count in counts.per_image.items():
+                tables.setdefault(name, []).append(count.cpu().numpy())
+            advance(1)
+        scores = predictor.task.scores({**totals, **{name: np.concatenate(parts) for name, parts in tables.items()}})
+        rows = sum(len(item.targets) for item in source.splits[split])
+        about = {"rows": rows, "classes": list(source.classes), "ms_per_image": 1000 * predictor.seconds / rows}
+        return {**about, **scores}
+
+
+_KINDS: Mapping[str, Predictions] = {"labels": Classes(), "masks": PixelClasses()}
+
+
+def of_meta(meta: Mapping[str, object]) -> Predictions:
+    """What is made of the predictions of a run, from `dataset` of its run.json. Raises ValueError."""
+    return targets.pick(_KINDS, targets.of_meta(meta).name)
+
+
+def class_colours(meta: DatasetFacts) -> Sequence[Sequence[int]]:
+    """Those of the classes in pictures of masks."""
+    return meta.get("colours") or mask_figures.palette(len(meta["classes"]))
+
+
+def segment(predictor: Predictor, picture: Pixels) -> Pixels:
+    """Class numbers, uint8 (H, W), of a picture, uint8 (H, W, C), at its own size."""
+    size = picture.shape[0], picture.shape[1]
+    inner = size if predictor.sliding else _whole_size(size, predictor.recipe)
+    pixels = torch.tensor(shrink(picture, inner, "stretch")).permute(2, 0, 1).to(predictor.world.device)
+    image = predictor.preprocess.normalise(pixels[None].to(predictor.world.dtype))[0]
+    window = predictor.recipe.image_size if predictor.sliding else inner
+    labels: list[Tensor] = []
+    with torch.inference_mode(), predictor.world.autocast():
+        for _, logits in slide(predictor.timed, image, window, predictor.overlap):
+            wanted = (logits.shape[-2], logits.shape[-1]) if predictor.sliding else size
+            labels.append(predictor.task.labels(logits[None], wanted)[0].cpu())
+    return torch.cat(labels).to(torch.uint8).numpy()
+
+
+def _whole_size(own: tuple[int, int], recipe: Recipe) -> tuple[int, int]:
+    """The size to which a whole picture is brought, so that things are as large in it as they were in training."""
+    if recipe.resize == "stretch":
+        return recipe.storage_size
+    ratios = [wanted / given for wanted, given in zip(recipe.storage_size, own, strict=True)]
+    scale = max(ratios) if recipe.resize == "crop" else min(ratios)
+    return max(1, round(own[0] * scale)), max(1, round(own[1] * scale))
+
+
+def _ahead(samples: Iterator[list[Sample]]) -> Iterator[Sample]:
+    """The samples of each item; the next item is read while one is worked on."""
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(next, samples, None)
+        while (found := following.result()) is not None:
+            following = thread.submit(next, samples, None)
+            yield from found

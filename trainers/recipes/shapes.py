@@ -1,0 +1,62 @@
+"""Small models on drawn shapes: nothing to download."""
+
+from trainers.recipe import Recipe
+
+
+def unet() -> Recipe:
+    """U-Net of 16 channels on drawn shapes of 64x64 pixels, 4 classes.
+
+    Source: Ronneberger et al., U-Net, MICCAI 2015; the pictures are drawn by datasets/shapes.py.
+    Parameters: 1,942,628 (4 classes)
+    Expected: val miou 0.75
+    Command: python -m trainers train shapes.unet
+    """
+    return Recipe(
+        dataset="shapes",
+        dataset_args={"train": 1600, "val": 100},
+        model="unet",
+        model_args={"base_channels": 16},
+        task="segment",
+        image_size=(64, 64),
+        resize="stretch",
+        epochs=8,
+        batch_size=8,
+        optimizer="adam",
+        lr=3e-3,
+        schedule="cosine",
+        warmup_epochs=1,
+        augment={"horizontal_flip": 0.5, "vertical_flip": 0.5},
+    )
+
+
+def erfnet_encoder() -> Recipe:
+    """ERFNet's encoder on drawn shapes.
+
+    Source: Romera et al., ERFNet, IEEE T-ITS 2018; the pictures are drawn by datasets/shapes.py.
+    Parameters: 1,874,560 (4 classes)
+    Expected: val miou 0.35
+    Command: python -m trainers train shapes.erfnet_encoder
+    """
+    return unet().replace(
+        model="erfnet",
+        model_args={"stage": "encoder"},
+        task_args={"stride": 8},
+        lr=1e-3,
+        weight_decay=1e-4,
+        class_weights="erfnet",
+        schedule="polynomial",
+        schedule_args={"power": 0.9},
+    )
+
+
+def erfnet() -> Recipe:
+    """ERFNet on drawn shapes, both stages: the encoder is trained first.
+
+    Source: Romera et al., ERFNet, IEEE T-ITS 2018; the pictures are drawn by datasets/shapes.py.
+    Parameters: 2,063,216 (4 classes)
+    Expected: not measured here
+    Command: python -m trainers train shapes.erfnet
+    """
+    return erfnet_encoder().replace(
+        model_args={"stage": "decoder"}, task_args={"stride": 1}, init_from="shapes.erfnet_encoder"
+    )

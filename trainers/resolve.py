@@ -1,0 +1,120 @@
+"""From the recipe that was requested to the recipe as it will be trained.
+
+Whatever is fixed once, at the start of a run, is fixed here, and then stands in run.json: a run that goes on, on
+another cluster perhaps, is trained by the same recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from trainers.messages import Meta, PredictedMemory, RunFacts
+from trainers.recipe import Recipe, Scale, resolve_micro_batch
+
+if TYPE_CHECKING:
+    from trainers.training.memory_fit import Need
+
+
+class FitMemory(Protocol):
+    """`training.memory_fit.fit_memory`."""
+
+    def __call__(self, recipe: Recipe, scale: Scale, meta: Meta, limit: int | None, *, gpus: bool) -> Need: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaceFacts:
+    """What is known of the place of a run once it stands."""
+
+    gpus: bool
+    auto_precision: Literal["fp32", "bf16"]
+    """What precision "auto" means there."""
+    memory_limit: int | None
+    """Bytes that a worker's step may take; None: not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Circumstances:
+    """What a recipe is resolved for. `place` and `meta` are None before they are known."""
+
+    run: str
+    """The run's name."""
+    earlier: RunFacts | None = None
+    """What run.json held of the same run: it goes on."""
+    adopts: bool = False
+    """Whether it goes on from another run's checkpoint, with a recipe of its own."""
+    place: PlaceFacts | None = None
+    meta: Meta | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """A recipe as it will be trained."""
+
+    recipe: Recipe
+    fits: bool = True
+    """Whether it fits into memory, as far as that is predicted."""
+    note: str = ""
+    """What people should know of how it is run."""
+    memory: PredictedMemory | None = None
+    """For run.json; None: not predicted."""
+
+
+def resolve_recipe(requested: Recipe, scale: Scale, known: Circumstances, fit_memory: FitMemory) -> Resolved:
+    """Fix everything that the circumstances decide. Pure, but for what `fit_memory` caches.
+
+    It may be called twice: early with what is known at once, so that a wrong request is refused before anything
+    starts; and, from the same `requested`, when place and data are known.
+
+    Args:
+        requested: The recipe with the user's changes.
+        scale: Where it runs.
+        known: All that is known now.
+        fit_memory: Predicts memory; called only when place and data are known.
+
+    Raises:
+        ValueError: An earlier run of this name has another recipe; the workers cannot share a batch evenly; or the
+            memory cannot be predicted where --memory sets a limit.
+    """
+    recipe, earlier = requested, known.earlier
+    # 1 a run that goes on keeps what was fixed at its start
+    if earlier is not None and not known.adopts:
+        recipe = agree_with_earlier(recipe, earlier["recipe"], known.run)
+    # 2 the micro-batch: its own, else each worker's part of a batch
+    recipe = resolve_micro_batch(recipe, scale)
+    if known.place is None or known.meta is None:
+        return Resolved(recipe=recipe)
+    # 3 the precision, by the devices
+    if recipe.precision == "auto":
+        recipe = recipe.replace(precision=known.place.auto_precision)
+    # 4 a smaller micro-batch where a step needs too much memory; not of a run whose first epoch is done
+    if earlier is not None and earlier.get("epochs_run"):
+        return Resolved(recipe=recipe)
+    need = fit_memory(recipe, scale, known.meta, known.place.memory_limit, gpus=known.place.gpus)
+    return Resolved(recipe=need.recipe, fits=need.fits, note=need.note, memory=need.facts().get("memory"))
+
+
+def agree_with_earlier(requested: Recipe, earlier: Mapping[str, object], run: str) -> Recipe:
+    """The recipe of a run that exists, if it is the one requested.
+
+    Args:
+        requested: The recipe with the user's changes.
+        earlier: The recipe in run.json.
+        run: The run's name.
+
+    Raises:
+        ValueError: They differ; the message names the fields.
+    """
+    try:
+        old = Recipe.from_json(earlier)
+    except ValueError as error:
+        raise ValueError(f"the run {run} exists with an invalid recipe: {error}; give another --run") from None
+    if requested.micro_batch_size is None:
+        requested = requested.replace(micro_batch_size=old.micro_batch_size)
+    if requested.precision == "auto":
+        requested = requested.replace(precision=old.precision)
+    if different := old.differences(requested):
+        fields = "; ".join(f"{name} was {was!r} and is now {now!r}" for name, (was, now) in different.items())
+        raise ValueError(f"the run {run} exists with another recipe: {fields}. Give another --run, or the old values")
+    return requested

@@ -1,0 +1,150 @@
+"""Runner: the trials of a sweep by Ray Tune, then repeats of the best with other seeds."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from trainers.progress import Progress
+from tune_spaces import ray_tune
+from tune_spaces.messages import Coordinator, SweepStatus
+from tune_spaces.sweep import Cell, cell, setting
+from tune_spaces.sweep_state import OVER, RANKED, dominates, format_values
+from tune_spaces.trials import Trials
+
+if TYPE_CHECKING:
+    from ray.tune.schedulers import TrialScheduler
+
+
+class Runner:
+    """Runs what is left of a sweep. Not for use by several threads at once."""
+
+    def __init__(self, trials: Trials, progress: Progress) -> None:
+        self.trials, self.plan, self.state, self.progress = trials, trials.plan, trials.state, progress
+        self.out_of_memory = [
+            trials[entry["name"]] for entry in self.state.trials if entry["status"] == "out_of_memory"
+        ]
+
+    def run(self, stop: threading.Event, deadline: float | None, repeats: int) -> SweepStatus:
+        """Run what is left.
+
+        Args:
+            stop: when set, trials save and end, and the sweep with them.
+            deadline: of time.monotonic(); None: no end.
+            repeats: seeds that each of the best configurations is run with.
+
+        Returns:
+            "finished", "interrupted" or "out_of_time".
+        """
+        waiting = [each for each in self.trials.unfinished() if not self._resolve(each)]
+        status = self._tune(waiting, stop, deadline, self.plan.sweep.scheduler, search=self.plan.sweep.search)
+        if status == "finished" and repeats > 1:
+            # Neither searched nor stopped early.
+            status = self._tune(self.trials.repeats(repeats), stop, deadline, "none", search="grid")
+        return status
+
+    def _tune(
+        self, waiting: list[Cell], stop: threading.Event, deadline: float | None, kind: str, search: str
+    ) -> SweepStatus:
+        plan, state = self.plan, self.state
+        tpe = ray_tune.Tpe(plan.sweep, plan.metric, plan.mode, state) if search == "tpe" else None
+        if not waiting and tpe is None:
+            return "finished"
+        coordinator_name, coordinator = ray_tune.start_coordinator(state.sign)
+        epochs = max([each.recipe.epochs for each in waiting] or [plan.sweep.base.epochs])
+        schedule = ray_tune.scheduler(plan.sweep, kind, epochs, plan.metric, plan.mode, coordinator)
+        queue = ray_tune.Queue(
+            waiting,
+            self.trials.configure,
+            plan.places.concurrency + plan.places.standby,
+            lambda: self._propose(tpe) if tpe else None,
+            lambda trial_id, each: self._replay(schedule, trial_id, each),
+        )
+        self._replay_finished(schedule)
+
+        def ended(name: str) -> None:
+            if state[name]["status"] == "out_of_memory":
+                self._give_up_as_large(name, queue, coordinator)
+            if tpe is not None:
+                best = state[name]["best"]
+                tpe.end(state[name]["values"], None if best is None else best["value"])
+            self._report(name)
+
+        listener = ray_tune.Listener(state, plan.metric, coordinator, ended)
+        requests = ray_tune.Requests(stop, deadline, coordinator, queue)
+        population = [self.trials.configure_member(each) for each in waiting] if kind == "pbt" else []
+        try:
+            searched = None if kind == "pbt" else queue
+            ray_tune.tune_trials(searched, population, schedule, listener, self.trials.shared(coordinator_name))
+        finally:
+            requests.close()
+            ray_tune.end_coordinator(coordinator)
+        if stop.is_set():
+            return "interrupted"
+        return "out_of_time" if requests.out_of_time else "finished"
+
+    def _propose(self, tpe: ray_tune.Tpe) -> Cell | None:
+        """A further trial that TPE thinks good; None: there are enough, or no others."""
+        trials, sweep = self.trials, self.plan.sweep
+        assert sweep.trials is not None
+        tried = {setting(entry["values"]) for entry in trials.entries(repeats=False)}
+        while len(tried) < sweep.trials and (values := tpe.propose(tried)) is not None:
+            tried.add(setting(values))
+            proposed = cell(sweep, trials.next_number(), values)
+            trials.data.prepare([proposed])
+            proposed = trials.add(proposed)
+            self._resolve(proposed)
+            self.state.write()  # before it starts: a sweep that is killed knows of it
+            if not trials.is_over(proposed):
+                return proposed
+            tpe.end(values, None)
+        return None
+
+    def _replay(self, schedule: TrialScheduler, trial_id: str, each: Cell) -> None:
+        """The scheduler learns what a trial that goes on did before."""
+        if isinstance(schedule, ray_tune.Halts) and (lines := self.state.history(each.name)):
+            schedule.replay(ray_tune.Past(each.name), lines, trial_id)
+
+    def _replay_finished(self, schedule: TrialScheduler) -> None:
+        for entry in self.state.trials:
+            if isinstance(schedule, ray_tune.Halts) and entry["status"] in OVER:
+                schedule.replay(ray_tune.Past(entry["name"]), self.state.history(entry["name"]))
+
+    def _give_up_as_large(self, name: str, queue: ray_tune.Queue, coordinator: Coordinator) -> None:
+        """After a trial ran out of memory: those that need as much or more are not tried."""
+        self.out_of_memory.append(self.trials[name])
+        queue.waiting[:] = [each for each in queue.waiting if not self._resolve(each)]
+        for each in queue.live.values():  # one may wait for an actor
+            if not self.trials.is_over(each) and (why := self._dominated(each)):
+                coordinator.give_up.remote(each.name, "settled", why)
+
+    def _resolve(self, each: Cell) -> bool:
+        """Whether a trial needs as much as one that ran out of memory; it is recorded then."""
+        why = self._dominated(each)
+        if why is not None:
+            self.state.end(each.name, "settled", why)
+            self.progress.message(f"{each.number:03} {format_values(each.values)}  {why}")
+        return why is not None
+
+    def _dominated(self, each: Cell) -> str | None:
+        small = next((small for small in self.out_of_memory if dominates(each, small)), None)
+        if small is None:
+            return None
+        return f"settled: {small.number:03} ({format_values(small.values)}) ran out of memory and needs no more"
+
+    def _report(self, name: str) -> None:
+        """A line for a trial that is over."""
+        entry, metric = self.state[name], self.plan.metric
+        if entry["status"] == "pending":  # it was not started any more
+            return
+        over = sum(each["status"] in OVER for each in self.state.trials)
+        parts = [
+            f"{over}/{max(self.plan.trials, len(self.state.trials))}",
+            f"{entry['number']:03} {format_values(entry['values'])}",
+        ]
+        if entry["status"] in RANKED and entry["best"]:
+            parts.append(f"{metric} {entry['best']['value']:.4f}")
+        parts.append(entry["message"])
+        if (first := next(iter(self.state.ranked()), None)) and first["best"]:
+            parts.append(f"best {first['best']['value']:.4f} of {first['number']:03}")
+        self.progress.message("  ".join(parts))
