@@ -34,7 +34,7 @@ def default(module: ModuleType, split: str) -> tuple[np.ndarray, np.ndarray]:
 @BOTH
 def test_what_it_says_of_itself(module: ModuleType) -> None:
     source = module.source(None)
-    assert source.masks
+    assert source.target == "masks"
     assert source.channels == 3
     assert set(source.splits) == {"train", "val", "test"}
     assert source.colours is not None

@@ -102,4 +102,4 @@ class Changes(ControllerCallback):
 def refresh_cluster_view() -> Any:
     """Bring Ray Train's view of the cluster up to date, which it does itself every 20 s; done when this is ready."""
     coordinator: Any = get_or_create_autoscaling_coordinator()
-    return coordinator.get_reserved_resources.remote("trainyard", activation_checkpointing=True)
+    return coordinator.get_reserved_resources.remote("trainyard", recompute=True)
