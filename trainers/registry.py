@@ -126,7 +126,7 @@ def _module_path(kind: Kind, name: str) -> Path:
 
 
 def _literal(value: ast.expr) -> Any:
-    """A default, where it can be told without running anything; else None."""
+    """A default, where it is known without running anything; else None."""
     try:
         return ast.literal_eval(value)
     except ValueError:

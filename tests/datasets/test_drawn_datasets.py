@@ -31,7 +31,7 @@ def default(split: str) -> tuple[np.ndarray, np.ndarray]:
 
 def test_what_it_says_of_itself() -> None:
     source = shapes.source(None)
-    assert source.masks
+    assert source.target == "masks"
     assert source.channels == 3
     assert set(source.splits) == {"train", "val", "test"}
     assert source.colours is not None

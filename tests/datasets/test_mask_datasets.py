@@ -146,7 +146,7 @@ def test_items(module: Any, write: Callable[[Path], Path], args: dict[str, Any],
     root = str(write(tmp_path))
     source = module.source(root, **args)
     assert source == module.source(root, **args)
-    assert source.masks
+    assert source.target == "masks"
     assert source.splits.keys() >= {"train", "val"}
     assert source.colours is None or len(source.colours) == len(source.classes)
     items = [item for items in source.splits.values() for item in items]

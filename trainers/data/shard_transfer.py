@@ -13,11 +13,12 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from trainers.messages import DataSpec
 from trainers.storage.store import Store, explain
 
 META = "meta.json"
@@ -39,13 +40,19 @@ def home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trainyard"
 
 
-def local(where: Mapping[str, Any]) -> Path:
+def local(where: DataSpec) -> Path:
     """The folder of a prepared set as this host sees it; the first process of a host that needs it copies it there.
 
-    Parameters: `where`, {"folder": on the driver's host, "published": address of an object store or None, "node":
-    Ray's name of the driver's host or None}. Others wait for the one that copies; what is damaged is copied again.
-    Raises ValueError where there is nothing to copy from, OSError where it cannot be copied.
+    Others wait for the one that copies; what is damaged is copied again.
+
+    Args:
+        where: where the set lies on the driver's host, and where else it can be read.
+
+    Raises:
+        ValueError: there is nothing to copy from.
+        OSError: it cannot be copied.
     """
+    assert where["folder"] is not None, "pictures that are streamed lie in no folder"
     folder = Path(where["folder"])
     if find_damage(folder) is None:
         return folder
@@ -55,7 +62,7 @@ def local(where: Mapping[str, Any]) -> Path:
 
 
 def find_damage(folder: Path) -> str | None:
-    """What is wrong with a set, as far as can be told without reading it all."""
+    """What is wrong with a set, as far as shows without reading it all."""
     import pyarrow as pa
 
     try:
@@ -89,8 +96,13 @@ def publish(folder: Path, store: Store) -> None:
 def copy_set(read: Callable[[str], bytes], folder: Path) -> None:
     """Copy a set to `folder`, one process of this host at a time, and only what is not there.
 
-    Parameters: `read`, the content of a file of the set, by name. Raises Damaged; OSError where the disk is full or
-    what is read from does not answer.
+    Args:
+        read: gives the content of a file of the set, by name.
+        folder: of the copy.
+
+    Raises:
+        Damaged: a file is missing or wrong where it is read from.
+        OSError: the disk is full, or what is read from does not answer.
     """
     store = Store(folder)
 
@@ -141,7 +153,7 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _reader(where: Mapping[str, Any]) -> Callable[[str], bytes]:
+def _reader(where: DataSpec) -> Callable[[str], bytes]:
     folder, published, node = where["folder"], where.get("published"), where.get("node")
     if published is not None:
         return Store(published).read

@@ -71,7 +71,7 @@ class Streamed:
 
 def stream_meta(recipe: Recipe, source: Source) -> Meta:
     """What `prepare` would find, from the listing and a sample of the training pictures; of all splits, where the
-    listing does not tell the targets."""
+    listing does not say the targets."""
     target = targets.kind(source.target)
     decoder = Decoder(recipe, target, source.channels, len(source.classes))
     done: list[Part] = []

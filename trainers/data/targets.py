@@ -85,7 +85,7 @@ class Target(Protocol):
         ...
 
     def identify(self, targets: Array) -> list[int] | list[str]:
-        """What tells the targets of rows apart: equal where they are equal."""
+        """What identifies the targets of rows: equal where they are equal."""
         ...
 
     def to_column(self, targets: Array) -> pa.Array | Array:
@@ -99,7 +99,7 @@ class Target(Protocol):
     # Counting
 
     def listed(self, items: Sequence[Item]) -> Array | None:
-        """The targets of all rows where the listing of the files tells them; None: they must be read."""
+        """The targets of all rows where the listing of the files says them; None: they must be read."""
         ...
 
     def count(self, targets: Array, classes: int) -> Occurrence:

@@ -30,6 +30,10 @@ MASK = -1
 """Stands in an item's `targets` for a mask, which `read` returns."""
 
 
+Args = Mapping[str, Any]
+"""Plain values by name, which travel as JSON."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Item:
     """A raw file, or a part of one, and the samples it holds. Plain data: it travels as JSON."""
@@ -42,7 +46,7 @@ class Item:
     """The class of each sample; MASK for each where the targets are masks."""
     mask_path: str | None = None
     """The raw file of the mask, where there is one: part of the cache's key as `path` is."""
-    args: Mapping[str, Any] = field(default_factory=dict)
+    args: Args = field(default_factory=dict)
     """Whatever else `read` needs."""
 
 
@@ -79,7 +83,7 @@ def split_by_share(labels: Sequence[int], shares: Mapping[str, float], seed: int
     assert abs(sum(shares.values()) - 1) < 1e-9, shares
     rng = np.random.RandomState(seed)  # its stream is frozen by NumPy's policy (NEP 19): splits never move
     array = np.asarray(labels)
-    dealt: dict[str, list[int]] = {name: [] for name in shares}
+    assigned: dict[str, list[int]] = {name: [] for name in shares}
     for label in np.unique(array):
         positions = rng.permutation(np.flatnonzero(array == label))
         exact = np.array([share * len(positions) for share in shares.values()])
@@ -90,5 +94,5 @@ def split_by_share(labels: Sequence[int], shares: Mapping[str, float], seed: int
             counts[int(np.argmax(counts))] -= 1
             counts[0] = 1
         for name, part in zip(shares, np.split(positions, np.cumsum(counts)[:-1]), strict=True):
-            dealt[name].extend(part.tolist())
-    return {name: sorted(positions) for name, positions in dealt.items()}
+            assigned[name].extend(part.tolist())
+    return {name: sorted(positions) for name, positions in assigned.items()}

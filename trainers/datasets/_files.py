@@ -10,9 +10,9 @@ import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from trainers.datasets import Item, Source, split_by_share
+from trainers.datasets import Args, Item, Source, split_by_share
 
 if TYPE_CHECKING:
     pass
@@ -104,14 +104,14 @@ def deal(
         raise ValueError(f"split_seed={seed} is out of range; give a number from 0 to {2**32 - 1}")
     shares = {"train": 1 - val_share - test_share, "val": val_share, "test": test_share}
     shares = {name: share for name, share in shares.items() if share > 0}
-    dealt = split_by_share(labels, shares, seed)
-    for name, positions in dealt.items():
+    assigned = split_by_share(labels, shares, seed)
+    for name, positions in assigned.items():
         if not positions:
             raise ValueError(
                 f"{what}: {len(labels)} samples in {len(set(labels))} classes are too few for a "
                 f"{name} split of {shares[name]:g} of each class; add samples or raise {name}_share"
             )
-    return dealt
+    return assigned
 
 
 def row_items(
@@ -121,7 +121,7 @@ def row_items(
     size: int,
     path: str | None,
     name: str,
-    args: Mapping[str, Any] | None = None,
+    args: Args | None = None,
 ) -> list[Item]:
     """Items of at most `size` samples for `rows` of a file that holds many; `labels` are those of all rows.
 
@@ -147,11 +147,11 @@ def picture_source(
     test_share: float,
     split_seed: int,
     samples: int = 1,
-    args: Mapping[str, Any],
+    args: Args,
 ) -> Source:
     """One item of `samples` samples a picture, from class folders with or without split folders above them.
 
-    Without split folders the pictures are dealt by `val_share` and `test_share`; with "train" but no "val",
+    Without split folders the pictures are assigned by `val_share` and `test_share`; with "train" but no "val",
     `val_share` of train becomes val. `args` go to every item. Raises ValueError for any other layout.
     """
     if channels not in (1, 3):
@@ -163,14 +163,14 @@ def picture_source(
     splits = {split: _items(root, classes, pictures[split], samples, args) for split in folders}
     if "val" not in splits:
         pool = splits.pop("train")
-        dealt = deal(
+        assigned = deal(
             [item.targets[0] for item in pool],
             val_share=val_share,
             test_share=test_share if folders["train"] == "" else 0.0,
             seed=split_seed,
             what=root,
         )
-        splits |= {split: [pool[position] for position in positions] for split, positions in dealt.items()}
+        splits |= {split: [pool[position] for position in positions] for split, positions in assigned.items()}
     return Source(classes=classes, channels=channels, splits=splits)
 
 
@@ -244,7 +244,7 @@ def _items(
     classes: Sequence[str],
     pictures: Mapping[str, list[str]],
     samples: int,
-    args: Mapping[str, Any],
+    args: Args,
 ) -> list[Item]:
     items = []
     for label, class_name in enumerate(classes):

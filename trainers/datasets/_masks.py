@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from trainers.datasets import MASK, BadImage, Item
+from trainers.datasets import MASK, Args, BadImage, Item
 from trainers.datasets._files import deal, pictures_below, shortened
 from trainers.decode import Pixels, decode, jpeg_geometry, opened
 
@@ -117,13 +117,13 @@ def _ends(path: str, ending: str) -> bool:
 def deal_pairs(
     root: str, pairs: Sequence[Pair], *, val_share: float, test_share: float = 0.0, split_seed: int
 ) -> dict[str, list[Pair]]:
-    """Split -> its pairs, dealt at random; each in their order."""
+    """Split -> its pairs, assigned at random; each in their order."""
     labels = [0] * len(pairs)
-    dealt = deal(labels, val_share=val_share, test_share=test_share, seed=split_seed, what=root)
-    return {split: [pairs[position] for position in positions] for split, positions in dealt.items()}
+    assigned = deal(labels, val_share=val_share, test_share=test_share, seed=split_seed, what=root)
+    return {split: [pairs[position] for position in positions] for split, positions in assigned.items()}
 
 
-def mask_items(root: str, pairs: Sequence[Pair], args: Mapping[str, Any]) -> list[Item]:
+def mask_items(root: str, pairs: Sequence[Pair], args: Args) -> list[Item]:
     """One item a pair."""
     return [
         Item(path=f"{root}/{picture}", mask_path=f"{root}/{mask}", name=picture, targets=[MASK], args=args)

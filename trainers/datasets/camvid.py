@@ -206,5 +206,5 @@ def _cut(root: str, pairs: list[Pair]) -> tuple[dict[str, list[Pair]], list[str]
     empty = [name for name, of in splits.items() if not of]
     if empty:
         raise ValueError(f"{root} holds {len(pairs)} pictures, too few for a split {empty[0]} of each film; add some")
-    told = f"{left_out} pictures less than a second after the split before theirs are left out"
-    return splits, [told] if left_out else []
+    left = f"{left_out} pictures less than a second after the split before theirs are left out"
+    return splits, [left] if left_out else []

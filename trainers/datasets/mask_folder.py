@@ -5,7 +5,7 @@
          data/images/val/**, masks/val/**                   data/test/images/**, test/masks/**
 
 The mask of `a/x.jpg` is `a/x.png` or `a/x_mask.png`, of the picture's size. "val" may be called valid or
-validation, case does not matter, "test" may be absent. Without splits, `val_share` and `test_share` are dealt
+validation, case does not matter, "test" may be absent. Without splits, `val_share` and `test_share` are assigned
 off at random, seeded; with train but no val, `val_share` of train becomes val. Licence: that of the pictures.
 
 Masks hold one of these, in png, bmp, gif, tif, pgm or ppm (a JPEG would make up classes along every border):
@@ -38,7 +38,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainers.datasets import IGNORED, BadImage, Item, Source
+from trainers.datasets import IGNORED, Args, BadImage, Item, Source
 from trainers.datasets._files import existing_folder, look, shortened, split_folders
 from trainers.datasets._masks import (
     LISTED,
@@ -76,7 +76,7 @@ class _Scheme(NamedTuple):
     """What the masks of a data set hold."""
 
     classes: Sequence[str]
-    args: Mapping[str, Any]
+    args: Args
     """For `read`: "threshold", or "ids" [[id, class], ...] and "colours" [[r, g, b, class], ...].
 
     "palette" [[id, r, g, b], ...] must be that of every mask with a palette; "greys": ids are grey values."""
@@ -207,7 +207,7 @@ def _scheme(
 
 
 def _first(root: str, masks: Sequence[str]) -> RawMask:
-    """The first mask that can be read; the others are told of when they are all read."""
+    """The first mask that can be read; the others are reported when they are all read."""
     bad = None
     for mask in masks:
         try:
@@ -287,15 +287,15 @@ def _of_masks(root: str, masks: Sequence[str], first: RawMask) -> _Scheme:
             "photographs do; for masks in shades of grey give --dataset-args threshold=127, for that many classes "
             "classes=NUMBER"
         )
-    told = (
+    warning = (
         f"the classes are named by the {len(ids)} ids that {len(masks)} masks hold; name them by classes=NAME,NAME,... "
         f"or in {CLASSES_FILE} (name,id), which saves reading the masks at every start"
     )
-    return _of_ids({identity: f"class{identity}" for identity in ids}, first, [told])
+    return _of_ids({identity: f"class{identity}" for identity in ids}, first, [warning])
 
 
 def _ids(path: str) -> set[int] | None:
-    """The ids in a mask, none where it cannot be read, which is told of later; None where it is in colour."""
+    """The ids in a mask, none where it cannot be read, which is reported later; None where it is in colour."""
     from PIL import Image
 
     try:

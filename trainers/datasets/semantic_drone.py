@@ -82,7 +82,7 @@ MEAN = "mean"
 def source(
     data: str | None, *, val_share: float = 0.15, split_seed: int = 0, binary: str | Sequence[str] | None = None
 ) -> Source:
-    """Parameters: `binary`, "mean", or the names of the classes that are told from the rest; None: all 24."""
+    """Parameters: `binary`, "mean", or the names of the classes that are the foreground; None: all 24."""
     names = [name.strip() for name in binary.split(",")] if isinstance(binary, str) else list(binary or ())
     names = [name for name in names if name != ""]
     unknown = [str(name) for name in names if name not in CLASSES and names != [MEAN]]
@@ -97,8 +97,8 @@ def source(
     pictures, masks = (os.path.join(place, folder) for folder in form)
     need_folders(root, [pictures, masks], HOLDS)
     pairs = find_pairs(root, pictures, masks)
-    dealt = deal_pairs(root, pairs, val_share=val_share, split_seed=split_seed)
-    splits = {split: mask_items(root, of, {"binary": names}) for split, of in dealt.items()}
+    assigned = deal_pairs(root, pairs, val_share=val_share, split_seed=split_seed)
+    splits = {split: mask_items(root, of, {"binary": names}) for split, of in assigned.items()}
     if not names:
         colours = list(CLASSES.values())
         return Source(classes=list(CLASSES), channels=3, splits=splits, target="masks", colours=colours)

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from trainers.progress import Advance
 from trainers.recipe import Recipe
 from trainers.runs import mask_figures
 from trainers.storage.store import Store
-from trainers.tasks.base import CountsLabels, ImageTask, Task
+from trainers.tasks.base import CountsLabels, ImageTask, Ints, Task
 
 Named = tuple[str, str]
 """A picture's path, and the name, without an ending, that files made of it get."""
@@ -137,8 +137,8 @@ class PixelClasses:
             )
         target = targets.kind(source.target)
         decoder = Decoder(predictor.recipe, target, source.channels, len(source.classes))
-        totals: dict[str, Any] = {}
-        tables: dict[str, list[Any]] = {}
+        totals: dict[str, Ints] = {}
+        tables: dict[str, list[Ints]] = {}
         for picture, mask in _ahead(decoder.read_raw(item) for item in source.splits[split]):
             labels = segment(predictor, picture)
             truth = torch.tensor(mask)[None].to(predictor.world.device).long()

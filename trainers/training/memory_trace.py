@@ -193,7 +193,7 @@ class _Elsewhere:
 
 def _borrowed(func: Any, args: Any) -> int:
     """Bytes of the two copies of a weight's gradient that the CPU's convolutions make on the way back, besides it: one
-    in oneDNN's layout, one for the weight's. cuDNN borrows a workspace there, which nobody can tell without trying."""
+    in oneDNN's layout, one for the weight's. cuDNN borrows a workspace there, which shows only on the device."""
     return 2 * args[2].untyped_storage().nbytes() if func is torch.ops.aten.convolution_backward.default else 0
 
 

@@ -88,7 +88,7 @@ def predict(
 
     Parameters: `meta`, what `prepare` has found (channels, classes; rows, where no step has more); `micro_batch_size`,
     by default the recipe's, else its batch_size; `sharded`, by FSDP2; `recompute`, activation checkpointing.
-    `precision="auto"` is what this machine would settle it to.
+    `precision="auto"` is what this machine would resolve it to.
     Raises ValueError where the model cannot be built or has nothing to recompute; Untraceable, a ValueError, where it
     looks at numbers.
     """
@@ -205,7 +205,7 @@ def _curve(traced: _Traced, parts: int, activation_checkpointing: bool) -> Curve
 
 def _envelope(few: list[int], many: list[int]) -> tuple[Line, ...]:
     """The lines through what was alive after each operation, without those that others lie above for any batch."""
-    if len(few) != len(many):  # a model that computes otherwise for other batches: its peaks alone can be told
+    if len(few) != len(many):  # a model that computes otherwise for other batches: only its peaks are known
         few, many = [max(few)], [max(many)]
     first, second = TRACED
     slopes = [(high - low) / (second - first) for low, high in zip(few, many, strict=True)]
