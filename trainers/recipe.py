@@ -328,7 +328,7 @@ def resolve(name: str, **changes: Any) -> Recipe:
     except ValueError:
         raise
     except Exception as error:
-        raise ValueError(f"the recipe {name!r} raised an error: {locate_error(error)}") from None
+        raise ValueError(f"the recipe {name!r} raised {locate_error(error)}") from None
     if not isinstance(recipe, Recipe):
         raise ValueError(f"the recipe {name!r} returned {type(recipe).__name__}; it must return a Recipe")
     return recipe.replace(**changes)
