@@ -1,4 +1,4 @@
-"""A model that does not fit its data is refused before pictures are decoded; one that looks at values is not."""
+"""A model that does not fit its data is refused before pictures are decoded; one that reads values is not."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ LOOKS = [
 
 
 @pytest.mark.parametrize(("construct", "forward"), [("pass", "pass"), *LOOKS])
-def test_a_model_that_looks_at_values_is_accepted(construct: str, forward: str, tmp_path: Path) -> None:
+def test_a_model_that_reads_values_is_accepted(construct: str, forward: str, tmp_path: Path) -> None:
     check(recipe_of(tmp_path, construct, forward))
 
 
 @pytest.mark.parametrize(("construct", "forward"), [("pass", "pass"), *LOOKS])
-def test_a_model_that_does_not_fit_is_refused_whether_it_looks_at_values_or_not(
+def test_a_model_that_does_not_fit_is_refused_whether_it_reads_values_or_not(
     construct: str, forward: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=r"model\.py does not go with pictures of 64x64 and task=classify"):

@@ -115,12 +115,12 @@ def test_wrong_names_are_reported_at_once_with_the_nearest_ones() -> None:
         "from trainers.__main__ import main\n"
         "ends = []\n"
         "for argv in json.loads(sys.argv[1]):\n"
-        "    with contextlib.redirect_stderr(io.StringIO()) as told:\n"
+        "    with contextlib.redirect_stderr(io.StringIO()) as printed:\n"
         "        try:\n"
         "            end = main(argv)\n"
         "        except SystemExit as error:\n"
         "            end = error.code\n"
-        "    ends.append((end, told.getvalue()))\n"
+        "    ends.append((end, printed.getvalue()))\n"
         "heavy = [name for name in ('torch', 'ray', 'numpy', 'pyarrow') if name in sys.modules]\n"
         "print(json.dumps([ends, heavy]))\n"
     )
@@ -129,9 +129,9 @@ def test_wrong_names_are_reported_at_once_with_the_nearest_ones() -> None:
     done = subprocess.run([sys.executable, "-c", code, argv], cwd=ROOT, capture_output=True, text=True)
     seconds = time.monotonic() - begun
     ends, heavy = json.loads(done.stdout)
-    for (code_of_end, told), (what, (_, expected)) in zip(ends, lines.items(), strict=True):
+    for (code_of_end, printed), (what, (_, expected)) in zip(ends, lines.items(), strict=True):
         assert code_of_end == 2, what
-        assert expected in told, what
+        assert expected in printed, what
     assert heavy == []
     assert seconds < 5
 
@@ -253,7 +253,7 @@ def test_bad_pictures_are_all_named_or_skipped_and_recorded(cli: Cli, tmp_path: 
     assert sum(dataset["rows"].values()) == 1000 - 27
 
 
-def test_skipping_all_pictures_of_a_split_is_no_way_on(cli: Cli, tmp_path: Path, storage: Path) -> None:
+def test_skipping_all_pictures_of_a_split_is_refused(cli: Cli, tmp_path: Path, storage: Path) -> None:
     draw(tmp_path / "data/train")
     for picture in draw(tmp_path / "data/val", each=1).rglob("*.jpg"):
         picture.write_text("no picture")
@@ -334,7 +334,7 @@ def test_an_interrupt_while_preparing_leaves_nothing(storage: Path, tmp_path: Pa
     assert not (storage / "stopped").exists()
 
 
-def test_two_runs_of_one_name_at_once(cli: Cli, storage: Path, tmp_path: Path) -> None:
+def test_of_two_runs_of_one_name_at_once_the_second_is_refused(cli: Cli, storage: Path, tmp_path: Path) -> None:
     process = start_slow(tmp_path, "same", seconds=60)
     assert_refused(cli(*DIGITS, "--run", "same"), "is being trained already", f"process {process.pid} on")
     (tmp_path / "go").touch()
@@ -384,7 +384,7 @@ def test_a_disk_that_is_read_only_or_full_is_refused(cli: Cli, disk: Callable[[s
     assert files(path) == ["full"]
 
 
-def test_a_disk_that_fills_up_while_preparing(
+def test_a_disk_that_fills_up_while_preparing_is_reported(
     cli: Cli, disk: Callable[[str], Path], storage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = disk("size=1m")
@@ -397,7 +397,7 @@ def test_a_disk_that_fills_up_while_preparing(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's own thread
-def test_a_disk_that_is_full_at_the_first_checkpoint(cli: Cli, disk: Callable[[str], Path]) -> None:
+def test_a_disk_that_is_full_at_the_first_checkpoint_is_reported(cli: Cli, disk: Callable[[str], Path]) -> None:
     path = disk("size=2m")
     ended = cli(*DIGITS, *BIG, "--storage", path, "--run", "full")
     assert ended.code == 1
@@ -408,7 +408,7 @@ def test_a_disk_that_is_full_at_the_first_checkpoint(cli: Cli, disk: Callable[[s
     assert not [name for name in files(path) if name.endswith((".part", ".pt", ".lock", ".room"))]
 
 
-def test_a_disk_that_is_full_before_the_first_step(
+def test_a_disk_that_is_full_before_the_first_step_is_reported(
     cli: Cli, disk: Callable[[str], Path], storage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRAINYARD_CACHE", str(storage / "cache"))
@@ -580,7 +580,7 @@ def test_a_run_that_does_not_exist_is_reported_with_the_nearest_names(cli: Cli, 
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_asked_of_a_run_must_be_there(cli: Cli, trained: Path, tmp_path: Path) -> None:
+def test_a_run_without_what_is_asked_of_it_is_reported(cli: Cli, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     out = ["--out", tmp_path / "out"]
     assert_refused(cli("evaluate", "run", "--split", "tset"), "the data has no split 'tset'; it has train, val")

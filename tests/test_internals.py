@@ -133,7 +133,7 @@ def test_a_storage_keeps_its_key_and_views_share_it() -> None:
     assert keys[0] == keys[1] != keys[2]
 
 
-def test_what_a_fake_tensor_cannot_do_is_told_from_what_is_wrong() -> None:
+def test_limits_of_fake_tensors_are_distinguished_from_errors_of_the_model() -> None:
     import torch
 
     with torch_internals.fake_tensors():

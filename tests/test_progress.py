@@ -33,7 +33,7 @@ def test_in_a_log_each_epoch_is_a_line() -> None:
     )
 
 
-def test_in_a_log_a_long_epoch_tells_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_a_log_a_long_epoch_reports_its_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "STEP_LINE_SECONDS", 0.0)
     file = io.StringIO()
     Progress(file).step(STEP)
@@ -87,7 +87,7 @@ def test_what_is_waited_for_is_reported_when_it_takes_long(monkeypatch: pytest.M
     assert file.getvalue() == "starting Ray\n"
 
 
-def test_the_table_at_the_end() -> None:
+def test_the_table_at_the_end_shows_status_times_and_memory() -> None:
     run: dict[str, Any] = {
         "status": "stopped_early",
         "epochs_run": 7,

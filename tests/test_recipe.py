@@ -26,7 +26,7 @@ def test_a_scale_survives_json() -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_the_docstring_says_what_it_is(name: str) -> None:
+def test_the_docstring_has_source_command_and_the_models_parameters(name: str) -> None:
     text = describe(name)
     assert re.search(r"Source: .+", text)
     assert re.search(r"Expected: .+", text)
@@ -50,7 +50,7 @@ def test_changes_are_merged_and_arguments_belong_to_what_they_are_given_to() -> 
     assert resolve("cifar.r18", augment={"pad": 2}).augment == {"horizontal_flip": 0.5, "pad": 2}
 
 
-def test_differences() -> None:
+def test_differences_of_recipes_are_listed_by_field() -> None:
     one = resolve("digits.cnn")
     assert one.differences(one.replace(lr=0.2, image_size=(9, 9))) == {
         "lr": (0.05, 0.2),
@@ -94,12 +94,12 @@ def test_a_value_that_is_not_allowed_is_refused_with_what_is_allowed(changes: di
         ({"checkpoint_seconds": 0.0}, "checkpoint_seconds"),
     ],
 )
-def test_scales_are_checked_too(changes: dict[str, Any], message: str) -> None:
+def test_scale_fields_that_are_not_allowed_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Scale(**changes)
 
 
-def test_a_recipe_a_model_and_a_data_set_of_ones_own(tmp_path: Path) -> None:
+def test_a_recipe_a_model_and_a_data_set_may_be_files_of_ones_own(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
         "from trainers.recipe import Recipe\n"

@@ -53,7 +53,7 @@ class _Options:
     budget: str | None = None
     """Time after which the sweep ends with the best so far: 90s, 30m, 2h."""
     repeats: int = 1
-    """Seeds that each of the best three configurations is run with, to tell differences from noise."""
+    """Seeds that each of the best three configurations is run with, to distinguish differences from noise."""
     json: bool = False
     """Print sweep.json at the end, in place of the sweep's folder."""
 

@@ -215,7 +215,7 @@ class TestExactPixels:
         assert [int(end) for axis in (y, x) for end in axis.aminmax()] == [11, 17, 11, 17]
 
     @pytest.mark.parametrize("settings", [{}, {"rotate": 0, "scale": None, "crop": False, "hue": 0.0}])
-    def test_nothing_on_gives_back_the_images(self, settings: dict[str, Any]) -> None:
+    def test_without_augmentations_the_images_are_returned_as_they_are(self, settings: dict[str, Any]) -> None:
         images = pictures()
         masks = torch.zeros(9, 20, 28, dtype=torch.uint8)
         out, out_masks = augment(images, settings, size=(20, 28), seed=0, epoch=0, ids=np.arange(9), masks=masks)
@@ -223,7 +223,7 @@ class TestExactPixels:
         assert out_masks is masks
 
     @pytest.mark.parametrize("size", [(20, 28), (7, 28), (9, 11)])
-    def test_the_middle_without_crop(self, size: tuple[int, int]) -> None:
+    def test_without_a_crop_the_middle_is_taken(self, size: tuple[int, int]) -> None:
         images = pictures()
         masks = (images[:, 0] * 9).long()
         expected, expected_masks = center(images, size, masks)
@@ -313,7 +313,9 @@ class TestWhatASampleDependsOn:
     @pytest.mark.parametrize("settings", SETTINGS)
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     @pytest.mark.parametrize("size", [(20, 28), (184, 206)])
-    def test_not_on_the_batch(self, settings: dict[str, Any], dtype: torch.dtype, size: tuple[int, int]) -> None:
+    def test_a_sample_does_not_depend_on_its_batch(
+        self, settings: dict[str, Any], dtype: torch.dtype, size: tuple[int, int]
+    ) -> None:
         images = pictures(7, size=size, dtype=dtype)
         masks = (images[:, 0] * 9).long()
         ids = np.array([5, 99, 1234567, 0, 31, 8, 2])
@@ -329,7 +331,7 @@ class TestWhatASampleDependsOn:
             assert torch.equal(alone[0], whole[i]), f"sample {i}"
             assert torch.equal(alone_masks[0], whole_masks[i])
 
-    def test_not_on_the_number_of_workers(self) -> None:
+    def test_a_sample_does_not_depend_on_the_number_of_workers(self) -> None:
         images = pictures(23, dtype=torch.float32)
         epochs = []
         for workers, micro_batch_size in ((1, 8), (2, 4), (3, 4), (3, 3)):
@@ -343,13 +345,13 @@ class TestWhatASampleDependsOn:
             epochs.append(result)
         assert all(torch.equal(result, epochs[0]) for result in epochs)
 
-    def test_not_on_other_settings(self) -> None:
+    def test_a_crop_does_not_depend_on_other_settings(self) -> None:
         images = pictures(40)
         crops = run(images, {"pad": 5})
         flipped = run(images, {"pad": 5, "horizontal_flip": 1, "brightness": 1e-12})
         torch.testing.assert_close(flipped, crops.flip(-1), rtol=0, atol=1e-10)
 
-    def test_on_seed_epoch_and_id(self) -> None:
+    def test_a_sample_depends_on_seed_epoch_and_id(self) -> None:
         images = pictures(1).expand(6, -1, -1, -1)
         calls = [(0, 0), (0, 1), (1, 0), (0, 0)]
         results = [
@@ -365,7 +367,9 @@ class TestTensors:
     @pytest.mark.parametrize("settings", SETTINGS)
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
     @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-    def test_kept(self, settings: dict[str, Any], dtype: torch.dtype, memory_format: torch.memory_format) -> None:
+    def test_type_shape_and_memory_format_are_kept(
+        self, settings: dict[str, Any], dtype: torch.dtype, memory_format: torch.memory_format
+    ) -> None:
         images = pictures(dtype=dtype).contiguous(memory_format=memory_format)
         before = images.clone()
         for size in ((20, 28), (15, 20)):
@@ -386,7 +390,7 @@ class TestTensors:
         assert torch.equal(wide.float(), run(ramp.float(), {"translate": 0.4}))
 
     @pytest.mark.parametrize("channels", [2, 4])
-    def test_other_numbers_of_channels(self, channels: int) -> None:
+    def test_images_of_other_numbers_of_channels_are_augmented_but_in_colour(self, channels: int) -> None:
         images = pictures(channels=channels)
         settings = {key: value for key, value in EVERYTHING.items() if key not in ("saturation", "hue")}
         assert run(images, settings).shape == images.shape
@@ -401,7 +405,7 @@ class TestTensors:
         assert torch.equal(masks, out[:, 0])
         assert center(images, (5, 6))[1] is None
 
-    def test_too_small(self) -> None:
+    def test_images_smaller_than_the_crop_are_refused(self) -> None:
         with pytest.raises(AssertionError, match="smaller"):
             center(pictures(), (21, 28))
         with pytest.raises(AssertionError, match="smaller"):

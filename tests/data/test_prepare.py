@@ -170,7 +170,7 @@ def test_a_host_that_does_not_see_the_shards_copies_them_from_the_drivers_host(
     assert not list((tmp_path / "third").rglob("meta.json"))  # half a copy does not count
 
 
-def test_pictures_that_occur_twice_are_told(tmp_path: Path) -> None:
+def test_pictures_that_occur_twice_are_reported(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     pictures = {}
     for split, count in (("train", 4), ("val", 2)):
@@ -185,10 +185,10 @@ def test_pictures_that_occur_twice_are_told(tmp_path: Path) -> None:
     cached = Cached(prepare(recipe(), scan_files(recipe(), str(raw)), tmp_path / "cache"))
     assert cached.meta["repeated"]["splits"]["count"] == 1
     assert cached.meta["repeated"]["classes"]["count"] == 1
-    told = "\n".join(describe(cached.meta))
-    assert "occur in two splits" in told
-    assert "occur in two classes" in told
-    assert "train: 8 pictures (cat 4, dog 4)" in told
+    described = "\n".join(describe(cached.meta))
+    assert "occur in two splits" in described
+    assert "occur in two classes" in described
+    assert "train: 8 pictures (cat 4, dog 4)" in described
 
 
 def test_reading_ahead_changes_nothing_and_leaves_no_thread() -> None:
@@ -218,7 +218,7 @@ def test_reading_ahead_changes_nothing_and_leaves_no_thread() -> None:
 
 
 @pytest.mark.parametrize(("shape", "size"), [((40, 60), (20, 20)), ((60, 40), (16, 24)), ((10, 10), (20, 30))])
-def test_resizing(shape: tuple[int, int], size: tuple[int, int]) -> None:
+def test_pictures_are_stretched_cropped_or_padded_to_size(shape: tuple[int, int], size: tuple[int, int]) -> None:
     rows, columns = np.mgrid[: shape[0], : shape[1]]
     ramp = (np.stack([rows / shape[0], columns / shape[1], 0 * rows], -1) * 255).astype(np.uint8)
     stretched = shrink(ramp, size, "stretch")

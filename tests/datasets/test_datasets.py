@@ -90,7 +90,7 @@ def test_importing_them_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize("module", [cifar10, image_folder, mnist, texture_crops])
-def test_folder_that_is_none(module: Any, tmp_path: Path) -> None:
+def test_a_path_that_is_no_folder_is_refused(module: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs --data PATH: a folder that holds"):
         module.source(None)
     with pytest.raises(ValueError, match=r"lost/further does not exist \(of its path, .* does\); give --data"):
@@ -107,13 +107,13 @@ def test_folder_that_is_none(module: Any, tmp_path: Path) -> None:
 # ---- split_by_share ----
 
 
-def test_split_by_share_deals_every_position_once_and_stratified() -> None:
+def test_split_by_share_assigns_every_position_once_and_stratified() -> None:
     labels = [0] * 100 + [1] * 50 + [2] * 10
-    dealt = split_by_share(labels, {"train": 0.8, "val": 0.1, "test": 0.1}, seed=3)
-    assert sorted(position for positions in dealt.values() for position in positions) == list(range(160))
-    counts = {name: Counter(labels[position] for position in positions) for name, positions in dealt.items()}
+    assigned = split_by_share(labels, {"train": 0.8, "val": 0.1, "test": 0.1}, seed=3)
+    assert sorted(position for positions in assigned.values() for position in positions) == list(range(160))
+    counts = {name: Counter(labels[position] for position in positions) for name, positions in assigned.items()}
     assert counts == {"train": {0: 80, 1: 40, 2: 8}, "val": {0: 10, 1: 5, 2: 1}, "test": {0: 10, 1: 5, 2: 1}}
-    assert all(positions == sorted(positions) for positions in dealt.values())
+    assert all(positions == sorted(positions) for positions in assigned.values())
 
 
 def test_split_by_share_depends_on_the_seed_alone() -> None:
@@ -122,7 +122,7 @@ def test_split_by_share_depends_on_the_seed_alone() -> None:
     assert split_by_share(labels, shares, 1) != split_by_share(labels, shares, 2)
 
 
-def test_split_by_share_never_moves() -> None:
+def test_split_by_share_does_not_depend_on_the_version_of_numpy() -> None:
     """A split is part of a published result: it must be the same with every version of NumPy."""
     assert split_by_share([0] * 10, {"train": 0.7, "val": 0.3}, 0)["val"] == [0, 3, 5]
 
@@ -131,9 +131,9 @@ def test_split_by_share_never_moves() -> None:
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_split_by_share_leaves_no_class_out_of_train(train: float, size: int) -> None:
     labels = [label for label in range(5) for _ in range(size)]
-    dealt = split_by_share(labels, {"train": train, "val": 1 - train}, 0)
-    assert {labels[position] for position in dealt["train"]} == set(range(5))
-    assert sorted(dealt["train"] + dealt["val"]) == list(range(5 * size))
+    assigned = split_by_share(labels, {"train": train, "val": 1 - train}, 0)
+    assert {labels[position] for position in assigned["train"]} == set(range(5))
+    assert sorted(assigned["train"] + assigned["val"]) == list(range(5 * size))
 
 
 # ---- digits ----
@@ -260,7 +260,7 @@ def test_mnist_reads_a_changed_file_anew(tmp_path: Path) -> None:
     assert {int(image.max()) for image, _ in mnist.read(item)} == {7}
 
 
-def test_mnist_file_that_a_browser_unpacked_but_kept_the_name(tmp_path: Path) -> None:
+def test_mnist_file_that_a_browser_unpacked_but_kept_the_name_is_read(tmp_path: Path) -> None:
     write_mnist(tmp_path, packed=True)
     (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(idx_labels(TEST_LABELS))
     assert [target for _, target in samples(mnist.source(str(tmp_path)), "test")] == TEST_LABELS
@@ -296,12 +296,12 @@ def test_mnist_file_that_a_browser_unpacked_but_kept_the_name(tmp_path: Path) ->
         ),
     ],
 )
-def test_mnist_file_that_is_wrong(tmp_path: Path, changes: dict[str, bytes], message: str) -> None:
+def test_mnist_file_of_wrong_content_is_refused(tmp_path: Path, changes: dict[str, bytes], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         mnist.source(str(write_mnist(tmp_path, changes)))
 
 
-def test_mnist_images_cut_short(tmp_path: Path) -> None:
+def test_mnist_images_cut_short_are_refused(tmp_path: Path) -> None:
     write_mnist(tmp_path, {"t10k-images": idx_images(noise(30, 28, 28))[:-5]})
     (item,) = mnist.source(str(tmp_path)).splits["test"]
     with pytest.raises(ValueError, match=r"t10k-images.* is damaged: 23515 bytes follow its header, .* 23520"):
@@ -309,7 +309,7 @@ def test_mnist_images_cut_short(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped"])
-def test_mnist_archive_that_is_damaged(tmp_path: Path, damage: str) -> None:
+def test_mnist_archive_that_is_damaged_is_refused(tmp_path: Path, damage: str) -> None:
     write_mnist(tmp_path, packed=True)
     for name in ("t10k-labels-idx1-ubyte.gz", "t10k-images-idx3-ubyte.gz"):
         raw = bytearray((tmp_path / name).read_bytes())
@@ -324,7 +324,7 @@ def test_mnist_archive_that_is_damaged(tmp_path: Path, damage: str) -> None:
         mnist.read(Item(path=str(tmp_path / "t10k-images-idx3-ubyte.gz"), name="", targets=[0], args={"rows": [0]}))
 
 
-def test_mnist_file_missing(tmp_path: Path) -> None:
+def test_missing_mnist_files_are_named(tmp_path: Path) -> None:
     write_mnist(tmp_path)
     item = mnist.source(str(tmp_path)).splits["test"][0]
     (tmp_path / "t10k-images-idx3-ubyte").unlink()
@@ -335,7 +335,7 @@ def test_mnist_file_missing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("module", "name"), [(mnist, "MNIST"), (cifar10, "CIFAR10")])
-def test_download_that_the_network_does_not_allow(
+def test_a_download_that_fails_is_reported_with_where_to_put_the_file(
     tmp_path: Path, module: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torchvision = pytest.importorskip("torchvision")
@@ -345,7 +345,7 @@ def test_download_that_the_network_does_not_allow(
         raise RuntimeError(f"Error downloading to {folder}:\n<urlopen error>")
 
     monkeypatch.setattr(torchvision.datasets, name, refuse)
-    with pytest.raises(ValueError, match=rf"{name} could not be downloaded to .*new: .*<urlopen error>; where the"):
+    with pytest.raises(ValueError, match=rf"{name} could not be downloaded to .*new: .*<urlopen error>"):
         module.source(str(tmp_path / "new"), download=True)
     with pytest.raises(ValueError, match="needs --data PATH"):
         module.source(None, download=True)
@@ -492,7 +492,7 @@ def test_cifar10_pickle_that_runs_a_command_is_refused(tmp_path: Path, protocol:
 
     write_cifar(tmp_path, "cifar-10-batches-py")
     (tmp_path / "cifar-10-batches-py" / "data_batch_3").write_bytes(pickle.dumps(Malicious(), protocol=protocol))
-    with pytest.raises(ValueError, match=r"data_batch_3 is damaged or no batch of CIFAR-10: it asks for posix\.system"):
+    with pytest.raises(ValueError, match=r"data_batch_3 is damaged .* posix\.system"):
         cifar10.source(str(tmp_path))
     assert not (tmp_path / "ran").exists()
 
@@ -534,14 +534,14 @@ def test_cifar10_archive_is_never_unpacked(tmp_path: Path) -> None:
         (b"", "is damaged or no batch of CIFAR-10"),
     ],
 )
-def test_cifar10_pickle_that_is_wrong(tmp_path: Path, raw: bytes, message: str) -> None:
+def test_cifar10_pickle_of_wrong_content_is_refused(tmp_path: Path, raw: bytes, message: str) -> None:
     write_cifar(tmp_path, "cifar-10-batches-py")
     (tmp_path / "cifar-10-batches-py" / "data_batch_2").write_bytes(raw)
     with pytest.raises(ValueError, match=rf"data_batch_2 .*{message}|data_batch_2 {message}"):
         cifar10.source(str(tmp_path))
 
 
-def test_cifar10_files_that_are_wrong(tmp_path: Path) -> None:
+def test_cifar10_files_of_wrong_content_are_refused(tmp_path: Path) -> None:
     write_cifar(tmp_path, "cifar-10-batches-bin")
     batch = tmp_path / "cifar-10-batches-bin" / "data_batch_2.bin"
     batch.write_bytes(cifar_binary(1)[:-1])
@@ -552,7 +552,7 @@ def test_cifar10_files_that_are_wrong(tmp_path: Path) -> None:
         cifar10.source(str(tmp_path))
 
 
-def test_cifar10_archive_that_is_wrong(tmp_path: Path) -> None:
+def test_cifar10_archive_of_wrong_content_is_refused(tmp_path: Path) -> None:
     path = write_cifar(tmp_path, "cifar-10-python.tar.gz") / "cifar-10-python.tar.gz"
     raw = path.read_bytes()
     path.write_bytes(raw[: len(raw) // 2])
@@ -582,11 +582,11 @@ def test_cifar10_pictures(tmp_path: Path) -> None:
         assert image.shape == (32, 32, 3)
         assert image[0, 0, 0] // 20 == target
     save(tmp_path / "train" / "car" / "0.png")
-    with pytest.raises(ValueError, match=r"are airplane, .*, car, .*; CIFAR-10's are .* use the data set image_folder"):
+    with pytest.raises(ValueError, match=r"airplane, .*, car, .*; CIFAR-10's are .* image_folder"):
         cifar10.source(str(tmp_path))
 
 
-def test_cifar10_not_found(tmp_path: Path) -> None:
+def test_missing_cifar10_files_are_reported(tmp_path: Path) -> None:
     touch(tmp_path / "holiday.jpg")
     with pytest.raises(ValueError, match=r"holds none of CIFAR-10's forms \(it holds holiday\.jpg\)"):
         cifar10.source(str(tmp_path))
@@ -693,7 +693,7 @@ def test_image_folder_follows_links_but_not_in_circles(tmp_path: Path) -> None:
         image_folder.source(str(tmp_path / "data"))
 
 
-def test_image_folder_class_called_train(tmp_path: Path) -> None:
+def test_image_folder_may_have_a_class_called_train(tmp_path: Path) -> None:
     source = image_folder.source(str(folder_of(tmp_path, train=10, car=10)))
     assert source.classes == ["car", "train"]
 
@@ -723,20 +723,18 @@ def test_image_folder_class_called_train(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_image_folder_layout_that_is_wrong(tmp_path: Path, counts: dict[str, int], message: str) -> None:
+def test_image_folder_of_another_layout_is_refused(tmp_path: Path, counts: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         image_folder.source(str(folder_of(tmp_path, **counts)))
 
 
-def test_image_folder_without_pictures(tmp_path: Path) -> None:
+def test_image_folder_without_pictures_is_refused(tmp_path: Path) -> None:
     folder_of(tmp_path / "loose", **{".": 4})
     with pytest.raises(ValueError, match="loose holds 4 pictures and no class folders; put the pictures of each"):
         image_folder.source(str(tmp_path / "loose"))
     folder_of(tmp_path / "data", a=9)
     touch(tmp_path / "data" / "b" / "x.heic")
-    with pytest.raises(
-        ValueError, match=r"class folder .*data/b holds no pictures \(it holds x\.heic\); add some \(jpg"
-    ):
+    with pytest.raises(ValueError, match=r"data/b holds no pictures \(it holds x\.heic\); add some"):
         image_folder.source(str(tmp_path / "data"))
     folder_of(tmp_path / "split", train__a=9, train__b=9)
     (tmp_path / "split" / "val" / "a").mkdir(parents=True)
@@ -757,7 +755,9 @@ def test_image_folder_without_pictures(tmp_path: Path) -> None:
         ({"split_seed": 2**32}, "split_seed=4294967296 is out of range; give a number from 0 to 4294967295"),
     ],
 )
-def test_image_folder_arguments_that_are_wrong(tmp_path: Path, args: dict[str, Any], message: str) -> None:
+def test_image_folder_arguments_that_are_not_allowed_are_refused(
+    tmp_path: Path, args: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         image_folder.source(str(folder_of(tmp_path, a=30, b=30)), **args)
 
@@ -768,11 +768,11 @@ def test_image_folder_relative_path_is_made_absolute(tmp_path: Path, monkeypatch
     assert image_folder.source("data/") == image_folder.source(str(tmp_path / "data"))
 
 
-def test_image_folder_lists_quickly_without_looking_at_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_folder_lists_without_opening_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder_of(tmp_path, train__a=1000, train__b=1000, val__a=1)
 
     def forbidden(*_: Any, **__: Any) -> None:
-        raise AssertionError("a listing must not look at single files")
+        raise AssertionError("a listing must not open single files")
 
     monkeypatch.setattr(Image, "open", forbidden)
     start = time.perf_counter()
@@ -898,7 +898,7 @@ def test_decode_turns_pictures_upright(tmp_path: Path, orientation: int, ending:
 @pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
 @pytest.mark.parametrize("exif", [b"Exif\0\0II*\0\xff\xff\xff\x7f", b"Exif\0\0MM\0Y\0\0\0\x08", b"ExifL\0MM"])
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_decode_with_damaged_exif(tmp_path: Path, ending: str, exif: bytes) -> None:
+def test_decode_ignores_damaged_exif(tmp_path: Path, ending: str, exif: bytes) -> None:
     path = save(tmp_path / f"x.{ending}", np.full((6, 9, 3), 128, np.uint8), exif=exif)
     assert read_one(path, min_size=(1, 1)).shape[0] in (6, 3)
 
@@ -944,7 +944,7 @@ def test_decode_at_a_smaller_scale_leaves_other_formats_and_small_pictures_whole
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "webp", "bmp", "gif", "tif", "ppm"])
-def test_decode_file_cut_short(tmp_path: Path, ending: str) -> None:
+def test_decode_refuses_a_file_cut_short(tmp_path: Path, ending: str) -> None:
     path = save(tmp_path / f"x.{ending}", noise(64, 64, 3))
     raw = path.read_bytes()
     for length in (len(raw) // 2, 20):
@@ -953,7 +953,7 @@ def test_decode_file_cut_short(tmp_path: Path, ending: str) -> None:
             decode(str(path), 3)
 
 
-def test_decode_file_that_is_no_picture(tmp_path: Path) -> None:
+def test_decode_refuses_a_file_that_is_no_picture(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_text("<html>not found</html>")
     with pytest.raises(BadImage, match=r"x\.jpg cannot be decoded: it is no picture that Pillow knows"):
         decode(str(tmp_path / "x.jpg"), 3)
@@ -1032,7 +1032,7 @@ def test_texture_crops_of_the_whole_photo(tmp_path: Path) -> None:
     path = save(tmp_path / "x.png", noise(20, 20))
     item = Item(path=str(path), name="x.png", targets=[0], args={"crop_size": 20, "split_seed": 0})
     np.testing.assert_array_equal(texture_crops.read(item)[0][0][:, :, 0], noise(20, 20))
-    with pytest.raises(BadImage, match=r"x\.png has 20x20 pixels, too few for crop_size=21; use crop_size=20 or less"):
+    with pytest.raises(BadImage, match=r"x\.png has 20x20 pixels, .*crop_size=21; use crop_size=20"):
         texture_crops.read(replace(item, args={"crop_size": 21, "split_seed": 0}))
 
 
@@ -1053,6 +1053,6 @@ def test_texture_crops_with_split_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("args", [{"crop_size": 0}, {"crops_per_photo": 0}])
-def test_texture_crops_arguments_that_are_wrong(photos: Path, args: dict[str, int]) -> None:
+def test_texture_crops_arguments_that_are_not_allowed_are_refused(photos: Path, args: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must both be 1 or more"):
         texture_crops.source(str(photos), **args)

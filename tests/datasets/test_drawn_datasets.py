@@ -29,7 +29,7 @@ def default(split: str) -> tuple[np.ndarray, np.ndarray]:
 # ---- what is drawn ----
 
 
-def test_what_it_says_of_itself() -> None:
+def test_the_source_describes_splits_classes_and_colours() -> None:
     source = shapes.source(None)
     assert source.target == "masks"
     assert source.channels == 3
@@ -53,7 +53,7 @@ def test_pictures_and_masks_are_of_the_size_asked_for() -> None:
             assert image.std() > 5
 
 
-def test_no_test_split_without_pictures() -> None:
+def test_without_test_pictures_there_is_no_test_split() -> None:
     assert set(shapes.source(None, test=0).splits) == {"train", "val"}
 
 
@@ -123,7 +123,7 @@ def colour_and_place(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("weighted", [None, "balanced"])
-def test_colour_and_place_of_a_pixel_do_not_tell_its_class(weighted: str | None) -> None:
+def test_colour_and_place_of_a_pixel_do_not_reveal_its_class(weighted: str | None) -> None:
     from sklearn.linear_model import LogisticRegression
 
     (images, masks), (new_images, new_masks) = default("train"), default("val")
@@ -153,7 +153,7 @@ def test_the_mean_colours_of_shapes_do_not_differ() -> None:
 # ---- refusals ----
 
 
-def test_refusals() -> None:
+def test_arguments_that_are_not_allowed_are_refused() -> None:
     name = shapes.__name__.rpartition(".")[2]
     refused: list[tuple[dict[str, int], str]] = [
         ({"train": 0}, "train=0 pictures is not allowed; give 1 to 1,000,000"),
@@ -171,7 +171,7 @@ def test_refusals() -> None:
 
 
 @pytest.mark.parametrize("size", [(0, 0), (150, 40)])
-def test_small_narrow_and_large_pictures(size: tuple[int, int]) -> None:
+def test_the_smallest_and_narrow_pictures_can_be_drawn(size: tuple[int, int]) -> None:
     height, width = (max(shapes.SMALLEST, side) for side in size)
     image, mask = pictures(shapes.source(None, train=1, height=height, width=width), "train")[0]
     assert image.shape == (height, width, 3)

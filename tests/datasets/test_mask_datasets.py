@@ -72,7 +72,7 @@ def names(source: Source) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_folder_that_is_none(module: Any, tmp_path: Path) -> None:
+def test_a_path_that_is_no_folder_is_refused(module: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs --data PATH: a folder that holds"):
         module.source(None)
     with pytest.raises(ValueError, match=r"lost does not exist \(of its path, .* does\); give --data"):
@@ -142,7 +142,9 @@ TREES: list[tuple[Any, Callable[[Path], Path], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("module", "write", "args"), TREES)
-def test_items(module: Any, write: Callable[[Path], Path], args: dict[str, Any], tmp_path: Path) -> None:
+def test_items_are_json_and_sorted_and_can_be_read(
+    module: Any, write: Callable[[Path], Path], args: dict[str, Any], tmp_path: Path
+) -> None:
     root = str(write(tmp_path))
     source = module.source(root, **args)
     assert source == module.source(root, **args)
@@ -165,7 +167,9 @@ def test_items(module: Any, write: Callable[[Path], Path], args: dict[str, Any],
 
 
 @pytest.mark.parametrize(("module", "write", "args"), TREES)
-def test_files_left_over(module: Any, write: Callable[[Path], Path], args: dict[str, Any], tmp_path: Path) -> None:
+def test_pictures_and_masks_without_their_other_half_are_named(
+    module: Any, write: Callable[[Path], Path], args: dict[str, Any], tmp_path: Path
+) -> None:
     item = first(module.source(str(write(tmp_path)), **args))
     assert item.path is not None
     assert item.mask_path is not None
@@ -173,8 +177,8 @@ def test_files_left_over(module: Any, write: Callable[[Path], Path], args: dict[
     mask = Path(item.mask_path)
     aside = mask.with_name(f"x{mask.name}")
     mask.rename(aside)
-    told = rf"1 of \d+ pictures in .* without a mask in .*: {item.name}; 1 masks in .* without a picture in .*: "
-    with pytest.raises(ValueError, match=told + rf".*{aside.name}\. The mask of x.*\.jpg is x.*\.png"):
+    unpaired = rf"without a mask in .*: {item.name}; .* without a picture in "
+    with pytest.raises(ValueError, match=unpaired + rf".*{aside.name}\. .*x.*\.jpg is x.*\.png"):
         module.source(str(tmp_path), **args)
     aside.rename(mask)
     Path(item.path).with_suffix(".bmp").write_bytes(b"-")
@@ -183,18 +187,18 @@ def test_files_left_over(module: Any, write: Callable[[Path], Path], args: dict[
 
 
 @pytest.mark.parametrize(("module", "write", "args"), TREES)
-def test_files_that_cannot_be_read(
+def test_pictures_and_masks_that_cannot_be_read_are_named(
     module: Any, write: Callable[[Path], Path], args: dict[str, Any], tmp_path: Path
 ) -> None:
     item = first(module.source(str(write(tmp_path)), **args))
     for path in (Path(item.path or ""), Path(item.mask_path or "")):
         raw = path.read_bytes()
         path.write_bytes(raw[: len(raw) // 2])
-        with pytest.raises(BadImage, match=rf"{path.name} cannot be decoded: .*\w.*; replace or remove it"):
+        with pytest.raises(BadImage, match=rf"{path.name} cannot be decoded: .*\w.* replace or remove"):
             read(module, item)
         path.write_bytes(raw)
     save(Path(item.mask_path or ""), np.zeros((3, 4), np.uint8))
-    with pytest.raises(BadImage, match=rf"{Path(item.name).name} is 8x6 and its mask {item.mask_path} 4x3: a mask has"):
+    with pytest.raises(BadImage, match=rf"{Path(item.name).name} is 8x6 .* {item.mask_path} 4x3"):
         read(module, item)
 
 
@@ -269,7 +273,7 @@ def test_mask_of_a_picture_that_is_not_upright(tmp_path: Path) -> None:
         args={"channels": 3, "threshold": 1},
     )
     for args in ({}, {"min_size": [1, 1]}):
-        with pytest.raises(BadImage, match=r"0\.jpg, upright as its EXIF orientation says, is 6x8 and its mask .* 8x6"):
+        with pytest.raises(BadImage, match=r"0\.jpg, .*EXIF orientation.* 6x8 and its mask .* 8x6"):
             read(mask_folder, item, **args)
     save(tmp_path / "images" / "0.tif", noise(HEIGHT, WIDTH, 3), exif=exif)
     save(tmp_path / "masks" / "0.png", np.zeros((WIDTH, HEIGHT), np.uint8))
@@ -316,13 +320,13 @@ def test_camvid_fixed_without_test_or_with_half_of_it(tmp_path: Path) -> None:
     (tmp_path / "test" / "0001TP_0.png").unlink()
     (tmp_path / "test").rmdir()
     assert list(camvid.source(str(tmp_path)).splits) == ["train", "val"]
-    with pytest.raises(ValueError, match=r"has fixed splits; split=random is for the 701 pictures. Leave it out"):
+    with pytest.raises(ValueError, match=r"fixed splits; split=random .* Leave it out"):
         camvid.source(str(tmp_path), split="random")
     with pytest.raises(ValueError, match="split='x' is not offered; use sequence"):
         camvid.source(str(tmp_path), split="x")
 
 
-def test_camvid_unknown_id(tmp_path: Path) -> None:
+def test_camvid_refuses_an_unknown_id(tmp_path: Path) -> None:
     item = first(camvid.source(str(camvid_fixed(tmp_path))))
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[2, 5] = 12
@@ -390,7 +394,7 @@ def test_camvid_where_archives_are_unpacked(tmp_path: Path, pictures: str, label
         camvid.source(str(tmp_path))
 
 
-def test_camvid_unknown_colour(tmp_path: Path) -> None:
+def test_camvid_refuses_an_unknown_colour(tmp_path: Path) -> None:
     item = first(camvid.source(str(camvid_701(tmp_path))))
     mask = np.full((HEIGHT, WIDTH, 3), (128, 64, 128), np.uint8)
     for x in range(7):
@@ -406,7 +410,7 @@ def test_camvid_unknown_colour(tmp_path: Path) -> None:
     with pytest.raises(BadImage, match=r"48 pixels of the colour 7,8,9 \(the first at x=0, y=0\)"):
         read(camvid, item)
     save(Path(item.mask_path or ""), np.zeros((HEIGHT, WIDTH), np.uint8))
-    with pytest.raises(BadImage, match="is a grey mask, where colours are wanted: the 32 colours of CamVid"):
+    with pytest.raises(BadImage, match=r"is a grey mask, .* the 32 colours of CamVid"):
         read(camvid, item)
     # the one mask that is published with smeared pixels
     flawed = tmp_path / "LabeledApproved_full" / "Seq05VD_f02610_L.png"
@@ -436,7 +440,7 @@ def camvid_names(root: Path, stems: Sequence[str]) -> str:
     return str(root)
 
 
-def test_camvid_blocks_of_films(tmp_path: Path) -> None:
+def test_camvid_is_split_in_blocks_of_each_film(tmp_path: Path) -> None:
     stems = published_stems()
     assert len(stems) == 701
     source = camvid.source(camvid_names(tmp_path, stems))
@@ -458,7 +462,7 @@ def test_camvid_blocks_of_films(tmp_path: Path) -> None:
     assert camvid.source(str(tmp_path), split_seed=3).splits == source.splits  # nothing here is random
 
 
-def test_camvid_at_random(tmp_path: Path) -> None:
+def test_camvid_can_be_split_at_random(tmp_path: Path) -> None:
     root = camvid_names(tmp_path, published_stems())
     source = camvid.source(root, split="random")
     assert {split: len(items) for split, items in source.splits.items()} == {"train": 421, "val": 140, "test": 140}
@@ -467,17 +471,17 @@ def test_camvid_at_random(tmp_path: Path) -> None:
     assert camvid.source(root, split="random", split_seed=1).splits != source.splits
 
 
-def test_camvid_names_that_say_no_time(tmp_path: Path) -> None:
+def test_camvid_names_without_film_and_frame_are_refused(tmp_path: Path) -> None:
     root = camvid_names(tmp_path, [*published_stems()[:20], "holiday", "party"])
     with pytest.raises(
         ValueError,
-        match=r"2 pictures have no names of the form <film>_<frame>\.png, .*full/holiday\.png, .*party\.png\.",
+        match=r"<film>_<frame>\.png, .*full/holiday\.png, .*party\.png\.",
     ):
         camvid.source(root)
     assert sum(map(len, camvid.source(root, split="random").splits.values())) == 22
 
 
-def test_camvid_too_few(tmp_path: Path) -> None:
+def test_camvid_with_too_few_pictures_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds 1 pictures, too few for a split val of each film"):
         camvid.source(camvid_names(tmp_path, ["Seq05VD_f00000"]))
 
@@ -506,7 +510,7 @@ def test_cityscapes(tmp_path: Path) -> None:
     assert [source.classes[kept[identity]] for identity in (7, 24, 33)] == ["road", "person", "bicycle"]
 
 
-def test_cityscapes_that_is_incomplete(tmp_path: Path) -> None:
+def test_cityscapes_that_is_incomplete_is_refused(tmp_path: Path) -> None:
     cityscapes_tree(tmp_path)
     item = first(cityscapes.source(str(tmp_path)))
     save(Path(item.mask_path or ""), np.full((HEIGHT, WIDTH), 34, np.uint8))
@@ -523,7 +527,7 @@ def test_cityscapes_that_is_incomplete(tmp_path: Path) -> None:
         cityscapes.source(str(tmp_path))
     for path in (tmp_path / "leftImg8bit" / "val" / "lindau").iterdir():
         path.rename(path.with_name("x.png"))
-    with pytest.raises(ValueError, match=r"leftImg8bit/val holds no pictures named \*_leftImg8bit\.\*; add some"):
+    with pytest.raises(ValueError, match=r"leftImg8bit/val holds no pictures .*\*_leftImg8bit\.\*; add some"):
         cityscapes.source(str(tmp_path))
 
 
@@ -559,7 +563,7 @@ def test_semantic_drone_from_graz(tmp_path: Path) -> None:
     source = semantic_drone.source(str(tmp_path), binary="mean")
     np.testing.assert_array_equal(read(semantic_drone, first(source))[1], ids > 11)
     save(Path(first(source).mask_path or ""), colours[ids] + 1)
-    with pytest.raises(BadImage, match=r"24 pixels of the colours .* and 19 more .*the 24 colours of the data set"):
+    with pytest.raises(BadImage, match=r"24 pixels .* 19 more .*the 24 colours of the data set"):
         read(semantic_drone, first(source))
 
 
@@ -583,11 +587,11 @@ def test_semantic_drone_in_two_classes(tmp_path: Path) -> None:
     save(Path(first(source).mask_path or ""), np.full((HEIGHT, WIDTH), 7, np.uint8))
     assert not read(semantic_drone, first(source))[1].any()
     for wrong in ("cars", ["car", "mean"], ["car", 3]):
-        with pytest.raises(ValueError, match=r"binary=.* there is no class (cars|mean|3)\. Give mean, or names out of"):
+        with pytest.raises(ValueError, match=r"binary=.* no class (cars|mean|3)\. Give mean, or names"):
             semantic_drone.source(root, binary=wrong)  # type: ignore[arg-type]
 
 
-def test_semantic_drone_that_is_incomplete(tmp_path: Path) -> None:
+def test_semantic_drone_that_is_incomplete_is_refused(tmp_path: Path) -> None:
     drone(tmp_path / "dataset" / "semantic_drone_dataset")
     item = first(semantic_drone.source(str(tmp_path)))
     save(Path(item.mask_path or ""), np.full((HEIGHT, WIDTH), 24, np.uint8))
@@ -602,13 +606,13 @@ def test_semantic_drone_that_is_incomplete(tmp_path: Path) -> None:
 # ---- a folder of one's own: where pictures and masks lie ----
 
 
-def test_mask_folder_is_dealt(tmp_path: Path) -> None:
+def test_mask_folder_without_split_folders_is_split_by_share(tmp_path: Path) -> None:
     source = mask_folder.source(str(own(tmp_path)))
     assert {split: len(items) for split, items in source.splits.items()} == {"train": 8, "val": 2}
     assert mask_folder.source(str(tmp_path), split_seed=1).splits != source.splits
     source = mask_folder.source(str(tmp_path), val_share=0.3, test_share=0.2)
     assert {split: len(items) for split, items in source.splits.items()} == {"train": 5, "val": 3, "test": 2}
-    with pytest.raises(ValueError, match=r"val_share=0 and test_share=0\.2 leave no train or no val split"):
+    with pytest.raises(ValueError, match=r"val_share=0 and test_share=0\.2 .* val_share must be above 0"):
         mask_folder.source(str(tmp_path), val_share=0, test_share=0.2)
     with pytest.raises(ValueError, match=r"10 samples .* too few for a test split"):
         mask_folder.source(str(tmp_path), test_share=0.01)
@@ -642,7 +646,7 @@ def test_mask_folder_with_split_folders_below(tmp_path: Path) -> None:
     assert {split: len(items) for split, items in source.splits.items()} == {"train": 3, "val": 3, "test": 1}
     assert source.splits["test"][0].name == "Images/test/deeper/0.png"
     (tmp_path / "Masks" / "test").rename(tmp_path / "Masks" / "val")
-    with pytest.raises(ValueError, match=r"Images has the splits test, train, and .*Masks train, val; give both"):
+    with pytest.raises(ValueError, match=r"Images .* test, train, and .*Masks train, val; give both"):
         mask_folder.source(str(tmp_path))
 
 
@@ -669,7 +673,7 @@ def test_mask_folder_names_of_masks(tmp_path: Path) -> None:
         mask_folder.source(str(tmp_path), threshold=1)
 
 
-def test_mask_folder_that_is_incomplete(tmp_path: Path) -> None:
+def test_mask_folder_that_is_incomplete_is_refused(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     touch(tmp_path / "notes.txt")
     with pytest.raises(
@@ -695,7 +699,7 @@ def test_mask_folder_finds_ids(tmp_path: Path) -> None:
     (item,) = (item for items in source.splits.values() for item in items if item.name == "images/0.jpg")
     assert read(mask_folder, item)[1][0].tolist() == [0, 1, 2, IGNORED] * 2
     save(tmp_path / "masks" / "0.png", np.where(mask == 5, 6, mask).astype(np.uint8))
-    with pytest.raises(BadImage, match=r"12 pixels of the id 6 \(the first at x=2, y=0\), .* allowed are 0, 1, 5, 255"):
+    with pytest.raises(BadImage, match=r"12 pixels of the id 6 .*x=2, y=0.* allowed are 0, 1, 5, 255"):
         read(mask_folder, item)
 
 
@@ -758,16 +762,16 @@ def test_mask_folder_classes(tmp_path: Path) -> None:
     with pytest.raises(BadImage, match=r"48 pixels of the id 3 .* allowed are 0, 1, 2, 255"):
         read(mask_folder, first(source))
     for wrong in (1, 0, 256, True, "sky", ["sky"], ["sky", "sky"], ["sky", ""]):
-        with pytest.raises(ValueError, match=r"classes=.* is not allowed; give the number of classes, 2 to 255, or"):
+        with pytest.raises(ValueError, match=r"classes=.* is not allowed; give .* 2 to 255"):
             mask_folder.source(root, classes=wrong)
 
 
-def test_mask_folder_ids_that_are_none(tmp_path: Path) -> None:
+def test_mask_folder_values_that_are_no_ids_are_refused(tmp_path: Path) -> None:
     own(tmp_path, high=1)
-    with pytest.raises(ValueError, match="hold the id 0 only; training needs two classes or more"):
+    with pytest.raises(ValueError, match=r"hold the id 0 only; .* two classes or more"):
         mask_folder.source(str(tmp_path))
     save(tmp_path / "masks" / "3.png", noise(HEIGHT, WIDTH, high=2) * 255)
-    with pytest.raises(ValueError, match=r"hold 0 and 255 only, and 255 is no class; .* --dataset-args threshold=127"):
+    with pytest.raises(ValueError, match=r"hold 0 and 255 only, .* --dataset-args threshold=127"):
         mask_folder.source(str(tmp_path))
     for number in range(10):
         save(tmp_path / "masks" / f"{number}.png", np.full((HEIGHT, WIDTH), 255, np.uint8))
@@ -781,7 +785,7 @@ def test_mask_folder_ids_that_are_none(tmp_path: Path) -> None:
 
 def test_mask_folder_too_many_masks_to_look_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mask_folder, "MOST_MASKS", 9)
-    with pytest.raises(ValueError, match=r"holds 10 masks, too many to look through .* classes=NUMBER or classes=NAME"):
+    with pytest.raises(ValueError, match=r"holds 10 masks, .* classes=NUMBER or classes=NAME"):
         mask_folder.source(str(own(tmp_path)))
     assert len(mask_folder.source(str(tmp_path), classes=3).classes) == 3
 
@@ -797,7 +801,7 @@ def test_mask_folder_bad_masks_wait_for_being_read(tmp_path: Path) -> None:
     items = {item.name: item for items in source.splits.values() for item in items}
     with pytest.raises(BadImage, match=r"0\.png cannot be decoded"):
         read(mask_folder, items["images/0.jpg"])
-    with pytest.raises(BadImage, match=r"3\.png is a mask saved as JPEG, which blurs the borders .* save masks as PNG"):
+    with pytest.raises(BadImage, match=r"3\.png is a mask saved as JPEG, .* save masks as PNG"):
         read(mask_folder, items["images/3.jpg"])
     for number in range(10):
         (tmp_path / "masks" / f"{number}.png").write_bytes(b"-")
@@ -852,13 +856,13 @@ def test_mask_folder_palette(tmp_path: Path) -> None:
     assert mask_folder.source(str(tmp_path), classes=300 - 50).colours is None  # no colour twice
 
 
-def test_mask_folder_palettes_that_differ(tmp_path: Path) -> None:
+def test_mask_folder_palettes_that_differ_are_refused(tmp_path: Path) -> None:
     own(tmp_path)
     for number in range(10):
         save(tmp_path / "masks" / f"{number}.png", with_palette(noise(HEIGHT, WIDTH, high=3), PALETTE))
     source = mask_folder.source(str(tmp_path))
     save(Path(first(source).mask_path or ""), with_palette(noise(HEIGHT, WIDTH, high=3), [*PALETTE[:2], (1, 2, 3)]))
-    with pytest.raises(BadImage, match=r"the index 2 of its palette is the colour 1,2,3, in the first mask 7,8,9; so"):
+    with pytest.raises(BadImage, match=r"index 2 of its palette .* 1,2,3, .* 7,8,9"):
         read(mask_folder, first(source))
     # what is not used may differ, and grey masks are welcome among them
     save(Path(first(source).mask_path or ""), with_palette(np.ones((HEIGHT, WIDTH), np.uint8), [(5, 5, 5), PALETTE[1]]))
@@ -877,10 +881,10 @@ def coloured(root: Path) -> Path:
     return root
 
 
-def test_mask_folder_colours_that_have_no_names(tmp_path: Path) -> None:
+def test_mask_folder_colours_without_names_are_refused(tmp_path: Path) -> None:
     root = str(coloured(tmp_path))
     for args in ({}, {"classes": 3}):
-        with pytest.raises(ValueError, match=r"are in colour; name the classes in .*10 of 10 masks hold") as caught:
+        with pytest.raises(ValueError, match=r"name the classes in .*10 of 10 masks hold") as caught:
             mask_folder.source(root, **args)
         assert "\n\nname,r,g,b\nclass0,0,0,0\nclass1,7,8,9\nclass2,128,64,128\n\nCopy these lines" in str(caught.value)
     # the first mask may be black all over
@@ -894,9 +898,7 @@ def test_mask_folder_colours_that_have_no_names(tmp_path: Path) -> None:
     assert set(read(mask_folder, first(source))[1].ravel()) == {0, 1, 2}
     (tmp_path / "classes.csv").unlink()
     save(tmp_path / "masks" / "1.png", noise(HEIGHT, WIDTH, 3))
-    with pytest.raises(
-        ValueError, match=r"are in colour, and 10 of them hold 5\d different ones, such as .* photographs"
-    ):
+    with pytest.raises(ValueError, match=r"in colour, .* 5\d different ones, .* photographs"):
         mask_folder.source(root)
 
 
@@ -914,7 +916,7 @@ def test_mask_folder_table_of_colours(tmp_path: Path) -> None:
     save(Path(first(source).mask_path or ""), np.zeros((HEIGHT, WIDTH, 3), np.uint8))
     assert set(read(mask_folder, first(source))[1].ravel()) == {IGNORED}
     save(Path(first(source).mask_path or ""), np.full((HEIGHT, WIDTH, 3), 1, np.uint8))
-    with pytest.raises(BadImage, match=r"48 pixels of the colour 1,1,1 .* allowed are those of classes\.csv"):
+    with pytest.raises(BadImage, match=r"colour 1,1,1 .* allowed are those of classes\.csv"):
         read(mask_folder, first(source))
 
 
@@ -947,12 +949,10 @@ def test_mask_folder_table_of_ids(tmp_path: Path) -> None:
     assert set(read(mask_folder, first(source))[1][0]) == {3}  # 255 is a class where the table says so
 
 
-def test_mask_folder_table_that_does_not_fit_the_masks(tmp_path: Path) -> None:
+def test_mask_folder_table_that_does_not_fit_the_masks_is_refused(tmp_path: Path) -> None:
     root = str(own(tmp_path))
     (tmp_path / "classes.csv").write_text("name,r,g,b\nsea,0,0,255\nland,0,255,0\n")
-    with pytest.raises(
-        ValueError, match=r"0\.png is a grey mask, which holds ids, and .*classes\.csv has no column id"
-    ):
+    with pytest.raises(ValueError, match=r"0\.png is a grey mask, .*classes\.csv has no column id"):
         mask_folder.source(root)
     coloured(tmp_path)
     (tmp_path / "classes.csv").write_text("name,id\nsea,0\nland,1\n")
@@ -984,14 +984,14 @@ def test_mask_folder_table_that_does_not_fit_the_masks(tmp_path: Path) -> None:
         ("name,id\n" + "".join(f"a{n},{n}\n" for n in range(300)), "names 300 classes apart .* needs 2 to 255"),
     ],
 )
-def test_mask_folder_table_that_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+def test_mask_folder_table_of_wrong_content_is_refused(tmp_path: Path, text: str, message: str) -> None:
     root = str(own(tmp_path))
     (tmp_path / "classes.csv").write_text(text)
     with pytest.raises(ValueError, match=rf"classes\.csv.*{message}"):
         mask_folder.source(root)
 
 
-def test_mask_folder_table_that_is_no_text(tmp_path: Path) -> None:
+def test_mask_folder_table_that_is_no_text_is_refused(tmp_path: Path) -> None:
     own(tmp_path)
     (tmp_path / "classes.csv").write_bytes(b"name,id\n\xff\xfe,0\n")
     with pytest.raises(ValueError, match=r"classes\.csv cannot be read: .*; save it as text in UTF-8"):
@@ -1043,12 +1043,12 @@ def test_mask_folder_threshold_of_16_bits_and_of_jpegs(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(mask_folder, item)[1], mask == 255)
 
 
-def test_mask_folder_threshold_that_is_wrong(tmp_path: Path) -> None:
+def test_mask_folder_threshold_that_is_not_allowed_is_refused(tmp_path: Path) -> None:
     root = str(own(tmp_path))
     for wrong in (-1, 65535, float("nan"), "median", True, [1]):
-        with pytest.raises(ValueError, match=r"threshold=.* is not allowed; give a grey value, such as 127, or mean"):
+        with pytest.raises(ValueError, match=r"threshold=.* is not allowed; give .*127, or mean"):
             mask_folder.source(root, threshold=wrong)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="a threshold makes two classes; classes names 3: class0, class1, class2"):
+    with pytest.raises(ValueError, match=r"threshold makes two classes; .* 3: class0, class1, class2"):
         mask_folder.source(root, threshold=127, classes=3)
 
 
@@ -1056,7 +1056,7 @@ def test_mask_folder_threshold_that_is_wrong(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_no_class_is_made_up(tmp_path: Path, seed: int) -> None:
+def test_each_pixel_has_the_class_of_its_table_or_the_mask_is_refused(tmp_path: Path, seed: int) -> None:
     """Random ids and colours, known and unknown: each pixel has the class of its table, or the mask is refused."""
     rng = np.random.default_rng(seed)
     count = int(rng.integers(2, 30))

@@ -38,7 +38,7 @@ class _Drawn:
 
 
 def facts(recipe: Recipe, channels: int, classes: int) -> dict[str, Any]:
-    """What a prepared data set would tell."""
+    """What preparing the data set would find."""
     names, ones = [f"class{number}" for number in range(classes)], [1] * classes
     return {
         "channels": channels,

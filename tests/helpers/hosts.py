@@ -81,7 +81,7 @@ def why_not() -> str | None:
 
 
 class Host:
-    """A machine of its own, as far as its processes can tell."""
+    """A machine of its own, as its processes see it."""
 
     def __init__(self, name: str, address: str, folder: Path) -> None:
         """Parameters: `folder`, for its home, its log, and what Ray keeps for the time it runs."""
@@ -235,7 +235,7 @@ class Hosts:
         host.run("ip", "link", "set", "eth0", "up", cwd=Path("/"))
 
     def cut(self, host: Host) -> None:
-        """Nothing gets through to this host, and nobody is told."""
+        """Drop all traffic of this host; no side is notified."""
         self._on_switch(f"ip link set to-{host.name} nomaster")
 
     def fix(self, host: Host) -> None:
@@ -351,7 +351,7 @@ class Training:
             self.lines.append(line)
             if text in line:
                 return line
-        raise AssertionError(f"{text!r} was not told within {seconds} s:\n" + "\n".join(self.lines))
+        raise AssertionError(f"{text!r} was not printed within {seconds} s:\n" + "\n".join(self.lines))
 
     def wait_for_the_middle_of_an_epoch(self, steps: int) -> None:
         """Until a checkpoint lies there, where an epoch has so many steps."""
@@ -363,14 +363,14 @@ class Training:
         raise AssertionError("no checkpoint within an epoch was written:\n" + "\n".join(self.lines))
 
     def end(self, seconds: float = TRAINING_SECONDS, code: int = 0) -> str:
-        """Wait for it, which must end with this exit code; returns all that it told."""
+        """Wait for it, which must end with this exit code; returns all that it printed."""
         try:
             self.process.wait(seconds)
         finally:
             out = self.kill()
-        told = "\n".join([*self.lines, *self._new.queue, out])
-        assert self.process.returncode == code, told
-        return told
+        printed = "\n".join([*self.lines, *self._new.queue, out])
+        assert self.process.returncode == code, printed
+        return printed
 
     def kill(self) -> str:
         """Returns what it printed, and closes its pipes; again, it does nothing."""

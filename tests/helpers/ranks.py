@@ -19,7 +19,7 @@ def run_ranks(jobs: Sequence[tuple[Job, int]]) -> list[list[dict[str, Any]]]:
     """Run each (job, world size), one after another, in the same processes.
 
     A job may hold "stop_after": steps after which rank 0 is asked to stop; and "no_checkpoints": none are written.
-    Returns the events that rank 0 told, for each job; "steps" of the "done" event are the training losses of
+    Returns the events that rank 0 reported, for each job; "steps" of the "done" event are the training losses of
     all optimizer steps, "seen" the ids that any rank trained on, by epoch, and "weights" how many each rank held.
     """
     size = max(size for _, size in jobs)

@@ -97,7 +97,7 @@ DIGITS_STEPS = 23
 
 
 def _drawn(rng: np.random.Generator, label: int, height: int, width: int) -> Any:
-    """A noisy picture whose stripes tell its class."""
+    """A noisy picture whose stripes show its class."""
     wave = np.sin(np.arange(width) * (label + 1) / 2)[None, :, None] * 60 + 128
     return np.clip(wave + rng.normal(0, 25, (height, width, 3)), 0, 255).astype(np.uint8)
 

@@ -196,7 +196,7 @@ def test_every_recipe_exports_what_it_has_learned(storage: Path, tmp_path: Path,
     shutil.rmtree(run.folder)
 
 
-def test_a_model_that_cannot_be_exported_is_told_and_nothing_is_kept(storage: Path, tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_exported_is_reported_and_no_file_is_kept(storage: Path, tmp_path: Path) -> None:
     model = tmp_path / "mine.py"
     model.write_text(
         "import torch\n"

@@ -48,7 +48,7 @@ def parameters(model: nn.Module) -> int:
 @pytest.mark.parametrize(
     ("module", "arguments", "size", "channels", "seen"), [*((*model, ()) for model in MODELS), *SEGMENTERS]
 )
-def test_shapes_and_gradients(
+def test_outputs_have_their_shape_and_every_parameter_a_gradient(
     module: Any, arguments: dict[str, Any], size: tuple[int, int], channels: int, seen: tuple[int, ...]
 ) -> None:
     torch.manual_seed(0)
@@ -301,7 +301,7 @@ class TestDeepLab:
         torch.testing.assert_close(last[..., ::step, ::step], expected[0])
 
     @pytest.mark.parametrize("output_stride", [8, 16])
-    def test_rates(self, output_stride: int) -> None:
+    def test_dilation_rates_follow_the_output_stride(self, output_stride: int) -> None:
         with torch.device("meta"):
             model: Any = deeplabv3plus.build(image_size=(64, 64), channels=3, classes=5, output_stride=output_stride)
         rates = [m.dilation[0] for m in model.aspp.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
@@ -356,7 +356,7 @@ class TestImageNetWeights:
         monkeypatch.setattr(ResNet18_Weights, "get_state_dict", lambda *_args, **_kwargs: state)
         return state
 
-    def test_same_classes(self, published: dict[str, torch.Tensor]) -> None:
+    def test_with_the_published_classes_all_weights_are_the_published(self, published: dict[str, torch.Tensor]) -> None:
         model = resnet.build(image_size=(64, 64), channels=3, classes=1000, weights="imagenet")
         for name, value in model.state_dict().items():
             assert torch.equal(value, published[name]), name
@@ -372,7 +372,9 @@ class TestImageNetWeights:
         for name, value in model.backbone.state_dict().items():
             assert torch.equal(value, published[name]), name
 
-    def test_no_network(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_without_a_network_the_error_says_where_to_put_the_weights(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
         def refuse(*_args: object, **_kwargs: object) -> None:
             raise urllib.error.URLError("no route to host")
 
@@ -384,7 +386,7 @@ class TestImageNetWeights:
         assert f"put that file at {expected}" in str(caught.value)
         assert "--model-args" in str(caught.value)
 
-    def test_file_put_there_by_hand(
+    def test_a_file_of_weights_put_there_by_hand_is_used(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, published: dict[str, torch.Tensor]
     ) -> None:
         monkeypatch.undo()
@@ -396,7 +398,9 @@ class TestImageNetWeights:
         assert torch.equal(model.state_dict()["conv1.weight"], published["conv1.weight"])
 
     @pytest.mark.parametrize("content", [b"", b"<html>sign in first</html>", b"PK\x03\x04 half a file"])
-    def test_file_that_is_not_weights(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes) -> None:
+    def test_a_file_that_holds_no_weights_is_refused(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes
+    ) -> None:
         monkeypatch.setenv("TORCH_HOME", str(tmp_path))
         folder = tmp_path / "hub" / "checkpoints"
         folder.mkdir(parents=True)
@@ -435,6 +439,8 @@ class TestImageNetWeights:
         (unet, {"depth": 5}, (64, 63), 3, "depth=5 needs images of at least 64x64, got 64x63"),
     ],
 )
-def test_refusals(module: Any, arguments: dict[str, Any], size: tuple[int, int], channels: int, message: str) -> None:
+def test_arguments_that_are_not_allowed_are_refused(
+    module: Any, arguments: dict[str, Any], size: tuple[int, int], channels: int, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         module.build(image_size=size, channels=channels, classes=5, **arguments)

@@ -78,7 +78,7 @@ def test_what_is_ignored_is_what_data_sets_say() -> None:
     assert mask_figures.IGNORED == datasets.IGNORED
 
 
-def test_a_mask_in_colours() -> None:
+def test_a_mask_is_shown_in_the_colours_of_its_classes() -> None:
     mask = np.array([[0, 1], [255, 2]], np.uint8)
     shown = mask_figures.colour(mask, [BLUE, YELLOW])
     assert shown.dtype == np.uint8
@@ -126,7 +126,7 @@ EYES = np.array(
         [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
     ]
 )
-EYE_WEIGHTS = np.array([1.0, 1.5, 1.5])  # else there is no telling many classes apart for anyone
+EYE_WEIGHTS = np.array([1.0, 1.5, 1.5])  # else nobody can distinguish many classes
 
 
 def lab(rgb: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -179,7 +179,7 @@ def distances(colours: Sequence[tuple[int, int, int]]) -> list[float]:
     return [float(each[upper].min()) for each in apart]
 
 
-def test_colours_are_told_apart() -> None:
+def test_colours_can_be_distinguished() -> None:
     for classes, least in ((8, (26, 17, 17)), (20, (26, 16, 15)), (24, (20, 13, 13))):
         for other in ((255, 255, 255), mask_figures.WRONG):  # that are never compared with each other
             colours = [*mask_figures.palette(classes), (0, 0, 0), other]
@@ -218,7 +218,7 @@ def test_a_png_of_a_mask_holds_its_class_numbers_and_its_colours() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_png_of_a_picture(channels: int) -> None:
+def test_a_png_of_a_picture_keeps_its_pixels(channels: int) -> None:
     picture = example(8, 16, channels, 2)["image"]
     file = Image.open(io.BytesIO(mask_figures.save_png(picture)))
     assert (np.asarray(file.convert("RGB")) == picture).all()
@@ -282,7 +282,7 @@ def test_masks_are_not_blurred_when_enlarged() -> None:
     assert {tuple(colour) for colour in np.unique(drawn.reshape(-1, 3), axis=0).tolist()} == {BLUE, YELLOW, (0, 0, 0)}
 
 
-def test_names_and_scores_of_all_kinds() -> None:
+def test_long_names_and_missing_scores_are_drawn_without_clashes() -> None:
     names = ["_background_", "$x$ & y_1", "a class with a name that has no end"]
     rows = [example(40, 60, 3, 3, name="$5.png", score=score, kind="best") for score in (None, math.nan)]
     for row in rows:
@@ -295,7 +295,7 @@ def test_names_and_scores_of_all_kinds() -> None:
     assert clashes(figure, dpi=90) == []
 
 
-def test_examples_without_score_and_kind() -> None:
+def test_examples_without_score_and_kind_can_be_drawn() -> None:
     row = {name: value for name, value in example(40, 60, 3, 2).items() if name not in ("score", "kind")}
     figure = mask_figures.draw_predictions([row], ["a", "b"], [BLUE, YELLOW], "one")
     assert [text.get_text() for text in figure.texts] == ["one", *mask_figures._COLUMNS, row["name"], ""]

@@ -63,15 +63,15 @@ def finish(writer: Record, **fields: Any) -> None:
     writer.finish("finished", CONFUSION, **{"best": best, "final": final, "epochs_run": 3, **fields})
 
 
-def test_the_files_of_a_run(tmp_path: Path) -> None:
+def test_a_run_writes_its_files_as_it_goes(tmp_path: Path) -> None:
     writer = Record(Store(tmp_path), run_json())
     writer.write()
     assert json.loads((tmp_path / "run.json").read_text())["status"] == "running"
     writer.restore([])
     for epoch, accuracy in ((1, 0.5), (2, 0.75), (3, 0.7)):
         writer.epoch(line(epoch, accuracy), CONFUSION)
-        told = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-        assert told[-1] == line(epoch, accuracy)  # readable while the run goes on
+        lines = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+        assert lines[-1] == line(epoch, accuracy)  # readable while the run goes on
     finish(writer)
     run = json.loads((tmp_path / "run.json").read_text())
     assert (run["status"], run["best"]["epoch"], run["final"]["accuracy"]) == ("finished", 2, 0.75)
@@ -106,8 +106,8 @@ def test_a_resumed_run_has_each_epoch_once(tmp_path: Path) -> None:
     second.restore([line(1), line(2)])  # the checkpoint knows of two epochs
     second.epoch(line(3, 0.9))
     finish(second)
-    told = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [(each["epoch"], each["val/accuracy"]) for each in told] == [(1, 0.5), (2, 0.5), (3, 0.9)]
+    lines = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(each["epoch"], each["val/accuracy"]) for each in lines] == [(1, 0.5), (2, 0.5), (3, 0.9)]
     assert [point.step for point in events(tmp_path).Scalars("val/accuracy")] == [1, 2, 3]
 
 
@@ -143,7 +143,7 @@ def images(folder: Path) -> dict[str, list[tuple[int, Image.Image]]]:
     }
 
 
-def told(call: mock.Mock) -> list[tuple[list[str], list[Any], str, Any]]:
+def arguments_of(call: mock.Mock) -> list[tuple[list[str], list[Any], str, Any]]:
     """Of each figure of examples: names of the pictures, colours, title, IoU of the classes."""
     each = [arguments.args for arguments in call.call_args_list]
     return [([row["name"] for row in rows], list(colours), title, scores) for rows, _, colours, title, scores in each]
@@ -169,13 +169,13 @@ def test_examples_are_drawn_now_and_then_and_at_the_end(tmp_path: Path, monkeypa
     assert found["predictions"][0][1] == Image.open(io.BytesIO(during))
     last = Image.open(io.BytesIO((tmp_path / "predictions.png").read_bytes()))
     assert last.width > 1.5 * Image.open(io.BytesIO(during)).width
-    assert [(names, title) for names, _, title, _ in told(drawn)] == [
+    assert [(names, title) for names, _, title, _ in arguments_of(drawn)] == [
         (["picture 1"], "one\nvalidation pictures, epoch 1"),
         (["picture 3"], "one\nvalidation pictures, epoch 3"),
         (["final"], "one\nvalidation pictures, epoch 2"),
     ]
-    assert all(colours == COLOURS for _, colours, _, _ in told(drawn))
-    assert told(drawn)[-1][3] == pytest.approx([5 / 7, 7 / 10, 4 / 7])
+    assert all(colours == COLOURS for _, colours, _, _ in arguments_of(drawn))
+    assert arguments_of(drawn)[-1][3] == pytest.approx([5 / 7, 7 / 10, 4 / 7])
 
 
 def test_examples_that_come_too_soon_are_drawn_later(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_without_final_examples_the_newest_are_kept_once(tmp_path: Path, monkeyp
     writer.finish("failed", message="no")
     assert [step for step, _ in images(tmp_path)["predictions"]] == [1]  # the same at the end is not shown again
     assert [call.args[1] for call in drawn.call_args_list] == [["0", "1", "2"]] * 2
-    assert told(drawn)[-1][1:] == (mask_figures.palette(3), "one\nvalidation pictures, epoch 1", None)
+    assert arguments_of(drawn)[-1][1:] == (mask_figures.palette(3), "one\nvalidation pictures, epoch 1", None)
 
 
 def test_runs_without_examples_have_no_picture_of_them(tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_nothing_on_a_confusion_matrix_lies_over_something_else(names: list[str]
     assert 0 < max(widths) < 0.95 * box.width / len(names)
 
 
-def test_the_confusion_matrix_of_masks_tells_iou() -> None:
+def test_the_confusion_matrix_of_masks_shows_iou() -> None:
     matrix = np.array([[60, 20, 0], [0, 120, 0], [0, 0, 0]]) * 10**9
     figure = figures.draw_confusion(matrix, ["a", "b", "c"], "one", masks=True)
     cells, recall, iou = figure.axes
@@ -301,7 +301,7 @@ def test_the_confusion_matrix_of_masks_tells_iou() -> None:
     assert len(plain.axes) == 2
 
 
-def test_cells_of_many_classes_tell_from_one_percent_on() -> None:
+def test_cells_of_many_classes_show_numbers_from_one_percent_on() -> None:
     matrix = np.diag(np.full(20, 990))
     matrix[3, 4], matrix[3, 5] = 11, 5  # 1.1 and 0.5 %
     figure = figures.draw_confusion(matrix, None, "one")
@@ -313,14 +313,14 @@ def test_cells_of_many_classes_tell_from_one_percent_on() -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 24, 100])
-def test_confusion_pictures_of_many_classes(classes: int) -> None:
+def test_the_confusion_matrix_of_many_classes_can_be_drawn(classes: int) -> None:
     matrix = np.random.default_rng(0).integers(0, 50, (classes, classes))
     matrix[0] = 0  # a class of which there is none
     figure = figures.draw_confusion(matrix, [f"class number {index}" for index in range(classes)], "name")
     assert figures.to_png(figure, dpi=50).startswith(b"\x89PNG")
 
 
-def test_where_a_number_comes_from() -> None:
+def test_provenance_records_versions_and_the_machine() -> None:
     assert {"python", "torch", "ray", "numpy"} <= set(provenance.versions())
     machine = provenance.machine()
     assert machine["cores"] >= 1

@@ -1,4 +1,4 @@
-"""What becomes of a process is told from Ray's words, and from its own last ones."""
+"""Why a process ended, as diagnosed from Ray's error and from the process's own last words."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ VANISHED = f"{DIED}Worker unexpectedly exits with a connection error code 2. End
         ("", {}, "failed", "no reason given"),
     ],
 )
-def test_why_a_process_is_gone(error: str, facts: dict[str, Any], status: str, why: str) -> None:
+def test_the_cause_of_a_process_death_is_diagnosed(error: str, facts: dict[str, Any], status: str, why: str) -> None:
     host = mock.Mock(id="a", address="10.0.0.2")
     with (
         mock.patch.object(failures, "ray_hosts", return_value=[host, mock.Mock(id="b", address="10.0.0.3")]),
         mock.patch.object(failures, "on_every", return_value={"a": facts}) as asked,
     ):
-        told = failures.diagnose(error)
-    assert told[0] == status
-    assert why in told[1]
-    assert len(told[1].splitlines()) == 1
+        diagnosis = failures.diagnose(error)
+    assert diagnosis[0] == status
+    assert why in diagnosis[1]
+    assert len(diagnosis[1].splitlines()) == 1
     for call in asked.call_args_list:
         assert (call.args[0], call.args[2]) == ([host], {"pid": 4838})

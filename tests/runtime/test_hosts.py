@@ -33,7 +33,7 @@ def assert_equal_scores(folder: Path, other: Path) -> None:
         assert mine == pytest.approx(theirs, rel=1e-8)
 
 
-def test_three_hosts_equal_one_worker(hosts: Hosts, storage: Path) -> None:
+def test_three_hosts_learn_the_same_as_one_worker(hosts: Hosts, storage: Path) -> None:
     """Masks; classes are below."""
     flags = ["--image-size", "32x48", "--dataset-args", "train=13", "val=5", "test=3", "--batch-size", "6"]
     flags += ["--precision", "fp64", "--micro-batch-size", "2", "--epochs", "2"]
@@ -45,7 +45,9 @@ def test_three_hosts_equal_one_worker(hosts: Hosts, storage: Path) -> None:
     assert len(prepared) == 1
 
 
-def test_hosts_are_lost_and_come_back(hosts: Hosts, storage: Path, store: str, slow: Slow, tmp_path: Path) -> None:
+def test_a_run_survives_the_loss_and_return_of_hosts(
+    hosts: Hosts, storage: Path, store: str, slow: Slow, tmp_path: Path
+) -> None:
     """One is killed, another hangs, a third is cut off for a minute, all in the middle of an epoch of two runs."""
     flags = [*slow.flags, "--epochs", "36"]
     on_disk = Training(hosts, storage, "troubled", "--workers", "1:3", *ON_DISK, *flags)
@@ -124,10 +126,10 @@ def test_hosts_that_do_not_see_the_pictures_copy_them_once_and_unshared_storage_
     (prepared,) = [path.parent for path in cache.glob("*/meta.json")]
     assert [path.name for path in copies(hosts.all[1])] == [prepared.name]
 
-    told = Training(hosts, unshared, "run", "--workers", "3", *ON_DISK, *DIGITS).end(code=2)
-    assert "host3" in told
-    assert "storage" in told
-    assert "epoch 1/2" not in told
+    printed = Training(hosts, unshared, "run", "--workers", "3", *ON_DISK, *DIGITS).end(code=2)
+    assert "host3" in printed
+    assert "storage" in printed
+    assert "epoch 1/2" not in printed
 
 
 def test_an_object_store_serves_all_hosts(hosts: Hosts, one: Path, store: str, tmp_path: Path) -> None:
@@ -135,8 +137,8 @@ def test_an_object_store_serves_all_hosts(hosts: Hosts, one: Path, store: str, t
     for host in hosts.all[1:]:
         host.hide(tmp_path)
     env = {"TRAINYARD_CACHE": str(tmp_path)}
-    told = Training(hosts, store, "three", "--workers", "3", *ON_DISK, *DIGITS, env=env).end()
+    printed = Training(hosts, store, "three", "--workers", "3", *ON_DISK, *DIGITS, env=env).end()
     hosts.fetch(store, "three", tmp_path / "fetched")
     assert_equal_scores(tmp_path / "fetched", one)
     assert [len(copies(host)) for host in hosts.all] == [0, 1, 1]
-    assert SECRET not in told
+    assert SECRET not in printed

@@ -1,4 +1,4 @@
-"""Which hosts workers can run on, told before anything is started. No Ray runs here."""
+"""Which hosts workers can run on, checked before anything is started. No Ray runs here."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def needs(**scale: object) -> dict[str, float]:
         ({"accelerator_type": "H100"}, 0),
     ],
 )
-def test_workers_go_where_they_find_what_they_need(scale: dict[str, object], fits: int) -> None:
+def test_only_workers_that_the_hosts_can_hold_are_accepted(scale: dict[str, object], fits: int) -> None:
     if fits:
         refuse_what_never_fits(fits, needs(**scale), HOSTS)
-    told = f"give --workers {fits} or fewer" if fits else "ask for what a host has"
-    with pytest.raises(ValueError, match=told) as refused:
+    remedy = f"give --workers {fits} or fewer" if fits else "ask for what a host has"
+    with pytest.raises(ValueError, match=remedy) as refused:
         refuse_what_never_fits(fits + 1, needs(**scale), HOSTS)
     assert "8 CPUs, 2 GPUs, A100; 8 CPUs, 2 GPUs, T4, 1 fast_disk" in str(refused.value)
 
@@ -47,9 +47,9 @@ def test_what_the_autoscaler_can_add_is_waited_for(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("asked", "remedy"),
     [({"GPU": 1}, "--gpus-per-worker"), ({"fast_disk": 0}, "above 0"), ({"fast_disk": "much"}, "above 0")],
 )
-def test_resources_are_checked_at_once(asked: dict[str, object], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_resources_that_cannot_be_are_refused_with_the_remedy(asked: dict[str, object], remedy: str) -> None:
+    with pytest.raises(ValueError, match=remedy):
         Scale.from_json({"resources": asked})

@@ -1,4 +1,4 @@
-"""What Ray's metrics are told, and the dashboard that shows them. Of a real cluster: test_ray_train.py."""
+"""What is reported to Ray's metrics, and the dashboard that shows them. Of a real cluster: test_ray_train.py."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ LINE = {"epoch": 3, "step": 60, "seconds": 2.0, "images_per_second": 700.0, "dat
     ],
     ids=["step", "epoch", "beat", "message"],
 )
-def test_what_an_event_measures(event: dict[str, Any], expected: dict[str, float]) -> None:
+def test_an_event_sets_the_gauges_of_its_kind(event: dict[str, Any], expected: dict[str, float]) -> None:
     assert prometheus.measured(event, CPU) == expected
     assert {name.partition("/")[0] for name in expected} <= set(prometheus.DESCRIPTIONS)
 

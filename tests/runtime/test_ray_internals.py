@@ -159,7 +159,7 @@ def test_a_job_client_sends_and_refuses_as_its_class_says() -> None:
         ("", False, None, "no reason given"),
     ],
 )
-def test_what_ray_says_of_a_death(error: str, by_monitor: bool, vanished_at: Any, detail: str) -> None:
+def test_messages_of_ray_about_a_death_are_parsed(error: str, by_monitor: bool, vanished_at: Any, detail: str) -> None:
     death = parse_death(error)
     assert (death.by_memory_monitor, death.vanished_at) == (by_monitor, vanished_at)
     assert detail in death.detail

@@ -108,7 +108,7 @@ def losses(storage: Path, run: str) -> list[float]:
     return [line[name] for line in lines for name in ("train/loss", "val/loss")]
 
 
-def test_two_workers_equal_none(cluster: dict[str, str], storage: Path) -> None:
+def test_two_workers_learn_the_same_as_no_worker(cluster: dict[str, str], storage: Path) -> None:
     flags = ["--precision", "fp64", "--micro-batch-size", "32", "--epochs", "2", "--image-size", "12"]
     none = train(cluster, storage, "none", "--workers", "0", *flags)
     two = train(cluster, storage, "two", "--workers", "2", *flags)
@@ -229,7 +229,7 @@ def workers_of(cluster: dict[str, str]) -> list[int]:
 
 
 @pytest.mark.slow
-def test_nothing_is_lost_of_one_run_in_much_trouble(cluster: dict[str, str], storage: Path, slow: Slow) -> None:
+def test_a_run_with_repeated_failures_loses_nothing(cluster: dict[str, str], storage: Path, slow: Slow) -> None:
     """A worker hangs, and is named; a worker is killed; SIGTERM; the driver is killed: the same command continues."""
     flags = [*slow.flags, "--checkpoint-seconds", "0.2", "--epochs", "5", "--workers", "2"]
     process = start_training({**cluster, "TRAINYARD_STALL_SECONDS": "3"}, storage, "troubled", *flags)
@@ -306,7 +306,7 @@ print(f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}")
 """
 
 
-def test_more_workers_than_the_cluster_has(cluster: dict[str, str], storage: Path) -> None:
+def test_more_workers_than_the_cluster_holds_are_refused(cluster: dict[str, str], storage: Path) -> None:
     begun = time.monotonic()
     process = start_training(cluster, storage, "crowd", "--workers", "8")
     _, err = process.communicate(timeout=SECONDS)
@@ -365,7 +365,7 @@ def trials_of(storage: Path, name: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_two_sweeps_and_a_training_at_once(cluster: dict[str, str], storage: Path) -> None:
+def test_two_sweeps_and_a_training_share_a_cluster(cluster: dict[str, str], storage: Path) -> None:
     """Trials of one worker, of two that stream, workers and the tasks that read for them want the same 3 CPUs."""
     pairs = ["--workers", "2", "--cpus-per-worker", "1", "--data-mode", "stream"]
     sweeps = [
@@ -418,10 +418,10 @@ def test_ray_data_prepares_and_predicts_as_this_process_does(cluster: dict[str, 
 _PREPARE = """
 import json, sys
 from pathlib import Path
-from trainers.data import prepare as data
-from trainers import fitting as launch
+from trainers.data import prepare
+from trainers import fitting
 from trainers.recipe import Recipe, Scale
-data.INLINE_BYTES = 0  # as if the pictures were many
+prepare.INLINE_BYTES = 0  # as if the pictures were many
 recipe = Recipe.from_json(json.loads(Path(sys.argv[1], "recipe.json").read_text()))
-print(launch.prepare(recipe, Scale(workers=1, data=sys.argv[2])))
+print(fitting.prepare(recipe, Scale(workers=1, data=sys.argv[2])))
 """

@@ -27,30 +27,30 @@ ROOT = Path(__file__).parents[2]
 SECONDS = 200
 
 
-def told_by(stall_detector: StallDetector) -> str:
+def report_of(stall_detector: StallDetector) -> str:
     event = stall_detector.look()
     return "" if event is None else f"{event['kind']}: {event['text']}"
 
 
 def beat(rank: int, size: int = 3, **changes: Any) -> BeatEvent:
     ours = {"kind": "beat", "rank": rank, "size": size, "host": f"host{rank}", "idle": 0.0, "stalled": False}
-    stand = {"at": "step 118 of epoch 3", "where": "the end of a step (parallel.py:79 add_up)", "waits": True}
+    stand = {"at": "step 118 of epoch 3", "where": "the end of a step (distributed.py:79 add_up)", "waits": True}
     return {**ours, **stand, "first": False, "last": False, **changes}
 
 
-READS = {"where": "reading data (data.py:412 _gather)", "waits": False}
+READS = {"where": "reading data (batches.py:72 _gather)", "waits": False}
 HOSTS = {0: "host0", 1: "host1", 2: "host2"}
 
 
-def test_the_one_that_does_not_wait_is_waited_for() -> None:
+def test_the_rank_that_does_not_wait_is_named_as_the_one_waited_for() -> None:
     beats = {0: beat(0), 1: beat(1, **READS), 2: beat(2)}
     assert describe(beats, {}, HOSTS) == (
         "ranks 0 and 2 wait in step 118 of epoch 3 for rank 1 on host1, which stands in reading data "
-        "(data.py:412 _gather)"
+        "(batches.py:72 _gather)"
     )
 
 
-def test_who_is_not_heard_of_is_waited_for() -> None:
+def test_a_silent_rank_is_named_as_the_one_waited_for() -> None:
     beats = {0: beat(0), 2: beat(2)}
     text = "ranks 0 and 2 wait in step 118 of epoch 3 for rank 1 on host1, not heard of for 31 s"
     assert describe(beats, {1: 31.0}, HOSTS) == text
@@ -59,13 +59,13 @@ def test_who_is_not_heard_of_is_waited_for() -> None:
     assert never.endswith(" for rank 1, which has not come up, not heard of for 60 s")
 
 
-def test_where_all_wait_the_network_is_in_doubt() -> None:
+def test_where_all_ranks_wait_the_network_is_suspected() -> None:
     text = describe({rank: beat(rank) for rank in range(3)}, {}, HOSTS)
     assert text.startswith("ranks 0, 1 and 2 wait in step 118 of epoch 3 for each other")
     assert text.endswith("is the network between host0; host1; host2 up?")
 
 
-def test_where_none_waits_each_is_named() -> None:
+def test_where_no_rank_waits_each_is_named() -> None:
     assert describe({0: beat(0, 1, **READS)}, {}, HOSTS) == "rank 0 on host0 stands in " + READS["where"]
     text = describe({}, {0: 21.0, 1: 22.0}, HOSTS)
     assert text.startswith("rank 0 on host0, not heard of for 21 s; rank 1 on host1, not heard of for 22 s; Ray")
@@ -93,36 +93,36 @@ def hours() -> Hours:
     return Hours()
 
 
-def test_a_stall_is_told_once_then_ever_more_seldom_and_its_end(hours: Hours) -> None:
-    stall_detector, told = StallDetector(20, hours), []
+def test_a_stall_is_reported_at_growing_intervals_and_so_is_its_end(hours: Hours) -> None:
+    stall_detector, reports = StallDetector(20, hours), []
     for rank in range(3):
         stall_detector.hear(beat(rank, first=True))
-    for _ in range(100):  # nothing moves; beats come every 5 s, told as stalled after 20 s
+    for _ in range(100):  # nothing moves; beats come every 5 s, reported as stalled after 20 s
         hours.now += 1
         idle = hours.now - 100
         if idle % 5 == 0:
             for rank in range(3):
                 stall_detector.hear(beat(rank, idle=idle, stalled=idle >= 20, **(READS if rank == 1 else {})))
-        told += [(idle, text)] if (text := told_by(stall_detector)) else []
-    assert [idle for idle, _ in told] == [20, 40, 80]
-    assert all("warning: no step for" in text and "for rank 1 on host1" in text for _, text in told)
+        reports += [(idle, text)] if (text := report_of(stall_detector)) else []
+    assert [idle for idle, _ in reports] == [20, 40, 80]
+    assert all("warning: no step for" in text and "for rank 1 on host1" in text for _, text in reports)
     for rank in range(3):
         stall_detector.hear(beat(rank))
-    assert told_by(stall_detector) == "message: goes on after 100 s"
-    assert told_by(stall_detector) == ""
+    assert report_of(stall_detector) == "message: goes on after 100 s"
+    assert report_of(stall_detector) == ""
 
 
-def test_a_rank_that_falls_silent_and_one_that_ends(hours: Hours) -> None:
+def test_a_rank_that_falls_silent_is_reported_until_it_ends(hours: Hours) -> None:
     stall_detector = StallDetector(20, hours)
     for rank in range(2):
         stall_detector.hear(beat(rank, 2, first=True))
     stall_detector.hear(beat(0, 2, last=True))
     hours.now += 19
-    assert told_by(stall_detector) == ""
+    assert report_of(stall_detector) == ""
     hours.now += 2
-    assert "rank 1 on host1, not heard of for 21 s" in told_by(stall_detector)
+    assert "rank 1 on host1, not heard of for 21 s" in report_of(stall_detector)
     stall_detector.hear(beat(1, 2, last=True))
-    assert told_by(stall_detector) == "message: goes on after 21 s"
+    assert report_of(stall_detector) == "message: goes on after 21 s"
 
 
 def test_a_new_and_smaller_group_of_workers_leaves_nobody_behind(hours: Hours) -> None:
@@ -130,14 +130,14 @@ def test_a_new_and_smaller_group_of_workers_leaves_nobody_behind(hours: Hours) -
     for rank in range(3):
         stall_detector.hear(beat(rank, first=True))
     hours.now += 60
-    assert told_by(stall_detector)
+    assert report_of(stall_detector)
     stall_detector.hear(beat(1, 2, first=True))
     stall_detector.hear(beat(0, 2, first=True))
-    assert told_by(stall_detector) == "message: goes on after 60 s"
+    assert report_of(stall_detector) == "message: goes on after 60 s"
     hours.now += 19
-    assert told_by(stall_detector) == ""
+    assert report_of(stall_detector) == ""
     hours.now += 2
-    assert "rank 2" not in told_by(stall_detector)
+    assert "rank 2" not in report_of(stall_detector)
 
 
 def frames(*places: str) -> list[Frame]:
@@ -194,7 +194,7 @@ READING = phase("reading data")
         ([], ["worker.py:60 work"], "worker.py:60 work", False, True),
     ],
 )
-def test_where_a_rank_stands_and_whether_it_waits_for_others(
+def test_the_stack_shows_where_a_rank_stands_and_whether_it_waits(
     within: list[phase], stack: list[str], where: str, waits: bool, waits_with_device: bool
 ) -> None:
     calls = frames(*stack, *OUTER)
@@ -213,9 +213,9 @@ def test_phases_are_those_of_a_thread_and_end_with_their_block() -> None:
     def work() -> int:
         """Pass."""
         with END:
-            looking = threading.Thread(target=lambda: seen.append([each.name for each in phases(me)]))
-            looking.start()
-            looking.join()
+            observer = threading.Thread(target=lambda: seen.append([each.name for each in phases(me)]))
+            observer.start()
+            observer.join()
         raise OSError
 
     assert work.__doc__ == "Pass."
@@ -234,17 +234,17 @@ def test_a_rank_that_reads_ahead_stands_where_its_reader_does() -> None:
 
     me, limit = threading.get_ident(), time.monotonic() + SECONDS
 
-    def look() -> None:
+    def observe() -> None:
         while "stuck" not in (found := stands(me, device_waits=True))[0] and time.monotonic() < limit:
             time.sleep(0.01)
         seen.append(found)
         asleep.set()
 
-    looking = threading.Thread(target=look)
-    looking.start()
+    observer = threading.Thread(target=observe)
+    observer.start()
     with TRAINING:
         list(ahead(stuck()))
-    looking.join()
+    observer.join()
     where, waits = seen[0]
     assert re.fullmatch(r"reading data \(test_stall_detector.py:\d+ stuck\)", where)
     assert not waits
@@ -259,7 +259,7 @@ def test_a_heartbeat_leaves_no_thread() -> None:
 
 
 def _slow_rank(rank: int, size: int, work: dict[str, Any], meeting: str, beats: Any) -> None:
-    """A rank; the data of rank 1 is not to be had, once, until somebody says so."""
+    """A rank; the data of rank 1 is not to be had, once, until a file says so."""
     import torch.distributed as dist
 
     from trainers.runtime import worker
@@ -270,7 +270,7 @@ def _slow_rank(rank: int, size: int, work: dict[str, Any], meeting: str, beats: 
         for number, batch in enumerate(plain(*args)):
             if rank == 1 and number == 20:
                 limit = time.monotonic() + SECONDS
-                while not os.path.exists(f"{meeting}-told") and time.monotonic() < limit:
+                while not os.path.exists(f"{meeting}-reported") and time.monotonic() < limit:
                     time.sleep(0.1)
             yield batch
 
@@ -285,7 +285,7 @@ def _slow_rank(rank: int, size: int, work: dict[str, Any], meeting: str, beats: 
 @pytest.mark.slow
 def test_a_rank_with_a_slow_disk_is_named(tmp_path: Path) -> None:
     size, stall_detector, ends = 2, StallDetector(1.0), list[str]()
-    told: list[str] = []
+    reports: list[str] = []
     named = r"warning: no step for \d+ s: rank 0 waits in step \d+ of epoch 1 for rank 1 on host1, "
     named += r"which stands in reading data \(test_stall_detector.py:\d+ slow_disk\)"
     recipe = small_recipe("digits.cnn", batch_size=64, micro_batch_size=16, precision="fp32", epochs=1)
@@ -306,12 +306,12 @@ def test_a_rank_with_a_slow_disk_is_named(tmp_path: Path) -> None:
             ends += [event["status"]] if event["kind"] == "done" else []
             if event["kind"] == "beat":
                 stall_detector.hear(event)
-        told += [text] if (text := told_by(stall_detector)) else []
+        reports += [text] if (text := report_of(stall_detector)) else []
         if re.fullmatch(named, text):
-            (tmp_path / "meeting-told").touch()
+            (tmp_path / "meeting-reported").touch()
     assert ends == ["finished"] * size
-    assert any(re.fullmatch(named, text) for text in told), told
-    assert re.fullmatch(r"message: goes on after \d+ s", told[-1]), told
+    assert any(re.fullmatch(named, text) for text in reports), reports
+    assert re.fullmatch(r"message: goes on after \d+ s", reports[-1]), reports
 
 
 def test_workers_that_get_on_are_waited_for_until_they_have_saved() -> None:

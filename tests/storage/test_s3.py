@@ -68,8 +68,8 @@ class StopAfter(Control):
             self.stop.set()
 
 
-def train(storage: str, told: io.StringIO | None = None, control: Control | None = None, **scale: Any) -> RunResult:
-    progress = Progress(file=told or io.StringIO())
+def train(storage: str, printed: io.StringIO | None = None, control: Control | None = None, **scale: Any) -> RunResult:
+    progress = Progress(file=printed or io.StringIO())
     given = Scale(workers=0, storage=storage, cpus_per_worker=1, **scale)
     return fit("digits.cnn", CHANGES, given, "run", progress=progress, control=control)
 
@@ -94,7 +94,7 @@ def check_equal(run: Store, expected: Mapping[str, torch.Tensor]) -> None:
         torch.testing.assert_close(found[name], value, rtol=0, atol=0)
 
 
-def test_files_and_folders(folder: Store) -> None:
+def test_files_are_written_read_listed_and_deleted(folder: Store) -> None:
     folder.check_writable()
     run = folder / "a" / "run"
     run.write("deep/a.bin", b"12")
@@ -187,9 +187,9 @@ def test_a_published_set_that_is_damaged_is_prepared_anew(
     else:
         there.write("meta.json", b"{")
     monkeypatch.setenv("TRAINYARD_CACHE", str(tmp_path / "other-host"))
-    told = io.StringIO()
-    assert train(folder.address, told).status == "finished"
-    assert "are prepared anew" in told.getvalue()
+    printed = io.StringIO()
+    assert train(folder.address, printed).status == "finished"
+    assert "are prepared anew" in printed.getvalue()
 
 
 def test_a_store_that_fails_now_and_then_or_is_away_for_a_while_changes_nothing(
@@ -230,12 +230,12 @@ def test_a_store_that_is_full_ends_the_run_and_the_last_good_checkpoint_is_intac
 
 @pytest.mark.parametrize("address_", ["s3://key:hidden@runs/x", "s3://runs/x?access_key=a&secret_key=hidden"])
 def test_an_address_with_credentials_is_refused_and_not_repeated(address_: str) -> None:
-    with pytest.raises(ValueError, match="must not carry credentials") as told:
+    with pytest.raises(ValueError, match="must not carry credentials") as refused:
         Store(address_)
-    assert "hidden" not in str(told.value)
+    assert "hidden" not in str(refused.value)
 
 
-def test_what_an_address_or_a_store_lacks_is_told_at_once(flaky: Flaky) -> None:
+def test_what_an_address_or_a_store_lacks_is_reported_at_once(flaky: Flaky) -> None:
     with pytest.raises(ValueError, match=r"there is no option regoin; allowed are endpoint_override, region"):
         Store("s3://runs/x?regoin=here")
     with pytest.raises(ValueError, match="there is no such bucket; make it first"):
@@ -249,16 +249,16 @@ def test_one_process_at_a_time_owns_a_run(folder: Store, monkeypatch: pytest.Mon
     monkeypatch.setattr(run_lock, "BEAT_SECONDS", 0.2)
     monkeypatch.setattr(run_lock, "WATCHED_SECONDS", 3.0)
     monkeypatch.setattr(run_lock, "_machine", lambda: os.urandom(4).hex())  # each on a machine of its own
-    run, told, stop = folder / "run", io.StringIO(), threading.Event()
-    with lock(run, Progress(file=told), stop):
-        second = lock(run, Progress(file=told), stop)
+    run, printed, stop = folder / "run", io.StringIO(), threading.Event()
+    with lock(run, Progress(file=printed), stop):
+        second = lock(run, Progress(file=printed), stop)
         with pytest.raises(Busy, match=f"by process {os.getpid()} on {socket.gethostname()}"):
             second.__enter__()
         run.write_json(".lock", {"owner": "process 1 on elsewhere", "token": "other"})  # began in the same instant
         assert stop.wait(5)
-    assert "process 1 on elsewhere trains the run run too" in told.getvalue()
+    assert "process 1 on elsewhere trains the run run too" in printed.getvalue()
     assert run.names() == [".lock"]  # the other's
-    with lock(run, Progress(file=told), stop):  # which is never renewed: it is gone
+    with lock(run, Progress(file=printed), stop):  # which is never renewed: it is gone
         assert run.read_json(".lock")["token"] != "other"
     assert folder.names() == []
 
@@ -286,18 +286,18 @@ def test_a_driver_that_is_killed_while_it_uploads_and_workers_on_a_bad_store(
     driver.wait()
     assert Checkpoints(run).latest() is not None
     flaky.put_seconds, flaky.share = 0.0, 0.1
-    told = ""
+    printed = ""
     with subprocess.Popen([*command(flaky.port), "--workers", "2"], stderr=subprocess.PIPE, text=True) as again:
         assert again.stderr is not None
         for line in again.stderr:
-            told += line
+            printed += line
             if "going on from step" in line:
                 flaky.down(20)
-    assert again.returncode == 0, told
-    assert "going on from step" in told
+    assert again.returncode == 0, printed
+    assert "going on from step" in printed
     assert Store(address(server, "killed")).names() == ["cache", "run"]  # nothing of Ray's is left
     for name, value in last_weights(Store(tmp_path / "disk" / "run")).items():
         torch.testing.assert_close(last_weights(run)[name], value, rtol=1e-9, atol=1e-9)
     for name, content in contents(server).items():
         assert SECRET.encode() not in content, name
-    assert SECRET not in told
+    assert SECRET not in printed

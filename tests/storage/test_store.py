@@ -22,7 +22,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return Store(tmp_path if request.param == "path" else f"file://{tmp_path}")
 
 
-def test_files_and_folders(store: Store) -> None:
+def test_files_are_written_read_listed_and_deleted(store: Store) -> None:
     if store.local is None:
         os.makedirs(store.address.removeprefix("file://") + "/run/deep")  # object stores need no folders
     run = store / "run"
@@ -61,7 +61,7 @@ def test_json_has_no_nan(tmp_path: Path) -> None:
         Store(tmp_path).write_json("a.json", {"x": float("nan")})
 
 
-def test_addresses() -> None:
+def test_an_address_is_expanded_and_an_unknown_scheme_is_refused() -> None:
     with pytest.raises(ValueError, match="cannot be opened"):
         Store("ftp://somewhere/runs")
     assert Store("~/runs").address == str(Path.home() / "runs")

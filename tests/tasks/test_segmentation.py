@@ -168,9 +168,9 @@ def test_one_command_trains_both_stages_and_hands_the_weights_over(
 ) -> None:
     monkeypatch.setenv("TRAINYARD_STORAGE", str(tmp_path))
     code = main(["train", "shapes.erfnet", *SHAPES, "--epochs", "1", "--run", "two"])
-    told = capsys.readouterr()
-    assert code == 0, told.err
-    assert told.out.split() == [str(tmp_path / "two-erfnet_encoder"), str(tmp_path / "two")]
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    assert printed.out.split() == [str(tmp_path / "two-erfnet_encoder"), str(tmp_path / "two")]
     first, second = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("two-erfnet_encoder", "two"))
     assert (first["recipe"]["model_args"], second["recipe"]["model_args"]) == (
         {"stage": "encoder"},
@@ -178,11 +178,11 @@ def test_one_command_trains_both_stages_and_hands_the_weights_over(
     )
     assert second["recipe"]["init_from"] == "two-erfnet_encoder"
     for name in ("two-erfnet_encoder", "two"):  # the table at the end
-        assert told.err.rstrip().splitlines()[-1].startswith("two ")
-        assert f"\n{name} " in told.err
+        assert printed.err.rstrip().splitlines()[-1].startswith("two ")
+        assert f"\n{name} " in printed.err
     encoder = [name for name in last_weights(tmp_path / "two") if name.startswith("encoder.")]
-    assert f"{len(encoder)} of " in told.err
-    assert "tensors start from two-erfnet_encoder; fresh: decoder." in told.err
+    assert f"{len(encoder)} of " in printed.err
+    assert "tensors start from two-erfnet_encoder; fresh: decoder." in printed.err
     # both named, and with --init-from, it is the same
     code = main(["train", "shapes.erfnet_encoder", "shapes.erfnet", *SHAPES, "--epochs", "1", "--run", "named"])
     assert code == 0
@@ -212,8 +212,8 @@ def test_a_run_killed_in_its_second_stage_ends_with_the_same_weights(tmp_path: P
         )
 
     whole = start("undisturbed")
-    _, told = whole.communicate(timeout=240)
-    assert whole.returncode == 0, told
+    _, printed = whole.communicate(timeout=240)
+    assert whole.returncode == 0, printed
     killed = start("killed")
     history = tmp_path / "killed/run/metrics.jsonl"
     until = time.monotonic() + 240
@@ -224,10 +224,10 @@ def test_a_run_killed_in_its_second_stage_ends_with_the_same_weights(tmp_path: P
     killed.communicate()
     assert not (tmp_path / "killed/run/confusion.png").exists(), "it had ended before it was killed"
     again = start("killed")
-    _, told = again.communicate(timeout=240)
-    assert again.returncode == 0, told
-    assert "has finished already" in told  # the first stage
-    assert "going on from step" in told
+    _, printed = again.communicate(timeout=240)
+    assert again.returncode == 0, printed
+    assert "has finished already" in printed  # the first stage
+    assert "going on from step" in printed
     one, other = last_weights(tmp_path / "undisturbed/run"), last_weights(tmp_path / "killed/run")
     assert all(torch.equal(one[name], other[name]) for name in one)
 

@@ -86,7 +86,7 @@ def test_sum_over_divisor_is_the_mean_loss_of_torch(smoothing: float, weighted: 
     assert float(total / divisor) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_class_weights() -> None:
+def test_class_weights_are_those_of_their_formulas() -> None:
     counts = [10, 20, 70, 0]
     inverse = weigh_classes("inverse", counts)
     np.testing.assert_allclose(inverse, [100 / 40, 100 / 80, 100 / 280, 0])  # total / (classes * count)

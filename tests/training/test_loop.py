@@ -85,7 +85,9 @@ def test_losses_do_not_depend_on_the_number_of_workers(everywhere: dict[str, Eve
 @pytest.mark.parametrize(
     ("key", "sizes"), [("split", (2, 3)), ("dropout", (2,)), ("weighted", (2,)), ("ordinal", (2, 3)), ("four", (4,))]
 )
-def test_nor_do_they_with(everywhere: dict[str, Events], key: str, sizes: tuple[int, ...]) -> None:
+def test_losses_do_not_depend_on_the_number_of_workers_with(
+    everywhere: dict[str, Events], key: str, sizes: tuple[int, ...]
+) -> None:
     """Another micro-batch without BatchNorm; dropout and augmentation; class weights, clipping and averaging; order."""
     for size in sizes:
         assert_same_curves(everywhere[f"{key}/1"], everywhere[f"{key}/{size}"])
@@ -237,12 +239,12 @@ def test_patience_ends_the_run_and_says_why(storage: Path) -> None:
         ({"schedule": "constant", "warmup_epochs": 1.5}, [1 / 3, 2 / 3, 1, 1]),
     ],
 )
-def test_learning_rates(changes: dict[str, Any], expected: list[float]) -> None:
+def test_learning_rates_follow_the_schedule(changes: dict[str, Any], expected: list[float]) -> None:
     recipe = resolve("textures.cnn", epochs=2, lr=1.0, **changes)
     np.testing.assert_allclose([learning_rate(recipe, step, 2) for step in range(4)], expected)
 
 
-def test_a_model_told_to_take_other_channels_than_the_data_has_is_refused() -> None:
+def test_a_model_built_for_other_channels_than_the_data_has_is_refused() -> None:
     meta = {"channels": 1, "classes": ["a", "b"]}
     recipe = resolve("digits.cnn", model_args={"channels": 3})
     with pytest.raises(ValueError, match=r"channels=3 does not fit the data, which has channels=1"):

@@ -29,7 +29,7 @@ MODELS: dict[str, tuple[str, int, int, dict[str, Any]]] = {
 
 
 def made(name: str, **changes: Any) -> tuple[Recipe, dict[str, Any]]:
-    """A small recipe of a model, and what its data would tell."""
+    """A small recipe of a model, and what preparing its data would find."""
     recipe, channels, classes, small = MODELS[name]
     made = resolve(recipe, **{**small, "precision": "fp32", "batch_size": 3, **changes})
     return made, facts(made, channels, classes)
@@ -159,30 +159,30 @@ def test_random_numbers_are_left_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         ("return images.mean((2, 3)) if float(images.sum()) else None", "cannot be predicted.*model.py, line"),
         ("return self.fc(images)", "cannot be predicted.*model.py, line"),
         ("raise ValueError('odd sizes only')", "odd sizes only"),
     ],
 )
-def test_a_model_that_cannot_be_traced_is_named(body: str, told: str, tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_traced_is_named(body: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text(
         "from torch import nn\n\n\nclass M(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
         f"        self.fc = nn.Linear(1, 10)\n\n    def forward(self, images):\n        {body}\n\n\n"
         "def build(*, image_size, channels, classes):\n    return M()\n"
     )
     recipe, meta = made("linear_cnn", model=str(tmp_path / "model.py"))
-    with pytest.raises(ValueError, match=told) as raised:
+    with pytest.raises(ValueError, match=message) as raised:
         peak_memory.predict(recipe, meta)
-    with pytest.raises(ValueError, match=told):  # a limit that is asked for cannot be kept
+    with pytest.raises(ValueError, match=message):  # a limit that is asked for cannot be kept
         fit_memory(recipe, Scale(memory="1GiB"), meta, 2**30)
     if isinstance(raised.value, Untraceable):  # it may well train
         need = fit_memory(recipe, Scale(), meta, 2**30, always=True)
         assert (need.fits, need.bytes, need.recipe) == (True, None, recipe)
         assert "whether it fits will show" in need.note
     else:
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             fit_memory(recipe, Scale(), meta, 2**30, always=True)
 
 
@@ -190,17 +190,17 @@ def test_a_model_that_cannot_be_traced_is_named(body: str, told: str, tmp_path: 
     ("text", "size"),
     [("10.76GiB", int(10.76 * 2**30)), ("32 gb", 32 * 10**9), ("900MiB", 900 * 2**20), ("1.5MB", 1500000), ("77", 77)],
 )
-def test_sizes_are_read(text: str, size: int) -> None:
+def test_sizes_with_units_are_parsed(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "GiB", "-1GiB", "0", "3x", "1e3MB", "1 GiB 2", "nan"])
-def test_what_is_no_size_is_refused(text: str) -> None:
+def test_a_text_that_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a size of memory"):
         parse_size(text)
 
 
-def test_sizes_are_spelled() -> None:
+def test_sizes_are_formatted_in_binary_units() -> None:
     sizes = [12, 3 * 2**10, 512 * 2**20, int(10.76 * 2**30)]
     assert [format_size(size) for size in sizes] == ["12 bytes", "3 KiB", "512 MiB", "10.76 GiB"]
 

@@ -47,7 +47,7 @@ CARDS = Capacity(ours=False, cpus=65, gpus=2)
     ],
     ids=str,
 )
-def test_places(
+def test_concurrency_and_resources_of_trials_follow_the_capacity(
     request_: dict[str, Any], capacity: Capacity, concurrency: int, standby: int, threads: int, cpus: float
 ) -> None:
     asked = Request(**{"trials": 100, **request_})
@@ -71,7 +71,9 @@ def test_places(
     ],
     ids=str,
 )
-def test_what_tune_reserves_for_a_trial(scale: Scale, scheduler: str, gpus: bool, held: dict[str, float]) -> None:
+def test_tune_reserves_what_a_trial_and_its_workers_need(
+    scale: Scale, scheduler: str, gpus: bool, held: dict[str, float]
+) -> None:
     places = Places(concurrency=3, standby=1, threads=2, cpus=1.5, gpus=gpus, processes=3)
     assert places.reserve(scale, scheduler, 0.25) == held
 

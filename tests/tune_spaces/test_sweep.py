@@ -90,7 +90,7 @@ def test_trials_near_the_recipes_own_setting_come_first() -> None:
     ("low", "high", "log", "words"),
     [(0.1, 0.1, False, "is empty"), (0.2, 0.1, True, "is empty"), (0.0, 0.1, True, "zero"), (-1, 1, True, "zero")],
 )
-def test_a_range_that_cannot_be(low: float, high: float, log: bool, words: str) -> None:
+def test_a_range_that_cannot_be_is_refused(low: float, high: float, log: bool, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Range(low, high, log)
 
@@ -131,7 +131,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("words", REFUSED)
-def test_bad_input_is_one_message(
+def test_bad_input_is_refused_with_one_message(
     words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TRAINYARD_STORAGE", str(tmp_path / "storage"))
@@ -155,7 +155,7 @@ def made(number: int, **changes: Any) -> Cell:
     return Cell(number=number, values=changes, recipe=recipe, scale=Scale())
 
 
-def test_what_needs_as_much_memory_or_more() -> None:
+def test_trials_that_need_as_much_memory_or_more_are_recognised() -> None:
     small = made(0, batch_size=64)
     assert dominates(made(1, batch_size=128), small)
     assert dominates(made(1, batch_size=64, lr=0.5), small)
@@ -265,7 +265,7 @@ def test_random_trials_of_a_small_space_are_all_different() -> None:
         ("interrupted", "a", ["interrupted"], 130),
     ],
 )
-def test_exit_codes(status: str, winner: str | None, trials: list[str], code: int) -> None:
+def test_the_exit_code_follows_status_and_trials(status: str, winner: str | None, trials: list[str], code: int) -> None:
     content = {"status": status, "winner": winner, "trials": [{"status": each} for each in trials]}
     assert SweepResult("", content).exit_code == code
 
@@ -299,7 +299,7 @@ def test_a_trial_that_ran_before_is_taken_over(sweep_state: Callable[..., SweepS
     assert sweep_state().add(made(4, seed=4))["status"] == "interrupted"
 
 
-def test_a_space_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_space_may_be_a_file_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = (
         "from tune_spaces.sweep import Sweep\ndef fast():\n    return Sweep(recipe='digits.cnn', space={'lr': [1.0]})\n"

@@ -177,7 +177,7 @@ def under_way(before: dict[str, list[Any]], now: dict[str, list[Any]]) -> bool:
 
 
 @pytest.mark.slow
-def test_a_trial_is_what_train_would_make_of_it(storage: Path, slow_folder: Path, undisturbed: Path) -> None:
+def test_a_trial_equals_the_run_of_train_with_its_values(storage: Path, slow_folder: Path, undisturbed: Path) -> None:
     words = ["digits.cnn", "--workers", "0", "--cpus-per-worker", "1", *Slow(slow_folder).flags]
     words += ["--micro-batch-size", "64", "--epochs", str(EPOCHS), "--lr", "0.05", "--batch-size", "64"]
     words += ["--run", "alone", "--storage", str(storage)]
@@ -200,7 +200,7 @@ def test_the_same_command_again_does_nothing_and_another_plan_is_refused(
     assert (undisturbed / "sweep.json").read_text() == before
 
 
-def test_no_trial_is_lost_to_trouble(storage: Path, tmp_path: Path) -> None:
+def test_no_trial_is_lost_to_failures_of_its_process(storage: Path, tmp_path: Path) -> None:
     """Out of memory, a loss that is NaN, a process that is killed: each is recorded or repaired, the others go on."""
     (tmp_path / "mine.py").write_text(MINE)
     words = ["./mine.py:space", "--run", "trouble", "--scheduler", "none", "--max-concurrent", "1"]
@@ -227,13 +227,13 @@ def test_no_trial_is_lost_to_trouble(storage: Path, tmp_path: Path) -> None:
 WATCHED = """
 import json, sys
 from trainers.recipe import Scale
-from tune_spaces import run as running
-from tune_spaces import ray_tune as tuner
+from tune_spaces.run import run
+from tune_spaces import ray_tune
 from tune_spaces.sweep import Sweep
 
 seen = []
 
-class Looking(tuner.Listener):
+class Watching(ray_tune.Listener):
     def on_trial_result(self, iteration, trials, trial, result, **info):
         super().on_trial_result(iteration, trials, trial, result, **info)
         if "status" in result:
@@ -244,10 +244,10 @@ class Looking(tuner.Listener):
             facts = {key: result[key] for key in ("open_files", "threads", "pid")}
             seen.append({"groups": groups, "actors": actors, **facts})
 
-tuner.Listener = Looking
+ray_tune.Listener = Watching
 space = {"lr": [1e-5, 1e-4, 0.05], "batch_size": list(range(60, 132, 4))}
 sweep = Sweep(recipe="digits.cnn", space=space, changes={"epochs": 8}, scale=Scale(storage=sys.argv[1]))
-running.run(sweep, name="asha", repeats=2)
+run(sweep, name="asha", repeats=2)
 print(json.dumps(seen))
 """
 
@@ -312,7 +312,7 @@ def assert_nothing_is_left_behind(seen: list[dict[str, Any]]) -> None:
             assert max(now) <= max(before), what
 
 
-def test_workers_that_can_never_be_placed(storage: Path) -> None:
+def test_workers_that_can_never_be_placed_are_refused(storage: Path) -> None:
     begun = time.monotonic()
     process = start(storage, *QUICK, "--space", "lr=0.01,0.1", "--workers", "2", "--cpus-per-worker", "99")
     _, err = process.communicate(timeout=SECONDS)
@@ -330,7 +330,7 @@ def test_workers_that_can_never_be_placed(storage: Path) -> None:
     ],
     ids=["tpe and median", "random and pbt"],
 )
-def test_searches_and_schedulers_of_tune(storage: Path, words: str) -> None:
+def test_each_search_and_scheduler_of_tune_finishes_its_trials(storage: Path, words: str) -> None:
     name, many = words.split()[1], int(words.split()[5])
     content, _ = sweep(storage, *QUICK, "--epochs", "6", *words.split(), "--run", name)
     assert content["status"] == "finished"
