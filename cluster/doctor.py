@@ -57,13 +57,13 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
-KNOCK_SECONDS = 3.0
+PORT_SECONDS = 3.0
 CONNECT_SECONDS = 15.0
 START_SECONDS = 9.0
 INSPECT_SECONDS = 8.0
 MEET_SECONDS = 4.0
 WHOLE_SECONDS = 28.0
-"""The last answer that is waited for, that of the all-reduce, is in by then."""
+"""For the whole check; the all-reduce is the last answer that it waits for."""
 UPLOAD_SECONDS = 3.0
 PINGS = 5
 LARGEST = 3
@@ -184,7 +184,7 @@ def _connect(address: str | None, workers: int) -> Finding | None:
     host, _, port = address.rpartition(":")
     if port.isdigit():
         try:
-            socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
+            socket.create_connection((host, int(port)), PORT_SECONDS).close()
         except OSError as error:
             fix = "start the cluster (ray start --head ...), or correct RAY_ADDRESS, or open that port"
             return Finding(True, f"nothing answers at RAY_ADDRESS={address}: {error.strerror or error}", HERE, fix)
@@ -281,7 +281,7 @@ def _ask_all(
     silences: dict[str, Silence] = {}
     for node in nodes:
         if node.label in failures:
-            refusal = preflight.take_step(partial(probe.knock, node.address, node.port), KNOCK_SECONDS)
+            refusal = preflight.take_step(partial(probe.check_port, node.address, node.port), PORT_SECONDS)
             silences[node.label] = {"error": failures[node.label]["error"], "reached": refusal is None}
     return answers, silences
 
@@ -294,9 +294,9 @@ def _ask(
     clocks = {label: _clock(probes[label]) for label in up}
     seen = preflight.gather({label: probes[label].inspect.remote(INSPECT_SECONDS) for label in up}, INSPECT_SECONDS + 1)
     inspections, stuck = preflight.split(seen)
-    doors = {label: (addresses[label], inspection["ports"][0]) for label, inspection in inspections.items()}
+    listeners = {label: (addresses[label], inspection["ports"][0]) for label, inspection in inspections.items()}
     meeting = {
-        label: probes[label].meet.remote({other: door for other, door in doors.items() if other != label})
+        label: probes[label].meet.remote({other: listener for other, listener in listeners.items() if other != label})
         for label in inspections
     }
     met = preflight.gather(meeting, MEET_SECONDS)

@@ -54,7 +54,7 @@ class TokenFacts(TypedDict):
 @final
 class NetworkFacts(TypedDict):
     interface: str | None
-    """Which bears Ray's address of the host."""
+    """The one that has the address by which Ray knows the host."""
     chosen: str | None
     """GLOO_SOCKET_IFNAME: what the host's owner chose in its place."""
     name: str

@@ -215,7 +215,7 @@ def follow(
             if lost is None:
                 lost = time.monotonic()
                 cause = _last_line(error).partition("; ")[0]
-                progress.warning(f"the connection is lost ({cause}); the job goes on, trying again...")
+                progress.warning(f"the connection is lost ({cause}); the job continues, trying again...")
             if time.monotonic() - lost > PATIENCE_SECONDS:
                 raise ConnectionError(f"gave up after {PATIENCE_SECONDS:.0f} s: {_last_line(error)}") from None
             time.sleep(RETRY_SECONDS)

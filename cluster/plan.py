@@ -41,7 +41,7 @@ Item = TypeVar("Item")
 
 
 class Fit(TypedDict):
-    """How a batch goes on a card."""
+    """How a batch fits on a card."""
 
     fits: bool
     micro_batch_size: int | None

@@ -56,7 +56,7 @@ class Probe:
         """torch is loaded, which takes seconds: in a thread, while the rest is checked."""
         if not wanted["alone"]:
             threading.Thread(target=self._load, daemon=True).start()
-        self.doors = [_listen(wanted["address"]) for _ in range(2)]
+        self.listeners = [_listen(wanted["address"]) for _ in range(2)]
         """One for the other hosts to connect to, one for rank 0's store."""
 
     def clock(self) -> float:
@@ -77,7 +77,7 @@ class Probe:
             "gpu": gpu,
             "health": lambda: health(wanted["host"]),
         }
-        found = {**take_steps(steps, seconds), "ports": [door.getsockname()[1] for door in self.doors]}
+        found = {**take_steps(steps, seconds), "ports": [listener.getsockname()[1] for listener in self.listeners]}
         return cast("Inspection", found)
 
     def meet(self, peers: Mapping[str, tuple[str, int]]) -> Meeting:
@@ -90,7 +90,7 @@ class Probe:
             Which of them are not reached, and whose files in the storage are seen.
         """
         wanted = self.wanted
-        steps: dict[str, Callable[[], SeenFiles | None]] = {id: partial(knock, *at) for id, at in peers.items()}
+        steps: dict[str, Callable[[], SeenFiles | None]] = {id: partial(check_port, *at) for id, at in peers.items()}
         steps["storage"] = lambda: {"seen": []} if wanted["storage"] is None else see_others(wanted)
         found = take_steps(steps, MEET_SECONDS)
         storage = found.pop("storage")
@@ -107,9 +107,9 @@ class Probe:
             at: Address and port of rank 0's store.
             seconds: Longest time that it may take.
         """
-        door = self.doors[1].detach() if rank == 0 else None
+        listener = self.listeners[1].detach() if rank == 0 else None
         own = self.wanted["address"]
-        rate = take_step(lambda: exchange(own, rank, size, at, door, seconds), seconds + 1)
+        rate = take_step(lambda: exchange(own, rank, size, at, listener, seconds), seconds + 1)
         if isinstance(rate, dict):
             return {"error": rate["error"], "ready": self.ready.is_set()}
         return {"bytes_per_second": rate, "ready": self.ready.is_set()}
@@ -219,12 +219,12 @@ def see_others(wanted: ProbeQuestion) -> SeenFiles:
     return {"seen": (Store(wanted["storage"]) / wanted["folder"]).names()}
 
 
-def knock(address: str, port: int) -> None:
-    """Connect to a port of another host, and hang up. Raises OSError."""
+def check_port(address: str, port: int) -> None:
+    """Connect to a port of another host, and close the connection. Raises OSError."""
     socket.create_connection((address, port), timeout=MEET_SECONDS).close()
 
 
-def exchange(own: str, rank: int, size: int, at: tuple[str, int], door: int | None, seconds: float) -> float:
+def exchange(own: str, rank: int, size: int, at: tuple[str, int], listener: int | None, seconds: float) -> float:
     """Take part in an all-reduce by Gloo.
 
     Args:
@@ -232,7 +232,7 @@ def exchange(own: str, rank: int, size: int, at: tuple[str, int], door: int | No
         rank: Of this process.
         size: Number of processes.
         at: Address and port of rank 0's store.
-        door: File descriptor at which that store listens; None on other ranks.
+        listener: File descriptor at which that store listens; None on other ranks.
         seconds: Longest wait for the others.
 
     Returns:
@@ -248,7 +248,7 @@ def exchange(own: str, rank: int, size: int, at: tuple[str, int], door: int | No
     use_interface(interface_of(own))
     limit = timedelta(seconds=seconds)
     store = dist.TCPStore(  # type: ignore[attr-defined]  # exported, but not by __all__
-        *at, size, rank == 0, limit, master_listen_fd=door
+        *at, size, rank == 0, limit, master_listen_fd=listener
     )
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=limit)
     try:
@@ -269,7 +269,7 @@ def exchange(own: str, rank: int, size: int, at: tuple[str, int], door: int | No
 
 def _listen(address: str) -> socket.socket:
     """On the interface of Ray alone."""
-    door = socket.socket()
-    door.bind((address, 0))
-    door.listen(128)
-    return door
+    listener = socket.socket()
+    listener.bind((address, 0))
+    listener.listen(128)
+    return listener

@@ -24,7 +24,7 @@ class SweepCoordinator:
         self.verdicts[name] = why
 
     def stop_all(self) -> None:
-        """All trials save and end; they can go on later."""
+        """All trials save and end; they can continue later."""
         self.all_stop = True
 
     def give_up(self, name: str, status: str, why: str) -> None:

@@ -43,7 +43,7 @@ class RangeFacts(TypedDict):
 
 
 class PlanFacts(TypedDict):
-    """What a sweep is: `Sweep.to_json()`. A sweep goes on only where this is the same."""
+    """What a sweep is: `Sweep.to_json()`. A sweep continues only where this is the same."""
 
     recipe: str
     space: dict[str, list[object] | RangeFacts]

@@ -2,7 +2,7 @@
 
 Tune's own searchers and schedulers decide; what they decide reaches a trial through the sweep's coordinator, so that it
 ends by itself, with a checkpoint and a complete run folder. Nothing of Tune's is kept: sweep.json and the run folders
-are what a sweep goes on from.
+are what a sweep continues from.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Tpe:
         self._numbers = itertools.count()
         self._asked: dict[str, str] = {}
         """What each setting that was proposed is called in Optuna's study."""
-        for trial in sweep_state.trials:  # of a sweep that goes on: what was learnt
+        for trial in sweep_state.trials:  # of a sweep that continues: what was learnt
             if trial["status"] in OVER and trial["repeat_of"] is None:
                 self.end(trial["values"], trial["best"]["value"] if trial["best"] else None)
 
@@ -126,7 +126,7 @@ class Tpe:
 
 
 class _NotKept:
-    """Tune pickles what it was given; a sweep goes on from its own files, and nothing of this is to be kept."""
+    """Tune pickles what it was given; a sweep continues from its own files, and nothing of this is to be kept."""
 
     def __getstate__(self) -> dict[str, object]:
         return {}
@@ -178,14 +178,14 @@ class Queue(_NotKept, Searcher):
         raise AssertionError("nothing was saved")
 
 
-class Past:
+class PastTrial:
     """A trial of an earlier process, as Tune's schedulers see one."""
 
     def __init__(self, name: str) -> None:
         self.trial_id = name
 
 
-class Halts(_NotKept, FIFOScheduler):
+class EarlyStopping(_NotKept, FIFOScheduler):
     """One of Tune's schedulers; where it says stop, the trial learns that, and ends by itself."""
 
     def __init__(self, inner: TrialScheduler, kind: str, metric: str, coordinator: Coordinator) -> None:
@@ -212,7 +212,7 @@ class Halts(_NotKept, FIFOScheduler):
             self.inner.on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: TuneController, trial: TunedTrial, result: dict[str, Any]) -> str:
-        # A trial that goes on is known to the scheduler as the one it was before.
+        # A trial that continues is known to the scheduler as the one it was before.
         known = self._past.get(trial.trial_id, trial)
         decision: str = self.inner.on_trial_result(tune_controller, known, result)
         if decision in (self.STOP, self.PAUSE):
@@ -229,13 +229,13 @@ class Halts(_NotKept, FIFOScheduler):
     def on_trial_remove(self, tune_controller: TuneController, trial: TunedTrial) -> None:
         self._past.pop(trial.trial_id, None)
 
-    def replay(self, past: Past, history: Sequence[Line], trial_id: str | None = None) -> None:
+    def replay(self, past: PastTrial, history: Sequence[Line], trial_id: str | None = None) -> None:
         """Repeat to the scheduler what a trial of an earlier process reported.
 
         Args:
             past: the trial.
             history: its lines of metrics.jsonl.
-            trial_id: where it goes on now: as which trial of Tune's.
+            trial_id: where it continues now: as which trial of Tune's.
         """
         known, controller = cast(TunedTrial, past), cast("TuneController", None)  # the schedulers use no more of them
         self.inner.on_trial_add(controller, known)
@@ -275,7 +275,7 @@ def scheduler(sweep: Sweep, kind: str, epochs: int, metric: str, mode: str, coor
             reduction_factor=sweep.reduction_factor,
             stop_last_trials=False,
         )
-        return Halts(asha, "asha", metric, coordinator)
+        return EarlyStopping(asha, "asha", metric, coordinator)
     if kind == "median":
         median = MedianStoppingRule(
             time_attr="epoch",
@@ -287,7 +287,7 @@ def scheduler(sweep: Sweep, kind: str, epochs: int, metric: str, mode: str, coor
             hard_stop=False,
             min_time_slice=math.inf,  # type: ignore[arg-type]  # never: it would pause trials to let others catch up
         )
-        return Halts(median, "the median rule", metric, coordinator)
+        return EarlyStopping(median, "the median rule", metric, coordinator)
     if kind == "pbt":
         rates = sweep.space["lr"]
         assert isinstance(rates, Range)

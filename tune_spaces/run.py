@@ -73,7 +73,7 @@ def run(
     repeats: int = 1,
     progress: Progress | None = None,
 ) -> SweepResult:
-    """Run a sweep, or go on with one of this name where it stopped.
+    """Run a sweep, or continue one of this name where it stopped.
 
     Args:
         sweep: what is searched.
@@ -284,7 +284,7 @@ def _announce(trials: Trials, goes_on: bool, progress: Progress) -> float | None
     plan, entries = trials.plan, trials.state.trials
     over = sum(entry["status"] in OVER for entry in entries)
     if goes_on and over:
-        progress.message(f"going on: {over} of {plan.trials} trials are over and are kept")
+        progress.message(f"continuing: {over} of {plan.trials} trials are over and are kept")
     left = [each for each in trials if not trials.is_over(each)]
     ahead = epochs_left(trials, left)
     unknown = max(0, plan.trials - len(trials.entries(repeats=False)))  # to be proposed
@@ -314,9 +314,9 @@ def _finish(plan: Plan, state: SweepState, status: SweepStatus, budget: float | 
     over = sum(trial["status"] in OVER for trial in state.trials)
     message = f"{over} of {max(plan.trials, len(state.trials))} trials are over"
     if status == "out_of_time":
-        message += f" after {format_duration(budget or 0)}; the same command with --run {plan.name} goes on"
+        message += f" after {format_duration(budget or 0)}; the same command with --run {plan.name} continues"
     elif status == "interrupted":
-        message += f"; repeat the command with --run {plan.name} to go on"
+        message += f"; repeat the command with --run {plan.name} to continue"
     saved = savings(state.trials, {trial["name"]: state.history(trial["name"]) for trial in state.trials})
     state.content["epochs"], state.content["training_seconds"] = saved["epochs"], saved["training_seconds"]
     state.finish(status, message)

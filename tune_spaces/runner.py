@@ -101,14 +101,14 @@ class Runner:
         return None
 
     def _replay(self, schedule: TrialScheduler, trial_id: str, each: Cell) -> None:
-        """The scheduler learns what a trial that goes on did before."""
-        if isinstance(schedule, ray_tune.Halts) and (lines := self.state.history(each.name)):
-            schedule.replay(ray_tune.Past(each.name), lines, trial_id)
+        """The scheduler learns what a trial that continues did before."""
+        if isinstance(schedule, ray_tune.EarlyStopping) and (lines := self.state.history(each.name)):
+            schedule.replay(ray_tune.PastTrial(each.name), lines, trial_id)
 
     def _replay_finished(self, schedule: TrialScheduler) -> None:
         for entry in self.state.trials:
-            if isinstance(schedule, ray_tune.Halts) and entry["status"] in OVER:
-                schedule.replay(ray_tune.Past(entry["name"]), self.state.history(entry["name"]))
+            if isinstance(schedule, ray_tune.EarlyStopping) and entry["status"] in OVER:
+                schedule.replay(ray_tune.PastTrial(entry["name"]), self.state.history(entry["name"]))
 
     def _give_up_as_large(self, name: str, queue: ray_tune.Queue, coordinator: Coordinator) -> None:
         """After a trial ran out of memory: those that need as much or more are not tried."""

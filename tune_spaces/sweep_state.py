@@ -30,7 +30,7 @@ class SweepState:
         """Args:
         folder: of the sweep.
         facts: what sweep.json says of the sweep itself.
-        earlier: what it held, where the sweep goes on.
+        earlier: what it held, where the sweep continues.
         """
         self.folder = folder
         started = earlier.get("started") if earlier else None
@@ -161,7 +161,7 @@ class SweepState:
         return next(iter(self.ranked()), None)
 
     def _drop_checkpoints(self, finishing: bool = False) -> None:
-        """Weights of the best trials are kept, and of those that go on; the others keep everything else. Which of
+        """Weights of the best trials are kept, and of those that continue; the others keep everything else. Which of
         several repeats is worth keeping shows at the end."""
         scored = self._scored() if finishing else self.ranked()
         best = [trial["name"] for trial in scored if trial["status"] in OVER]

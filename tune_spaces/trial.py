@@ -1,7 +1,7 @@
 """One trial: `fit` inside a Tune actor, which is used for one trial after the other.
 
 With one worker the training loop runs in the actor itself: nothing is started for a trial. With several, `fit`
-starts them by Ray Train. Either way a trial is an ordinary run folder, and goes on from its own checkpoints.
+starts them by Ray Train. Either way a trial is an ordinary run folder, and continues from its own checkpoints.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Trial(tune.Trainable):
         Store(checkpoint_dir).write_json(POINTER, pointer)
 
     def load_checkpoint(self, checkpoint: str) -> None:  # type: ignore[override]  # Tune's hint names older forms, too
-        """The trial goes on from what the pointer means."""
+        """The trial continues from the checkpoint that the pointer names."""
         self._from = cast(Pointer, Store(checkpoint).read_json(POINTER))
 
     def cleanup(self) -> None:
@@ -123,7 +123,7 @@ class _Watch(Control):
         config: of the trial.
         shared: what holds for all trials.
         coordinator: of the sweep.
-        start: another trial's checkpoint to go on from, in place of the own newest.
+        start: another trial's checkpoint to continue from, in place of the own newest.
         """
         super().__init__()
         self.config, self.shared, self.coordinator = config, shared, coordinator
@@ -145,7 +145,7 @@ class _Watch(Control):
         self._training = thread.submit(self._run)
 
     def leave(self) -> None:
-        """Stop, where the trial is not over: it can go on later."""
+        """Stop, where the trial is not over: it can continue later."""
         self.stop.set()
         self.go.put(None)
         assert self._training is not None
@@ -181,7 +181,7 @@ class _Watch(Control):
     def _run(self) -> None:
         try:
             end = self._train()
-        except Exception as error:  # whatever it is, the sweep goes on without this trial
+        except Exception as error:  # whatever it is, the sweep continues without this trial
             end = {"status": "failed", "message": str(error) or type(error).__name__}
         self._over.set()
         self._listening.join()
@@ -221,7 +221,7 @@ class _Watch(Control):
                 return {"status": result.status, "message": result.run.get("message", "")}
 
     def _best_before(self) -> float | None:
-        """Of a trial that goes on."""
+        """Of a trial that continues."""
         lines = history(_folder(self.shared, self.config))
         sign, name = self.shared["sign"], f"val/{self.metric}"
         return max((line[name] for line in lines if name in line), key=lambda value: sign * value, default=None)

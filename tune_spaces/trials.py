@@ -144,7 +144,7 @@ class Trials:
         if self.plan.sweep.scheduler == "asha":
             base = self.plan.sweep.base  # a trial is stopped by those before it: what is known to be good comes first
             waiting.sort(key=lambda each: distance(each.values, base))
-        waiting.sort(key=lambda each: self.state[each.name]["status"] != "interrupted")  # those go on first
+        waiting.sort(key=lambda each: self.state[each.name]["status"] != "interrupted")  # those continue first
         return waiting
 
     def repeats(self, repeats: int) -> list[Cell]:

@@ -214,10 +214,10 @@ def test_a_probe_reports_what_it_sees_of_its_host_and_of_the_others(
         wanted |= {"host": "me", "address": "127.0.0.1", "data": str(tmp_path / "none"), "paths": {}, "alone": True}
         one = probe.Probe(wanted)
         seen = one.inspect(5)
-        door = ("127.0.0.1", seen["ports"][0])
+        listener = ("127.0.0.1", seen["ports"][0])
         closed = socket.socket()
         closed.bind(("127.0.0.1", 0))  # and does not listen
-        met = one.meet({"friend": door, "stranger": closed.getsockname()})
+        met = one.meet({"friend": listener, "stranger": closed.getsockname()})
         closed.close()
     assert seen["token"] == {"on": True, "path": str(tmp_path / "token"), "exposed": False}
     assert "secret" not in json.dumps(seen)
@@ -229,7 +229,7 @@ def test_a_probe_reports_what_it_sees_of_its_host_and_of_the_others(
     assert met["storage"]["seen"] == ["driver", "me"]
     assert list(met["unreached"]) == ["stranger"]
     assert Store(tmp_path / "runs").names() == []
-    for each in one.doors:
+    for each in one.listeners:
         each.close()
 
 

@@ -84,7 +84,7 @@ def test_weak_trials_are_stopped_and_the_best_is_not(
     assert best not in coordinator.stopped
     assert bool(coordinator.stopped) == (scheduler in ("asha", "median"))
     assert all("accuracy" in why for why in coordinator.stopped.values())
-    kinds = {"none": "FIFOScheduler", "asha": "Halts", "median": "Halts", "pbt": "Population"}
+    kinds = {"none": "FIFOScheduler", "asha": "EarlyStopping", "median": "EarlyStopping", "pbt": "Population"}
     assert type(schedule).__name__ == kinds[scheduler]
 
 
@@ -104,8 +104,10 @@ def test_a_scheduler_remembers_the_trials_of_an_earlier_process(
     )
     for number in range(8):
         lines = [{"epoch": epoch, "val/accuracy": 0.8 + 0.01 * number} for epoch in range(1, EPOCHS + 1)]
-        schedule.replay(ray_tune.Past(f"past {number}"), lines)
-    schedule.replay(ray_tune.Past("weak, but it came first"), [{**line, "val/accuracy": 0.2} for line in lines], "it")
+        schedule.replay(ray_tune.PastTrial(f"past {number}"), lines)
+    schedule.replay(
+        ray_tune.PastTrial("weak, but it came first"), [{**line, "val/accuracy": 0.2} for line in lines], "it"
+    )
     schedule.on_trial_result(None, Made("it"), result(EPOCHS, 0.2))
     assert not coordinator.stopped
     weak = Made("weak")
