@@ -45,7 +45,7 @@ class _Options:
     grace_epochs: int | None = None
     """No trial is stopped before so many epochs; pbt: epochs between two changes. None: the space's own."""
     reduction_factor: int | None = None
-    """asha: one of so many trials continues after each of its halts. None: the space's own."""
+    """asha: one of so many trials continues after each of its rungs. None: the space's own."""
     search_seed: int = 0
     """Of random and tpe."""
     max_concurrent: int | None = None

@@ -76,7 +76,7 @@ class Sweep:
     grace_epochs: int = 1
     """No trial is stopped before so many epochs; pbt: epochs between two changes."""
     reduction_factor: int = 4
-    """asha: one of so many trials continues after each of its halts."""
+    """asha: one of so many trials continues after each of its rungs."""
     scale: Scale = field(default_factory=Scale)
     """Where each trial runs."""
     seed: int = 0
