@@ -58,7 +58,7 @@ def unused(*_: object, **__: object) -> Need:
         # memory decides last
         ({}, 4, {"place": GPU, "meta": META}, too_little, 8, "bf16"),
         ({}, 4, {"place": GPU, "meta": META}, far_too_little, 16, "bf16"),
-        # a run that goes on keeps what was fixed at its start; memory is predicted until an epoch is done
+        # a run that continues keeps what was fixed at its start; memory is predicted until an epoch is done
         ({}, 4, {"earlier": earlier(), "place": GPU, "meta": META}, enough, 16, "fp64"),
         ({}, 1, {"earlier": earlier(), "place": GPU, "meta": META}, too_little, 8, "fp64"),
         ({}, 1, {"earlier": earlier(epochs_run=3), "place": GPU, "meta": META}, unused, 16, "fp64"),

@@ -23,10 +23,12 @@ class phase:
     def __init__(
         self, name: str, on: Literal["host", "device", "ranks"] = "host", thread: Thread | None = None
     ) -> None:
-        """Args:
-        name: As in "reading data"; for people.
-        on: What the work depends on: this host alone, the device, which does orders later, or other ranks.
-        thread: Another thread of this process that is waited for, which does the work.
+        """Describe a phase; a `with` block enters it.
+
+        Args:
+            name: As in "reading data"; for people.
+            on: What the work depends on: this host alone, the device, which does orders later, or other ranks.
+            thread: Another thread of this process that is waited for, which does the work.
         """
         self.name, self.on, self.thread = name, on, thread
 

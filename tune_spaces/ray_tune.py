@@ -86,6 +86,14 @@ class Tpe:
     """Optuna's tree-structured Parzen estimator, as Tune wraps it."""
 
     def __init__(self, sweep: Sweep, metric: str, mode: str, sweep_state: SweepState) -> None:
+        """Start a study, from the trials that the sweep has already.
+
+        Args:
+            sweep: its space and seed.
+            metric: of the sweep.
+            mode: max or min.
+            sweep_state: its trials; those that are over are learnt from.
+        """
         from ray.tune.search.optuna import OptunaSearch
 
         logging.getLogger("optuna").setLevel(logging.ERROR)
@@ -143,12 +151,14 @@ class Queue(_NotKept, Searcher):
         propose: Callable[[], Cell | None],
         replay: Callable[[str, Cell], None],
     ) -> None:
-        """Args:
-        waiting: the trials to run first.
-        prepare: makes Tune's configuration of one.
-        most: how many run at once, or are ready to.
-        propose: gives a further trial, or None where there are no more.
-        replay: called with Tune's id and the trial, before it starts.
+        """Queue the trials of a sweep.
+
+        Args:
+            waiting: the trials to run first.
+            prepare: makes Tune's configuration of one.
+            most: how many run at once, or are ready to.
+            propose: gives a further trial, or None where there are no more.
+            replay: called with Tune's id and the trial, before it starts.
         """
         super().__init__()
         self.waiting, self.prepare, self.most = list(waiting), prepare, most
@@ -189,11 +199,13 @@ class EarlyStopping(_NotKept, FIFOScheduler):
     """One of Tune's schedulers; where it says stop, the trial learns that, and ends by itself."""
 
     def __init__(self, inner: TrialScheduler, kind: str, metric: str, coordinator: Coordinator) -> None:
-        """Args:
-        inner: decides.
-        kind: what people call it.
-        metric: by which it decides.
-        coordinator: of the sweep.
+        """Wrap one of Tune's schedulers.
+
+        Args:
+            inner: decides.
+            kind: what people call it.
+            metric: by which it decides.
+            coordinator: of the sweep.
         """
         super().__init__()
         self.inner, self.kind, self.coordinator = inner, kind, coordinator
@@ -310,11 +322,13 @@ class Listener(_NotKept, tune.Callback):
     def __init__(
         self, sweep_state: SweepState, metric: str, coordinator: Coordinator, ended: Callable[[str], None]
     ) -> None:
-        """Args:
-        sweep_state: where it is recorded.
-        metric: of the sweep.
-        coordinator: of the sweep.
-        ended: called with the name of a trial that is over.
+        """Listen to the trials of a sweep.
+
+        Args:
+            sweep_state: where it is recorded.
+            metric: of the sweep.
+            coordinator: of the sweep.
+            ended: called with the name of a trial that is over.
         """
         self.sweep_state, self.metric, self.coordinator, self.ended = sweep_state, metric, coordinator, ended
 
@@ -418,6 +432,14 @@ class Requests(threading.Thread):
     def __init__(
         self, stop: threading.Event, deadline: float | None, coordinator: Coordinator, search: Queue | None
     ) -> None:
+        """Start to pass requests on.
+
+        Args:
+            stop: set by whoever wants the sweep to end.
+            deadline: of time.monotonic(); None: no end.
+            coordinator: of the sweep; passes the request on to trials.
+            search: gives no further trials then; None: there is none.
+        """
         super().__init__(daemon=True)
         self.stop_event, self.deadline, self.coordinator, self.search = stop, deadline, coordinator, search
         self.over = threading.Event()

@@ -27,10 +27,12 @@ class SweepState:
     """The one writer of a sweep's sweep.json. Not for use by several threads at once."""
 
     def __init__(self, folder: Store, facts: SweepFacts, earlier: SweepContent | None) -> None:
-        """Args:
-        folder: of the sweep.
-        facts: what sweep.json says of the sweep itself.
-        earlier: what it held, where the sweep continues.
+        """Start the record of a sweep.
+
+        Args:
+            folder: of the sweep.
+            facts: what sweep.json says of the sweep itself.
+            earlier: what it held, where the sweep continues.
         """
         self.folder = folder
         started = earlier.get("started") if earlier else None
@@ -100,7 +102,14 @@ class SweepState:
         self.write()
 
     def epoch(self, name: str, epoch: int, metric: str, value: float) -> None:
-        """A trial has ended an epoch, with this value of the metric."""
+        """Record that a trial has ended an epoch.
+
+        Args:
+            name: of the trial.
+            epoch: from 1.
+            metric: of the sweep.
+            value: of the metric, on the validation split.
+        """
         trial = self._by_name[name]
         trial["epochs_run"] = epoch
         best = trial["best"]

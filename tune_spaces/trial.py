@@ -47,9 +47,11 @@ class Trial(tune.Trainable):
     """Runs trials one after the other; Tune calls `step` for each epoch."""
 
     def setup(self, config: Mapping[str, object], shared: Shared | None = None) -> None:
-        """Args:
-        config: {"trial": TrialConfig, "lr"?: where that changes on the way}.
-        shared: what holds for all trials; Tune asks for a default.
+        """Prepare the process for its first trial.
+
+        Args:
+            config: {"trial": TrialConfig, "lr"?: where that changes on the way}.
+            shared: what holds for all trials; Tune asks for a default.
         """
         assert shared is not None
         self.shared = shared
@@ -119,11 +121,13 @@ class _Watch(Control):
     first_picture = 10.0
 
     def __init__(self, config: TrialConfig, shared: Shared, coordinator: Coordinator, start: Pointer | None) -> None:
-        """Args:
-        config: of the trial.
-        shared: what holds for all trials.
-        coordinator: of the sweep.
-        start: another trial's checkpoint to continue from, in place of the own newest.
+        """Prepare a trial; `start` runs it.
+
+        Args:
+            config: of the trial.
+            shared: what holds for all trials.
+            coordinator: of the sweep.
+            start: another trial's checkpoint to continue from, in place of the own newest.
         """
         super().__init__()
         self.config, self.shared, self.coordinator = config, shared, coordinator

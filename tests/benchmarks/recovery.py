@@ -1,4 +1,4 @@
-"""What a lost host costs: seconds until training goes on; what checkpoints cost; how long doctor takes.
+"""What a lost host costs: seconds until training continues; what checkpoints cost; how long doctor takes.
 
     python tests/benchmarks/recovery.py [--quick] [--repeats N] [--only checkpoints|killed|frozen|cut|doctor]
 

@@ -61,7 +61,16 @@ def measure(
     ranks: int = 1,
     rank: int = 0,
 ) -> int:
-    """Bytes of the allocator's peak in two steps, and in making what they need; with several ranks, under FSDP2."""
+    """Bytes of the allocator's peak in two steps, and in making what they need.
+
+    Args:
+        recipe: With a precision that is not auto.
+        meta: Facts of the data, as `facts` makes them.
+        device: cpu or cuda.
+        activation_checkpointing: As the flag of `train`.
+        ranks: Processes; with several, the model is sharded by FSDP2.
+        rank: Of this process.
+    """
     assert recipe.precision != "auto"
     recipe = recipe.replace(micro_batch_size=recipe.micro_batch_size or recipe.batch_size)
     if device == "cuda":

@@ -327,6 +327,17 @@ class Training:
         env: Mapping[str, str] | None = None,
         submitted_by: Host | None = None,
     ) -> None:
+        """Start the command.
+
+        Args:
+            hosts: A cluster that runs.
+            storage: Of the run, as its hosts see it.
+            run: Its name.
+            *flags: Of the command.
+            command: Module, subcommand, and recipe or space.
+            env: Further variables; not of a job.
+            submitted_by: The host that submits it as a job; None: the head runs it.
+        """
         self.folder = Store(storage) / run
         command = ["python", "-m", *command, "--run", run, "--storage", str(storage), *flags]
         if submitted_by is None:

@@ -185,7 +185,7 @@ class Margin:
 def test_a_task_in_a_file_trains_resumes_evaluates_predicts_and_reports(
     cluster: dict[str, str], storage: Path, tmp_path: Path, workers: str
 ) -> None:
-    """Killed in a step, it goes on from a checkpoint, to the weights of a run that nothing disturbed."""
+    """Killed in a step, it continues from a checkpoint, and ends with the weights of a run that nothing disturbed."""
     (tmp_path / "mine.py").write_text(OWN_TASK)
     (tmp_path / "kill").touch()
     image = np.random.default_rng(0).integers(0, 255, (8, 8), dtype=np.uint8)

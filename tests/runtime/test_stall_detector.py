@@ -259,7 +259,7 @@ def test_a_heartbeat_leaves_no_thread() -> None:
 
 
 def _slow_rank(rank: int, size: int, work: dict[str, Any], meeting: str, beats: Any) -> None:
-    """A rank; the data of rank 1 is not to be had, once, until a file says so."""
+    """A rank; the data of rank 1 is held back once, until a file releases it."""
     import torch.distributed as dist
 
     from trainers.runtime import worker

@@ -131,7 +131,7 @@ def undisturbed(storage: Path, slow_folder: Path, grid: list[str]) -> Path:
 def test_a_sweep_that_is_killed_and_stopped_goes_on_and_no_trial_runs_twice(
     storage: Path, slow_folder: Path, grid: list[str], undisturbed: Path
 ) -> None:
-    """The driver is killed after two trials; then Ctrl-C; then the time is over; then it may go on to the end."""
+    """The driver is killed after two trials; then Ctrl-C; then the time is over; then it may continue to the end."""
     folder, slow, limit = storage / "troubled", Slow(slow_folder), time.monotonic() + SECONDS
     process = start(storage, *grid, "--run", "troubled")
     finished: dict[str, dict[str, Any]] = {}
@@ -201,7 +201,7 @@ def test_the_same_command_again_does_nothing_and_another_plan_is_refused(
 
 
 def test_no_trial_is_lost_to_failures_of_its_process(storage: Path, tmp_path: Path) -> None:
-    """Out of memory, a loss that is NaN, a process that is killed: each is recorded or repaired, the others go on."""
+    """Out of memory, a loss that is NaN, a process that is killed: each is recorded or repaired, others continue."""
     (tmp_path / "mine.py").write_text(MINE)
     words = ["./mine.py:space", "--run", "trouble", "--scheduler", "none", "--max-concurrent", "1"]
     content, err = sweep(storage, *words, cwd=tmp_path)

@@ -33,9 +33,11 @@ class Gauges:
     """The gauges of one rank, fed from the events of its loop and its beats."""
 
     def __init__(self, run: str, rank: int) -> None:
-        """Args:
-        run: The name of the run.
-        rank: The rank of this process; 0 reports what all ranks have in common, too.
+        """Register the gauges with Ray.
+
+        Args:
+            run: The name of the run.
+            rank: The rank of this process; 0 reports what all ranks have in common, too.
         """
         self.rank = rank
         self.host = f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"

@@ -76,8 +76,10 @@ class Changes:
     """
 
     def __init__(self, coordinator: str) -> None:
-        """Args:
-        coordinator: The name of the run's coordinator, an actor.
+        """Report to the coordinator of a run.
+
+        Args:
+            coordinator: The name of the run's coordinator, an actor.
         """
         self.coordinator = coordinator
 

@@ -50,12 +50,14 @@ class Heartbeat:
     def __init__(
         self, rank: int, size: int, host: str, send: Callable[[BeatEvent], None], stall_seconds: float = STALL_SECONDS
     ) -> None:
-        """Args:
-        rank: Of the thread that makes this.
-        size: Ranks in all.
-        host: How people know this rank's host.
-        send: Takes the beats, in the heartbeat's own thread; must not wait for long.
-        stall_seconds: A rank that moves nothing for so long stands still.
+        """Watch the calling thread.
+
+        Args:
+            rank: Of the thread that makes this.
+            size: Ranks in all.
+            host: How people know this rank's host.
+            send: Takes the beats, in the heartbeat's own thread; must not wait for long.
+            stall_seconds: A rank that moves nothing for so long stands still.
         """
         self.rank, self.size, self.host, self.send, self.stall_seconds = rank, size, host, send, stall_seconds
         self._watched = threading.get_ident()
