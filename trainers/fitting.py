@@ -153,13 +153,13 @@ def fit(
     return RunResult(folder.address, record.run, listener.history)
 
 
-def prepare(recipe: Recipe, scale: Scale, *, progress: Progress | None = None) -> str:
+def prepare(recipe: Recipe, scale: Scale) -> str:
     """Decode the pictures of a recipe, without training. Returns the folder of the shards. Raises ValueError."""
-    storage = Store(scale.storage or default_storage())
+    storage, progress = Store(scale.storage or default_storage()), Progress()
     with _place(scale) as place:
-        source = _scan(recipe, scale, progress or Progress())
+        source = _scan(recipe, scale, progress)
         place.wait()
-        return str(_prepare(recipe, scale, source, storage, progress or Progress())["folder"])
+        return str(_prepare(recipe, scale, source, storage, progress)["folder"])
 
 
 def prepare_data(recipe: Recipe, scale: Scale, progress: Progress) -> DataSpec:

@@ -68,9 +68,13 @@ class Cached:
         return self._open[split]
 
 
-def ahead(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:
-    """The same batches, up to `depth` of them made ready by a thread: for devices that compute while the host reads."""
-    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(depth)
+AHEAD = 2
+"""Batches that are made ready before they are asked for."""
+
+
+def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches, AHEAD of them made ready by a thread: for devices that compute while the host reads."""
+    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(AHEAD)
     left = threading.Event()
 
     def put(item: Batch | BaseException | None) -> None:

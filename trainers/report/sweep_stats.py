@@ -166,17 +166,19 @@ def values_text(values: Mapping[str, object]) -> str:
 
 RANGES = 5
 """Of an axis with many different numbers."""
+MOST_NUMBERS = 8
+"""Different numbers of an axis that each have a step of their own."""
 
 
-def levels(values: Sequence[object], *, most: int = 8) -> tuple[list[str], list[int | None]]:
+def levels(values: Sequence[object]) -> tuple[list[str], list[int | None]]:
     """The steps of an axis of a map for values of any kind.
 
-    Numbers stand in their order, sizes in that of their parts, other values in that of appearance.
+    Numbers stand in their order, sizes in that of their parts, other values in that of appearance. More than
+    MOST_NUMBERS different numbers are put into RANGES ranges: equal, in the logarithm where the numbers are positive
+    and span a factor above 50.
 
     Args:
         values: one for each trial; None where it is not known.
-        most: more different numbers than this are put into RANGES ranges: equal, in the logarithm where the numbers are
-            positive and span a factor above 50.
 
     Returns:
         The labels of the steps, and the place of each value among them; None for None.
@@ -184,7 +186,7 @@ def levels(values: Sequence[object], *, most: int = 8) -> tuple[list[str], list[
     known = [value for value in values if value is not None]
     sizes = [found for value in known if (found := number(value)) is not None]
     numbers = len(sizes) == len(known)
-    if numbers and len(set(sizes)) > most:
+    if numbers and len(set(sizes)) > MOST_NUMBERS:
         low, high = min(sizes), max(sizes)
         log = low > 0 and high / low > 50
         ends = [

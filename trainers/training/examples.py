@@ -23,6 +23,8 @@ PICTURE_SECONDS = 10.0
 """Least time between two showings of the same pictures."""
 PICTURE_SIDE = 512
 """Longest side, in pixels, of a picture that is shown."""
+EXTREMES = 2
+"""So many of the best pictures are shown, and of the worst."""
 
 
 @phase("drawing pictures")
@@ -58,9 +60,7 @@ def show(run: Run, split: str, rows: Sequence[int]) -> list[Picture]:
     return shown
 
 
-def show_best_and_worst(
-    recipe: Recipe, state: TrainState, data: Data, world: World, split: str, most: int = 2
-) -> list[Picture]:
+def show_best_and_worst(recipe: Recipe, state: TrainState, data: Data, world: World, split: str) -> list[Picture]:
     """The pictures that were shown all along and, by the counts of the best epoch, the best and the worst of all.
 
     Args:
@@ -69,7 +69,6 @@ def show_best_and_worst(
         data: Holds the split.
         world: This worker's place.
         split: The one that `state.counts` belongs to.
-        most: So many of the best, and of the worst.
     """
     run = Run(recipe=recipe, state=state, data=data, world=world, model=state.model)
     scores = run.task.ranking(state.counts)
@@ -77,8 +76,8 @@ def show_best_and_worst(
         return []
     ranked = [int(row) for row in np.argsort(-scores, kind="stable") if np.isfinite(scores[row])]
     fixed = _fixed_rows(run, split)
-    best = [row for row in ranked[:most] if row not in fixed]
-    worst = [row for row in ranked[-most:] if row not in (*fixed, *best)]
+    best = [row for row in ranked[:EXTREMES] if row not in fixed]
+    worst = [row for row in ranked[-EXTREMES:] if row not in (*fixed, *best)]
     kinds = [*((row, "") for row in fixed), *((row, "best") for row in best), *((row, "worst") for row in worst)]
     pictures = show(run, split, [row for row, _ in kinds])
     return [
