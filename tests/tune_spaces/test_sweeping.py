@@ -226,6 +226,7 @@ def test_no_trial_is_lost_to_failures_of_its_process(storage: Path, tmp_path: Pa
 
 WATCHED = """
 import json, sys
+import psutil
 from trainers.recipe import Scale
 from tune_spaces.run import run
 from tune_spaces import ray_tune
@@ -233,14 +234,20 @@ from tune_spaces.sweep import Sweep
 
 seen = []
 
+def is_actor(process):
+    try:
+        title = process.cmdline()[:1]
+    except psutil.Error:
+        return False
+    return bool(title) and title[0].startswith("ray::") and "IDLE" not in title[0]
+
 class Watching(ray_tune.Listener):
     def on_trial_result(self, iteration, trials, trial, result, **info):
         super().on_trial_result(iteration, trials, trial, result, **info)
         if "status" in result:
             from ray.util import placement_group_table
-            from ray.util.state import list_actors
             groups = sum(group["state"] != "REMOVED" for group in placement_group_table().values())
-            actors = sum(actor.state != "DEAD" for actor in list_actors(limit=1000))
+            actors = sum(map(is_actor, psutil.Process().children(recursive=True)))
             facts = {key: result[key] for key in ("open_files", "threads", "pid")}
             seen.append({"groups": groups, "actors": actors, **facts})
 
