@@ -602,7 +602,7 @@ def test_semantic_drone_that_is_incomplete(tmp_path: Path) -> None:
 # ---- a folder of one's own: where pictures and masks lie ----
 
 
-def test_mask_folder_is_dealt(tmp_path: Path) -> None:
+def test_mask_folder_without_splits_is_split_at_random(tmp_path: Path) -> None:
     source = mask_folder.source(str(own(tmp_path)))
     assert {split: len(items) for split, items in source.splits.items()} == {"train": 8, "val": 2}
     assert mask_folder.source(str(tmp_path), split_seed=1).splits != source.splits

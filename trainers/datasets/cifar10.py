@@ -28,7 +28,15 @@ from typing import Any
 import numpy as np
 
 from trainers.datasets import Item, Source
-from trainers.datasets._files import absolute, changed_ns, deal, download, existing_folder, picture_source, row_items
+from trainers.datasets._files import (
+    absolute,
+    assign_splits,
+    changed_ns,
+    download,
+    existing_folder,
+    picture_source,
+    row_items,
+)
 from trainers.decode import Pixels, decode
 
 HOLDS = "CIFAR-10 (cifar-10-batches-py, cifar-10-batches-bin, one of the .tar.gz, or train/<class>/*.png)"
@@ -41,6 +49,17 @@ fetch = download  # `download` is an argument of source
 
 
 def source(data: str | None, *, download: bool = False, val_share: float = 0.1, split_seed: int = 0) -> Source:
+    """List the published files, or pictures in class folders.
+
+    Args:
+        data: the folder that holds one of the forms above.
+        download: whether to fetch the files that are missing.
+        val_share: share of train that becomes val.
+        split_seed: of the random assignment.
+
+    Raises:
+        ValueError: files are missing or damaged, or a value is not allowed.
+    """
     if download and not _find(absolute(data, HOLDS)):
         fetch("CIFAR10", absolute(data, HOLDS))
     folder = existing_folder(data, HOLDS)
@@ -49,12 +68,12 @@ def source(data: str | None, *, download: bool = False, val_share: float = 0.1, 
         return _picture_folders(folder, val_share, split_seed)
     labels = _labels(batches)
     train = [label for name in TRAIN for label in labels[name]]
-    dealt = deal(train, val_share=val_share, seed=split_seed, what=folder)
-    splits: dict[str, list[Item]] = {split: [] for split in (*dealt, "test")}
+    assigned = assign_splits(train, val_share=val_share, seed=split_seed, what=folder)
+    splits: dict[str, list[Item]] = {split: [] for split in (*assigned, "test")}
     start = 0
     for name in TRAIN:
         stop = start + len(labels[name])
-        for split, positions in dealt.items():
+        for split, positions in assigned.items():
             rows = [position - start for position in positions if start <= position < stop]
             splits[split] += _items(batches[name], name, split, rows, labels[name])
         start = stop
