@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class FitMemory(Protocol):
-    """`training.memory_fit.fit_memory`."""
+    """`training.memory_fit.fit_memory`; see there for the arguments."""
 
     def __call__(self, recipe: Recipe, scale: Scale, meta: Meta, limit: int | None, *, gpus: bool) -> Need: ...
 

@@ -1,12 +1,8 @@
-"""Raw files -> Arrow shards, once; and shards, or raw files, -> batches.
-
-    prepare()   decode and shrink every picture once per (data set, its arguments, stored size, files)
-    Cached      reads the shards by memory map: random order is free, all processes of a host share the pages
-    Streamed    decodes while training, by Ray Data, for sets that the local disk cannot hold
+"""Raw files to Arrow shards: every picture decoded and shrunk once per (data set, its arguments, stored size, files).
 
 A cache folder holds `meta.json` and shards: Arrow IPC files, uncompressed, with the columns `image` (uint8,
 height x width x channels) and `target` (as its kind stores it: targets.py). `meta.json` is written last:
-without it a folder counts as empty. How shards get from host to host: shard_transfer.py.
+without it a folder counts as empty. How shards get from host to host: shard_transfer.py; how they are read: batches.py.
 """
 
 from __future__ import annotations
@@ -42,9 +38,6 @@ Advance = Callable[[int], None]
 SHARD_BYTES = 64 * 2**20
 INLINE_BYTES = 256 * 2**20
 """Raw data up to this size is prepared by threads of this process; starting Ray tasks would cost more."""
-
-
-# Preparing ---------------------------------------------------------------------------------------------------
 
 
 def prepare(

@@ -1,4 +1,4 @@
-"""A fixed table of 256 colours that people tell apart, most of the colour-blind too.
+"""A fixed table of 256 colours that people can distinguish, most of the colour-blind too.
 
 The first six are Okabe and Ito's, without black and vermilion. Each of the others is, of a grid of 9x9x9, the one
 farthest in CIELAB from all before it, and from black, white and the colour of wrong pixels, as seen by all, by

@@ -108,7 +108,7 @@ JOB_LOGGERS = (
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.working_dir",
 )
-"""What tells on stderr how an upload gets on."""
+"""What reports on stderr how an upload proceeds."""
 
 # test_ray_still_says_what_we_read
 JOB_LOG_LINES = ("Runtime env is setting up.", "Running entrypoint for job ")

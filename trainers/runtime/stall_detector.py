@@ -245,7 +245,7 @@ class StallDetector:
         if beat["last"]:
             del self._heard[rank], self._beats[rank]
 
-    def look(self) -> MessageEvent | WarningEvent | None:
+    def check(self) -> MessageEvent | WarningEvent | None:
         """The event for people, where there is one now: of kind "warning", and "message" when the stall is over."""
         now = self.clock()
         silent = {rank: now - heard for rank, heard in self._heard.items() if now - heard > self.stall_seconds}
