@@ -62,7 +62,7 @@ def prepare(
             it is not.
         ray: whether Ray runs and may be used.
         advance: gets the number of pictures done.
-        warn: gets what was prepared and is damaged, and is prepared anew.
+        warn: gets what was prepared and is damaged, and is prepared again.
 
     Raises:
         ValueError: pictures cannot be decoded: all are named, and none is published.
@@ -78,7 +78,7 @@ def prepare(
             shard_transfer.copy_set(there.read, folder)
             return folder
         except shard_transfer.Damaged as error:
-            warn(f"the prepared pictures in {there.address} are damaged ({error}) and are prepared anew")
+            warn(f"the prepared pictures in {there.address} are damaged ({error}) and are prepared again")
             there.delete(shard_transfer.META)
     _prepare(recipe, source, folder, ray, advance, warn)
     shard_transfer.publish(folder, there)
@@ -93,7 +93,7 @@ def _prepare(
         damage = shard_transfer.find_damage(folder)
         if damage is None:
             return
-        warn(f"the prepared pictures in {folder} are damaged ({damage}) and are prepared anew")
+        warn(f"the prepared pictures in {folder} are damaged ({damage}) and are prepared again")
         (folder / shard_transfer.META).unlink()
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -110,7 +110,7 @@ def passes(
         micro_batch_size: most rows of a pass.
         rank: the rank whose passes these are.
         world_size: number of ranks.
-        first_step: steps before it are left out, where an epoch goes on.
+        first_step: steps before it are left out, where an epoch is resumed.
     """
     for step, (start, stop) in list(enumerate(cut(len(order), batch_size)))[first_step:]:
         pieces = cut(stop - start, micro_batch_size)

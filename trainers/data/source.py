@@ -30,7 +30,7 @@ def published(storage: Store) -> Store | None:
 
 
 FORMAT = 2
-"""Of `meta.json` and the shards; another one is prepared anew."""
+"""Of `meta.json` and the shards; another one is prepared again."""
 
 
 def scan_files(recipe: Recipe, data: str | None) -> Source:

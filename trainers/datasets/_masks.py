@@ -187,7 +187,7 @@ def read_pair(
         turned = ", upright as its EXIF orientation says," if orientation > 1 else ""
         raise BadImage(
             f"{item.path}{turned} is {width}x{height} and its mask {item.mask_path} "
-            f"{raw.values.shape[1]}x{raw.values.shape[0]}: a mask has its picture's size; draw it anew or remove both"
+            f"{raw.values.shape[1]}x{raw.values.shape[0]}: a mask has its picture's size; redraw it or remove both"
         )
     return [(image, _reduce(classes_of(raw), (image.shape[0], image.shape[1]), orientation))]
 

@@ -122,7 +122,7 @@ def _find(folder: str) -> dict[str, str]:
             if not missing:
                 return found
             if len(missing) < len(found):
-                raise ValueError(f"{place} lacks {', '.join(missing)}; copy them there, or fetch the set anew")
+                raise ValueError(f"{place} lacks {', '.join(missing)}; copy them there, or fetch the set again")
     for archive in ("cifar-10-python.tar.gz", "cifar-10-binary.tar.gz"):
         path = os.path.join(folder, archive)
         if os.path.isfile(path):
@@ -162,10 +162,10 @@ def _members(path: str, batches: Sequence[str]) -> dict[str, bytes]:
                 if len(found) == len(batches):
                     break
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise ValueError(f"{path} is damaged or cut short: {error}; fetch it anew") from None
+        raise ValueError(f"{path} is damaged or cut short: {error}; fetch it again") from None
     missing = [batch for batch in batches if batch not in found]
     if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}; fetch it anew")
+        raise ValueError(f"{path} lacks {', '.join(missing)}; fetch it again")
     return found
 
 
@@ -173,7 +173,7 @@ def _parse(raw: bytes, path: str) -> tuple[Pixels, list[int]]:
     """Pixels (n, 3072), plane after plane, and labels."""
     if path.endswith((".bin", "-binary.tar.gz")):
         if not raw or len(raw) % 3073:
-            raise ValueError(f"{path} is damaged: {len(raw)} bytes are no multiple of 3,073; fetch it anew")
+            raise ValueError(f"{path} is damaged: {len(raw)} bytes are no multiple of 3,073; fetch it again")
         records = np.frombuffer(raw, np.uint8).reshape(-1, 3073)
         batch: dict[str, Any] = {"data": records[:, 1:], "labels": records[:, 0].tolist()}
     else:
@@ -212,7 +212,7 @@ def _unpickle(raw: bytes, path: str) -> dict[str, Any]:
     try:
         batch = _Unpickler(io.BytesIO(raw), encoding="bytes").load()
     except Exception as error:  # a damaged pickle raises nearly anything
-        raise ValueError(f"{path} is damaged or no batch of CIFAR-10: {error}; fetch it anew") from None
+        raise ValueError(f"{path} is damaged or no batch of CIFAR-10: {error}; fetch it again") from None
     if not isinstance(batch, dict):
-        raise ValueError(f"{path} does not hold a batch of CIFAR-10 but a {type(batch).__name__}; fetch it anew")
+        raise ValueError(f"{path} does not hold a batch of CIFAR-10 but a {type(batch).__name__}; fetch it again")
     return {key.decode("latin1") if isinstance(key, bytes) else str(key): value for key, value in batch.items()}

@@ -127,7 +127,7 @@ def _header(stream: IO[bytes], path: str, dimensions: int) -> int:
     if magic != 0x0800 + dimensions:
         raise ValueError(
             f"{path} is no idx file of {'labels' if dimensions == 1 else 'images'}: it starts with "
-            f"{magic:#010x}, not {0x0800 + dimensions:#010x}; fetch it anew"
+            f"{magic:#010x}, not {0x0800 + dimensions:#010x}; fetch it again"
         )
     if size not in ([], [28, 28]):
         raise ValueError(f"{path} holds images of {size[0]}x{size[1]} pixels; MNIST's have 28x28")
@@ -137,7 +137,7 @@ def _header(stream: IO[bytes], path: str, dimensions: int) -> int:
 def _check_length(path: str, found: int, expected: int) -> None:
     if found != expected:
         raise ValueError(
-            f"{path} is damaged: {found} bytes follow its header, which announces {expected}; fetch it anew"
+            f"{path} is damaged: {found} bytes follow its header, which announces {expected}; fetch it again"
         )
 
 
@@ -151,4 +151,4 @@ def _opened(path: str) -> Iterator[IO[bytes]]:
         with gzip.open(path) if packed else open(path, "rb") as stream:  # type: ignore[assignment]
             yield stream
     except (OSError, EOFError, zlib.error, struct.error) as error:
-        raise ValueError(f"{path} is damaged or cut short: {error}; fetch it anew") from None
+        raise ValueError(f"{path} is damaged or cut short: {error}; fetch it again") from None
