@@ -270,7 +270,7 @@ def test_a_damaged_cache_is_prepared_anew(cli: Cli, storage: Path) -> None:
         ended = cli(*DIGITS, "--run", f"after-{name[:3]}-{change.__name__}")
         assert ended.code == 0
         assert "are damaged" in ended.err
-        assert "prepared anew" in ended.err
+        assert "prepared again" in ended.err
         assert len(files(storage / "cache")) == 3
 
     def cut(path: Path) -> None:
@@ -535,7 +535,7 @@ def test_without_any_whole_checkpoint_the_run_starts_anew(cli: Cli, trained: Pat
         cut_state(folder)
     ended = cli(*TWO)
     assert ended.code == 0
-    assert ended.err.count("the run starts anew") == 2
+    assert ended.err.count("the run starts from the beginning") == 2
     assert "epoch 1/2" in ended.err
 
 

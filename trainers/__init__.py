@@ -33,7 +33,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch only when it is needed: a mistake on the command line is told before."""
+    """Import torch only when it is needed: a mistake on the command line is reported before."""
     if name not in _HOMES:
         raise AttributeError(f"module 'trainers' has no attribute {name!r}")
     import importlib

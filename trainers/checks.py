@@ -45,7 +45,7 @@ def check_model(recipe: Recipe, source: Source) -> None:
     decoded.
 
     It is tried without memory (on the "meta" device), or for real where it is small. What fails without memory may
-    only have looked at values, so it is tried for real before it is refused. Where that would take too much memory
+    only have read values, so it is tried for real before it is refused. Where that would take too much memory
     nothing is refused: the workers will raise the error.
 
     Args:

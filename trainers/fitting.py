@@ -98,7 +98,7 @@ def fit(
     data: DataSpec | None = None,
     control: Control | None = None,
 ) -> RunResult:
-    """Train a recipe, or go on with a run of this name where it stopped.
+    """Train a recipe, or resume a run of this name where it stopped.
 
     Args:
         recipe: The name of one, or a Recipe.

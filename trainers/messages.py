@@ -149,7 +149,7 @@ class Job(TypedDict):
     cwd: str
     """The driver's: files of the user's own are named from there."""
     adopt: tuple[str, int] | None
-    """(run folder, step) of another run's checkpoint to go on from."""
+    """(run folder, step) of another run's checkpoint to continue from."""
 
 
 class RayJob(Job):
@@ -230,7 +230,7 @@ class WarningEvent(TypedDict):
 
 
 class StartEvent(TypedDict):
-    """A (new) group of workers stands, and goes on from this checkpoint."""
+    """A (new) group of workers stands, and resumes from this checkpoint."""
 
     kind: Literal["start"]
     history: list[Line]

@@ -158,7 +158,7 @@ class Recipe(_Value):
             known = SCHEDULE_ARGS[self.schedule]
             _check_name(name, known, f"argument of schedule {self.schedule!r}")
             holds = _matches(value, type(known[name])) and value > 0
-            _require(holds, f"schedule_args {name}", value, f"{_spell(type(known[name]))} above 0")
+            _require(holds, f"schedule_args {name}", value, f"{_format_type(type(known[name]))} above 0")
         augmentations.check(self.augment)
         _check_arguments("datasets", self.dataset, "source", self.dataset_args, given=("data",))
         _check_arguments("models", self.model, "build", self.model_args, given=())
@@ -383,7 +383,7 @@ def _check_types(value: _Value) -> None:
     for name, hint in _fields(type(value)).items():
         given = getattr(value, name)
         if not _matches(given, hint):
-            raise ValueError(f"{name}={given!r} is not allowed; {name} takes {_spell(hint)}")
+            raise ValueError(f"{name}={given!r} is not allowed; {name} takes {_format_type(hint)}")
 
 
 def _matches(value: object, hint: object) -> bool:
@@ -406,14 +406,14 @@ def _matches(value: object, hint: object) -> bool:
     return isinstance(hint, type) and isinstance(value, hint)
 
 
-def _spell(hint: object) -> str:
+def _format_type(hint: object) -> str:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        return " or ".join(_spell(each) for each in args)
+        return " or ".join(_format_type(each) for each in args)
     if origin is Literal:
         return "one of " + ", ".join(map(str, args))
     if origin is tuple:
-        return "names" if args[-1] is ... else " x ".join(_spell(each) for each in args)
+        return "names" if args[-1] is ... else " x ".join(_format_type(each) for each in args)
     if hint is types.NoneType:
         return "none"
     texts: dict[object, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
@@ -447,4 +447,4 @@ def _check_arguments(
         if default is ... or default is None or isinstance(default, list | tuple | dict):
             continue
         if not _matches(value, type(default)):
-            raise ValueError(f"{key}={value!r} is not allowed; {key} of {name!r} takes {_spell(type(default))}")
+            raise ValueError(f"{key}={value!r} is not allowed; {key} of {name!r} takes {_format_type(type(default))}")

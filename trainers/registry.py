@@ -76,6 +76,12 @@ def choices(kind: Kind, name: str, function: str) -> dict[str, tuple[object, ...
 def constant(kind: Kind, name: str, constant: str, default: object = ...) -> Any:
     """A module's constant, a literal, without importing it.
 
+    Args:
+        kind: "models", "datasets", "tasks" or "recipes".
+        name: of the module, or the path of a file.
+        constant: its name in the module.
+        default: where there is none; left out: that is an error.
+
     Raises:
         ValueError: there is none, and no default.
     """

@@ -1,6 +1,6 @@
 """From the recipe that was requested to the recipe as it will be trained.
 
-Whatever is fixed once, at the start of a run, is fixed here, and then stands in run.json: a run that goes on, on
+Whatever is fixed once, at the start of a run, is fixed here, and then stands in run.json: a run that is resumed, on
 another cluster perhaps, is trained by the same recipe.
 """
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class FitMemory(Protocol):
-    """`training.memory_fit.fit_memory`."""
+    """`training.memory_fit.fit_memory`; see there for the arguments."""
 
     def __call__(self, recipe: Recipe, scale: Scale, meta: Meta, limit: int | None, *, gpus: bool) -> Need: ...
 
@@ -41,9 +41,9 @@ class Circumstances:
     run: str
     """The run's name."""
     earlier: RunFacts | None = None
-    """What run.json held of the same run: it goes on."""
+    """What run.json held of the same run: it is resumed."""
     adopts: bool = False
-    """Whether it goes on from another run's checkpoint, with a recipe of its own."""
+    """Whether it continues from another run's checkpoint, with a recipe of its own."""
     place: PlaceFacts | None = None
     meta: Meta | None = None
 
@@ -78,7 +78,7 @@ def resolve_recipe(requested: Recipe, scale: Scale, known: Circumstances, fit_me
             memory cannot be predicted where --memory sets a limit.
     """
     recipe, earlier = requested, known.earlier
-    # 1 a run that goes on keeps what was fixed at its start
+    # 1 a run that is resumed keeps what was fixed at its start
     if earlier is not None and not known.adopts:
         recipe = agree_with_earlier(recipe, earlier["recipe"], known.run)
     # 2 the micro-batch: its own, else each worker's part of a batch

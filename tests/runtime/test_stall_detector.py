@@ -28,7 +28,7 @@ SECONDS = 200
 
 
 def report_of(stall_detector: StallDetector) -> str:
-    event = stall_detector.look()
+    event = stall_detector.check()
     return "" if event is None else f"{event['kind']}: {event['text']}"
 
 

@@ -189,7 +189,7 @@ def test_a_published_set_that_is_damaged_is_prepared_anew(
     monkeypatch.setenv("TRAINYARD_CACHE", str(tmp_path / "other-host"))
     printed = io.StringIO()
     assert train(folder.address, printed).status == "finished"
-    assert "are prepared anew" in printed.getvalue()
+    assert "are prepared again" in printed.getvalue()
 
 
 def test_a_store_that_fails_now_and_then_or_is_away_for_a_while_changes_nothing(

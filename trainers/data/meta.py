@@ -94,7 +94,17 @@ def describe_data(
     repeated: dict[str, Repeated],
     fingerprint: str,
 ) -> Meta:
-    """What the data is, and how often each class occurs in the parts that were read; the rest as given.
+    """What the data is, and how often each class occurs in the parts that were read.
+
+    Args:
+        recipe: names the data set and the stored size.
+        source: the data set's listing.
+        done: the parts that were read.
+        mean: of the training split, for each channel, of values in [0, 1].
+        std: standard deviation, likewise.
+        skipped: pictures that could not be used.
+        repeated: "splits" and "classes" -> pictures that occur in two of them.
+        fingerprint: digest of all pixels and targets.
 
     Raises:
         ValueError: a split holds nothing to learn from.

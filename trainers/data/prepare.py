@@ -1,12 +1,8 @@
-"""Raw files -> Arrow shards, once; and shards, or raw files, -> batches.
-
-    prepare()   decode and shrink every picture once per (data set, its arguments, stored size, files)
-    Cached      reads the shards by memory map: random order is free, all processes of a host share the pages
-    Streamed    decodes while training, by Ray Data, for sets that the local disk cannot hold
+"""Raw files to Arrow shards: every picture decoded and shrunk once per (data set, its arguments, stored size, files).
 
 A cache folder holds `meta.json` and shards: Arrow IPC files, uncompressed, with the columns `image` (uint8,
 height x width x channels) and `target` (as its kind stores it: targets.py). `meta.json` is written last:
-without it a folder counts as empty. How shards get from host to host: shard_transfer.py.
+without it a folder counts as empty. How shards get from host to host: shard_transfer.py; how they are read: batches.py.
 """
 
 from __future__ import annotations
@@ -44,9 +40,6 @@ INLINE_BYTES = 256 * 2**20
 """Raw data up to this size is prepared by threads of this process; starting Ray tasks would cost more."""
 
 
-# Preparing ---------------------------------------------------------------------------------------------------
-
-
 def prepare(
     recipe: Recipe,
     source: Source,
@@ -69,7 +62,7 @@ def prepare(
             it is not.
         ray: whether Ray runs and may be used.
         advance: gets the number of pictures done.
-        warn: gets what was prepared and is damaged, and is prepared anew.
+        warn: gets what was prepared and is damaged, and is prepared again.
 
     Raises:
         ValueError: pictures cannot be decoded: all are named, and none is published.
@@ -85,7 +78,7 @@ def prepare(
             shard_transfer.copy_set(there.read, folder)
             return folder
         except shard_transfer.Damaged as error:
-            warn(f"the prepared pictures in {there.address} are damaged ({error}) and are prepared anew")
+            warn(f"the prepared pictures in {there.address} are damaged ({error}) and are prepared again")
             there.delete(shard_transfer.META)
     _prepare(recipe, source, folder, ray, advance, warn)
     shard_transfer.publish(folder, there)
@@ -100,7 +93,7 @@ def _prepare(
         damage = shard_transfer.find_damage(folder)
         if damage is None:
             return
-        warn(f"the prepared pictures in {folder} are damaged ({damage}) and are prepared anew")
+        warn(f"the prepared pictures in {folder} are damaged ({damage}) and are prepared again")
         (folder / shard_transfer.META).unlink()
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,9 +11,17 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def shrink(image: Pixels, size: tuple[int, int], how: str, *, mask: bool = False) -> Pixels:
-    """Bring a picture to `size`, with antialiasing: uint8 (H, W, C) -> uint8 (*size, C). `how`: see Recipe.resize.
+    """Bring a picture to another size, with antialiasing.
 
-    A mask, (H, W, 1), keeps its class numbers: each pixel is the nearest one, and padding is IGNORED.
+    Args:
+        image: uint8 (H, W, C).
+        size: height and width of the result.
+        how: "crop", "stretch" or "pad"; see Recipe.resize.
+        mask: whether `image` is a mask, (H, W, 1). It keeps its class numbers: each pixel is the nearest one, and
+            padding is IGNORED.
+
+    Returns:
+        uint8 (*size, C).
     """
     from PIL import Image
 

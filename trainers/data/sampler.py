@@ -33,7 +33,17 @@ def mix(*values: int | npt.NDArray[np.integer]) -> U64:
 
 
 def uniforms(seed: int, epoch: int, ids: npt.NDArray[np.integer], count: int) -> npt.NDArray[np.float64]:
-    """`count` numbers in [0, 1) for each sample: shape (len(ids), count), float64. Row i depends on ids[i] alone."""
+    """Random numbers of each sample.
+
+    Args:
+        seed: the recipe's.
+        epoch: counted from 0.
+        ids: (samples,), the samples' numbers in the data set.
+        count: how many numbers each sample gets.
+
+    Returns:
+        float64 (samples, count) in [0, 1). Row i depends on seed, epoch and ids[i] alone.
+    """
     bits = mix(seed, epoch, 1, np.asarray(ids)[:, None], np.arange(count)[None, :])
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
@@ -90,9 +100,17 @@ def passes(
 ) -> Iterator[Pass]:
     """The passes of one rank over one epoch. Every rank gets equally many, in every step.
 
-    `order` (rows,) is cut into ceil(rows / batch_size) steps and each step into micro-batches, as evenly as can
-    be, by numbers that do not depend on `world_size`; micro-batch m of a step is given to rank m % world_size.
-    A rank left without one in the last round repeats the step's first micro-batch with weight 0.
+    An epoch is cut into ceil(rows / batch_size) steps and each step into micro-batches, as evenly as can be, by
+    numbers that do not depend on `world_size`; micro-batch m of a step is given to rank m % world_size. A rank left
+    without one in the last round repeats the step's first micro-batch with weight 0.
+
+    Args:
+        order: (rows,), the rows in the order in which they are taken.
+        batch_size: most rows of a step, over all ranks.
+        micro_batch_size: most rows of a pass.
+        rank: the rank whose passes these are.
+        world_size: number of ranks.
+        first_step: steps before it are left out, where an epoch is resumed.
     """
     for step, (start, stop) in list(enumerate(cut(len(order), batch_size)))[first_step:]:
         pieces = cut(stop - start, micro_batch_size)

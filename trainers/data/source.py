@@ -30,7 +30,7 @@ def published(storage: Store) -> Store | None:
 
 
 FORMAT = 2
-"""Of `meta.json` and the shards; another one is prepared anew."""
+"""Of `meta.json` and the shards; another one is prepared again."""
 
 
 def scan_files(recipe: Recipe, data: str | None) -> Source:
@@ -83,7 +83,21 @@ def row_bytes(recipe: Recipe, source: Source) -> int:
 
 
 def choose_mode(mode: str, recipe: Recipe, source: Source, cache: Path, ray: bool) -> str:
-    """`auto` streams what would fill more than 9/10 of the free disk. Raises ValueError where that needs Ray."""
+    """Whether pictures are prepared on disk or decoded while training: "auto" resolved.
+
+    Args:
+        mode: "auto", "cache" or "stream". "auto" streams what would fill more than 9/10 of the free disk.
+        recipe: with the stored size.
+        source: the data set's listing.
+        cache: folder of all prepared data sets on this host.
+        ray: whether the run has Ray, which streaming needs.
+
+    Returns:
+        "cache" or "stream".
+
+    Raises:
+        ValueError: the disk is too small, and there is no Ray.
+    """
     if mode != "auto":
         return mode
     home = next(path for path in (cache, *cache.parents) if path.exists())

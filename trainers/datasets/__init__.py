@@ -2,7 +2,7 @@
 
 A data set module offers two functions, and imports nothing of ours but the types of this file:
 
-    source(data, **args) -> Source           look at the files (fast: no decoding) and say what is where
+    source(data, **args) -> Source           list the files (fast: no decoding)
     read(item) -> list of (image, target)    decode one item; called once for each, anywhere in the cluster
 
 An image is uint8 (height, width, channels). A target is of the kind that the source names (data/targets.py): of
@@ -25,7 +25,7 @@ import numpy as np
 from trainers.decode import BadImage as BadImage  # a part of what data sets are written with
 
 IGNORED = 255
-"""A pixel of a mask that belongs to no class: neither loss nor scores look at it."""
+"""A pixel of a mask that belongs to no class: neither loss nor scores count it."""
 MASK = -1
 """Stands in an item's `targets` for a mask, which `read` returns."""
 
@@ -76,9 +76,14 @@ class Source:
 def split_by_share(labels: Sequence[int], shares: Mapping[str, float], seed: int) -> dict[str, list[int]]:
     """Assign positions 0..n-1 to splits, stratified: each class is split by itself, by largest remainder.
 
-    Parameters: `labels`, the class of each position; `shares`, split name -> share of the whole (they sum to
-    1); `seed`. Returns split name -> sorted positions; every position is in one split. The split named first
-    gets at least one of every class; the others may get none of a small class.
+    Args:
+        labels: The class of each position.
+        shares: Split name -> share of the whole; they sum to 1.
+        seed: 0 to 2**32 - 1.
+
+    Returns:
+        Split name -> sorted positions; every position is in one split. The split named first gets at least one of
+        every class; the others may get none of a small class.
     """
     assert abs(sum(shares.values()) - 1) < 1e-9, shares
     rng = np.random.RandomState(seed)  # its stream is frozen by NumPy's policy (NEP 19): splits never move

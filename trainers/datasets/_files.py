@@ -88,12 +88,23 @@ def download(name: str, folder: str) -> None:
 # ---- splits ----
 
 
-def deal(
+def assign_splits(
     labels: Sequence[int], *, val_share: float, test_share: float = 0.0, seed: int, what: str
 ) -> dict[str, list[int]]:
-    """Deal positions to "train", "val" and, where its share is not 0, "test": stratified, none left empty.
+    """Assign positions to "train", "val" and, where its share is not 0, "test": stratified, none left empty.
 
-    `what` names the files in errors. Raises ValueError for shares or a seed out of range, or an empty split.
+    Args:
+        labels: The class of each position.
+        val_share: Share of all positions, above 0.
+        test_share: Likewise; 0: there is no such split.
+        seed: 0 to 2**32 - 1.
+        what: Names the files in errors.
+
+    Returns:
+        Split name -> sorted positions.
+
+    Raises:
+        ValueError: Shares or seed are out of range, or a split is empty.
     """
     if not (val_share > 0 and test_share >= 0 and val_share + test_share < 1):
         raise ValueError(
@@ -123,9 +134,15 @@ def row_items(
     name: str,
     args: Args | None = None,
 ) -> list[Item]:
-    """Items of at most `size` samples for `rows` of a file that holds many; `labels` are those of all rows.
+    """Items for some rows of a file that holds many.
 
-    `args` of each item holds its "rows". Items are named `name/00000`, by the number of their first sample.
+    Args:
+        rows: The rows that are taken, in this order.
+        labels: The class of each row of the file.
+        size: Most samples of an item.
+        path: The file; None: the data set reads none.
+        name: Items are named `name/00000`, by the number of their first sample.
+        args: For `read`, of every item; each gets its "rows" too.
     """
     items = []
     for start in range(0, len(rows), size):
@@ -149,10 +166,20 @@ def picture_source(
     samples: int = 1,
     args: Args,
 ) -> Source:
-    """One item of `samples` samples a picture, from class folders with or without split folders above them.
+    """One item a picture, from class folders with or without split folders above them.
 
-    Without split folders the pictures are assigned by `val_share` and `test_share`; with "train" but no "val",
-    `val_share` of train becomes val. `args` go to every item. Raises ValueError for any other layout.
+    Args:
+        root: The folder.
+        channels: 3 (colour) or 1 (grey).
+        val_share: Share of the pictures that becomes val, where there are no split folders; share of train, where
+            there is "train" but no "val".
+        test_share: Share that becomes test, where there are no split folders.
+        split_seed: Of the random assignment.
+        samples: Samples of an item.
+        args: For `read`, of every item.
+
+    Raises:
+        ValueError: The folder has another layout, or a value is not allowed.
     """
     if channels not in (1, 3):
         raise ValueError(f"channels={channels} is not offered; use 3 (colour) or 1 (grey)")
@@ -163,7 +190,7 @@ def picture_source(
     splits = {split: _items(root, classes, pictures[split], samples, args) for split in folders}
     if "val" not in splits:
         pool = splits.pop("train")
-        assigned = deal(
+        assigned = assign_splits(
             [item.targets[0] for item in pool],
             val_share=val_share,
             test_share=test_share if folders["train"] == "" else 0.0,
@@ -175,13 +202,18 @@ def picture_source(
 
 
 def split_folders(root: str, holds: str = "<class>/*") -> dict[str, str]:
-    """Split -> the folder that holds it; empty where `root` holds the class folders themselves.
+    """The folders of the splits.
 
-    `holds` says in errors what lies in the folder of a split.
+    Args:
+        root: The folder of the data set.
+        holds: What lies in the folder of a split, for errors.
+
+    Returns:
+        Split name -> the folder that holds it; empty where `root` holds the class folders themselves.
     """
-    named = [name for name in look(root)[0] if name.lower() in SPLITS]
+    named = [name for name in list_folder(root)[0] if name.lower() in SPLITS]
     # a class may be called "train" (the vehicle): then it stands alone and holds pictures, not folders
-    if len(named) < 2 and not any(look(os.path.join(root, name))[0] for name in named):
+    if len(named) < 2 and not any(list_folder(os.path.join(root, name))[0] for name in named):
         return {}
     folders: dict[str, str] = {}
     for name in named:
@@ -197,7 +229,7 @@ def split_folders(root: str, holds: str = "<class>/*") -> dict[str, str]:
 def _class_pictures(root: str, folder: str) -> dict[str, list[str]]:
     """Class -> its pictures, as paths below `root`; both sorted."""
     where = os.path.join(root, folder) if folder else root
-    classes, loose = look(where)
+    classes, loose = list_folder(where)
     if not classes:
         raise ValueError(
             f"{where} holds {len(loose)} pictures and no class folders; put the pictures of each class in a "
@@ -259,14 +291,14 @@ def pictures_below(root: str, folder: str, above: tuple[str, ...] = ()) -> list[
     where = os.path.realpath(os.path.join(root, folder))
     if where in above:
         raise ValueError(f"{os.path.join(root, folder)} is a link to a folder above it; remove the link")
-    folders, pictures = look(where)
+    folders, pictures = list_folder(where)
     found = [f"{folder}/{name}" for name in pictures]
     for name in folders:
         found += pictures_below(root, f"{folder}/{name}", (*above, where))
     return found
 
 
-def look(folder: str) -> tuple[list[str], list[str]]:
+def list_folder(folder: str) -> tuple[list[str], list[str]]:
     """The names of the folders and of the pictures directly in `folder`, sorted, without hidden ones."""
     folders, pictures = [], []
     try:

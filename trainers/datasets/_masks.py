@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainers.datasets import MASK, Args, BadImage, Item
-from trainers.datasets._files import deal, pictures_below, shortened
+from trainers.datasets._files import assign_splits, pictures_below, shortened
 from trainers.decode import Pixels, decode, jpeg_geometry, opened
 
 Mask = npt.NDArray[np.uint8]
@@ -66,9 +66,19 @@ def find_pairs(
     """Each picture in the folder `pictures` and its mask in the folder `masks`, sorted by the pictures' names.
 
     Both have the same name, dot and ending aside, and lie equally deep: `a/1.jpg` and `a/1.png`.
-    `picture_ending` and `mask_endings` are what comes between name and dot; files without are passed over, and
-    of several mask endings the first counts that makes the name of a picture. Raises ValueError naming what is
-    left over, and names that occur twice.
+
+    Args:
+        root: The folder that holds both.
+        pictures: Folder of the pictures, below `root`.
+        masks: Folder of the masks, below `root`.
+        picture_ending: What comes between name and dot; pictures without it are skipped.
+        mask_endings: Likewise, of masks; of several the first counts that makes the name of a picture.
+
+    Returns:
+        (picture, mask) as paths below `root`.
+
+    Raises:
+        ValueError: Pictures or masks are left over, or names occur twice; it lists them.
     """
     drawn: dict[str, list[str]] = {}
     for path in sorted(pictures_below(root, pictures)):
@@ -114,12 +124,26 @@ def _ends(path: str, ending: str) -> bool:
     return os.path.splitext(path)[0].endswith(ending)
 
 
-def deal_pairs(
+def assign_pairs(
     root: str, pairs: Sequence[Pair], *, val_share: float, test_share: float = 0.0, split_seed: int
 ) -> dict[str, list[Pair]]:
-    """Split -> its pairs, assigned at random; each in their order."""
+    """Assign pairs to splits at random.
+
+    Args:
+        root: Names the folder in errors.
+        pairs: All pairs of the data set.
+        val_share: Share of the pairs, above 0.
+        test_share: Likewise; 0: there is no such split.
+        split_seed: 0 to 2**32 - 1.
+
+    Returns:
+        Split name -> its pairs, in their order.
+
+    Raises:
+        ValueError: Shares or seed are out of range, or a split is empty.
+    """
     labels = [0] * len(pairs)
-    assigned = deal(labels, val_share=val_share, test_share=test_share, seed=split_seed, what=root)
+    assigned = assign_splits(labels, val_share=val_share, test_share=test_share, seed=split_seed, what=root)
     return {split: [pairs[position] for position in positions] for split, positions in assigned.items()}
 
 
@@ -137,10 +161,22 @@ def mask_items(root: str, pairs: Sequence[Pair], args: Args) -> list[Item]:
 def read_pair(
     item: Item, channels: int, classes_of: Callable[[RawMask], Mask], *, lossy: bool = False
 ) -> list[tuple[Pixels, Mask]]:
-    """The picture and its mask, which `classes_of` makes of the file's ids or colours.
+    """The picture of an item, and its mask.
 
-    Where `item.args` hold "min_size" the picture may come out smaller (see `_files.decode`); the mask is then
-    reduced to it, pixel by pixel that of its centre. `lossy`: whether a mask may be a JPEG. Raises BadImage.
+    Where `item.args` hold "min_size" the picture may come out smaller (see `trainers.decode.decode`); the mask is then
+    reduced to it, pixel by pixel that of its centre.
+
+    Args:
+        item: With `path` and `mask_path`.
+        channels: Of the picture, 3 or 1.
+        classes_of: Makes class numbers of the file's ids or colours.
+        lossy: Whether a mask may be a JPEG.
+
+    Returns:
+        One pair: uint8 (height, width, channels), and uint8 (height, width) of class numbers or IGNORED.
+
+    Raises:
+        BadImage: A file cannot be read, or the mask does not fit.
     """
     assert item.path is not None
     assert item.mask_path is not None
@@ -151,7 +187,7 @@ def read_pair(
         turned = ", upright as its EXIF orientation says," if orientation > 1 else ""
         raise BadImage(
             f"{item.path}{turned} is {width}x{height} and its mask {item.mask_path} "
-            f"{raw.values.shape[1]}x{raw.values.shape[0]}: a mask has its picture's size; draw it anew or remove both"
+            f"{raw.values.shape[1]}x{raw.values.shape[0]}: a mask has its picture's size; redraw it or remove both"
         )
     return [(image, _reduce(classes_of(raw), (image.shape[0], image.shape[1]), orientation))]
 
@@ -196,7 +232,17 @@ def by_id(raw: RawMask, classes: Mapping[int, int], allowed: str) -> Mask:
 
 
 def by_colour(raw: RawMask, classes: Mapping[Colour, int], allowed: str, *, rest: int | None = None) -> Mask:
-    """The class of each pixel from its colour; `rest` is that of colours in no table, None: a BadImage."""
+    """The class of each pixel from its colour.
+
+    Args:
+        raw: The file's colours, or the indices of a palette.
+        classes: Colour -> class number or IGNORED.
+        allowed: The colours in words, for errors.
+        rest: Class of all other colours; None: there must be none.
+
+    Raises:
+        BadImage: The mask holds no colours, or one that no class has.
+    """
     values, palette = raw.values, raw.palette
     if palette is not None and int(values.max()) >= len(palette):
         raise BadImage(f"{raw.path} holds the index {values.max()}, and its palette has {len(palette)} colours only")
@@ -268,10 +314,10 @@ def _report_unknown(raw: RawMask, unknown: npt.NDArray[np.bool_], what: str, all
     elif what == "id" and values.ndim == 3:
         values = values[:, :, 0]
     distinct = np.unique(values[unknown], axis=0).tolist()
-    spelled = [",".join(map(str, value)) if isinstance(value, list) else str(value) for value in distinct]
-    named = "; ".join(spelled[:SHOWN]) + (f" and {len(spelled) - SHOWN} more" if len(spelled) > SHOWN else "")
+    formatted = [",".join(map(str, value)) if isinstance(value, list) else str(value) for value in distinct]
+    named = "; ".join(formatted[:SHOWN]) + (f" and {len(formatted) - SHOWN} more" if len(formatted) > SHOWN else "")
     return (
-        f"{raw.path} holds {np.count_nonzero(unknown)} pixels of the {what}{'s' * (len(spelled) > 1)} {named} "
+        f"{raw.path} holds {np.count_nonzero(unknown)} pixels of the {what}{'s' * (len(formatted) > 1)} {named} "
         f"(the first at x={x}, y={y}), which no class has; allowed are {allowed}"
     )
 

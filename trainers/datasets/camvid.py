@@ -18,7 +18,7 @@ the same. With `split="sequence"` each film is cut in the order of time: its fir
 val, the last 20% test, and pictures less than a second after the split before are left out (of 701 these are
 14, from the part of 0016E5 that has 15 pictures a second). All three splits still know the same four drives,
 and at two cuts a film scenes a second apart lie in two splits: scores say how well a model does further down a
-street it knows. `split="random"` deals them at random, as is often done: neighbours in train and val or test
+street it knows. `split="random"` assigns them at random, as is often done: neighbours in train and val or test
 then make scores look better than they are.
 """
 
@@ -33,9 +33,9 @@ from trainers.datasets._masks import (
     LISTED,
     Mask,
     Pair,
+    assign_pairs,
     by_colour,
     by_id,
-    deal_pairs,
     find_pairs,
     mask_items,
     need_folders,
@@ -127,7 +127,16 @@ SECOND = 30
 
 
 def source(data: str | None, *, split: str = "sequence", split_seed: int = 0) -> Source:
-    """Parameters: `split`, how the 701 pictures are split, "sequence" or "random", the latter by `split_seed`."""
+    """List the pairs of pictures and masks.
+
+    Args:
+        data: the folder.
+        split: how the 701 pictures are split, "sequence" or "random"; see above.
+        split_seed: of split="random".
+
+    Raises:
+        ValueError: the folder has another layout, or a value is not allowed.
+    """
     if split not in ("sequence", "random"):
         raise ValueError(f"split={split!r} is not offered; use sequence (blocks of each film) or random")
     root = existing_folder(data, HOLDS)
@@ -143,7 +152,7 @@ def source(data: str | None, *, split: str = "sequence", split_seed: int = 0) ->
         need_folders(root, [pictures or PICTURES[0], labels or LABELS[0]], HOLDS)
         pairs = find_pairs(root, pictures or "", labels or "", mask_endings=["_L"])
         if split == "random":
-            splits = deal_pairs(root, pairs, val_share=0.2, test_share=0.2, split_seed=split_seed)
+            splits = assign_pairs(root, pairs, val_share=0.2, test_share=0.2, split_seed=split_seed)
             warnings = [
                 "CamVid's pictures are stills of films, and split=random puts neighbours that show nearly the same "
                 "into different splits: scores look better than they are; split=sequence does not"

@@ -28,7 +28,15 @@ from typing import Any
 import numpy as np
 
 from trainers.datasets import Item, Source
-from trainers.datasets._files import absolute, changed_ns, deal, download, existing_folder, picture_source, row_items
+from trainers.datasets._files import (
+    absolute,
+    assign_splits,
+    changed_ns,
+    download,
+    existing_folder,
+    picture_source,
+    row_items,
+)
 from trainers.decode import Pixels, decode
 
 HOLDS = "CIFAR-10 (cifar-10-batches-py, cifar-10-batches-bin, one of the .tar.gz, or train/<class>/*.png)"
@@ -41,6 +49,17 @@ fetch = download  # `download` is an argument of source
 
 
 def source(data: str | None, *, download: bool = False, val_share: float = 0.1, split_seed: int = 0) -> Source:
+    """List the published files, or pictures in class folders.
+
+    Args:
+        data: the folder that holds one of the forms above.
+        download: whether to fetch the files that are missing.
+        val_share: share of train that becomes val.
+        split_seed: of the random assignment.
+
+    Raises:
+        ValueError: files are missing or damaged, or a value is not allowed.
+    """
     if download and not _find(absolute(data, HOLDS)):
         fetch("CIFAR10", absolute(data, HOLDS))
     folder = existing_folder(data, HOLDS)
@@ -49,12 +68,12 @@ def source(data: str | None, *, download: bool = False, val_share: float = 0.1, 
         return _picture_folders(folder, val_share, split_seed)
     labels = _labels(batches)
     train = [label for name in TRAIN for label in labels[name]]
-    dealt = deal(train, val_share=val_share, seed=split_seed, what=folder)
-    splits: dict[str, list[Item]] = {split: [] for split in (*dealt, "test")}
+    assigned = assign_splits(train, val_share=val_share, seed=split_seed, what=folder)
+    splits: dict[str, list[Item]] = {split: [] for split in (*assigned, "test")}
     start = 0
     for name in TRAIN:
         stop = start + len(labels[name])
-        for split, positions in dealt.items():
+        for split, positions in assigned.items():
             rows = [position - start for position in positions if start <= position < stop]
             splits[split] += _items(batches[name], name, split, rows, labels[name])
         start = stop
@@ -103,7 +122,7 @@ def _find(folder: str) -> dict[str, str]:
             if not missing:
                 return found
             if len(missing) < len(found):
-                raise ValueError(f"{place} lacks {', '.join(missing)}; copy them there, or fetch the set anew")
+                raise ValueError(f"{place} lacks {', '.join(missing)}; copy them there, or fetch the set again")
     for archive in ("cifar-10-python.tar.gz", "cifar-10-binary.tar.gz"):
         path = os.path.join(folder, archive)
         if os.path.isfile(path):
@@ -143,10 +162,10 @@ def _members(path: str, batches: Sequence[str]) -> dict[str, bytes]:
                 if len(found) == len(batches):
                     break
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise ValueError(f"{path} is damaged or cut short: {error}; fetch it anew") from None
+        raise ValueError(f"{path} is damaged or cut short: {error}; fetch it again") from None
     missing = [batch for batch in batches if batch not in found]
     if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}; fetch it anew")
+        raise ValueError(f"{path} lacks {', '.join(missing)}; fetch it again")
     return found
 
 
@@ -154,7 +173,7 @@ def _parse(raw: bytes, path: str) -> tuple[Pixels, list[int]]:
     """Pixels (n, 3072), plane after plane, and labels."""
     if path.endswith((".bin", "-binary.tar.gz")):
         if not raw or len(raw) % 3073:
-            raise ValueError(f"{path} is damaged: {len(raw)} bytes are no multiple of 3,073; fetch it anew")
+            raise ValueError(f"{path} is damaged: {len(raw)} bytes are no multiple of 3,073; fetch it again")
         records = np.frombuffer(raw, np.uint8).reshape(-1, 3073)
         batch: dict[str, Any] = {"data": records[:, 1:], "labels": records[:, 0].tolist()}
     else:
@@ -193,7 +212,7 @@ def _unpickle(raw: bytes, path: str) -> dict[str, Any]:
     try:
         batch = _Unpickler(io.BytesIO(raw), encoding="bytes").load()
     except Exception as error:  # a damaged pickle raises nearly anything
-        raise ValueError(f"{path} is damaged or no batch of CIFAR-10: {error}; fetch it anew") from None
+        raise ValueError(f"{path} is damaged or no batch of CIFAR-10: {error}; fetch it again") from None
     if not isinstance(batch, dict):
-        raise ValueError(f"{path} does not hold a batch of CIFAR-10 but a {type(batch).__name__}; fetch it anew")
+        raise ValueError(f"{path} does not hold a batch of CIFAR-10 but a {type(batch).__name__}; fetch it again")
     return {key.decode("latin1") if isinstance(key, bytes) else str(key): value for key, value in batch.items()}

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainers.datasets import Item, Source
-from trainers.datasets._files import deal, row_items
+from trainers.datasets._files import assign_splits, row_items
 from trainers.decode import Pixels
 
 SAMPLES_PER_ITEM = 256
@@ -23,10 +23,10 @@ def source(data: str | None, *, split_seed: int = 0) -> Source:
     if data is not None:
         raise ValueError(f"the data set digits comes with scikit-learn and reads no folder; leave --data {data} out")
     _, labels = _digits()
-    dealt = deal(labels.tolist(), val_share=0.2, seed=split_seed, what="digits")
+    assigned = assign_splits(labels.tolist(), val_share=0.2, seed=split_seed, what="digits")
     splits = {
         split: row_items(rows, labels.tolist(), size=SAMPLES_PER_ITEM, path=None, name=split)
-        for split, rows in dealt.items()
+        for split, rows in assigned.items()
     }
     return Source(classes=[str(digit) for digit in range(10)], channels=1, splits=splits)
 

@@ -6,7 +6,7 @@
 
 Read are jpg, jpeg, png, webp, bmp, gif (its first picture), tif, tiff, ppm and pgm, at any depth below a
 class folder; hidden files, other files and pictures outside class folders are not. "val" may be called valid
-or validation, case does not matter. Without splits, `val_share` and `test_share` are dealt off, seeded and
+or validation, case does not matter. Without splits, `val_share` and `test_share` are split off, seeded and
 stratified; with train but no val, `val_share` of train becomes val. Licence: that of the pictures.
 """
 
@@ -27,6 +27,18 @@ def source(
     test_share: float = 0.1,
     split_seed: int = 0,
 ) -> Source:
+    """List the pictures of each class.
+
+    Args:
+        data: the folder.
+        channels: 3 (colour) or 1 (grey).
+        val_share: share of the pictures, or of train, that becomes val, where there is no such folder.
+        test_share: share that becomes test, where there are no split folders.
+        split_seed: of the random assignment.
+
+    Raises:
+        ValueError: the folder has another layout, or a value is not allowed.
+    """
     return picture_source(
         existing_folder(data, HOLDS),
         channels=channels,
@@ -38,6 +50,6 @@ def source(
 
 
 def read(item: Item) -> list[tuple[Pixels, int]]:
-    """`item.args` may hold "min_size" (height, width): see `_files.decode`."""
+    """`item.args` may hold "min_size" (height, width): see `trainers.decode.decode`."""
     assert item.path is not None
     return [(decode(item.path, item.args["channels"], item.args.get("min_size")), item.targets[0])]

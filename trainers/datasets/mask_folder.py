@@ -5,7 +5,7 @@
          data/images/val/**, masks/val/**                   data/test/images/**, test/masks/**
 
 The mask of `a/x.jpg` is `a/x.png` or `a/x_mask.png`, of the picture's size. "val" may be called valid or
-validation, case does not matter, "test" may be absent. Without splits, `val_share` and `test_share` are assigned
+validation, case does not matter, "test" may be absent. Without splits, `val_share` and `test_share` are split
 off at random, seeded; with train but no val, `val_share` of train becomes val. Licence: that of the pictures.
 
 Masks hold one of these, in png, bmp, gif, tif, pgm or ppm (a JPEG would make up classes along every border):
@@ -39,7 +39,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trainers.datasets import IGNORED, Args, BadImage, Item, Source
-from trainers.datasets._files import existing_folder, look, shortened, split_folders
+from trainers.datasets._files import existing_folder, list_folder, shortened, split_folders
 from trainers.datasets._masks import (
     LISTED,
     MOST_ID,
@@ -48,9 +48,9 @@ from trainers.datasets._masks import (
     Pair,
     RawMask,
     above,
+    assign_pairs,
     by_colour,
     by_id,
-    deal_pairs,
     find_pairs,
     is_grey,
     load,
@@ -68,7 +68,7 @@ MOST_MASKS = 2000
 MOST_IDS = 100
 """Different ids beyond which masks look like photographs."""
 MOST_COLOURS = 50
-LOOKED_AT = 20
+SAMPLED = 20
 """Masks whose colours are listed, where classes.csv is missing."""
 
 
@@ -94,6 +94,20 @@ def source(
     threshold: float | str | None = None,
     classes: int | Sequence[str] | None = None,
 ) -> Source:
+    """List the pairs of pictures and masks, and find out which classes the masks hold.
+
+    Args:
+        data: the folder.
+        channels: of the pictures, 3 (colour) or 1 (grey).
+        val_share: share of the pictures that becomes val, where there is no such folder.
+        test_share: share that becomes test, where there are no split folders.
+        split_seed: of the random assignment.
+        threshold: grey value above which a pixel is of class 1, or "mean"; None: masks hold ids or colours.
+        classes: number of classes, or their names, for ids 0, 1, 2...; None: as classes.csv or the masks say.
+
+    Raises:
+        ValueError: the folder has another layout, masks do not fit, or a value is not allowed.
+    """
     root = existing_folder(data, HOLDS)
     if channels not in (1, 3):
         raise ValueError(f"channels={channels} is not offered; use 3 (colour) or 1 (grey)")
@@ -103,7 +117,7 @@ def source(
         test_share = test_share if list(found) == ["train"] else 0.0
         pool = found.pop("train")
         shares = {"val_share": val_share, "test_share": test_share}
-        found = deal_pairs(root, pool, **shares, split_seed=split_seed) | found
+        found = assign_pairs(root, pool, **shares, split_seed=split_seed) | found
     args = {"channels": channels, **scheme.args}
     return Source(
         classes=scheme.classes,
@@ -141,7 +155,7 @@ def _check_palette(raw: RawMask, palette: Iterable[Sequence[int]]) -> None:
         if index < len(raw.palette) and raw.palette[index].tolist() != colour and (raw.values == index).any():
             raise BadImage(
                 f"{raw.path}: the index {index} of its palette is the colour "
-                f"{_spell(raw.palette[index].tolist())}, in the first mask {_spell(colour)}; so indices are no class "
+                f"{_rgb(raw.palette[index].tolist())}, in the first mask {_rgb(colour)}; so indices are no class "
                 f"numbers here: list the colours in {CLASSES_FILE} (name,r,g,b)"
             )
 
@@ -179,7 +193,7 @@ def _find(root: str) -> dict[str, list[Pair]]:
 
 def _named(folder: str, name: str) -> str | None:
     """The folder called `name`, whatever its case."""
-    return next((found for found in look(folder)[0] if found.lower() == name), None)
+    return next((found for found in list_folder(folder)[0] if found.lower() == name), None)
 
 
 # ---- classes ----
@@ -315,8 +329,8 @@ def _ids(path: str) -> set[int] | None:
 def _ask_for_colours(root: str, masks: Sequence[str]) -> str:
     """The colours of some masks, ready to be named."""
     found: set[int] = set()
-    looked = masks[:: -(-len(masks) // LOOKED_AT)]
-    for mask in looked:
+    sampled = masks[:: -(-len(masks) // SAMPLED)]
+    for mask in sampled:
         try:
             values = load(f"{root}/{mask}").values.astype(np.uint32)
         except BadImage:
@@ -326,19 +340,19 @@ def _ask_for_colours(root: str, masks: Sequence[str]) -> str:
     colours = [(code >> 16, code >> 8 & 255, code & 255) for code in sorted(found)]
     if len(colours) > MOST_COLOURS:
         return (
-            f"the masks in {root} are in colour, and {len(looked)} of them hold {len(colours)} different ones, such "
-            f"as {'; '.join(_spell(colour) for colour in colours[:5])}: are these photographs, or masks that were "
+            f"the masks in {root} are in colour, and {len(sampled)} of them hold {len(colours)} different ones, such "
+            f"as {'; '.join(_rgb(colour) for colour in colours[:5])}: are these photographs, or masks that were "
             f"shrunk or saved as JPEG once? Masks have a colour for each class, which {CLASSES_FILE} names (name,r,g,b)"
         )
-    lines = "\n".join(f"class{number},{_spell(colour)}" for number, colour in enumerate(colours))
+    lines = "\n".join(f"class{number},{_rgb(colour)}" for number, colour in enumerate(colours))
     return (
-        f"the masks in {root} are in colour; name the classes in {root}/{CLASSES_FILE}. {len(looked)} of "
+        f"the masks in {root} are in colour; name the classes in {root}/{CLASSES_FILE}. {len(sampled)} of "
         f"{len(masks)} masks hold these colours:\n\nname,r,g,b\n{lines}\n\nCopy these lines there and give the "
         "classes their names; name a colour that is no class ignore, and add what other masks hold"
     )
 
 
-def _spell(colour: Sequence[int]) -> str:
+def _rgb(colour: Sequence[int]) -> str:
     return ",".join(map(str, colour))
 
 

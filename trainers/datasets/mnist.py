@@ -27,7 +27,7 @@ from typing import IO
 import numpy as np
 
 from trainers.datasets import Item, Source
-from trainers.datasets._files import absolute, changed_ns, deal, download, existing_folder, row_items
+from trainers.datasets._files import absolute, assign_splits, changed_ns, download, existing_folder, row_items
 from trainers.decode import Pixels
 
 HOLDS = "MNIST's idx files (train-images-idx3-ubyte, ...; .gz will do)"
@@ -42,6 +42,17 @@ fetch = download  # `download` is an argument of source
 
 
 def source(data: str | None, *, download: bool = False, val_share: float = 0.1, split_seed: int = 0) -> Source:
+    """List the four published files.
+
+    Args:
+        data: the folder.
+        download: whether to fetch the files that are missing.
+        val_share: share of train that becomes val.
+        split_seed: of the random assignment.
+
+    Raises:
+        ValueError: files are missing or damaged, or a value is not allowed.
+    """
     if download and len(_find(absolute(data, HOLDS))) < 4:
         fetch("MNIST", absolute(data, HOLDS))
     folder = existing_folder(data, HOLDS)
@@ -55,7 +66,7 @@ def source(data: str | None, *, download: bool = False, val_share: float = 0.1, 
     labels = {split: _labels(found[name]) for split, (_, name) in FILES.items()}
     for split, (images, _) in FILES.items():
         _check_count(found[images], len(labels[split]))
-    rows = deal(labels["train"], val_share=val_share, seed=split_seed, what=folder)
+    rows = assign_splits(labels["train"], val_share=val_share, seed=split_seed, what=folder)
     rows["test"] = list(range(len(labels["test"])))
     splits = {}
     for split, positions in rows.items():
@@ -116,7 +127,7 @@ def _header(stream: IO[bytes], path: str, dimensions: int) -> int:
     if magic != 0x0800 + dimensions:
         raise ValueError(
             f"{path} is no idx file of {'labels' if dimensions == 1 else 'images'}: it starts with "
-            f"{magic:#010x}, not {0x0800 + dimensions:#010x}; fetch it anew"
+            f"{magic:#010x}, not {0x0800 + dimensions:#010x}; fetch it again"
         )
     if size not in ([], [28, 28]):
         raise ValueError(f"{path} holds images of {size[0]}x{size[1]} pixels; MNIST's have 28x28")
@@ -126,7 +137,7 @@ def _header(stream: IO[bytes], path: str, dimensions: int) -> int:
 def _check_length(path: str, found: int, expected: int) -> None:
     if found != expected:
         raise ValueError(
-            f"{path} is damaged: {found} bytes follow its header, which announces {expected}; fetch it anew"
+            f"{path} is damaged: {found} bytes follow its header, which announces {expected}; fetch it again"
         )
 
 
@@ -140,4 +151,4 @@ def _opened(path: str) -> Iterator[IO[bytes]]:
         with gzip.open(path) if packed else open(path, "rb") as stream:  # type: ignore[assignment]
             yield stream
     except (OSError, EOFError, zlib.error, struct.error) as error:
-        raise ValueError(f"{path} is damaged or cut short: {error}; fetch it anew") from None
+        raise ValueError(f"{path} is damaged or cut short: {error}; fetch it again") from None

@@ -26,9 +26,9 @@ from trainers.datasets._masks import (
     Mask,
     RawMask,
     above_mean,
+    assign_pairs,
     by_colour,
     by_id,
-    deal_pairs,
     find_pairs,
     mask_items,
     need_folders,
@@ -82,7 +82,17 @@ MEAN = "mean"
 def source(
     data: str | None, *, val_share: float = 0.15, split_seed: int = 0, binary: str | Sequence[str] | None = None
 ) -> Source:
-    """Parameters: `binary`, "mean", or the names of the classes that are the foreground; None: all 24."""
+    """List the pairs of pictures and masks.
+
+    Args:
+        data: the folder.
+        val_share: share of the pictures that becomes val.
+        split_seed: of the random assignment.
+        binary: "mean", or the names of the classes that are the foreground; None: all 24 classes.
+
+    Raises:
+        ValueError: the folder has another layout, or a value is not allowed.
+    """
     names = [name.strip() for name in binary.split(",")] if isinstance(binary, str) else list(binary or ())
     names = [name for name in names if name != ""]
     unknown = [str(name) for name in names if name not in CLASSES and names != [MEAN]]
@@ -97,7 +107,7 @@ def source(
     pictures, masks = (os.path.join(place, folder) for folder in form)
     need_folders(root, [pictures, masks], HOLDS)
     pairs = find_pairs(root, pictures, masks)
-    assigned = deal_pairs(root, pairs, val_share=val_share, split_seed=split_seed)
+    assigned = assign_pairs(root, pairs, val_share=val_share, split_seed=split_seed)
     splits = {split: mask_items(root, of, {"binary": names}) for split, of in assigned.items()}
     if not names:
         colours = list(CLASSES.values())

@@ -42,6 +42,21 @@ def source(
     binary: bool = False,
     seed: int = 0,
 ) -> Source:
+    """Count out the pictures; `read` draws them.
+
+    Args:
+        data: None: there is no folder.
+        train: number of pictures of that split.
+        val: number of pictures of that split.
+        test: number of pictures of that split; 0: there is none.
+        height: of a picture, in pixels.
+        width: of a picture, in pixels.
+        binary: whether there are two classes, background and shape.
+        seed: 0 to 2**32 - 1.
+
+    Raises:
+        ValueError: a value is not allowed.
+    """
     if data is not None:
         raise ValueError(f"the data set shapes is drawn, not read from a folder; leave --data {data} out")
     counts = dict(zip(SPLITS, (train, val, test), strict=True))

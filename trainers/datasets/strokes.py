@@ -44,6 +44,17 @@ STROKES: list[list[Line]] = [
 
 
 def source(data: str | None, *, train: int = 10_000, val: int = 2_000, seed: int = 0) -> Source:
+    """Count out the pictures; `read` draws them.
+
+    Args:
+        data: None: there is no folder.
+        train: number of pictures of that split.
+        val: number of pictures of that split.
+        seed: 0 to 2**32 - 1.
+
+    Raises:
+        ValueError: a value is not allowed.
+    """
     if data is not None:
         raise ValueError(f"the data set strokes is drawn, not read from a folder; leave --data {data} out")
     for name, count in (("train", train), ("val", val)):

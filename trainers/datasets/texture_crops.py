@@ -4,7 +4,7 @@
 
 The photographs are found as in image_folder (endings, depth, names of splits). Each gives `crops_per_photo`
 grey crops of `crop_size` x `crop_size` of its pixels, so an image shows the same area of ground whatever it
-is shrunk to. Splits are dealt by photograph: two crops of one never lie in two splits, which would let a
+is shrunk to. Splits are made by photograph: two crops of one never lie in two splits, which would let a
 model recognise the photograph instead of the texture. Where a crop lies depends on `split_seed`, the
 photograph's name and the crop's number alone. Licence: that of the photographs.
 """
@@ -29,6 +29,19 @@ def source(
     val_share: float = 0.2,
     test_share: float = 0.0,
 ) -> Source:
+    """List the photographs of each class.
+
+    Args:
+        data: the folder.
+        crop_size: height and width of a crop, in pixels of the photograph.
+        crops_per_photo: number of crops of each photograph.
+        split_seed: of the random assignment, and of where the crops lie.
+        val_share: share of the photographs, or of train, that becomes val, where there is no such folder.
+        test_share: share that becomes test, where there are no split folders.
+
+    Raises:
+        ValueError: the folder has another layout, or a value is not allowed.
+    """
     if crop_size < 1 or crops_per_photo < 1:
         raise ValueError(f"crop_size={crop_size} and crops_per_photo={crops_per_photo} must both be 1 or more")
     return picture_source(

@@ -28,7 +28,17 @@ def open_run(run: str, storage: str | None = None) -> tuple[Store, RunFacts]:
 def restore(
     recipe: Recipe, meta: Facts | DatasetFacts, folder: Store, device: torch.device | None = None
 ) -> tuple[TrainState, World]:
-    """The best checkpoint's model, on this process' device or on another."""
+    """Read the best weights of a run into its model.
+
+    Args:
+        recipe: the run's.
+        meta: `dataset` of its run.json, or meta.json of its data.
+        folder: the run folder.
+        device: None: the GPU that this process was given, else the CPU.
+
+    Returns:
+        The state, with the model alone filled in, and the world it lives in.
+    """
     world = World(0, 1, device or choose_device(), recipe.precision)  # type: ignore[arg-type]
     weights = Checkpoints(folder).best_weights()
     state = build.create_state(recipe, meta, world, fresh=False)

@@ -45,8 +45,16 @@ class Predictions(Protocol):
         ...
 
     def rows(self, predictor: Predictor, files: Sequence[Named], out: Path) -> list[list[str]]:
-        """A row of predictions.csv for each file; its second word is "" where the file cannot be decoded. Whatever
-        else there is of a file is written below `out`."""
+        """Predict some files.
+
+        Args:
+            predictor: the run's best model.
+            files: the path of each, and its name in what is written.
+            out: folder below which whatever else there is of a file is written.
+
+        Returns:
+            A row of predictions.csv for each file; its second field is "" where the file cannot be decoded.
+        """
         ...
 
     def finish(self, meta: DatasetFacts, out: Store) -> None:
@@ -54,7 +62,17 @@ class Predictions(Protocol):
         ...
 
     def evaluate(self, predictor: Predictor, source: Source, split: str, advance: Advance) -> Scores:
-        """Scores of a split at the pictures' own size; only where `own_size`. Raises ValueError."""
+        """Scores of a split at the pictures' own size; only where `own_size`.
+
+        Args:
+            predictor: the run's best model.
+            source: the data set's listing.
+            split: the name of the split.
+            advance: gets the number of pictures done since the last call.
+
+        Raises:
+            ValueError: the task cannot score at that size.
+        """
         ...
 
 

@@ -22,11 +22,20 @@ def places(length: int, window: int, overlap: float) -> list[int]:
 def slide(
     model: Callable[[Tensor], Tensor], image: Tensor, window: tuple[int, int], overlap: float
 ) -> Iterator[tuple[int, Tensor]]:
-    """Logits of `image` (C, H, W), as bands (first row, logits (classes, rows, W)) from top to bottom.
+    """Logits of an image, in bands from top to bottom.
 
-    `model` takes (1, C, h, w), where h, w are those of `window` or of a smaller image, and returns logits
-    (1, classes, ...), which are brought to h x w. Where windows overlap, their logits are averaged with
-    weights that fall linearly towards a window's rim. No more than the logits of one window's height are held.
+    Where windows overlap, their logits are averaged with weights that fall linearly towards a window's rim. No more
+    than the logits of one window's height are held.
+
+    Args:
+        model: takes (1, C, h, w), where h, w are those of `window` or of a smaller image, and returns logits
+            (1, classes, ...), which are brought to h x w.
+        image: (C, H, W).
+        window: height and width.
+        overlap: share of a window that the next one covers again, 0 up to, not including, 1.
+
+    Yields:
+        The number of a band's first row, and its logits (classes, rows, W).
     """
     height, width = image.shape[-2:]
     rows, columns = min(window[0], height), min(window[1], width)

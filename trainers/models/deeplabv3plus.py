@@ -50,12 +50,18 @@ def build(
 ) -> nn.Module:
     """DeepLabv3+: (N, channels, height, width) -> logits (N, classes, height, width).
 
-    `depth`: of the ResNet, 18, 34 or 50. `output_stride`: 16, or 8 for finer features, at more than twice the
-    arithmetic. `dropout`: the share of the ASPP's features that is dropped. `weights`: None for random, "imagenet"
-    to start `backbone` from torchvision's, downloaded once; frozen=backbone keeps them as they are.
+    Args:
+        image_size: Height and width; any from 32x32 on.
+        channels: Of the images.
+        classes: Number of classes.
+        depth: Of the ResNet: 18, 34 or 50.
+        output_stride: 16, or 8 for finer features, at more than twice the arithmetic.
+        dropout: Share of the ASPP's features that is dropped.
+        weights: None for random, "imagenet" to start `backbone` from torchvision's, downloaded once;
+            frozen=backbone keeps them as they are.
 
-    Any size from 32x32 on. Raises ValueError for smaller images, for arguments that do not go together and where
-    the weights cannot be had.
+    Raises:
+        ValueError: The images are smaller, arguments do not go together, or the weights cannot be had.
     """
     if depth not in LAST_CHANNELS:
         raise ValueError(f"depth={depth} is not offered: use one of {', '.join(map(str, LAST_CHANNELS))}")

@@ -19,12 +19,19 @@ def build(*, image_size: tuple[int, int], channels: int, classes: int, stage: st
     `decoder`, in the table's order. As in the authors' code (github.com/Eromera/erfnet_pytorch), convolutions have
     a bias, BatchNorm's epsilon is 0.001 and dropout drops whole channels.
 
-    `stage`: "decoder" is the whole network, logits of the size of the image. "encoder" ends after layer 16 with
-    a 1x1 convolution, `head`: logits of 1/8 of the size, rounded up, to be trained first, on labels of that size.
-    The weights of `encoder` have the same names and shapes in both. With 20 classes and 3 channels, 2,064,256
+    The weights of `encoder` have the same names and shapes in both stages. With 20 classes and 3 channels, 2,064,256
     parameters; 2,066,836 together with the `head` of 2,580, which the authors keep in the whole network.
 
-    Any size from 16x16 on, 1 to 15 channels. Raises ValueError for others and for an unknown stage.
+    Args:
+        image_size: Height and width; any from 16x16 on.
+        channels: Of the images, 1 to 15.
+        classes: Number of classes.
+        stage: "decoder" is the whole network, logits of the size of the image. "encoder" ends after layer 16 with a
+            1x1 convolution, `head`: logits of 1/8 of the size, rounded up, to be trained first, on labels of that
+            size.
+
+    Raises:
+        ValueError: A value is not allowed.
     """
     if stage not in STAGES:
         raise ValueError(f"stage={stage!r} is not offered: use one of {', '.join(STAGES)}")

@@ -20,10 +20,18 @@ def build(
 
     Source: MATLAB's Deep Learning Toolbox, example "Create Simple Deep Learning Neural Network for
     Classification": 21,690 parameters for 28x28 images of 1 channel and 10 classes. As there, convolutions
-    have a bias before batch normalisation. `dropout`: the share of features dropped before the last layer.
+    have a bias before batch normalisation. (N, channels, height, width) -> logits (N, classes).
 
-    (N, channels, height, width) -> logits (N, classes). Any height and width from 4 on: a max-pool leaves out
-    the last odd row or column. Raises ValueError for smaller images and for unusable arguments.
+    Args:
+        image_size: Height and width, any from 4 on: a max-pool leaves out the last odd row or column.
+        channels: Of the images.
+        classes: Number of classes.
+        num_filters: Of the first convolution; 8 as published.
+        batch_norm: Whether batch normalisation follows each convolution.
+        dropout: Share of features dropped before the last layer.
+
+    Raises:
+        ValueError: The images are smaller, or a value is not allowed.
     """
     height, width = image_size
     if min(height, width) < SMALLEST:

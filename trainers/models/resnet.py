@@ -36,10 +36,18 @@ def build(
 ) -> nn.Module:
     """ResNet-18, 34, 50 or 101: (N, channels, height, width) -> logits (N, classes).
 
-    `stem`: "standard" (7x7 convolution with stride 2, then max-pool), or "3x3" (stride 1, no pool) for images
-    of about 32x32. `weights`: None for random, "imagenet" to start from torchvision's, downloaded once; the
-    last layer is random unless `classes` is 1000. Raises ValueError for images too small for the stem, for
-    arguments that do not go together and where the weights cannot be had.
+    Args:
+        image_size: Height and width; the least depends on the stem.
+        channels: Of the images.
+        classes: Number of classes.
+        depth: 18, 34, 50 or 101.
+        stem: "standard" (7x7 convolution with stride 2, then max-pool), or "3x3" (stride 1, no pool) for images of
+            about 32x32.
+        weights: None for random, "imagenet" to start from torchvision's, downloaded once; the last layer is random
+            unless `classes` is 1000.
+
+    Raises:
+        ValueError: The images are too small for the stem, arguments do not go together, or the weights cannot be had.
     """
     if depth not in DEPTHS:
         raise ValueError(f"depth={depth} is not offered: use one of {', '.join(map(str, DEPTHS))}")

@@ -23,11 +23,20 @@ def build(
     Source: Ronneberger, Fischer, Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI
     2015, figure 1: `base_channels`, doubled by each of `depth` max-pools and halved again on the way up. Weights
     start as in its section 3. Unlike there, 3x3 convolutions are padded, so that the output has the size of
-    the image, and BatchNorm follows them (`batch_norm`). 31,039,128 parameters for 3 channels and 24 classes.
-    `dropout`: the share of features dropped where the two paths meet.
+    the image, and BatchNorm follows them. 31,039,128 parameters for 3 channels and 24 classes.
 
-    Any size from 2 * 2**depth on, 32x32 as published: max-pools round odd sizes up, and what the way up has too
-    much is cut off. Raises ValueError for smaller images and for unusable arguments.
+    Args:
+        image_size: Height and width, any from 2 * 2**depth on, 32x32 as published: max-pools round odd sizes up, and
+            what the way up has too much is cut off.
+        channels: Of the images.
+        classes: Number of classes.
+        base_channels: Filters of the first convolutions.
+        depth: Number of max-pools.
+        batch_norm: Whether BatchNorm follows the 3x3 convolutions.
+        dropout: Share of features dropped where the two paths meet.
+
+    Raises:
+        ValueError: The images are smaller, or a value is not allowed.
     """
     if base_channels < 1:
         raise ValueError(f"base_channels={base_channels} is not possible: use 1 or more (64 as published)")

@@ -54,7 +54,7 @@ class TrialFacts(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder and its `run.json`, of which any part may be missing: it is going on, or an older version wrote it.
+    """A run folder and its `run.json`, of which any part may be missing: it is running, or an older version wrote it.
 
     Of a sweep's trial, `info` also has what only sweep.json knows; it may have no run folder at all.
     """

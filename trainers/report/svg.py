@@ -37,7 +37,14 @@ class Axis:
 
     @classmethod
     def over(cls, values: Sequence[float], start: float, stop: float, *, log_above: float = math.inf) -> Axis:
-        """An axis for all values, logarithmic where they span a factor of more than `log_above`."""
+        """An axis for all values, with a margin.
+
+        Args:
+            values: at least one.
+            start: pixel of the low end.
+            stop: pixel of the high end.
+            log_above: the axis is logarithmic where the values are positive and span a larger factor than this.
+        """
         low, high = min(values), max(values)
         if low > 0 and high / low > log_above:
             return cls(low / 1.3, high * 1.3, start, stop, True)

@@ -22,7 +22,7 @@ class Control:
     """What a sweep has of a run that it started: it sees each epoch, and may end the run. This class does neither."""
 
     adopt: tuple[str, int] | None = None
-    """(run folder, step) of another run's checkpoint to go on from, in place of the run's own newest."""
+    """(run folder, step) of another run's checkpoint to continue from, in place of the run's own newest."""
     first_picture = 0.0
     """Seconds before which nothing is drawn, but at the end."""
 
@@ -30,7 +30,7 @@ class Control:
         self.stop = threading.Event()
         """Set: the run saves and ends."""
         self.verdict: str | None = None
-        """Why it was stopped early; None: it was interrupted, and can go on later."""
+        """Why it was stopped early; None: it was interrupted, and can be resumed later."""
 
     def epoch(self, line: Mapping[str, float]) -> None:
         """Called after each epoch with its line of metrics.jsonl."""
@@ -100,7 +100,7 @@ class Listener:
             assert_never(event)
 
     def _start(self, event: StartEvent) -> None:
-        """A (new) group of workers stands; the history is that of the checkpoint it goes on from."""
+        """A (new) group of workers stands; the history is that of the checkpoint it resumes from."""
         self._waiting.close()
         if self.setup is None:
             self.setup = time.perf_counter() - self.begun
@@ -147,7 +147,7 @@ class Listener:
     def _seconds(self, spent: Mapping[str, float], before: Mapping[str, float]) -> RunSeconds:
         """Of run.json, from those of the last event."""
         data_wait = spent.get("data_wait", 0.0)
-        # A run that went on from a checkpoint has spent time before this process was started.
+        # A run that was resumed from a checkpoint has spent time before this process was started.
         earlier = sum(before.get(name, 0.0) for name in ("train", "evaluate", "checkpoint"))
         return {
             "total": time.perf_counter() - self.begun + earlier,

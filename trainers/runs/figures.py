@@ -92,6 +92,12 @@ def draw_confusion(matrix: np.ndarray, classes: list[str] | None, name: str = ""
     """Rows are true classes, coloured by their share; numbers where they fit; a class's recall, IoU beside it.
 
     The numbers are counts of up to 15 classes of pictures, else percent of the true class: pixels are too many.
+
+    Args:
+        matrix: (classes, classes), pictures or pixels of each true class (row) by predicted class (column).
+        classes: their names; None: they are numbered.
+        name: first line of the title, such as the run's name.
+        masks: whether pixels were counted.
     """
     import numpy as np
     from matplotlib.figure import Figure

@@ -49,7 +49,14 @@ def colour(mask: Image, colours: Sequence[Sequence[int]]) -> Image:
 def overlay(picture: Image, mask: Image, colours: Sequence[Sequence[int]], strength: float = 0.5) -> Image:
     """The picture tinted with its classes' colours; the pixels along a class's border in its very colour.
 
-    Parameters: `strength`, the share of the colour, 0 to 1. Returns uint8 (height, width, 3).
+    Args:
+        picture: uint8 (height, width, 1 or 3).
+        mask: uint8 (height, width).
+        colours: RGB of each class.
+        strength: share of the colour, 0 to 1.
+
+    Returns:
+        uint8 (height, width, 3).
     """
     tint = colour(mask, colours)
     mixed = (1 - strength) * _rgb(picture) + strength * tint
@@ -69,7 +76,9 @@ def errors(picture: Image, truth: Image, prediction: Image) -> Image:
 def save_png(array: Image, palette: Sequence[Sequence[int]] | None = None) -> bytes:
     """A PNG file: of a picture, or of a mask, whose pixels are then its class numbers.
 
-    Parameters: `palette`, the colours of the classes, with which viewers show the mask; without it, grey.
+    Args:
+        array: uint8 (height, width, 1 or 3), or a mask (height, width).
+        palette: RGB of each class, with which viewers show a mask; None: it is shown in grey.
     """
     from PIL import Image as Pillow
 
@@ -102,7 +111,7 @@ def _borders(mask: Image) -> npt.NDArray[np.bool_]:
 _SIDE = 3.0  # the longer side of a picture
 _MARGIN, _GAP, _BETWEEN, _APART = 0.15, 0.08, 0.16, 0.5
 _LINE = 0.28  # a line of text
-_TOLD = 2.5  # what is said of a picture, right of its name
+_VERDICT = 2.5  # what is said of a picture, right of its name
 _COLUMNS = ("picture", "truth", "prediction", "errors")
 _TALL = 6  # more rows than this stand in two blocks side by side
 _MANY = 40  # of more classes than this the legend has those that occur
@@ -120,8 +129,12 @@ def draw_predictions(
 
     More than 6 examples stand in two blocks, so that the figure fits a slide.
 
-    Parameters: `rows`, at least one; `title`, one line or more; `scores`, the IoU of each class over all pictures,
-    0 to 1, for the legend.
+    Args:
+        rows: at least one.
+        classes: the names of the classes.
+        colours: RGB of each class.
+        title: one line or more.
+        scores: the IoU of each class over all pictures, 0 to 1, for the legend.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -158,9 +171,9 @@ def draw_predictions(
             middle = left + place * (column + _GAP) + column / 2
             write(middle, head - line - 0.02, text, column, fontsize=12, ha="center")
         for row in block:
-            told, style = _verdict(row)
-            write(left, top, row["name"], step - _APART - big * _TOLD, fontsize=11)
-            write(left + step - _APART, top, told, big * _TOLD, fontsize=11, ha="right", **style)
+            verdict, style = _verdict(row)
+            write(left, top, row["name"], step - _APART - big * _VERDICT, fontsize=11)
+            write(left + step - _APART, top, verdict, big * _VERDICT, fontsize=11, ha="right", **style)
             top += line
             wide, tall = _size(row)
             for place, shown in enumerate(_views(row, colours)):
@@ -211,10 +224,10 @@ def _size(row: Row) -> tuple[float, float]:
 def _verdict(row: Row) -> tuple[str, dict[str, str]]:
     """What is said of a row's prediction, and in which style."""
     score, kind = row.get("score"), row.get("kind") or ""
-    told = "" if score is None or math.isnan(score) else f"mean IoU {100 * score:.1f} %"
-    told = f"{kind}:  {told}" if kind and told else kind or told
+    verdict = "" if score is None or math.isnan(score) else f"mean IoU {100 * score:.1f} %"
+    verdict = f"{kind}:  {verdict}" if kind and verdict else kind or verdict
     shade = {"best": _BEST, "worst": _WORST}.get(kind, "black")
-    return told, {"color": shade, "fontweight": "bold" if kind else "normal"}
+    return verdict, {"color": shade, "fontweight": "bold" if kind else "normal"}
 
 
 def _note(rows: Sequence[Row], scores: Sequence[float | None] | None) -> str | None:
@@ -258,8 +271,8 @@ def _meanings(
         if len(classes) > _MANY and number not in occurring:
             continue
         score = scores[number] if scores is not None else None
-        told = "" if score is None or math.isnan(score) else f"  {100 * score:.0f} %"
-        texts.append((name if len(name) <= 24 else name[:23] + "…") + told)
+        percent = "" if score is None or math.isnan(score) else f"  {100 * score:.0f} %"
+        texts.append((name if len(name) <= 24 else name[:23] + "…") + percent)
         shades.append(colours[number])
     ignored = [("ignored, not scored", (0, 0, 0))] if IGNORED in occurring else []
     for name, shade in [*ignored, ("wrong", WRONG)]:

@@ -1,8 +1,8 @@
-"""A fixed table of 256 colours that people tell apart, most of the colour-blind too.
+"""A fixed table of 256 colours that people can distinguish, most of the colour-blind too.
 
 The first six are Okabe and Ito's, without black and vermilion. Each of the others is, of a grid of 9x9x9, the one
 farthest in CIELAB from all before it, and from black, white and the colour of wrong pixels, as seen by all, by
-deuteranopes and by protanopes (Machado, Oliveira and Fernandes 2009). tests/runs/test_mask_figures.py makes it anew.
+deuteranopes and by protanopes (Machado, Oliveira and Fernandes 2009). tests/runs/test_mask_figures.py recomputes it.
 """
 
 _HEX = """

@@ -63,7 +63,7 @@ class Record:
             self._mirror.flush()
 
     def restore(self, history: Sequence[Line]) -> None:
-        """Write metrics.jsonl and tensorboard/ anew from `history`: on resuming; empty, at a fresh start."""
+        """Rewrite metrics.jsonl and tensorboard/ from `history`: on resuming; empty, at a fresh start."""
         if self._board is not None:
             self._board.close()
             self._board = None

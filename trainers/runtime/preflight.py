@@ -1,4 +1,4 @@
-"""What all hosts of a cluster must have alike: looked at on every one, at once, before workers start.
+"""What all hosts of a cluster must have alike: checked on every one, at once, before workers start.
 
 What runs on the hosts travels there by value: it works, and says so, where Trainyard itself is missing.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 MUST_AGREE = ("python", "ray", "torch", "trainyard")
 """Other versions of these make a run fail, or train something else."""
-LOOK_SECONDS = 8.0
+CHECK_SECONDS = 8.0
 """What takes longer on a host (a file system whose server is gone) is taken for an error."""
 ANSWER_SECONDS = 15.0
 """A host that has started no process by then is left alone."""
@@ -68,7 +68,7 @@ class Question(TypedDict):
     """What is asked of every host."""
 
     storage: str | None
-    """Address of the storage; None: it is not looked at."""
+    """Address of the storage; None: it is not checked."""
     folder: NotRequired[str]
     token: NotRequired[str]
     data: str | None
@@ -135,15 +135,24 @@ def check_hosts(storage: Store, data: str | None = None) -> list[str]:
     """Refuse a cluster whose hosts do not see the storage or the raw data, or have other versions than this process.
 
     Ray is connected to. Takes about a second; a process is started on every host that has CPUs, and needs none of
-    them. Parameters: `storage`, looked at where it is a local path; `data`, folder of the raw data, where the hosts
-    read it. Returns warnings: the hosts that did not answer. Raises ValueError naming the hosts and the remedy.
+    them.
+
+    Args:
+        storage: Checked where it is a local path.
+        data: Folder of the raw data, where the hosts read it.
+
+    Returns:
+        Warnings: the hosts that did not answer.
+
+    Raises:
+        ValueError: It names the hosts and the remedy.
     """
     hosts = [host for host in ray_hosts() if host.cpus]
     wanted: Question = {"storage": None, "data": data}
     with contextlib.ExitStack() as stack:
         if storage.local is not None:
             wanted = {**wanted, **stack.enter_context(probe_file(storage))}
-        found = on_every(hosts, look, wanted)
+        found = on_every(hosts, check_host, wanted)
         seen = set((storage / wanted["folder"]).names()) if wanted["storage"] else None
     answered = {host.label: facts for host in hosts if "error" not in (facts := found[host.id])}
     silent = [host.label for host in hosts if host.label not in answered]
@@ -151,7 +160,7 @@ def check_hosts(storage: Store, data: str | None = None) -> list[str]:
     findings = compare({"versions": versions()}, answered, arrived, wanted)
     if fatal := [str(finding) for finding in findings if finding.fatal]:
         raise ValueError(". ".join(fatal))
-    return [f"{label}: {NO_ANSWER}; python -m cluster doctor tells more" for label in silent]
+    return [f"{label}: {NO_ANSWER}; python -m cluster doctor reports more" for label in silent]
 
 
 def ray_hosts() -> list[Host]:
@@ -185,10 +194,20 @@ def on_every(
     wanted: Mapping[str, object],
     seconds: float = ANSWER_SECONDS,
 ) -> dict[str, Answer | Failure]:
-    """What `function({**wanted, "host": id})` returns on each host, or {"error": text}: host's id -> facts."""
+    """Call a function on each host, at once.
+
+    Args:
+        hosts: Where it is called.
+        function: Takes {**wanted, "host": id}. It travels by value: Trainyard may be missing there.
+        wanted: What it is asked for.
+        seconds: Hosts that have not answered by then have failed.
+
+    Returns:
+        Host's id -> what the function returned, or {"error": text}.
+    """
     import ray
 
-    with by_value(sys.modules[__name__], provenance):  # what `look` calls
+    with by_value(sys.modules[__name__], provenance):  # what `check_host` calls
         remote: Any = ray.remote(num_cpus=0, max_retries=0)(function)
         calls: dict[str, ObjectRef[Answer]]
         calls = {h.id: remote.options(**pinned(h)).remote({**wanted, "host": h.id}) for h in hosts}
@@ -246,7 +265,7 @@ def by_value(*modules: ModuleType) -> Iterator[None]:
 
 @contextlib.contextmanager
 def probe_file(storage: Store) -> Iterator[ProbeFile]:
-    """A folder in the storage with a file for the hosts to read: yields what `look` wants to know of it.
+    """A folder in the storage with a file for the hosts to read: yields what `check_host` needs to know of it.
 
     Raises ValueError where the storage cannot be written from here.
     """
@@ -263,13 +282,13 @@ def probe_file(storage: Store) -> Iterator[ProbeFile]:
 # What runs on each host ---------------------------------------------------------------------------------------
 
 
-def look(wanted: HostQuestion) -> SharedFacts:
+def check_host(wanted: HostQuestion) -> SharedFacts:
     """Versions, and whether the storage and the raw data are seen."""
-    return cast("SharedFacts", take_steps(shared_steps(wanted), LOOK_SECONDS))
+    return cast("SharedFacts", take_steps(shared_steps(wanted), CHECK_SECONDS))
 
 
 def shared_steps(wanted: HostQuestion) -> dict[str, Callable[[], object]]:
-    """The steps of `look`: key of `SharedFacts` -> what gives its value."""
+    """The steps of `check_host`: key of `SharedFacts` -> what gives its value."""
     steps: dict[str, Callable[[], object]] = {"versions": versions}
     if wanted["storage"] is not None:
         steps["storage"] = lambda: see_storage(wanted)
@@ -338,10 +357,13 @@ def see_data(path: str) -> DataFacts:
 def compare(
     this: Versions, hosts: Mapping[str, SharedFacts], arrived: set[str] | None, wanted: Question
 ) -> list[Finding]:
-    """What is wrong with the hosts' facts, which `look` found.
+    """What is wrong with the hosts' facts, which `check_host` found.
 
-    Parameters: `this`, {versions} of the driver; `hosts`, label -> facts; `arrived`, labels of the hosts whose
-    file the driver sees in the storage; `wanted`, {storage, data}.
+    Args:
+        this: {versions} of the driver.
+        hosts: Label -> facts.
+        arrived: Labels of the hosts whose file the driver sees in the storage; None: that was not checked.
+        wanted: What the hosts were asked.
     """
     return [
         *_unlike_versions(this["versions"], {label: facts["versions"] for label, facts in hosts.items()}),
@@ -365,7 +387,7 @@ def _unlike_versions(this: Mapping[str, str], hosts: Mapping[str, Mapping[str, s
             yield Finding(name in MUST_AGREE, what, ", ".join(labels), SAME_CODE)
     for label, found in hosts.items():
         if "error" in found:
-            yield Finding(False, f"versions cannot be told: {found['error']}", label, "look at its Python environment")
+            yield Finding(False, f"versions cannot be read: {found['error']}", label, "check its Python environment")
 
 
 def _core(name: str, version: str) -> str:

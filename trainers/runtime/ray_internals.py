@@ -108,7 +108,7 @@ JOB_LOGGERS = (
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.working_dir",
 )
-"""What tells on stderr how an upload gets on."""
+"""What reports on stderr how an upload proceeds."""
 
 # test_ray_still_says_what_we_read
 JOB_LOG_LINES = ("Runtime env is setting up.", "Running entrypoint for job ")
@@ -194,7 +194,7 @@ def parse_death(error: str) -> Death:
 
 
 class ControllerListener(Protocol):
-    """What is done when Ray Train's controller starts workers anew, and why; called in the controller's process."""
+    """What is done when Ray Train's controller restarts workers, and why; called in the controller's process."""
 
     def preempting(self, ranks: Sequence[int], deadline: float | None) -> None:
         """The hosts of `ranks` are taken back, at `deadline`, in seconds since the epoch, where that is known."""
@@ -203,7 +203,7 @@ class ControllerListener(Protocol):
         """The workers are about to be ended, for a group of another size."""
 
     def restarting(self, error: str) -> None:
-        """Workers died, as `error` says, and are about to be started anew."""
+        """Workers died, as `error` says, and are about to be restarted."""
 
     def rescheduling(self) -> None:
         """No room was found for the workers; it is about to be looked for again."""
@@ -234,7 +234,7 @@ def controller_callback(listener: ControllerListener) -> object:
 def shorten_claims(seconds: int) -> None:
     """What an elastic run claims of the cluster becomes void so long after its driver was killed (Ray: 180 s).
 
-    A live run claims it anew every 20 s.
+    A live run renews its claim every 20 s.
     """
     # test_claims_become_void_sooner
     from ray.train.v2._internal.execution.scaling_policy import autoscaling_coordinator_client
@@ -298,7 +298,7 @@ def out_of_memory_is_a_death() -> Iterator[None]:
 
 
 def last_failure(error_file: str | os.PathLike[str] | None) -> str:
-    """What Ray said when a trial's process died, the last time; Tune's own `get_error` looks where it is not yet.
+    """What Ray said when a trial's process died, the last time; Tune's own `get_error` reads where it is not yet.
 
     Args:
         error_file: `error_file` of Tune's trial, to which each failure is appended; None where there was none.

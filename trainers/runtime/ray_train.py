@@ -187,7 +187,7 @@ class Cluster:
                     listen(event)
                 if event["kind"] == "done":
                     ended_at = time.monotonic()
-            if ended_at is None and (warning := stall_detector.look()):
+            if ended_at is None and (warning := stall_detector.check()):
                 listen(warning)
             if stop.is_set() and not stop_requested:
                 stop_requested = True

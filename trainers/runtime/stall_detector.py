@@ -1,7 +1,7 @@
 """Instead of a silent hang: which rank the others wait for, and where it stands.
 
 A thread in every worker checks how far its rank is and sends beats to the driver; the driver's StallDetector hears
-them, and warns where a rank stands still or is not heard of. Where a rank stands its code says itself (trainers.phase).
+them, and warns where a rank stalls or is not heard of. Where a rank stands its code says itself (trainers.phase).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STALL_SECONDS = 20.0
 BEATS_A_STALL = 4
 """A rank sends so many within STALL_SECONDS."""
 SLOW = 5
-"""A rank stands still where nothing moves for so many times its longest step, so that slow models raise no alarm."""
+"""A rank has stalled where nothing moves for so many times its longest step, so that slow models raise no alarm."""
 SETTING_UP = 3
 """Up to its second step, for so many times STALL_SECONDS: data sets are opened, models are compiled."""
 STEPS_TO_SET_UP = 2
@@ -57,7 +57,7 @@ class Heartbeat:
             size: Ranks in all.
             host: How people know this rank's host.
             send: Takes the beats, in the heartbeat's own thread; must not wait for long.
-            stall_seconds: A rank that moves nothing for so long stands still.
+            stall_seconds: A rank that moves nothing for so long has stalled.
         """
         self.rank, self.size, self.host, self.send, self.stall_seconds = rank, size, host, send, stall_seconds
         self._watched = threading.get_ident()
@@ -247,7 +247,7 @@ class StallDetector:
         if beat["last"]:
             del self._heard[rank], self._beats[rank]
 
-    def look(self) -> MessageEvent | WarningEvent | None:
+    def check(self) -> MessageEvent | WarningEvent | None:
         """The event for people, where there is one now: of kind "warning", and "message" when the stall is over."""
         now = self.clock()
         silent = {rank: now - heard for rank, heard in self._heard.items() if now - heard > self.stall_seconds}
@@ -284,7 +284,7 @@ def describe(heard: Mapping[int, BeatEvent], silent: Mapping[int, float], hosts:
         f"{named(rank)}, which stands in {beat['where']}" for rank, beat in sorted(heard.items()) if rank not in waiting
     ]
     if not heard:
-        return f"{_all(missing)}; Ray starts workers anew where they or their hosts are gone"
+        return f"{_all(missing)}; Ray restarts workers where they or their hosts are gone"
     if not waiting:
         return _all([*missing, *(text.replace(", which stands", " stands") for text in standing)])
     first = heard[waiting[0]]

@@ -34,12 +34,21 @@ class Busy(ValueError):
 
 @contextlib.contextmanager
 def lock(folder: Store, progress: Progress, stop: threading.Event) -> Iterator[None]:
-    """Own a run folder. Raises Busy where another process does, ValueError where the folder cannot be written.
+    """Own a run folder.
 
     On a file system the lock goes with the process, however that ends. In an object store it is a file that the owner
     renews: what a killed one left is watched for WATCHED_SECONDS, unless that process ran on this machine. Two that
     start within the same second may both begin: the first to have written learns of it, `stop` is set, and it ends. Its
     checkpoints do not count, since each start has a number of its own.
+
+    Args:
+        folder: The run folder.
+        progress: Where waiting is shown.
+        stop: Set where another process turns out to own the folder too.
+
+    Raises:
+        Busy: Another process owns the folder.
+        ValueError: The folder cannot be written.
     """
     with _on_disk(folder, folder.local) if folder.local is not None else _in_store(folder, progress, stop):
         yield

@@ -11,8 +11,7 @@ from torch import Tensor
 def weigh_classes(kind: str, counts: Sequence[int], areas: Sequence[int] | None = None) -> Tensor | None:
     """Loss weights, float64 (classes,); None for kind "none".
 
-    Parameters: `counts`, images or labelled pixels of each class in training; `areas`, of masks: labelled pixels of
-    the images in which the class occurs. With total = sum(counts) and share = count / total, the kinds are
+    With total = sum(counts) and share = count / total, the kinds are
 
     inverse: total / (classes * count), as scikit-learn's "balanced" (King and Zeng 2001)
     median: median of the frequencies of the classes that occur / frequency, where frequency = count / area
@@ -21,6 +20,11 @@ def weigh_classes(kind: str, counts: Sequence[int], areas: Sequence[int] | None 
 
     A class that does not occur gets 0: no training loss depends on its weight, and in the validation loss the formulas'
     infinity (50.5 of "erfnet") would drown what could be learned.
+
+    Args:
+        kind: "none" or one of the above.
+        counts: Images or labelled pixels of each class in training.
+        areas: Of masks: labelled pixels of the images in which the class occurs.
     """
     if kind == "none":
         return None

@@ -37,7 +37,18 @@ def make(
     stride: int = 1,
     boundary_tolerance: float = 0.0075,
 ) -> Segment:
-    """The task for so many classes; its arguments are those of `Segment`. Raises ValueError."""
+    """The task.
+
+    Args:
+        classes: Number of classes, at most 255.
+        class_weights: float64 (classes,) or None.
+        loss: See `Segment`.
+        stride: See `Segment`.
+        boundary_tolerance: See `Segment`.
+
+    Raises:
+        ValueError: A value is not allowed, or values exclude each other.
+    """
     outputs(classes)
     return Segment(classes, class_weights, loss=loss, stride=stride, boundary_tolerance=boundary_tolerance)
 
@@ -130,11 +141,16 @@ class Segment:
         return self.count(self.labels(output, size), target)
 
     def count(self, labels: Tensor, target: Tensor) -> Counts:
-        """Counts of predicted classes `labels`, uint8 (N, H, W), at the labelled pixels.
+        """Counts at the labelled pixels.
 
-        total: `confusion`, int64 (classes, classes), rows are true classes. per_image: `overlap`, int32
-        (N, classes, 2), intersection and union of each class; `boundary`, int32 (N, classes, 4), see
-        `boundary_f1.match`, unless the tolerance is 0.
+        Args:
+            labels: Predicted classes, uint8 (N, H, W).
+            target: int64 (N, H, W), class numbers or IGNORED.
+
+        Returns:
+            total: `confusion`, int64 (classes, classes), rows are true classes. per_image: `overlap`, int32
+            (N, classes, 2), intersection and union of each class; `boundary`, int32 (N, classes, 4), see
+            `boundary_f1.match`, unless the tolerance is 0.
         """
         classes, images = self.classes, len(target)
         cell = target.clamp(max=classes).int()  # ignored pixels get a row of their own, which is dropped

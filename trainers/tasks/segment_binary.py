@@ -34,7 +34,18 @@ def make(
     stride: int = 1,
     boundary_tolerance: float = 0.0075,
 ) -> SegmentBinary:
-    """The task; its arguments are those of `Segment`. Raises ValueError."""
+    """The task.
+
+    Args:
+        classes: Number of classes.
+        class_weights: float64 (classes,) or None.
+        loss: See `Segment`.
+        stride: See `Segment`.
+        boundary_tolerance: See `Segment`.
+
+    Raises:
+        ValueError: A value is not allowed, or values exclude each other.
+    """
     outputs(classes)
     return SegmentBinary(classes, class_weights, loss=loss, stride=stride, boundary_tolerance=boundary_tolerance)
 

@@ -83,7 +83,14 @@ def _locating(task: str) -> Iterator[None]:
 
 @phase("making the model")
 def create_state(recipe: Recipe, meta: Facts | DatasetFacts, world: World, *, fresh: bool = True) -> TrainState:
-    """The state of a run before its first step, the same on every rank; not `fresh`: about to be restored."""
+    """The state of a run before its first step, the same on every rank.
+
+    Args:
+        recipe: Its model, frozen parts, optimizer and moving average.
+        meta: Channels and classes of the data.
+        world: Of this process: its device, and how the model is distributed.
+        fresh: False where the state is about to be restored: pretrained weights are then not downloaded.
+    """
     if not fresh:  # downloads nothing
         recipe = without_weights(recipe)
     model = build_model(recipe, meta)

@@ -96,7 +96,9 @@ class Checkpoints:
             snapshot = self._read(name, problems.append)
             if snapshot is not None:
                 break
-        rest = "no other is there, and the run starts anew" if snapshot is None else "the one before it is used"
+        rest = (
+            "none is left, and the run starts from the beginning" if snapshot is None else "the one before it is used"
+        )
         for text in problems:
             warn(f"{text}; {rest}")
         return snapshot
@@ -190,7 +192,7 @@ class Checkpoints:
                 self.store.delete(name)
 
     def _is_superseded(self) -> bool:
-        """Whether the run goes on elsewhere, from a later start than this one: nothing may be changed there."""
+        """Whether the run continues elsewhere, from a later start than this one: nothing may be changed there."""
         self._superseded = self._superseded or any(attempt > self.attempt for attempt, _, _ in self._list())
         return self._superseded
 

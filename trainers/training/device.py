@@ -13,7 +13,7 @@ from trainers.messages import PeakMemory
 
 
 def resolve_precision(wanted: str, gpus: bool) -> str:
-    """`auto` is bf16 on GPUs that have it and fp32 elsewhere; settled once, by the driver, and recorded."""
+    """`auto` is bf16 on GPUs that have it and fp32 elsewhere; resolved once, by the driver, and recorded."""
     if wanted != "auto":
         return wanted
     return "bf16" if gpus and torch.cuda.is_bf16_supported() else "fp32"

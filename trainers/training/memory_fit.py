@@ -45,8 +45,18 @@ def fit_memory(
 ) -> Need:
     """What a recipe needs, and what `scale.on_oom` says to do where that is more than `limit` bytes.
 
-    Parameters: `gpus`, or `always`: also where it is clearly little. Where it cannot be predicted, as the model looks
-    at its numbers, the note says so; raises ValueError where --memory asks for it, or the model fails.
+    Where it cannot be predicted, as the model reads the values of its tensors, the note says so.
+
+    Args:
+        recipe: As requested.
+        scale: Workers, strategy, memory and what to do where it does not suffice.
+        meta: Channels, classes and rows of the data.
+        limit: Bytes of a worker's memory; None: not known, so nothing is predicted.
+        gpus: Whether the workers have GPUs; memory is then predicted where it is clearly little, too.
+        always: Predict where it is clearly little, too.
+
+    Raises:
+        ValueError: The model fails, or its memory cannot be predicted and --memory asks for that.
     """
     micro = recipe.micro_batch_size or recipe.batch_size // max(1, scale.worker_range[1])
     crude = CRUDE_BYTES * micro * recipe.image_size[0] * recipe.image_size[1]

@@ -40,7 +40,7 @@ GATHERED = 5
 
 
 class Trace:
-    """A run whose tensors have no memory. Raises ValueError where the model does not allow it."""
+    """A run whose tensors have no memory."""
 
     def __init__(
         self,
@@ -51,6 +51,19 @@ class Trace:
         parts: int = 1,
         activation_checkpointing: bool = False,
     ) -> None:
+        """
+        Args:
+            recipe: With a precision other than "auto".
+            channels: Of the pictures.
+            classes: Number of classes.
+            images: Pictures of a micro-batch.
+            parts: Workers that the model is sharded over by FSDP2; 1: it is not.
+            activation_checkpointing: Whether activations are recomputed in the backward pass.
+
+        Raises:
+            ValueError: The model cannot be built, or has nothing to recompute.
+            Untraceable: A ValueError: the model reads the values of its tensors.
+        """
         recipe = recipe.replace(batch_size=2 * images, micro_batch_size=images)
         meta = _meta(recipe, channels, classes)
         assert recipe.precision != "auto"
@@ -235,7 +248,7 @@ def _meta(recipe: Recipe, channels: int, classes: int) -> Meta:
 
 
 def _state(recipe: Recipe, model: nn.Module) -> TrainState:
-    """As loop.create_state makes it, of a model on the meta device. (That one's `.to` cannot change fake weights.)"""
+    """As build.create_state makes it, of a model on the meta device. (That one's `.to` cannot change fake weights.)"""
     model.to_empty(device="cpu")
     distributed.freeze(model, recipe.frozen)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

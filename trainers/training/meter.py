@@ -101,7 +101,15 @@ def _add(sums: list[float], new: list[float]) -> list[float]:
 
 
 def diverged(what: str, value: float, epoch: int, step: int, lr: float) -> str:
-    """The message of a run that ends as a loss is not finite."""
+    """The message of a run that ends as a loss is not finite.
+
+    Args:
+        what: Which loss.
+        value: Of the loss.
+        epoch: Counted from 1.
+        step: Counted from 1, over all epochs.
+        lr: Learning rate of that step.
+    """
     return (
         f"the {what} is {value} in epoch {epoch}, step {step}, at learning rate {lr:.4g}; the last good checkpoint "
         "is kept. Try a smaller --lr, --clip-norm 1, or --warmup-epochs 1, under a new --run"

@@ -64,8 +64,15 @@ class Curve:
         return round(peak) + max(0, micro_batches - 2) * self.waiting * micro_batch_size
 
     def largest_batch(self, limit: int, workers: int = 1) -> int:
-        """Most pictures of a step in which each of so many workers has one micro-batch, and whose peak is at most
-        `limit` bytes on each; 0: not even one picture each."""
+        """The largest batch of which each worker has one micro-batch that fits.
+
+        Args:
+            limit: Bytes of each worker's device.
+            workers: Their number.
+
+        Returns:
+            Pictures of all workers together; 0: not even one picture each fits.
+        """
         low, high = 0, 1
         while high < MOST and self(high, 1, workers) <= limit:
             low, high = high, 2 * high
@@ -86,11 +93,17 @@ def predict(
 ) -> int:
     """Bytes at the peak of the second optimizer step on the device of each of so many workers.
 
-    Parameters: `meta`, what `prepare` has found (channels, classes; rows, where no step has more); `micro_batch_size`,
-    by default the recipe's, else its batch_size; `sharded`, by FSDP2; `recompute`, activation checkpointing.
-    `precision="auto"` is what this machine would resolve it to.
-    Raises ValueError where the model cannot be built or has nothing to recompute; Untraceable, a ValueError, where it
-    looks at numbers.
+    Args:
+        recipe: Its precision "auto" is what this machine resolves it to.
+        meta: What `prepare` has found: channels and classes; rows, where no step has more.
+        micro_batch_size: None: the recipe's, else its batch size.
+        workers: Their number.
+        sharded: Whether by FSDP2.
+        activation_checkpointing: Whether activations are recomputed in the backward pass.
+
+    Raises:
+        ValueError: The model cannot be built, or has nothing to recompute.
+        Untraceable: A ValueError: the model reads the values of its tensors.
     """
     micro = micro_batch_size or recipe.micro_batch_size or recipe.batch_size
     found = curve(recipe, meta, workers=workers, sharded=sharded, activation_checkpointing=activation_checkpointing)
@@ -106,8 +119,23 @@ def largest_micro_batch(
     sharded: bool = False,
     activation_checkpointing: bool = False,
 ) -> int | None:
-    """The largest divisor of the batch size, at most the recipe's own micro-batch, whose `predict` is within the
-    limit; None: not even 1 is. Raises ValueError as `predict` does."""
+    """The largest micro-batch that fits.
+
+    Args:
+        recipe: See `predict`.
+        meta: See `predict`.
+        limit_bytes: Of a worker's device.
+        workers: Their number.
+        sharded: Whether by FSDP2.
+        activation_checkpointing: Whether activations are recomputed in the backward pass.
+
+    Returns:
+        The largest divisor of the batch size, at most the recipe's own micro-batch, whose `predict` is within the
+        limit; None: not even 1 is.
+
+    Raises:
+        ValueError: As `predict`.
+    """
     found = curve(recipe, meta, workers=workers, sharded=sharded, activation_checkpointing=activation_checkpointing)
     batch = recipe.batch_size
     small = [d for d in range(1, math.isqrt(batch) + 1) if batch % d == 0]
@@ -118,7 +146,7 @@ def largest_micro_batch(
 
 
 def _peak(found: Curve, recipe: Recipe, meta: Mapping[str, Any], micro_batch_size: int, workers: int) -> int:
-    micro, count = _dealt(recipe, meta, micro_batch_size)
+    micro, count = _split_batch(recipe, meta, micro_batch_size)
     return found(micro, _ceil(count, workers), workers)
 
 
@@ -130,8 +158,18 @@ def curve(
     sharded: bool = False,
     activation_checkpointing: bool = False,
 ) -> Curve:
-    """The peaks of a recipe, whatever its batch size: two traces, about a second each at the first call. Parameters and
-    errors are those of `predict`; `workers` count where the model is sharded."""
+    """The peaks of a recipe, whatever its batch size: two traces, about a second each at the first call.
+
+    Args:
+        recipe: See `predict`.
+        meta: See `predict`.
+        workers: Count where the model is sharded.
+        sharded: Whether by FSDP2.
+        activation_checkpointing: Whether activations are recomputed in the backward pass.
+
+    Raises:
+        ValueError: As `predict`.
+    """
     return _curve(_key(recipe, meta), workers if sharded else 1, activation_checkpointing)
 
 
@@ -151,7 +189,7 @@ def context_bytes() -> int | None:
 # Steps of a batch ----------------------------------------------------------------------------------------------
 
 
-def _dealt(recipe: Recipe, meta: Mapping[str, Any], micro_batch_size: int) -> tuple[int, int]:
+def _split_batch(recipe: Recipe, meta: Mapping[str, Any], micro_batch_size: int) -> tuple[int, int]:
     """Pictures of the largest micro-batch, and how many of them the largest step has."""
     largest = recipe.batch_size
     if rows := meta.get("rows", {}).get("train"):  # epochs are cut into steps, and steps into micro-batches, evenly

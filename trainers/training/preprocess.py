@@ -32,9 +32,14 @@ class Preprocess:
         )
 
     def __call__(self, batch: Batch, epoch: int | None = None) -> tuple[Tensor, Tensor]:
-        """Images, normalised (N, C, *image_size), and targets as the task takes them, int64 (N, ...).
+        """Bring a batch to the device.
 
-        With an `epoch`: augmented as its random numbers say; else the middle of the stored pictures.
+        Args:
+            batch: stored pictures and targets.
+            epoch: whose random numbers augment them; None: the middle of the stored pictures, unchanged.
+
+        Returns:
+            Images, normalised (N, C, *image_size), and targets as the task takes them, int64 (N, ...).
         """
         recipe = self.recipe
         stored = self._to_device(batch.targets)

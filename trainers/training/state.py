@@ -36,7 +36,7 @@ class Snapshot(TypedDict):
 
 @dataclass
 class TrainState:
-    """Everything that training changes. Restored, a run goes on as if nothing had happened."""
+    """Everything that training changes. Restored, a run continues as if nothing had happened."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer

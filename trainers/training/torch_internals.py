@@ -43,5 +43,5 @@ def needs_numbers(error: BaseException) -> bool:
 
 
 def storage_key(storage: UntypedStorage) -> int:
-    """What tells a storage from all others that are alive; its address does not, where it has no memory."""
+    """What distinguishes a storage from all others that are alive; its address does not, where it has no memory."""
     return int(storage._cdata)
