@@ -262,7 +262,7 @@ def test_skipping_all_pictures_of_a_split_is_refused(cli: Cli, tmp_path: Path, s
     assert files(storage) == []
 
 
-def test_a_damaged_cache_is_prepared_anew(cli: Cli, storage: Path) -> None:
+def test_a_damaged_cache_is_prepared_again(cli: Cli, storage: Path) -> None:
     assert cli("prepare", "digits.cnn", *HERE).code == 0
 
     def damage(name: str, change: Callable[[Path], Any]) -> None:
@@ -529,7 +529,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(
     assert len((trained / "metrics.jsonl").read_text().splitlines()) == 2
 
 
-def test_without_any_whole_checkpoint_the_run_starts_anew(cli: Cli, trained: Path) -> None:
+def test_without_an_intact_checkpoint_the_run_starts_from_the_beginning(cli: Cli, trained: Path) -> None:
     killed_at_the_end(trained)
     for folder in (trained / "checkpoints").iterdir():
         cut_state(folder)

@@ -75,9 +75,7 @@ def test_prepared_pictures_depend_on_the_fields_that_affect_data(name: str) -> N
 
 
 @pytest.mark.parametrize("name", [name for name in OTHER if name not in ("dataset_args", "batch_size")])
-def test_memory_is_traced_anew_for_the_fields_that_affect_it_and_no_others(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_is_traced_again_for_the_fields_that_affect_it_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     traced: list[Recipe] = []
 
     class Counted(Exception):

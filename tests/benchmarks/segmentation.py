@@ -335,7 +335,7 @@ def f1_by_hand(counts: Any) -> list[float]:
 def draw_photos(folder: Path, count: int, width: int, height: int) -> Path:
     """Smooth colours under grain, JPEGs of quality 90, and masks of as many shapes: train/* and one picture in val/*.
 
-    The grain is the same but for its place: drawing it anew would take longer than all the rest.
+    The grain is the same but for its place: drawing it again would take longer than all the rest.
     """
     grain = np.random.default_rng(0).normal(0, 8, (height, width, 1)).astype(np.int16)
 

@@ -69,7 +69,9 @@ def test_what_is_read_is_what_was_decoded(tmp_path: Path, monkeypatch: pytest.Mo
     assert one.meta["fingerprint"] == many.meta["fingerprint"]
 
 
-def test_it_is_decoded_once_and_anew_when_something_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_are_decoded_once_and_again_when_something_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     raw = folder_of_pictures(tmp_path / "raw")
     first = prepare(recipe(), scan_files(recipe(), str(raw)), tmp_path / "cache")
     monkeypatch.setattr(preparing, "_write_shard", None)  # nothing is decoded from here on

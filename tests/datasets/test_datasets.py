@@ -252,7 +252,7 @@ def test_mnist_cuts_a_file_into_items_of_2000(tmp_path: Path) -> None:
     assert [target for _, target in samples(source, "test")] == labels
 
 
-def test_mnist_reads_a_changed_file_anew(tmp_path: Path) -> None:
+def test_mnist_reads_a_changed_file_again(tmp_path: Path) -> None:
     (item,) = mnist.source(str(write_mnist(tmp_path))).splits["test"]
     mnist.read(item)
     write_mnist(tmp_path, {"t10k-images": idx_images(np.full((30, 28, 28), 7, np.uint8))})

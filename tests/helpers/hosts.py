@@ -84,7 +84,7 @@ class Host:
     """A machine of its own, as its processes see it."""
 
     def __init__(self, name: str, address: str, folder: Path) -> None:
-        """Parameters: `folder`, for its home, its log, and what Ray keeps for the time it runs."""
+        """Boot a host; `folder` holds its home, its log, and what Ray keeps while it runs."""
         self.name, self.address, self.folder = name, address, folder
         self.home, self.ray_folder = folder / "home", folder / "ray"
         for path in (self.home, self.ray_folder):

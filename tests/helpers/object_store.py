@@ -48,7 +48,7 @@ class Flaky:
     """A proxy before a store. Its attributes say how it fails; they may change at any time."""
 
     def __init__(self, port: int, seed: int = 0) -> None:
-        """Parameters: `port`, where the store listens."""
+        """Proxy the store that listens at `port`."""
         self.behind = port
         self.share = 0.0
         """Of requests that are answered with 500."""

@@ -202,7 +202,7 @@ class Slow:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Parameters: `folder`, which every host sees."""
+        """Write the model into `folder`, which every host sees."""
         self._sign, model = folder / "slow", folder / "slow.py"
         self._sign.touch()
         model.write_text(_SLOW)

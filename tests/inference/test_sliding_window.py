@@ -31,7 +31,7 @@ def whole(model: nn.Module, image: Tensor, window: tuple[int, int], overlap: flo
 
 @pytest.mark.parametrize("size", [(40, 64), (33, 97), (16, 20), (7, 5)])
 @pytest.mark.parametrize("overlap", [0.0, 0.3, 0.6])
-def test_a_model_that_looks_at_single_pixels_gives_the_same_by_windows(size: tuple[int, int], overlap: float) -> None:
+def test_a_model_of_single_pixels_gives_the_same_by_windows(size: tuple[int, int], overlap: float) -> None:
     torch.manual_seed(0)
     model = nn.Conv2d(3, 5, 1).double()
     image = torch.rand(3, *size, dtype=torch.float64)

@@ -124,7 +124,7 @@ def test_a_run_its_resumption_and_all_that_reads_it(
     check_equal(run, expected)
     assert len(run.read("metrics.jsonl").splitlines()) == 3
     assert run.read_json("run.json")["status"] == "finished"
-    assert len((run / "tensorboard").names()) == 1  # what the first part wrote is written anew
+    assert len((run / "tensorboard").names()) == 1  # what the first part wrote is written again
     scores = evaluate("run", storage=folder.address)
     assert scores["accuracy"] == pytest.approx(result.run["best"]["value"])
     assert evaluate(result.folder, storage=folder.address)["loss"] == scores["loss"]
@@ -176,7 +176,7 @@ def test_pictures_are_decoded_once_for_all_hosts_and_copied_once_to_each(
 
 
 @pytest.mark.parametrize("damage", ["shard", "meta.json"])
-def test_a_published_set_that_is_damaged_is_prepared_anew(
+def test_a_published_set_that_is_damaged_is_prepared_again(
     folder: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
     train(folder.address, control=StopAfter(1))

@@ -161,7 +161,7 @@ def test_a_write_that_failed_is_reported_at_the_next_save_and_the_one_before_is_
     assert '"total_steps": 30' in (checkpoints.latest() or {})["progress"]
 
 
-def test_a_host_that_was_cut_off_changes_nothing_where_the_run_goes_on_elsewhere(tmp_path: Path) -> None:
+def test_a_host_that_was_cut_off_changes_nothing_where_the_run_continues_elsewhere(tmp_path: Path) -> None:
     cut_off, new = Checkpoints(Store(tmp_path), 1), Checkpoints(Store(tmp_path), 2)
     for step in (10, 20):
         cut_off.save(at(step))

@@ -128,7 +128,7 @@ def undisturbed(storage: Path, slow_folder: Path, grid: list[str]) -> Path:
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_killed_and_stopped_goes_on_and_no_trial_runs_twice(
+def test_a_sweep_that_is_killed_and_stopped_continues_and_no_trial_runs_twice(
     storage: Path, slow_folder: Path, grid: list[str], undisturbed: Path
 ) -> None:
     """The driver is killed after two trials; then Ctrl-C; then the time is over; then it may continue to the end."""
