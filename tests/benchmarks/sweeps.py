@@ -281,7 +281,9 @@ def our_trials(many: str) -> None:
     numbers = list(range(int(many)))
     space = sweep.Sweep(recipe="digits.cnn", space={"seed": numbers}, scale=Scale(storage=storage))
     cells = [sweep.cell(space, number, values) for number, values in enumerate(space.grid())]
-    sweep_state = SweepState(Store(storage) / "idle", {"metric": "accuracy", "mode": "max"}, None)
+    sweep_state = SweepState(
+        Store(storage) / "idle", {"metric": "accuracy", "mode": "max", "plan": space.to_json()}, None
+    )
     for cell in cells:
         sweep_state.add(cell)
 
