@@ -39,3 +39,18 @@ def weigh_classes(kind: str, counts: Sequence[int], areas: Sequence[int] | None 
         assert kind == "erfnet", kind
         weights = 1 / (1.02 + count / total).log()
     return torch.where(count > 0, weights, 0.0)
+
+
+def weight_of_labels(class_weights: Tensor | None, target: Tensor) -> Tensor | None:
+    """The sum of the class weights of pictures, float64 (1,): what the sum of their weighted losses is divided by.
+
+    Args:
+        class_weights: (classes,), or None.
+        target: int64 (N,).
+
+    Returns:
+        None without class weights: the losses are divided by the number of pictures.
+    """
+    if class_weights is None:
+        return None
+    return class_weights.to(target.device, torch.float64)[target].sum()[None]

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from trainers.ratios import divide
 from trainers.tasks.base import Counts, Floats, Ints, Scores, precise
+from trainers.tasks.class_weights import weight_of_labels
 
 TARGET = "labels"
 
@@ -49,9 +50,7 @@ class Classify:
 
     def weight(self, target: Tensor) -> Tensor | None:
         """The sum of the class weights, float64 (1,); None without class weights. `target`: int64 (N,)."""
-        if self.class_weights is None:
-            return None
-        return self.class_weights.to(target.device, torch.float64)[target].sum()[None]
+        return weight_of_labels(self.class_weights, target)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Sum of cross-entropies, (1,), in fp32 or better. `output`: logits (N, classes); `target`: int64 (N,)."""

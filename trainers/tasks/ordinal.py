@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainers.tasks.base import Counts, Floats, Ints, Scores, precise
+from trainers.tasks.class_weights import weight_of_labels
 from trainers.tasks.classify import ratios_of_classes
 
 TARGET = "labels"
@@ -55,9 +56,7 @@ class Ordinal:
 
     def weight(self, target: Tensor) -> Tensor | None:
         """The sum of the class weights, float64 (1,); None without class weights."""
-        if self.class_weights is None:
-            return None
-        return self.class_weights.to(target.device, torch.float64)[target].sum()[None]
+        return weight_of_labels(self.class_weights, target)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Sum over pictures of their binary cross-entropies, added up over the levels, (1,), in fp32 or better."""

@@ -15,9 +15,9 @@ TESTED = ((2, 14), (2, 16))
 
 @functools.cache
 def eager(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
-    """An optimizer without torch's decorators for compiled steps, which import torch._dynamo at the first step.
+    """An optimizer without torch's decorators for compiled steps, which import torch's compiler at the first step.
 
-    Measured with torch 2.14.1 on two cores of a Xeon, user and system time, with and without: `import
+    Measured with torch 2.14.1 on two cores of an AMD EPYC, user and system time, with and without: `import
     trainers.training.loop` takes 1.7 s of CPU and 635 MiB, 3.1 s and 782 MiB with torch._dynamo (medians of 5); a whole
     `train digits.cnn --epochs 1 --workers 0` 7.2 s and 882 MiB, 8.5 s and 1,022 MiB with it (least of 5, 18 %).
     This is for processes that train alone, such as those that run trials: DDP imports torch._dynamo whatever the
