@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Protocol, Self, cast
 
 from trainers.checks import check_init_from, check_model
@@ -135,6 +136,8 @@ def fit(
             return RunResult(folder.address, earlier, read_history(folder))
         with _place(scale) as place, contextlib.ExitStack() as stack:
             data = _stand(early, scale, place, storage, data, progress)
+            if earlier is not None and not known.adopts:
+                data = _as_begun(data, earlier)
             known = dataclasses.replace(known, place=_place_facts(scale, place), meta=data["meta"])
             resolved = resolve_recipe(requested, scale, known, fit_memory)
             if resolved.note:
@@ -223,27 +226,18 @@ def _prepare(recipe: Recipe, scale: Scale, source: Source, storage: Store, progr
     """Shards on disk, or the decision to stream."""
     from trainers.data.batches import Cached
     from trainers.data.meta import describe
-    from trainers.data.prepare import prepare
+    from trainers.data.prepare import measure, prepare
     from trainers.data.source import cache_folder, choose_mode, published
-    from trainers.data.stream import stream_meta
 
-    cache = cache_folder(storage)
+    cache, there = cache_folder(storage), published(storage)
     mode = choose_mode(scale.data_mode, recipe, source, cache, ray=scale.on_ray)
-    if mode == "stream":
-        meta, folder = stream_meta(recipe, source), None
-    else:
-        total = sum(len(item.targets) for items in source.splits.values() for item in items)
-        with progress.bar("preparing pictures", total) as advance:  # nothing moves where it was done before
-            folder = prepare(
-                recipe,
-                source,
-                cache,
-                published=published(storage),
-                ray=scale.on_ray,
-                advance=advance,
-                warn=progress.warning,
-            )
-        meta = Cached(folder).meta
+    total = sum(len(item.targets) for items in source.splits.values() for item in items)
+    doing = "measuring pictures, once" if mode == "stream" else "preparing pictures"
+    with progress.bar(doing, total) as advance:  # nothing moves where it was done before
+        found = (measure if mode == "stream" else prepare)(
+            recipe, source, cache, published=there, ray=scale.on_ray, advance=advance, warn=progress.warning
+        )
+    folder, meta = (found, Cached(found).meta) if isinstance(found, Path) else (None, found)
     for line in describe(meta):
         progress.message(line)
     if recipe.batch_size > meta["rows"]["train"]:
@@ -251,7 +245,6 @@ def _prepare(recipe: Recipe, scale: Scale, source: Source, storage: Store, progr
             f"batch_size={recipe.batch_size} is more than the {meta['rows']['train']} training pictures: "
             "each epoch is a single step"
         )
-    there = published(storage)
     return {
         "mode": "stream" if mode == "stream" else "cache",
         "folder": None if folder is None else str(folder),
@@ -259,6 +252,13 @@ def _prepare(recipe: Recipe, scale: Scale, source: Source, storage: Store, progr
         "node": this_node() if scale.on_ray else None,
         "meta": meta,
     }
+
+
+def _as_begun(data: DataSpec, earlier: RunFacts) -> DataSpec:
+    """The data, normalised and weighted as when the run began."""
+    from trainers.data.meta import keep_numbers
+
+    return {**data, "meta": keep_numbers(data["meta"], earlier["dataset"])}
 
 
 def _ending(status: Status, message: str) -> DoneEvent:

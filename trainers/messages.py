@@ -40,6 +40,8 @@ class SkippedImage(TypedDict):
 
     name: str
     why: str
+    split: NotRequired[str]
+    """Missing in files of older versions."""
 
 
 class Repeated(TypedDict):
@@ -97,7 +99,7 @@ class ShardResult(TypedDict):
     split: str
     file: str
     check: tuple[int, str] | None
-    """Size in bytes and digest of the file; None: no picture could be used, and there is no file."""
+    """Size in bytes and digest of the file; None: no picture could be used, or none is kept: there is no file."""
     rows: int
     decoded: int
     """Samples that were read, bad ones too."""

@@ -74,7 +74,7 @@ def test_pictures_are_decoded_once_and_again_when_something_changes(
 ) -> None:
     raw = folder_of_pictures(tmp_path / "raw")
     first = prepare(recipe(), scan_files(recipe(), str(raw)), tmp_path / "cache")
-    monkeypatch.setattr(preparing, "_write_shard", None)  # nothing is decoded from here on
+    monkeypatch.setattr(preparing, "_decode_chunk", None)  # nothing is decoded from here on
     assert prepare(recipe(lr=9.0), scan_files(recipe(), str(raw)), tmp_path / "cache") == first
     keys = {cache_key(recipe(), scan_files(recipe(), str(raw)))}
     for changes in ({"stored_size": (20, 20)}, {"resize": "stretch"}, {"dataset_args": {"split_seed": 1}}):

@@ -42,9 +42,14 @@ class Data(Protocol):
 class Cached:
     """Prepared shards, read by memory map."""
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, meta: Meta | None = None) -> None:
+        """
+        Args:
+            folder: of the shards.
+            meta: what is known of them; None: what their meta.json says.
+        """
         self.folder = Path(folder)
-        self.meta: Meta = json.loads((self.folder / "meta.json").read_text())
+        self.meta: Meta = meta or json.loads((self.folder / "meta.json").read_text())
         self.meta["target"] = targets.of_meta(self.meta).name  # older versions wrote none
         self._open: dict[str, tuple[list[Array], list[Array], Array]] = {}
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import NotRequired, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import numpy as np
 
 from trainers.data import targets
 from trainers.datasets import Source
-from trainers.messages import Meta, Repeated, ShardResult, SkippedImage
+from trainers.messages import DatasetFacts, Meta, Repeated, ShardResult, SkippedImage
 from trainers.recipe import Recipe
 
 SHOWN = 20
@@ -19,15 +19,6 @@ LISTED = 1000
 """Bad pictures that the message names that ends a run."""
 CLASSES_SHOWN = 12
 """Classes whose counts are printed."""
-
-
-class Part(TypedDict):
-    """What is known of some rows of a split: of a shard, or of a sample."""
-
-    split: str
-    rows: int
-    counts: list[int]
-    areas: NotRequired[list[int]]
 
 
 def report_bad(bad: Sequence[SkippedImage]) -> str:
@@ -42,82 +33,24 @@ def summarise(recipe: Recipe, source: Source, done: Sequence[ShardResult], bad: 
     """What `meta.json` holds.
 
     Args:
-        recipe, source: what was prepared.
-        done: of each shard, in order.
+        recipe, source: what was decoded.
+        done: of each chunk of pictures, in order.
         bad: pictures that could not be used.
 
     Raises:
         ValueError: a split has no picture, or nothing to learn from.
     """
-    train = [result for result in done if result["split"] == "train"]
-    pixels = sum(result["rows"] for result in train) * recipe.storage_size[0] * recipe.storage_size[1]
-    for split in ("train", "val"):
-        if not any(result["rows"] for result in done if result["split"] == split):
-            raise ValueError(f"no picture of the {split} split of {recipe.dataset} can be used; {report_bad(bad)}")
-    mean = np.sum([result["sum"] for result in train], axis=0) / pixels
-    variance = np.sum([result["squares"] for result in train], axis=0) / pixels - mean**2
-    fingerprint = hashlib.sha256()
-    for result in done:
-        for content, target in zip(result["hashes"], result["targets"], strict=True):
-            fingerprint.update(f"{result['split']} {content} {target}\n".encode())
-    meta = describe_data(
-        recipe,
-        source,
-        done,
-        mean=(mean / 255).tolist(),
-        std=np.sqrt(np.maximum(variance, 1e-12) / 255**2).tolist(),
-        skipped=bad,
-        repeated=_find_repeated(done, source),
-        fingerprint=fingerprint.hexdigest(),
-    )
-    meta["shards"] = {
-        split: [result["file"] for result in done if result["split"] == split and result["rows"]]
-        for split in source.splits
-    }
-    meta["files"] = {result["file"]: check for result in done if (check := result["check"]) is not None}
-    if targets.kind(source.target).names_rows:
-        meta["names"] = {
-            split: [name for result in done if result["split"] == split for name in result["names"]]
-            for split in source.splits
-        }
-    return meta
-
-
-def describe_data(
-    recipe: Recipe,
-    source: Source,
-    done: Sequence[Part] | Sequence[ShardResult],
-    *,
-    mean: list[float],
-    std: list[float],
-    skipped: Sequence[SkippedImage],
-    repeated: dict[str, Repeated],
-    fingerprint: str,
-) -> Meta:
-    """What the data is, and how often each class occurs in the parts that were read.
-
-    Args:
-        recipe: names the data set and the stored size.
-        source: the data set's listing.
-        done: the parts that were read.
-        mean: of the training split, for each channel, of values in [0, 1].
-        std: standard deviation, likewise.
-        skipped: pictures that could not be used.
-        repeated: "splits" and "classes" -> pictures that occur in two of them.
-        fingerprint: digest of all pixels and targets.
-
-    Raises:
-        ValueError: a split holds nothing to learn from.
-    """
     target = targets.kind(source.target)
-    parts: dict[str, list[Part | ShardResult]] = {split: [] for split in source.splits}
-    for part in done:
-        parts[part["split"]].append(part)
+    parts = {split: [result for result in done if result["split"] == split] for split in source.splits}
+    for split in ("train", "val"):
+        if not any(result["rows"] for result in parts[split]):
+            raise ValueError(f"no picture of the {split} split of {recipe.dataset} can be used; {report_bad(bad)}")
     zeros = [0] * len(source.classes)
     counts = {
-        split: np.sum([zeros, *(part["counts"] for part in some)], axis=0).tolist() for split, some in parts.items()
+        split: np.sum([zeros, *(result["counts"] for result in some)], axis=0).tolist() for split, some in parts.items()
     }
-    facts: Meta = {
+    mean, std = _mean_and_std(recipe, parts["train"])
+    meta: Meta = {
         "dataset": recipe.dataset,
         "classes": list(source.classes),
         "channels": source.channels,
@@ -125,20 +58,56 @@ def describe_data(
         "masks": target.legacy_masks,
         "colours": None if source.colours is None else [list(colour) for colour in source.colours],
         "size": list(recipe.storage_size),
-        "rows": {split: sum(part["rows"] for part in some) for split, some in parts.items()},
+        "rows": {split: sum(result["rows"] for result in some) for split, some in parts.items()},
         "class_counts": counts,
         "mean": mean,
         "std": std,
-        "skipped": skipped,
-        "repeated": repeated,
-        "fingerprint": fingerprint,
+        "skipped": bad,
+        "repeated": _find_repeated(done, source),
+        "fingerprint": _fingerprint(done),
     }
-    if areas := [part["areas"] for part in parts["train"] if "areas" in part]:
-        facts["class_areas"] = np.sum([zeros, *areas], axis=0).tolist()
     for split, found in counts.items():
-        if facts["rows"][split]:
+        if meta["rows"][split]:
             target.check_counts(found, split, recipe.dataset)
-    return facts
+    if areas := [result["areas"] for result in parts["train"] if "areas" in result]:
+        meta["class_areas"] = np.sum([zeros, *areas], axis=0).tolist()
+    if target.names_rows:
+        meta["names"] = {split: [name for result in some for name in result["names"]] for split, some in parts.items()}
+    if files := {result["file"]: check for result in done if (check := result["check"]) is not None}:
+        meta["files"] = files
+        meta["shards"] = {split: [result["file"] for result in some if result["rows"]] for split, some in parts.items()}
+    return meta
+
+
+def _mean_and_std(recipe: Recipe, train: Sequence[ShardResult]) -> tuple[list[float], list[float]]:
+    """Of each channel of the training split, of values in [0, 1]."""
+    pixels = sum(result["rows"] for result in train) * recipe.storage_size[0] * recipe.storage_size[1]
+    mean = np.sum([result["sum"] for result in train], axis=0) / pixels
+    variance = np.sum([result["squares"] for result in train], axis=0) / pixels - mean**2
+    return (mean / 255).tolist(), np.sqrt(np.maximum(variance, 1e-12) / 255**2).tolist()
+
+
+def _fingerprint(done: Sequence[ShardResult]) -> str:
+    """A digest of all pixels and targets."""
+    fingerprint = hashlib.sha256()
+    for result in done:
+        for content, target in zip(result["hashes"], result["targets"], strict=True):
+            fingerprint.update(f"{result['split']} {content} {target}\n".encode())
+    return fingerprint.hexdigest()
+
+
+def keep_numbers(meta: Meta, begun: DatasetFacts) -> Meta:
+    """A data set as a run that has begun sees it: normalised and weighted by the numbers that it began with.
+
+    Args:
+        meta: what is known of the data now.
+        begun: `dataset` of the run's run.json.
+    """
+    if begun.get("classes") != meta["classes"]:
+        return meta
+    found: Mapping[str, object] = begun
+    kept = {name: found[name] for name in ("mean", "std", "class_counts", "class_areas") if name in found}
+    return cast(Meta, {**meta, **kept})
 
 
 def _find_repeated(done: Sequence[ShardResult], source: Source) -> dict[str, Repeated]:

@@ -3,10 +3,12 @@
 A cache folder holds `meta.json` and shards: Arrow IPC files, uncompressed, with the columns `image` (uint8,
 height x width x channels) and `target` (as its kind stores it: targets.py). `meta.json` is written last:
 without it a folder counts as empty. How shards get from host to host: shard_transfer.py; how they are read: batches.py.
+A set that is streamed is measured: decoded once in the same way, and nothing is kept but what `meta.json` would say.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,7 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypedDict, cast
 
 import numpy as np
 
@@ -38,6 +40,8 @@ Advance = Callable[[int], None]
 SHARD_BYTES = 64 * 2**20
 INLINE_BYTES = 256 * 2**20
 """Raw data up to this size is prepared by threads of this process; starting Ray tasks would cost more."""
+MEASURED = "measured.json"
+"""What is known of a set whose pictures are not kept: a file in the folder that its shards would lie in."""
 
 
 def prepare(
@@ -85,6 +89,43 @@ def prepare(
     return folder
 
 
+def measure(
+    recipe: Recipe,
+    source: Source,
+    cache: Path,
+    *,
+    published: Store | None = None,
+    ray: bool = False,
+    advance: Advance = lambda n: None,
+    warn: Callable[[str], None] = lambda text: None,
+) -> Meta:
+    """What `prepare` would find, to the last bit, without keeping a picture: for sets that no disk holds.
+
+    Every picture is decoded once for a data set and stored size: the result lies in the storage.
+
+    Args:
+        recipe, source, cache, published, ray, advance: as `prepare` takes them.
+        warn: gets why the result cannot be kept.
+
+    Raises:
+        ValueError: as `prepare`.
+    """
+    place = (published or Store(cache)) / cache_key(recipe, source)
+    for name in (MEASURED, shard_transfer.META):
+        with contextlib.suppress(ValueError):  # not JSON: it is measured again
+            if (known := place.read_json(name)) is not None:
+                return cast(Meta, known)
+    meta = _read_all(recipe, source, None, "", ray, advance)
+    try:
+        place.write_json(MEASURED, meta)
+    except OSError as error:
+        warn(
+            f"what was measured of the pictures cannot be kept in {place.address}: {explain(error)}; the next run "
+            "decodes them again"
+        )
+    return meta
+
+
 def _prepare(
     recipe: Recipe, source: Source, folder: Path, ray: bool, advance: Advance, warn: Callable[[str], None]
 ) -> None:
@@ -102,20 +143,39 @@ def _prepare(
             f"the cache {folder.parent} cannot be written: {explain(error)}; set TRAINYARD_CACHE to another folder"
         ) from None
     token = uuid.uuid4().hex[:8]
-    chunks = _chunks(recipe, source)
     try:
-        done = list(_run_chunks(recipe, source, folder, token, chunks, ray, advance))
-        bad = [entry for result in done for entry in result["bad"]]
-        if bad and recipe.on_bad_image == "fail":
-            raise ValueError(report_bad(bad))
-        meta = summarise(recipe, source, done, bad)
-        _publish(folder, token, meta)
+        _publish(folder, token, _read_all(recipe, source, folder, token, ray, advance))
     except BaseException:
         for path in folder.glob(f"*-{token}-*.arrow"):
             path.unlink(missing_ok=True)
         if not any(folder.iterdir()):
             folder.rmdir()
         raise
+
+
+def _read_all(recipe: Recipe, source: Source, folder: Path | None, token: str, ray: bool, advance: Advance) -> Meta:
+    """Decode every picture. Returns what is found.
+
+    Args:
+        recipe, source, ray, advance: as `prepare` takes them.
+        folder: of the shards; None: none are written.
+        token: part of the shards' names.
+
+    Raises:
+        ValueError: as `prepare`.
+    """
+    chunks = [
+        _Chunk(split, items, None if folder is None else folder / f"{split}-{token}-{number:05}.arrow")
+        for number, (split, items) in enumerate(_chunks(recipe, source))
+    ]
+    paths = {path for chunk in chunks for item in chunk.items for path in raw_files(item)}
+    few = sum(os.path.getsize(path) for path in paths) <= INLINE_BYTES
+    run = _run_in_tasks if ray and not few else _run_in_threads
+    done = list(run(recipe, source, chunks, advance))
+    bad = [entry for result in done for entry in result["bad"]]
+    if bad and recipe.on_bad_image == "fail":
+        raise ValueError(report_bad(bad))
+    return summarise(recipe, source, done, bad)
 
 
 def _chunks(recipe: Recipe, source: Source) -> list[tuple[str, list[Item]]]:
@@ -133,53 +193,59 @@ def _chunks(recipe: Recipe, source: Source) -> list[tuple[str, list[Item]]]:
     return chunks
 
 
-def _run_chunks(
-    recipe: Recipe,
-    source: Source,
-    folder: Path,
-    token: str,
-    chunks: list[tuple[str, list[Item]]],
-    ray: bool,
-    advance: Advance,
+class _Chunk(NamedTuple):
+    """Items that are decoded together, and the shard that they go to."""
+
+    split: str
+    items: Sequence[Item]
+    file: Path | None
+    """None: no picture is kept."""
+
+
+def _run_in_threads(
+    recipe: Recipe, source: Source, chunks: Sequence[_Chunk], advance: Advance
 ) -> Iterator[ShardResult]:
-    paths = {path for _, items in chunks for item in items for path in raw_files(item)}
-    if not ray or sum(os.path.getsize(path) for path in paths) <= INLINE_BYTES:
-        decoder = Decoder(recipe, targets.kind(source.target), source.channels, len(source.classes))
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-            try:
-                for number, (split, items) in enumerate(chunks):
-                    file = folder / f"{split}-{token}-{number:05}.arrow"
-                    yield _write_shard(decoder, split, items, file, advance, threads)
-            except BaseException:  # an interrupt may come before the first result is waited for
-                threads.shutdown(wait=False, cancel_futures=True)
-                raise
-        return
+    decoder = Decoder(recipe, targets.kind(source.target), source.channels, len(source.classes))
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        try:
+            for chunk in chunks:
+                yield _decode_chunk(decoder, chunk, advance, threads)
+        except BaseException:  # an interrupt may come before the first result is waited for
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _run_in_tasks(recipe: Recipe, source: Source, chunks: Sequence[_Chunk], advance: Advance) -> Iterator[ShardResult]:
+    """By Ray Data, on all hosts."""
+    folder = None if chunks[0].file is None else chunks[0].file.parent
+    mark = None if folder is None else folder / f".{uuid.uuid4().hex[:8]}"
     tasks: list[_ShardTask] = [
         {
             "recipe": json.dumps(recipe.to_json()),
             "target": source.target,
             "channels": source.channels,
             "classes": len(source.classes),
-            "split": split,
-            "items": json.dumps([dataclasses.asdict(item) for item in items]),
-            "file": str(folder / f"{split}-{token}-{number:05}.arrow"),
-            "mark": str(folder / f".{token}"),
+            "split": chunk.split,
+            "items": json.dumps([dataclasses.asdict(item) for item in chunk.items]),
+            "file": "" if chunk.file is None else str(chunk.file),
+            "mark": "" if mark is None else str(mark),
         }
-        for number, (split, items) in enumerate(chunks)
+        for chunk in chunks
     ]
-    mark = folder / f".{token}"
-    mark.touch()
+    if mark is not None:
+        mark.touch()
     try:
         for row in ray_map(tasks, _shard_task):
             if row["error"]:
                 raise OSError(*json.loads(row["error"]))
             result: ShardResult = json.loads(row["result"])
-            if row["shard"]:
+            if row["shard"] and folder is not None:
                 Store(folder).write(result["file"], row["shard"])
             advance(result["decoded"])
             yield result
     finally:
-        mark.unlink()
+        if mark is not None:
+            mark.unlink()
 
 
 class _ShardTask(TypedDict):
@@ -192,6 +258,7 @@ class _ShardTask(TypedDict):
     split: str
     items: str
     file: str
+    """"": no picture is kept."""
     mark: str
     """A file that is there where this host sees the driver's folder."""
 
@@ -213,45 +280,44 @@ def _shard_task(row: _ShardTask) -> _ShardDone:
     file, seen = Path(row["file"]), os.path.exists(row["mark"])
     with ThreadPoolExecutor(1) as threads, tempfile.TemporaryDirectory(prefix="trainyard-") as scratch:
         to = file if seen else Path(scratch) / file.name
+        chunk = _Chunk(row["split"], items, to if row["file"] else None)
         try:
-            result = json.dumps(_write_shard(decoder, row["split"], items, to, lambda n: None, threads))
+            result = json.dumps(_decode_chunk(decoder, chunk, lambda n: None, threads))
         except OSError as error:  # as data: Ray would wrap an exception in pages of its own
             failure = json.dumps([error.errno, error.strerror, error.filename])
             return {"result": "", "error": failure, "shard": b""}
-        shard = to.read_bytes() if not seen and to.exists() else b""
+        shard = to.read_bytes() if row["file"] and not seen and to.exists() else b""
     return {"result": result, "error": "", "shard": shard}
 
 
-def _write_shard(
-    decoder: Decoder, split: str, items: Sequence[Item], file: Path, advance: Advance, threads: ThreadPoolExecutor
-) -> ShardResult:
-    """Decode `items` to one Arrow file. Returns what the file holds, and what could not be read."""
-    rows = sum(len(item.targets) for item in items)
+def _decode_chunk(decoder: Decoder, chunk: _Chunk, advance: Advance, threads: ThreadPoolExecutor) -> ShardResult:
+    """Decode a chunk, to an Arrow file if it names one. Returns what it holds, and what could not be read."""
+    rows = sum(len(item.targets) for item in chunk.items)
     images = np.empty((rows, *decoder.size, decoder.channels), np.uint8)
     found: list[object] = []
     names: list[str] = []
     bad: list[SkippedImage] = []
     decoded = 0
-    for item, read in zip(items, threads.map(decoder.try_read, items), strict=True):
+    for item, read in zip(chunk.items, threads.map(decoder.try_read, chunk.items), strict=True):
         advance(len(item.targets))
         decoded += len(item.targets)
         if isinstance(read, str):
-            bad.append({"name": item.name, "why": read})
+            bad.append({"name": item.name, "why": read, "split": chunk.split})
             continue
         for index, (image, target) in enumerate(read):
             images[len(found)] = image
             found.append(target)
             names.append(item.name if len(read) == 1 else f"{item.name}#{index}")
-    filled, stacked = len(found), decoder.target.stack(found)
+    filled, stacked, file = len(found), decoder.target.stack(found), chunk.file
     images = images[:filled]
-    if filled:
+    if filled and file is not None:
         _write_arrow(file, images, decoder.target.to_column(stacked))
     flat = images.reshape(-1, decoder.channels)
     squares = sum((part.astype(np.float64) ** 2).sum(0) for part in np.array_split(flat, max(1, filled // 256)))
     return {
-        "split": split,
-        "file": file.name,
-        "check": (file.stat().st_size, shard_transfer.digest(file)) if filled else None,
+        "split": chunk.split,
+        "file": "" if file is None else file.name,
+        "check": (file.stat().st_size, shard_transfer.digest(file)) if filled and file is not None else None,
         "rows": filled,
         "decoded": decoded,
         "bad": bad,

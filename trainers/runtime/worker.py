@@ -137,7 +137,7 @@ def ending(status: Status, message: str) -> DoneEvent:
 def _open_data(job: Job, recipe: Recipe, scale: Scale) -> Data:
     where = job["data"]
     if where["mode"] == "cache":
-        return Cached(shard_transfer.local(where))
+        return Cached(shard_transfer.local(where), where["meta"])
     return Streamed(recipe, scan_files(recipe, scale.data), where["meta"])
 
 

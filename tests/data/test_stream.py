@@ -1,0 +1,152 @@
+"""Streamed pictures teach what prepared ones do: the same rows, numbers, weights and losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.ranks import watched_work
+from helpers.small import job, small_data, small_recipe
+from PIL import Image
+
+from trainers.data import prepare as preparing
+from trainers.data import sampler, stream
+from trainers.data.batches import Cached
+from trainers.data.meta import keep_numbers
+from trainers.data.prepare import measure, prepare
+from trainers.data.source import scan_files
+from trainers.messages import Meta
+from trainers.recipe import Recipe
+from trainers.storage.store import Store
+
+OF_SHARDS = ("shards", "files")
+
+
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks run here, one after another."""
+
+    def tasks(rows: Sequence[Any], function: Callable[[Any], Any]) -> Iterator[Any]:
+        return map(function, rows)
+
+    monkeypatch.setattr(stream, "ray_map", tasks)
+    monkeypatch.setattr(preparing, "ray_map", tasks)
+
+
+def photos(folder: Path) -> Path:
+    """Two classes of other brightness, of sizes that nothing divides; one picture of each split is cut short."""
+    rng = np.random.default_rng(3)
+    for split, count in (("train", 9), ("val", 4)):
+        for number, label in enumerate(("calm", "wild")):
+            (folder / split / label).mkdir(parents=True)
+            for index in range(count + number):
+                pixels = rng.integers(0, 90 + 80 * number, (21 + index, 34, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / split / label / f"{index}.png")
+        broken = folder / split / "wild" / "1.png"
+        broken.write_bytes(broken.read_bytes()[:200])
+    return folder
+
+
+def in_both_modes(recipe: Recipe, raw: str | None, folder: Path) -> tuple[Cached, stream.Streamed]:
+    source = scan_files(recipe, raw)
+    cached = Cached(prepare(recipe, source, folder / "prepared"))
+    return cached, stream.Streamed(recipe, source, measure(recipe, source, folder / "measured"))
+
+
+def without_shards(meta: Meta) -> dict[str, Any]:
+    return {name: value for name, value in meta.items() if name not in OF_SHARDS}
+
+
+@pytest.mark.parametrize("name", ["resnet.r18", "textures.cnn", "unet.camvid", "unet.drone_binary", "mnist.cnn"])
+@pytest.mark.parametrize("rows_of_a_shard", [5, 10**6])
+def test_what_is_measured_is_what_would_be_prepared(
+    name: str, rows_of_a_shard: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, raw = small_recipe(name), small_data(name, tmp_path / "raw")
+    height, width = recipe.storage_size
+    monkeypatch.setattr(preparing, "SHARD_BYTES", rows_of_a_shard * height * width * 3)
+    cached, streamed = in_both_modes(recipe, raw, tmp_path)
+    assert streamed.meta == without_shards(cached.meta)
+    for split, rows in cached.meta["rows"].items():
+        passes = [sampler.Pass(0, 0, sampler.permutation(0, 0, rows)[:7], 1.0, True)]
+        [one], [other] = cached.batches(split, passes), streamed.batches(split, passes)
+        np.testing.assert_array_equal(one.images, other.images)
+        np.testing.assert_array_equal(one.targets, other.targets)
+
+
+def test_pictures_that_cannot_be_used_are_left_out_of_both(tmp_path: Path) -> None:
+    raw = str(photos(tmp_path / "raw"))
+    recipe = small_recipe("resnet.r18", image_size=(16, 16), stored_size=(16, 16), on_bad_image="skip")
+    cached, streamed = in_both_modes(recipe, raw, tmp_path)
+    assert streamed.meta == without_shards(cached.meta)
+    assert streamed.meta["rows"] == {"train": 18, "val": 8}
+    for split, rows in streamed.meta["rows"].items():
+        passes = [sampler.Pass(0, 0, np.arange(rows), 1.0, True)]
+        [one], [other] = cached.batches(split, passes), streamed.batches(split, passes)
+        np.testing.assert_array_equal(one.images, other.images)
+        np.testing.assert_array_equal(one.targets, other.targets)
+    strict = recipe.replace(on_bad_image="fail")
+    for how in (prepare, measure):
+        with pytest.raises(ValueError, match="2 pictures cannot be used"):
+            how(strict, scan_files(strict, raw), tmp_path / "strict")
+
+
+def test_a_set_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = str(small_data("resnet.r18", tmp_path / "raw"))
+    recipe = small_recipe("resnet.r18")
+    source = scan_files(recipe, raw)
+    first = measure(recipe, source, tmp_path / "cache", published=Store(tmp_path / "store"))
+    prepared = Cached(prepare(recipe, source, tmp_path / "other")).meta
+    monkeypatch.setattr(preparing, "_decode_chunk", None)  # nothing is decoded from here on
+    assert measure(recipe, source, tmp_path / "new", published=Store(tmp_path / "store")) == first
+    assert measure(recipe, source, tmp_path / "other")["mean"] == prepared["mean"]  # what is prepared is known, too
+
+
+def test_a_set_that_is_another_on_this_host_is_refused(tmp_path: Path) -> None:
+    raw = str(small_data("resnet.r18", tmp_path / "raw"))
+    recipe = small_recipe("resnet.r18")
+    source = scan_files(recipe, raw)
+    meta = measure(recipe, source, tmp_path / "cache")
+    fewer = stream.Streamed(recipe, source, {**meta, "rows": {**meta["rows"], "train": meta["rows"]["train"] + 1}})
+    with pytest.raises(ValueError, match="when they were measured: give all hosts the same --data"):
+        list(fewer.batches("train", [sampler.Pass(0, 0, np.arange(2), 1.0, True)]))
+
+
+@pytest.mark.parametrize("name", ["resnet.r18", "unet.camvid"])
+def test_a_run_that_streamed_is_continued_from_prepared_pictures_as_if_nothing_had_happened(
+    name: str, tmp_path: Path
+) -> None:
+    """In float64, to the last bit: with class weights, augmentation, and a stop within the second epoch."""
+    recipe = small_recipe(name, epochs=2, precision="fp64", class_weights="median")
+    if name == "resnet.r18":
+        recipe = recipe.replace(model="linear_cnn")
+    raw = small_data(name, tmp_path / "raw")
+    source = scan_files(recipe, raw)
+    meta = measure(recipe, source, tmp_path / "measured")
+    whole = watched_work(dict(job(recipe, raw, tmp_path, "whole")))
+    steps = len(whole[-1]["steps"])
+    streaming = dict(job(recipe, raw, tmp_path, "moved"))
+    streaming["data"] = {"mode": "stream", "folder": None, "published": None, "node": None, "meta": meta}
+    first = watched_work({**streaming, "stop_after": steps // 2 + 1})
+    rest = watched_work(dict(job(recipe, raw, tmp_path, "moved")))
+    assert first[-1]["status"] == "interrupted"
+    assert first[-1]["steps"] + rest[-1]["steps"] == whole[-1]["steps"]
+    assert rest[-1]["final"]["loss"] == whole[-1]["final"]["loss"]
+
+
+def test_a_run_keeps_the_numbers_that_it_began_with(tmp_path: Path) -> None:
+    """A run of an older version that streamed has the mean of a sample in its run.json."""
+    recipe = small_recipe("resnet.r18", model="linear_cnn", epochs=1, precision="fp32")
+    raw = small_data("resnet.r18", tmp_path / "raw")
+    plain = dict(job(recipe, raw, tmp_path, "plain"))
+    meta = plain["data"]["meta"]
+    begun: Any = {"mean": [0.1, 0.2, 0.3], "std": [1.0, 1.0, 1.0], "class_counts": {"train": [1, 2, 3]}}
+    kept = keep_numbers(meta, {**begun, "classes": meta["classes"]})
+    assert kept == {**meta, **begun}
+    assert keep_numbers(meta, {**begun, "classes": ["another"]}) == meta
+    moved = {**job(recipe, raw, tmp_path, "moved"), "data": {**plain["data"], "meta": kept}}
+    # workers normalise by what the driver says, not by what lies beside the shards
+    assert watched_work(plain)[-1]["steps"] != watched_work(moved)[-1]["steps"]
