@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
-from trainers.cli import cli, cli_type, leading, size_of
+from trainers.cli import cli, cli_type, leading
 from trainers.formatting import format_size, parse_size
 from trainers.progress import Progress
 from trainers.recipe import Recipe, Scale, recipe_names, resolve, resolve_micro_batch
 from trainers.registry import arguments, constant, load
+from trainers.values import Size, size_of
 
 if TYPE_CHECKING:
     from trainers.training.peak_memory import Curve
@@ -36,7 +37,6 @@ GREY = ("mnist", "texture_crops")
 """Data sets of one channel."""
 WIDE = 140
 """Columns of a table that does not go to a terminal."""
-Size = tuple[int, int]
 Item = TypeVar("Item")
 
 

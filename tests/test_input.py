@@ -185,6 +185,35 @@ def test_wrong_values_are_refused(cli: Cli, storage: Path, flags: str, words: st
     assert not storage.exists() or files(storage) == []
 
 
+@pytest.mark.parametrize("command", ["train", "prepare"])
+def test_help_without_a_recipe_shows_the_flags(cli: Cli, command: str) -> None:
+    ended = cli(command, "--help")
+    assert ended.code == 0
+    for text in (
+        f"usage: python -m trainers {command} RECIPE",
+        "digits.cnn",
+        "--image-size",
+        "--data STR",
+        "--workers",
+    ):
+        assert text in ended.out
+
+
+def test_the_run_that_is_being_started_is_not_offered_to_start_from(cli: Cli, storage: Path) -> None:
+    for run in ("nothin", "nothings", "nothing"):
+        assert_refused(cli(*DIGITS, "--init-from", "nothing", "--run", run), f"in {storage} (allowed: none); give")
+    (storage / "nothings").mkdir(parents=True)
+    assert_refused(
+        cli(*DIGITS, "--init-from", "nothing", "--run", "nothin"), "did you mean nothings? (allowed: nothings)"
+    )
+
+
+def test_what_trainers_offers_is_listed() -> None:
+    import trainers
+
+    assert set(trainers.__all__) <= set(dir(trainers))
+
+
 def test_a_recipe_file_that_is_broken_is_named_with_the_line(cli: Cli, tmp_path: Path) -> None:
     broken = {
         "syntax.py": ("x = 1\ndef fast(:\n", "cannot be imported: invalid syntax (line 2)"),

@@ -6,6 +6,7 @@ Messages and progress go to stderr; what was asked for goes to stdout.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -63,10 +64,8 @@ class _Options:
 def _train(argv: list[str]) -> int:
     names, flags = leading(argv)
     if not names:
-        if flags and flags[0] in ("-h", "--help"):
-            print("usage: python -m trainers train RECIPE [RECIPE...] [--FIELD VALUE...]\n")
-            print(f"recipes: {', '.join(recipe_names())}, or FILE.py:FUNCTION of your own")
-            print("python -m trainers train RECIPE --help shows every field with that recipe's defaults")
+        if flags[:1] in (["-h"], ["--help"]):
+            _explain("usage: python -m trainers train RECIPE [RECIPE...] [--FIELD VALUE...]", "train")
             return 0
         raise ValueError(f"train needs the name of a recipe: {', '.join(recipe_names())}")
     stages = _stages(names, flags)  # all of them, before the first starts
@@ -136,9 +135,13 @@ def _download(recipe: Recipe, scale: Scale) -> None:
 
 def _prepare(argv: list[str]) -> int:
     names, flags = leading(argv)
+    usage = "usage: python -m trainers prepare RECIPE [--data PATH] [--FIELD VALUE...]"
+    if not names and flags[:1] in (["-h"], ["--help"]):
+        _explain(usage, "prepare")
+        return 0
     if len(names) != 1:
-        raise ValueError("usage: python -m trainers prepare RECIPE [--data PATH] [--FIELD VALUE...]")
-    recipe, scale, options = _parse(names[0], flags)
+        raise ValueError(usage)
+    recipe, scale, options = _parse(names[0], flags, "prepare")
     from trainers.fitting import prepare
 
     if options.download:
@@ -353,11 +356,20 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 }
 
 
-def _parse(name: str, flags: Sequence[str]) -> Parsed:
+def _parse(name: str, flags: Sequence[str], command: str = "train") -> Parsed:
     """The recipe called `name`, changed by the flags. Raises ValueError, or ends the process with code 2."""
     recipe = resolve(name)
-    changes, scale, options = parse(recipe, Scale(), _Options(), flags, f"python -m trainers train {name}")
+    changes, scale, options = parse(recipe, Scale(), _Options(), flags, f"python -m trainers {command} {name}")
     return recipe.replace(**changes), scale, options
+
+
+def _explain(usage: str, command: str) -> None:
+    """What a command without a recipe's name says to --help: the flags too, whose defaults are the recipe's."""
+    shown = "digits.cnn"
+    print(f"{usage}\n\nrecipes: {', '.join(recipe_names())}, or FILE.py:FUNCTION of your own")
+    print(f"{command} RECIPE --help shows that recipe's defaults; these are of {shown}:\n")
+    with contextlib.suppress(SystemExit):
+        _parse(shown, ["--help"], command)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,13 @@ MEMORY_SHARE = 0.25
 """Of the host's memory, what a trial for real may take."""
 
 
-def check_init_from(recipe: Recipe, storage: Store) -> None:
+def check_init_from(recipe: Recipe, storage: Store, own: str = "") -> None:
     """That the run whose weights the model starts from is there; its checkpoint is read by the workers.
+
+    Args:
+        recipe: Its `init_from`.
+        storage: Where runs lie.
+        own: Name of the run that is about to start, whose folder is there already: it is not offered.
 
     Raises:
         ValueError: It is not; the message names the nearest run.
@@ -34,8 +39,9 @@ def check_init_from(recipe: Recipe, storage: Store) -> None:
     run = recipe.init_from
     if run is not None and read_run(Store(run) if "/" in run else storage / run) is None:
         before = f", train {run} first in the same command" if run in recipe_names() else ""
+        others = [name for name in run_names(storage) if name != own.split("/")[0]]
         raise ValueError(
-            f"init_from={run}: there is no such run in {storage.address}{nearest(run, run_names(storage))}; "
+            f"init_from={run}: there is no such run in {storage.address}{nearest(run, others)}; "
             f"give --init-from RUN{before}, or start from nothing with --init-from none"
         )
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import re
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -16,14 +14,13 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from trainers.formatting import nearest
 from trainers.recipe import Recipe, Scale
 from trainers.storage.store import explain
+from trainers.values import Value, flag_of, mapping_of, names_of, number_of, size_of, workers_of
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Options = TypeVar("Options")
 Read = TypeVar("Read")
-Value = int | float | str | list["Value"] | None
-"""Of name=value on a command line; bool is an int."""
 
 
 def exit_code(action: Callable[[], int]) -> int:
@@ -142,60 +139,6 @@ def cli_type(kind: type[DataclassInstance]) -> type:
     )
 
 
-def size_of(word: str) -> tuple[int, int] | None:
-    """Height and width from "28", "512x1024" or "none". Raises ValueError."""
-    if word.lower() == "none":
-        return None
-    if not re.fullmatch(r"\d+(x\d+)?", word):
-        raise ValueError(f"{word!r} is not a size; give 28, or height x width as in 512x1024")
-    sides = [int(side) for side in word.split("x")]
-    return sides[0], sides[-1]
-
-
-def _workers(word: str) -> int | tuple[int, int]:
-    if not re.fullmatch(r"\d+(:\d+)?", word):
-        raise ValueError(f"{word!r} is not a number of workers; give 0, 1, 2, ... or MIN:MAX as in 1:3")
-    bounds = [int(bound) for bound in word.split(":")]
-    return bounds[0] if len(bounds) == 1 else (bounds[0], bounds[1])
-
-
-def _number(word: str, kind: type[int | float], optional: bool) -> int | float | None:
-    if optional and word.lower() == "none":
-        return None
-    try:
-        return kind(word)
-    except ValueError:
-        what = "whole number" if kind is int else "number"
-        raise ValueError(f"{word!r} is not a {what}{', nor none' if optional else ''}") from None
-
-
-def _flag(words: list[str]) -> bool:
-    known = {"true": True, "false": False}
-    if words and words[0].lower() not in known:
-        raise ValueError(f"{words[0]!r} is neither true nor false")
-    return known[words[0].lower()] if words else True
-
-
-def _mapping(words: list[str]) -> dict[str, Value]:
-    for word in words:
-        if "=" not in word:
-            raise ValueError(f"{word!r} is not of the form name=value")
-    return {name: value_of(value) for name, _, value in (word.partition("=") for word in words)}
-
-
-def value_of(word: str) -> Value:
-    """A number, true, false, none, a list as in 0.8,1.2, or text."""
-    if "," in word:
-        return [value_of(part) for part in word.split(",")]
-    if word.lower() in ("true", "false", "none"):
-        return {"true": True, "false": False, "none": None}[word.lower()]
-    try:
-        number = ast.literal_eval(word)
-    except (ValueError, SyntaxError):
-        return word
-    return number if isinstance(number, int | float) else word
-
-
 def _format(value: object) -> str:
     if isinstance(value, list | tuple):
         return ",".join(map(_format, value))
@@ -215,8 +158,8 @@ def _one_word(read: Callable[[str], Read], metavar: str, separator: str) -> Prim
 
 
 _SIZE = _one_word(size_of, "SIZE|HxW", "x")
-_WORKERS = _one_word(_workers, "N|MIN:MAX", ":")
-_NAMES = _one_word(lambda word: tuple(part for part in word.split(",") if part), "NAME,NAME", ",")
+_WORKERS = _one_word(workers_of, "N|MIN:MAX", ":")
+_NAMES = _one_word(names_of, "NAME,NAME", ",")
 
 
 def _registry() -> ConstructorRegistry:
@@ -229,7 +172,7 @@ def _registry() -> ConstructorRegistry:
         return PrimitiveConstructorSpec(
             nargs="*",
             metavar="NAME=VALUE...",
-            instance_from_str=_mapping,
+            instance_from_str=mapping_of,
             is_instance=lambda value: isinstance(value, Mapping),
             str_from_instance=lambda value: [f"{name}={_format(item)}" for name, item in value.items()],
         )
@@ -242,7 +185,7 @@ def _registry() -> ConstructorRegistry:
             return None
         optional = type(None) in kinds
         metavar = kind.__name__.upper() + "|none" * optional
-        return _one_word(lambda word: _number(word, kind, optional), metavar, "")
+        return _one_word(lambda word: number_of(word, kind, optional), metavar, "")
 
     @registry.primitive_rule
     def flag(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[bool] | None:
@@ -251,7 +194,7 @@ def _registry() -> ConstructorRegistry:
         return PrimitiveConstructorSpec(
             nargs=(0, 1),
             metavar="",
-            instance_from_str=_flag,
+            instance_from_str=flag_of,
             is_instance=lambda value: isinstance(value, bool),
             str_from_instance=lambda value: [_format(value)],
         )

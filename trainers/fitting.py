@@ -130,7 +130,7 @@ def fit(
         known = Circumstances(run=run, earlier=earlier, adopts=control.adopt is not None)
         early = resolve_recipe(requested, scale, known, fit_memory).recipe
         if earlier is None:
-            check_init_from(early, storage)
+            check_init_from(early, storage, run)
         elif earlier["status"] in ("finished", "stopped_early"):
             progress.message(f"the run {run} has {earlier['status'].replace('_', ' ')} already; nothing is left to do")
             return RunResult(folder.address, earlier, read_history(folder))

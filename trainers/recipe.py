@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import math
-import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from trainers import augmentations
+from trainers import augmentations, values
 from trainers.formatting import locate_error, nearest, parse_size
 from trainers.registry import arguments, choices, constant, load
 
@@ -32,30 +30,33 @@ class _Value:
         return {name: _plain(getattr(self, name)) for name in _fields(type(self))}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, object]) -> Self:
+    def from_json(cls, given: Mapping[str, Any]) -> Self:
         """Raises ValueError for unknown names and values that are not allowed."""
-        hints = _fields(cls)
-        for name in values:
-            _check_name(name, hints, f"field of {cls.__name__}")
-        return cls(**{name: _as_tuple(value, hints[name]) for name, value in values.items()})
+        for name in given:
+            _check_name(name, _fields(cls), f"field of {cls.__name__}")
+        return cls(**given)
 
     def replace(self, **changes: Any) -> Self:
         """Copy, with some fields changed.
 
         Args:
-            **changes: Field -> new value. Mappings such as `model_args` are merged; but arguments belong to what they
-                are given to: with another `model`, the old `model_args` go.
+            **changes: Field -> new value, or what stands for one on a command line: image_size=64 or "32x40".
+                Mappings such as `model_args` are merged; but arguments belong to what they are given to: with another
+                `model`, the old `model_args` go.
 
         Raises:
             ValueError: A field is unknown, or its value is not allowed.
         """
+        hints = _fields(type(self))
+        for name, value in changes.items():
+            _check_name(name, hints, f"field of {type(self).__name__}")
+            changes[name] = _read(name, value, hints[name])
         merged: Json = {
             f"{name}_args": {}
             for name in ("dataset", "model", "task", "schedule")
             if name in changes and changes[name] != getattr(self, name)
         }
         for name, value in changes.items():
-            _check_name(name, _fields(type(self)), f"field of {type(self).__name__}")
             old = merged.get(name, getattr(self, name))
             both = isinstance(old, Mapping) and isinstance(value, Mapping)
             merged[name] = {**old, **value} if both else value
@@ -139,7 +140,7 @@ class Recipe(_Value):
     """Seed of the weights, the order of samples, augmentation and dropout."""
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        _take_types(self)
         for name in ("epochs", "batch_size", "lr"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "a number above 0")
         for name in ("weight_decay", "warmup_epochs"):
@@ -157,8 +158,8 @@ class Recipe(_Value):
         for name, value in self.schedule_args.items():
             known = SCHEDULE_ARGS[self.schedule]
             _check_name(name, known, f"argument of schedule {self.schedule!r}")
-            holds = _matches(value, type(known[name])) and value > 0
-            _require(holds, f"schedule_args {name}", value, f"{_format_type(type(known[name]))} above 0")
+            holds = values.matches(value, type(known[name])) and value > 0
+            _require(holds, f"schedule_args {name}", value, f"{values.describe_type(type(known[name]))} above 0")
         augmentations.check(self.augment)
         _check_arguments("datasets", self.dataset, "source", self.dataset_args, given=("data",))
         _check_arguments("models", self.model, "build", self.model_args, given=())
@@ -255,7 +256,7 @@ class Scale(_Value):
     """Write a torch.profiler trace of a few steps for TensorBoard."""
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        _take_types(self)
         low, high = self.worker_range
         if isinstance(self.workers, tuple):
             _require(1 <= low <= high, "workers", f"{low}:{high}", "MIN:MAX, MIN at least 1 and MAX at least MIN")
@@ -373,51 +374,22 @@ def _plain(value: object) -> object:
     return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
-def _as_tuple(value: object, hint: object) -> object:
-    """JSON has lists where some fields are tuples."""
-    is_tuple = typing.get_origin(hint) is tuple or any(typing.get_origin(h) is tuple for h in typing.get_args(hint))
-    return tuple(value) if is_tuple and isinstance(value, list) else value
+def _read(name: str, given: object, hint: object) -> object:
+    """A value in a field's type: 64, "64" and [64, 64] are one image_size."""
+    allowed = f"{name}={given!r} is not allowed; {name} takes {values.describe_type(hint)}"
+    try:
+        read = values.read(given, hint)
+    except ValueError:
+        raise ValueError(allowed) from None
+    if not values.matches(read, hint):
+        raise ValueError(allowed)
+    return read
 
 
-def _check_types(value: _Value) -> None:
+def _take_types(value: _Value) -> None:
+    """Put every field into its type."""
     for name, hint in _fields(type(value)).items():
-        given = getattr(value, name)
-        if not _matches(given, hint):
-            raise ValueError(f"{name}={given!r} is not allowed; {name} takes {_format_type(hint)}")
-
-
-def _matches(value: object, hint: object) -> bool:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        return any(_matches(value, each) for each in args)
-    if origin is Literal:
-        return value in args
-    if origin is tuple:
-        if not isinstance(value, tuple):
-            return False
-        hints = [args[0]] * len(value) if args[-1] is ... else list(args)
-        return len(hints) == len(value) and all(map(_matches, value, hints))
-    if origin is not None:
-        return isinstance(value, origin)
-    if isinstance(value, bool):
-        return hint is bool
-    if hint is float:
-        return isinstance(value, int | float) and abs(value) < math.inf
-    return isinstance(hint, type) and isinstance(value, hint)
-
-
-def _format_type(hint: object) -> str:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        return " or ".join(_format_type(each) for each in args)
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, args))
-    if origin is tuple:
-        return "names" if args[-1] is ... else " x ".join(_format_type(each) for each in args)
-    if hint is types.NoneType:
-        return "none"
-    texts: dict[object, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-    return texts.get(hint, "name=value ...")
+        object.__setattr__(value, name, _read(name, getattr(value, name), hint))
 
 
 def _require(holds: bool, name: str, value: object, allowed: str) -> None:
@@ -434,11 +406,11 @@ def _check_arguments(
     kind: Literal["models", "datasets", "tasks"],
     name: str,
     function: str,
-    values: Mapping[str, object],
+    args: Mapping[str, object],
     given: tuple[str, ...],
 ) -> None:
     allowed = {key: default for key, default in arguments(kind, name, function).items() if key not in given}
-    for key, value in values.items():
+    for key, value in args.items():
         _check_name(key, allowed, f"argument of {kind[:-1]} {name!r}")
         default, chosen = allowed[key], choices(kind, name, function).get(key)
         if chosen is not None:
@@ -446,5 +418,7 @@ def _check_arguments(
             continue
         if default is ... or default is None or isinstance(default, list | tuple | dict):
             continue
-        if not _matches(value, type(default)):
-            raise ValueError(f"{key}={value!r} is not allowed; {key} of {name!r} takes {_format_type(type(default))}")
+        if not values.matches(value, type(default)):
+            raise ValueError(
+                f"{key}={value!r} is not allowed; {key} of {name!r} takes {values.describe_type(type(default))}"
+            )

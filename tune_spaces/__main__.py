@@ -7,6 +7,7 @@ Messages and progress go to stderr; the last line of stdout is the sweep's folde
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -14,7 +15,8 @@ import sys
 from collections.abc import Sequence
 from typing import Literal
 
-from trainers.cli import exit_code, leading, parse, size_of, value_of
+from trainers.cli import exit_code, leading, parse
+from trainers.values import size_of, value_of
 from tune_spaces.sweep import Candidates, Range, Sweep, describe, find, space_names
 
 USAGE = """usage: python -m tune_spaces SPACE [--FIELD VALUE...]
@@ -26,6 +28,9 @@ spaces:
   or FILE.py:FUNCTION of your own, which returns a Sweep
 
 python -m tune_spaces SPACE --help shows every option; fields of the recipe and the scale hold for all trials."""
+
+EXAMPLE = "digits.quick"
+"""The space whose defaults --help shows."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,6 +67,11 @@ def main(argv: Sequence[str]) -> int:
     """Run a command line; returns the exit code."""
     if not argv or (argv[0] in ("-h", "--help") and len(argv) == 1):
         print(USAGE.format(spaces="\n".join(f"  {name:16} {describe(name)}" for name in space_names())))
+        if argv:
+            shown = find(EXAMPLE)
+            print(f"\nwith the defaults of {EXAMPLE}:\n")
+            with contextlib.suppress(SystemExit):
+                parse(shown.base, shown.scale, _Options(), argv, "python -m tune_spaces SPACE")
         return 0 if argv else 2
     return exit_code(lambda: _sweep(list(argv)))
 
