@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import logging
 import os
 import socket
 import sys
@@ -48,6 +47,8 @@ from trainers.recipe import Scale
 from trainers.runs import provenance
 from trainers.runtime import preflight
 from trainers.runtime.preflight import Failure, Finding, Host
+from trainers.runtime.ray_internals import connect, start_on_loopback
+from trainers.runtime.resources import cluster_address, is_connected
 from trainers.storage.store import Store, default_storage
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def _visit(
     scale: Scale, storage: Store, working_dir: Path, end: float, progress: Progress
 ) -> tuple[Facts | None, list[Finding]]:
     """Connect, gather the facts, and judge them: (facts, findings). No facts: the cluster is not there."""
-    address = os.environ.get("RAY_ADDRESS")
+    address = cluster_address()
     if address is None:
         progress.message("RAY_ADDRESS is not set: this machine is examined alone")
     with progress.waiting(f"connecting to {address}" if address else "starting Ray"):
@@ -174,8 +175,10 @@ def _visit(
 
 def _connect(address: str | None, workers: int) -> Finding | None:
     """Connect to Ray, or start it here, as a run of so many workers would; why that failed."""
+    if is_connected():
+        return None
     if address is None:
-        _join("local", max(len(os.sched_getaffinity(0)), workers + 1))
+        start_on_loopback(max(len(os.sched_getaffinity(0)), workers + 1), dashboard=True)
         return None
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     known = token.exists() or "RAY_AUTH_TOKEN" in os.environ
@@ -191,7 +194,7 @@ def _connect(address: str | None, workers: int) -> Finding | None:
     lacking = os.environ.get("RAY_AUTH_MODE") == "token" and not known
     failure: Failure | None = {"error": "no token"}
     if not lacking:
-        failure = preflight.take_step(lambda: _join(address), CONNECT_SECONDS)
+        failure = preflight.take_step(lambda: connect(address), CONNECT_SECONDS)
     if failure is None:
         return None
     if not known:
@@ -199,13 +202,6 @@ def _connect(address: str | None, workers: int) -> Finding | None:
         return Finding(True, what, HERE, "copy the head's ~/.ray/auth_token here, with mode 600")
     what = f"the cluster at {address} rejects this process: {failure['error'].strip().splitlines()[0]}"
     return Finding(True, what, HERE, "compare the token, and the versions of Python and Ray, with the head's")
-
-
-def _join(address: str, cpus: int | None = None) -> None:
-    import ray
-
-    if not ray.is_initialized():
-        ray.init(address=address, num_cpus=cpus, log_to_driver=False, logging_level=logging.ERROR)
 
 
 def gather_facts(scale: Scale, storage: Store, working_dir: Path, end: float) -> tuple[Facts, ClusterQuestion]:

@@ -13,7 +13,19 @@ set -euo pipefail
 chmod 600 "$HOME/.ray/auth_token"
 export RAY_AUTH_MODE=token
 export RAY_JOB_STOP_WAIT_TIME_S=60 # what a stopped job has to save; Ray's default is 3
-# Without this Ray replaces 127.0.0.1 by the host's own address, and listens on all of them. Jobs inherit it; a command
-# that connects by RAY_ADDRESS itself needs it too.
+# Without this Ray replaces 127.0.0.1 by the host's own address, and listens on all of them. Jobs inherit it.
 export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0
-ray start --head --node-ip-address=127.0.0.1 --disable-usage-stats "$@"
+
+# A port that is taken, by another cluster or by the Ray that a sweep has started, is replaced by a free one; Ray itself
+# would leave out what was to listen there, the start of jobs say, and not mention it.
+free_port() {
+    local port=$1
+    while (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do port=$((port + 1)); done
+    echo "$port"
+}
+head=$(free_port 6379) dashboard=$(free_port 8265) client=$(free_port 10001)
+if [ "$dashboard" != 8265 ] && [[ " $*" != *" --dashboard-port"* ]]; then
+    echo "port 8265 is taken: give --address 127.0.0.1:$dashboard to python -m cluster submit, status, logs and stop" >&2
+fi
+ray start --head --node-ip-address=127.0.0.1 --disable-usage-stats --port="$head" --dashboard-port="$dashboard" \
+    --ray-client-server-port="$client" --dashboard-agent-listen-port=0 "$@"

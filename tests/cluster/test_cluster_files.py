@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -369,3 +371,42 @@ def test_slurm_trains_on_a_real_ray_of_two_nodes(tmp_path: Path) -> None:
     run = json.loads((tmp_path / "runs" / "two" / "run.json").read_text())
     assert (run["status"], run["epochs_run"], run["scale"]["workers"]) == ("finished", 1, 2)
     assert_nothing_is_left(environment)
+
+
+def start_locally(tmp_path: Path, *flags: str) -> tuple[dict[str, str], str]:
+    """What local.sh gives a stub of `ray start` (flag -> value), and what it says."""
+    (tmp_path / "home/.ray").mkdir(parents=True)
+    (tmp_path / "home/.ray/auth_token").write_text("secret")
+    (tmp_path / "ray").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "ray").chmod(0o755)
+    environment = {"HOME": str(tmp_path / "home"), "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    command = ["bash", str(CLUSTER / "local.sh"), *flags]
+    done = subprocess.run(command, env=environment, text=True, capture_output=True, check=True, timeout=60)
+    given = [word.removeprefix("--").partition("=") for word in done.stdout.split() if "=" in word]
+    return {name: value for name, _, value in given}, done.stderr
+
+
+def test_a_local_cluster_beside_another_ray_takes_free_ports_and_names_its_address(tmp_path: Path) -> None:
+    taken = {"port": 6379, "dashboard-port": 8265, "ray-client-server-port": 10001}
+    with contextlib.ExitStack() as stack:
+        for port in taken.values():
+            listener = stack.enter_context(socket.socket())
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):  # another program has it already
+                listener.bind(("127.0.0.1", port))
+                listener.listen()
+        flags, said = start_locally(tmp_path)
+        for name, port in taken.items():
+            assert int(flags[name]) != port
+            with socket.socket() as free:
+                free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                free.bind(("127.0.0.1", int(flags[name])))
+    assert flags["dashboard-agent-listen-port"] == "0"  # Ray takes a free one
+    assert f"--address 127.0.0.1:{flags['dashboard-port']}" in said
+
+
+def test_ports_that_are_given_to_a_local_cluster_hold(tmp_path: Path) -> None:
+    wanted = {"port": "6401", "dashboard-port": "8401", "dashboard-agent-listen-port": "8402"}
+    flags, said = start_locally(tmp_path, *(f"--{name}={port}" for name, port in wanted.items()))
+    assert wanted.items() <= flags.items()
+    assert said == ""

@@ -6,6 +6,8 @@ import importlib
 import inspect
 import logging
 import mmap
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,6 +19,7 @@ from trainers.runtime import ray_internals
 from trainers.runtime.ray_internals import (
     ExploreHook,
     JobClientHooks,
+    connect,
     controller_callback,
     last_failure,
     out_of_memory_is_a_death,
@@ -37,6 +40,8 @@ COORDINATOR = "ray.data._internal.cluster_autoscaler.default_autoscaling_coordin
     ("module", "name", "arguments"),
     [
         ("ray", "init", "address num_cpus include_dashboard log_to_driver logging_level"),
+        ("ray._private.ray_constants", "ENABLE_RAY_CLUSTER", ""),
+        ("ray._private.ray_constants", "ENABLE_RAY_CLUSTERS_ENV_VAR", ""),
         ("ray._private.state", "state.get_max_resources_from_cluster_config", ""),
         ("ray._private.state", "available_resources_per_node", ""),
         ("ray._private.runtime_env.packaging", "GCS_STORAGE_MAX_SIZE", ""),
@@ -104,6 +109,42 @@ def test_ray_itself_marks_the_node_of_its_head() -> None:
     from ray._common.constants import HEAD_NODE_RESOURCE_NAME
 
     assert ray_internals.HEAD_NODE == HEAD_NODE_RESOURCE_NAME
+
+
+@pytest.mark.parametrize(
+    ("start", "loopback"),
+    [
+        (lambda: start_on_loopback(3, dashboard=False), True),
+        (lambda: connect("127.0.0.1:6379"), True),
+        (lambda: connect("localhost:6379"), True),
+        (lambda: connect("ray://[::1]:10001"), True),
+        (lambda: connect("10.0.0.7:6379"), False),
+        (lambda: connect("head.example:6379"), False),
+        (lambda: connect("auto"), False),
+    ],
+)
+def test_ray_keeps_to_loopback_where_the_cluster_does(start: Callable[[], None], loopback: bool) -> None:
+    from ray._private import ray_constants, services
+
+    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    seen: list[tuple[str | None, bool]] = []
+    with (
+        mock.patch.object(ray_constants, "ENABLE_RAY_CLUSTER", True),
+        mock.patch.dict(os.environ),
+        mock.patch("ray.init", side_effect=lambda **_: seen.append((os.environ.get(name), found()))),
+    ):
+        os.environ.pop(name, None)
+
+        def found() -> bool:
+            """Whether Ray takes loopback for this host's address."""
+            with mock.patch("ray._private.worker._global_node", None):
+                return bool(services.get_node_ip_address() == "127.0.0.1")
+
+        elsewhere = found()
+        start()
+        assert seen == [("0", True) if loopback else (None, elsewhere)]
+        assert (os.environ.get(name), ray_constants.ENABLE_RAY_CLUSTER) == (None, True)
+    assert before == ray_constants.ENABLE_RAY_CLUSTER
 
 
 def test_a_ray_of_our_own_listens_on_loopback() -> None:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
+import ray.train
 import ray.util
 from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S
 from ray.train.torch import TorchConfig
@@ -34,15 +37,22 @@ GONE = (ray.exceptions.RayError, ValueError)
 class _Workers(Protocol):
     """A group of workers of Ray Train."""
 
-    def execute(self, function: Callable[[], object]) -> object:
-        """Call a function in each of them."""
+    def __len__(self) -> int: ...
+
+    def get_resources_per_worker(self) -> Mapping[str, float]: ...
+
+    def execute_single(self, rank: int, function: Callable[[], tuple[str, int]]) -> tuple[str, int]:
+        """Call a function in one of them."""
+
+    def execute_single_async(self, rank: int, function: Callable[..., None], *arguments: object) -> ray.ObjectRef[None]:
+        """Likewise; returns at once."""
 
 
 class Network(TorchConfig):
-    """Ray Train's process group, once each worker knows its interface.
+    """The process group of the workers, on the interface that bears the node's Ray address, and on no other.
 
-    Gloo binds to whatever the host's name resolves to, which on many machines is 127.0.0.1: workers on several hosts
-    then do not find each other.
+    Gloo by itself binds to whatever the host's name resolves to, which on many machines is 127.0.0.1: workers on
+    several hosts then do not find each other. torch's store, where they meet, by itself listens on every address.
     """
 
     @property
@@ -52,8 +62,14 @@ class Network(TorchConfig):
 
 class _Backend(TorchConfig().backend_cls):  # type: ignore[misc]
     def on_start(self, worker_group: _Workers, backend_config: TorchConfig) -> None:
-        worker_group.execute(use_interface_of_ray)
-        super().on_start(worker_group, backend_config)
+        size, on_gpus = len(worker_group), worker_group.get_resources_per_worker().get("GPU", 0)
+        backend = backend_config.backend or ("nccl" if on_gpus else "gloo")
+        address, port = worker_group.execute_single(0, listen)
+        joining = [
+            worker_group.execute_single_async(rank, join, backend, rank, size, address, port, backend_config.timeout_s)
+            for rank in range(size)
+        ]
+        ray.get(joining)
 
     def on_shutdown(self, worker_group: _Workers, backend_config: TorchConfig) -> None:
         # Ranks whose peer is cut off do not get out of the process group: Ray's 30 s would be waited for in vain.
@@ -61,9 +77,38 @@ class _Backend(TorchConfig().backend_cls):  # type: ignore[misc]
         super().on_shutdown(worker_group, backend_config)
 
 
-def use_interface_of_ray() -> None:
-    """Give Gloo and NCCL, in this process, the interface that bears the node's Ray address."""
+_listeners: list[socket.socket] = []
+"""Of rank 0: where the workers are about to meet."""
+
+
+def listen() -> tuple[str, int]:
+    """Listen, in rank 0, at the node's Ray address. Returns address and port."""
+    address = ray.util.get_node_ip_address()
+    listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+    listener.bind((address, 0))
+    listener.listen()
+    _listeners[:] = [listener]
+    return address, listener.getsockname()[1]
+
+
+def join(backend: str, rank: int, size: int, address: str, port: int, seconds: float) -> None:
+    """Make the process group, in each worker.
+
+    Args:
+        backend: Of torch.
+        rank: Of this worker.
+        size: Number of workers.
+        address: Where rank 0 listens.
+        port: Likewise.
+        seconds: Longest time that an exchange may take.
+    """
+    context = ray.train.get_context()
+    local, locals = context.get_local_rank(), context.get_local_world_size()
+    names = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": local, "LOCAL_WORLD_SIZE": locals}
+    os.environ.update({name: str(number) for name, number in names.items()})  # as torchrun sets them
     distributed.use_interface(distributed.interface_of(ray.util.get_node_ip_address()))
+    listener = _listeners.pop().detach() if rank == 0 else None
+    distributed.join(backend, rank, size, (address, port), listener, timedelta(seconds=seconds))
 
 
 class Changes:

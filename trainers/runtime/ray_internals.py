@@ -39,14 +39,47 @@ def start_on_loopback(cpus: int, dashboard: bool) -> None:
     """
     import ray
 
-    ray.init(
-        address="local",
-        _node_ip_address="127.0.0.1",  # test_a_ray_of_our_own_listens_on_loopback
-        num_cpus=cpus,
-        include_dashboard=dashboard,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    with _loopback_alone():
+        ray.init(
+            address="local",
+            _node_ip_address="127.0.0.1",  # test_a_ray_of_our_own_listens_on_loopback
+            num_cpus=cpus,
+            include_dashboard=dashboard,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+
+
+def connect(address: str) -> None:
+    """Connect to a cluster; to one on loopback without listening anywhere else.
+
+    Args:
+        address: Of its head, as `ray.init` takes it.
+    """
+    import ray
+
+    host = address.rpartition("://")[2].rpartition(":")[0]
+    local = host == "localhost" or host.startswith("127.") or host == "[::1]"
+    with _loopback_alone() if local else contextlib.nullcontext():
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+
+
+@contextlib.contextmanager
+def _loopback_alone() -> Iterator[None]:
+    """Ray takes loopback for this host's address. By itself it replaces that by another one, and listens on all.
+
+    It reads the variable when it is imported, which may have been long ago; its processes read it when they start.
+    """
+    from ray._private import ray_constants  # test_ray_still_has_what_we_use
+
+    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    given = os.environ.get(name)
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        os.environ.pop(name) if given is None else os.environ.update({name: given})
 
 
 def addable_resources() -> dict[str, float]:

@@ -21,13 +21,15 @@ from trainers.messages import BeatEvent, DoneEvent, Event, GroupStart, Job, RayJ
 from trainers.recipe import Scale
 from trainers.runtime.coordinator import POLL_SECONDS, ActorHandle, Coordinator, Link
 from trainers.runtime.preflight import check_hosts, this_node
-from trainers.runtime.ray_internals import refresh_cluster_view, start_on_loopback
+from trainers.runtime.ray_internals import connect, refresh_cluster_view, start_on_loopback
 from trainers.runtime.resources import (
+    cluster_address,
     named_resources,
     refuse_crowding,
     refuse_to_starve,
     refuse_what_never_fits,
     share_of_cpus,
+    shares_gpus,
 )
 from trainers.runtime.stall_detector import STALL_SECONDS, Heartbeat, StallDetector
 from trainers.storage.store import Store, default_storage
@@ -87,11 +89,8 @@ class Cluster:
         if self.scale.elastic:  # the hosts that were there a moment ago may be gone: try again with fewer
             environment = {**environment, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5"}
         os.environ.update({name: os.environ.get(name, value) for name, value in environment.items()})
-        if os.environ.get("RAY_ADDRESS") and (Path.home() / ".ray" / "auth_token").exists():
+        if cluster_address() and (Path.home() / ".ray" / "auth_token").exists():
             os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported
-        if not os.environ.get("RAY_ADDRESS"):
-            # A Ray of our own listens on loopback alone; without this it takes another address, and listens on all.
-            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         self._thread.start()
         return self
 
@@ -110,8 +109,7 @@ class Cluster:
             # As long as Ray starts, and not in its thread: SciPy fails where torch is half imported beside it.
             importlib.import_module("ray.train.torch")
         if not self._ready.wait(CONNECT_SECONDS):
-            address = os.environ.get("RAY_ADDRESS")
-            raise ValueError(f"no Ray cluster answers at RAY_ADDRESS={address} within {CONNECT_SECONDS:g} s")
+            raise ValueError(f"no Ray cluster answers at RAY_ADDRESS={cluster_address()} within {CONNECT_SECONDS:g} s")
         if self._error is not None:
             raise self._error
         nodes = self.nodes()
@@ -205,8 +203,7 @@ class Cluster:
         try:
             self._connect()
         except ConnectionError as error:
-            address = os.environ.get("RAY_ADDRESS")
-            self._error = ValueError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}")
+            self._error = ValueError(f"no Ray cluster answers at RAY_ADDRESS={cluster_address()}: {error}")
         except BaseException as error:
             self._error = error
         self.imported.set()
@@ -218,7 +215,7 @@ class Cluster:
             ray.shutdown()
 
     def _connect(self) -> None:
-        address = os.environ.get("RAY_ADDRESS")
+        address = cluster_address()
         import ray
 
         self.imported.set()
@@ -226,7 +223,7 @@ class Cluster:
         if ray.is_initialized():
             return
         if address:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            connect(address)
             return
         cores = len(os.sched_getaffinity(0))
         cpus = max(cores, self.slots + 1)  # one is left for data tasks
@@ -324,7 +321,7 @@ def _trainer(job: RayJob, scale: Scale, resources: dict[str, float], storage: st
 
     return TorchTrainer(
         _train_worker,  # type: ignore[arg-type]  # it takes a dict, of whatever keys
-        torch_config=Network(timeout_s=NETWORK_SECONDS),
+        torch_config=Network(backend="gloo" if shares_gpus(scale) else None, timeout_s=NETWORK_SECONDS),
         train_loop_config=dict(job),
         scaling_config=ScalingConfig(
             num_workers=scale.workers,  # type: ignore[arg-type]  # V2 takes (fewest, most); the stub is V1's

@@ -12,6 +12,17 @@ from trainers.runtime.ray_internals import addable_resources
 MOST_WORKERS_PER_CORE = 4
 
 
+def cluster_address() -> str | None:
+    """The cluster that RAY_ADDRESS names, which Ray sets in a job, too; None: Ray is to be started here."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    return None if address in ("", "local") else address
+
+
+def is_connected() -> bool:
+    """Whether this process has Ray, as a trial of a sweep has; importing Ray takes a second."""
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
+
+
 def share_of_cpus(nodes: Sequence[Mapping[str, float]], workers: int) -> int:
     """CPUs of each worker: a host's, less one for data tasks, shared by the workers it gets; at least 1."""
     cpus = [int(node["CPU"]) for node in nodes if node.get("CPU")]
@@ -23,9 +34,8 @@ def share_of_cpus(nodes: Sequence[Mapping[str, float]], workers: int) -> int:
 
 def refuse_crowding(scale: Scale) -> None:
     """On this machine alone, without a cluster."""
-    inside = "ray" in sys.modules and sys.modules["ray"].is_initialized()  # a trial of a sweep; Ray is not imported yet
     cores, workers = len(os.sched_getaffinity(0)), scale.worker_range[0]
-    if not inside and not os.environ.get("RAY_ADDRESS") and workers > MOST_WORKERS_PER_CORE * cores:
+    if not is_connected() and cluster_address() is None and workers > MOST_WORKERS_PER_CORE * cores:
         raise ValueError(
             f"workers={workers} is more than {MOST_WORKERS_PER_CORE} for each of this machine's {cores} cores; "
             f"give --workers {MOST_WORKERS_PER_CORE * cores} or fewer, or set RAY_ADDRESS to a cluster"
@@ -39,6 +49,11 @@ def refuse_to_starve(workers: int, cpus: float, cluster: Mapping[str, float]) ->
             f"workers={workers} with {cpus:g} CPUs each leaves no CPU to decode pictures on: the cluster has "
             f"{cluster.get('CPU', 0):g}; give fewer --workers or --cpus-per-worker, or --data-mode cache"
         )
+
+
+def shares_gpus(scale: Scale) -> bool:
+    """Whether several workers may get shares of one GPU, which NCCL refuses."""
+    return scale.worker_range[1] > 1 and 0 < (scale.gpus_per_worker or 0) < 1
 
 
 def named_resources(scale: Scale) -> dict[str, float]:

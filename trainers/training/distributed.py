@@ -12,6 +12,7 @@ each. A model that does not fit is sharded, its activations recomputed, its batc
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 import time
 import warnings
@@ -238,3 +239,23 @@ def use_interface(name: str | None) -> None:
     if name is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # "=": not every interface that begins so
+
+
+def join(
+    backend: str, rank: int, size: int, at: tuple[str, int], listener: int | None, limit: datetime.timedelta
+) -> None:
+    """Make the process group of all workers.
+
+    Args:
+        backend: Of torch: "gloo", "nccl".
+        rank: Of this worker.
+        size: Number of workers.
+        at: Address and port at which they meet.
+        listener: In rank 0 the file descriptor of a socket that listens there, else None: a store of torch's own
+            making listens on every address of the host.
+        limit: Longest time that an exchange may take.
+    """
+    store = dist.TCPStore(  # type: ignore[attr-defined]  # exported, but not by __all__
+        *at, size, rank == 0, limit, wait_for_workers=False, master_listen_fd=listener
+    )
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
