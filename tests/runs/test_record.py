@@ -16,6 +16,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_mask_figures import DRONE, STREET, clashes, example
 
+from trainers.confusion import Drawn
 from trainers.recipe import resolve
 from trainers.runs import figures, mask_figures, provenance, tensorboard
 from trainers.runs.record import Record
@@ -60,7 +61,7 @@ def events(folder: Path) -> EventAccumulator:
 def finish(writer: Record, **fields: Any) -> None:
     best = {"epoch": 2, "metric": "accuracy", "value": 0.75}
     final = {"loss": 1.0, "accuracy": 0.75}
-    writer.finish("finished", CONFUSION, **{"best": best, "final": final, "epochs_run": 3, **fields})
+    writer.finish("finished", Drawn(CONFUSION), **{"best": best, "final": final, "epochs_run": 3, **fields})
 
 
 def test_a_run_writes_its_files_as_it_goes(tmp_path: Path) -> None:
@@ -69,7 +70,7 @@ def test_a_run_writes_its_files_as_it_goes(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run.json").read_text())["status"] == "running"
     writer.restore([])
     for epoch, accuracy in ((1, 0.5), (2, 0.75), (3, 0.7)):
-        writer.epoch(line(epoch, accuracy), CONFUSION)
+        writer.epoch(line(epoch, accuracy), Drawn(CONFUSION))
         lines = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
         assert lines[-1] == line(epoch, accuracy)  # readable while the run goes on
     finish(writer)
@@ -157,12 +158,15 @@ def test_examples_are_drawn_now_and_then_and_at_the_end(tmp_path: Path, monkeypa
     for epoch in (1, 2, 3, 4):
         if epoch == 3:
             writer._open_board()._next_picture = 0.0  # time goes by
-        writer.epoch(line(epoch), CONFUSION + epoch, [example(8, 12, 3, 3, name=f"picture {epoch}")])
+        writer.epoch(line(epoch), Drawn(CONFUSION + epoch), [example(8, 12, 3, 3, name=f"picture {epoch}")])
         if epoch in (1, 2):
             assert drawn.call_count == 1  # the second would be too soon
             during = (tmp_path / "predictions.png").read_bytes()
     writer.finish(
-        "finished", CONFUSION, [example(8, 12, 3, 3, name="final")], best={"epoch": 2, "metric": "miou", "value": 0.5}
+        "finished",
+        Drawn(CONFUSION),
+        [example(8, 12, 3, 3, name="final")],
+        best={"epoch": 2, "metric": "miou", "value": 0.5},
     )
     found = images(tmp_path)
     assert [step for step, _ in found["predictions"]] == [step for step, _ in found["confusion"]] == [1, 3, 4]
@@ -181,12 +185,12 @@ def test_examples_are_drawn_now_and_then_and_at_the_end(tmp_path: Path, monkeypa
 def test_examples_that_come_too_soon_are_drawn_later(tmp_path: Path) -> None:
     writer = Record(Store(tmp_path), masked())
     writer.restore([])
-    writer.epoch(line(1), CONFUSION)
-    writer.epoch(line(2), CONFUSION + 2, [example(8, 12, 3, 3)])
+    writer.epoch(line(1), Drawn(CONFUSION))
+    writer.epoch(line(2), Drawn(CONFUSION + 2), [example(8, 12, 3, 3)])
     assert not (tmp_path / "predictions.png").exists()
     for epoch in (3, 4):
         writer._open_board()._next_picture = 0.0
-        writer.epoch(line(epoch), CONFUSION + epoch)
+        writer.epoch(line(epoch), Drawn(CONFUSION + epoch))
         assert (tmp_path / "predictions.png").exists()
     board = writer._open_board()
     board.save()

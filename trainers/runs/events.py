@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import assert_never
 
+from trainers.confusion import to_draw
 from trainers.messages import Best, DoneEvent, EpochEvent, Event, Line, Machine, RunSeconds, StartEvent
 from trainers.progress import Progress
 from trainers.runs.record import Record
@@ -112,7 +113,7 @@ class Listener:
 
     def _epoch(self, event: EpochEvent) -> None:
         self.history.append(event["line"])
-        self.record.epoch(event["line"], event["counts"].get("confusion"), pictures=event["pictures"])
+        self.record.epoch(event["line"], to_draw(event["counts"]), pictures=event["pictures"])
         self.progress.epoch(event["line"], self.epochs, event["better"])
         self.control.epoch(event["line"])
 
@@ -132,7 +133,7 @@ class Listener:
         self.record.folder.delete(ROOM)
         self.record.finish(
             event["status"],
-            event["counts"].get("confusion"),
+            to_draw(event["counts"]),
             pictures=event["pictures"],
             draw=self.control.wants_pictures(best),
             message=event["message"],

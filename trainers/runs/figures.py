@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.gridspec import SubplotSpec
 
+    from trainers.confusion import Drawn
+
 
 # Okabe and Ito's colours, which the colour-blind can distinguish too.
 _BLUE, _ORANGE, _GREEN, _PINK, _GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#595959"
@@ -83,12 +85,19 @@ def _mark_best(panels: list[Axes], best: Best | None, main: str) -> None:
         axes.legend(fontsize=11, facecolor="white", framealpha=0.95, edgecolor="#dddddd")
 
 
-def draw_confusion_of(dataset: DatasetFacts, matrix: np.ndarray, name: str = "") -> Figure:
+def draw_confusion_of(dataset: DatasetFacts, confusion: Drawn, name: str = "") -> Figure:
     """`draw_confusion` of a run, from `dataset` of its run.json."""
-    return draw_confusion(matrix, dataset.get("classes"), name, masks=bool(dataset.get("masks")))
+    classes, shown = dataset.get("classes"), confusion.classes
+    if shown is None:
+        return draw_confusion(confusion.matrix, classes, name, masks=bool(dataset.get("masks")))
+    names = [*(classes[number] if classes else str(number) for number in shown), "all others"]
+    of = f" of {len(classes):,}" if classes else ""
+    return draw_confusion(confusion.matrix, names, name, of=f"the {len(shown)}{of} classes with the most errors")
 
 
-def draw_confusion(matrix: np.ndarray, classes: list[str] | None, name: str = "", masks: bool = False) -> Figure:
+def draw_confusion(
+    matrix: np.ndarray, classes: list[str] | None, name: str = "", masks: bool = False, of: str | None = None
+) -> Figure:
     """Rows are true classes, coloured by their share; numbers where they fit; a class's recall, IoU beside it.
 
     The numbers are counts of up to 15 classes of pictures, else percent of the true class: pixels are too many.
@@ -98,6 +107,7 @@ def draw_confusion(matrix: np.ndarray, classes: list[str] | None, name: str = ""
         classes: their names; None: they are numbered.
         name: first line of the title, such as the run's name.
         masks: whether pixels were counted.
+        of: which classes these are, in words; None: all, and the title says the scores.
     """
     import numpy as np
     from matplotlib.figure import Figure
@@ -135,7 +145,7 @@ def draw_confusion(matrix: np.ndarray, classes: list[str] | None, name: str = ""
         bar = figure.colorbar(image, cax=divider.append_axes("right", size=0.15, pad=0.45))
         bar.outline.set_visible(False)
         bar.set_label("share of the true class")
-    title = "\n".join(filter(None, (name, _summary(matrix, masks), unit)))
+    title = "\n".join(filter(None, (name, of or _summary(matrix, masks), unit)))
     axes.set_title(title, loc="left", fontsize=13, pad=26, parse_math=False)
     return figure
 

@@ -20,8 +20,9 @@ from trainers.storage.mirror import Mirror
 from trainers.storage.store import Store
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.figure import Figure
+
+    from trainers.confusion import Drawn
 
 SAVE_SECONDS = 1.0
 """TensorBoard's files are brought up to date so often: epochs of milliseconds would wait for the disk."""
@@ -46,10 +47,8 @@ class Record:
         self.run["status"], self.run["finished"] = "running", None
         self.history: list[Line] = []
         self._board: Board | None = None
-        self._confusion: np.ndarray | None = None  # the newest
-        self._examples: tuple[Sequence[Picture], int, np.ndarray | None] | None = (
-            None  # likewise; their epoch and matrix
-        )
+        self._confusion: Drawn | None = None  # the newest
+        self._examples: tuple[Sequence[Picture], int, Drawn | None] | None = None  # likewise; their epoch and matrix
         self._undrawn = False  # the examples
         self._saved = 0.0
 
@@ -77,14 +76,14 @@ class Record:
                 board.scalars(line)
             board.save()
 
-    def epoch(self, line: Line, confusion: np.ndarray | None = None, pictures: Sequence[Picture] | None = None) -> None:
+    def epoch(self, line: Line, confusion: Drawn | None = None, pictures: Sequence[Picture] | None = None) -> None:
         """Add an epoch.
 
         Matrix and examples are drawn into TensorBoard, and the examples into predictions.png, now and then.
 
         Args:
             line: Of metrics.jsonl.
-            confusion: Its matrix, int64 (classes, classes): rows are true classes, columns predicted ones.
+            confusion: Its matrix: rows are true classes, columns predicted ones.
             pictures: Examples of masks.
         """
         epoch = int(line["epoch"])
@@ -104,7 +103,7 @@ class Record:
         if (confusion is not None or self._undrawn) and board.wants_picture():
             with board.drawing():
                 if confusion is not None:
-                    board.confusion(confusion, self._confusion_figure, epoch)
+                    board.confusion(confusion.matrix, lambda: self._confusion_figure(confusion), epoch)
                 if self._undrawn and self._examples:  # those of an earlier epoch too: they may never come when wanted
                     png = to_png(self._examples_figure(*self._examples), dpi=90)
                     self.folder.write("predictions.png", png)
@@ -117,7 +116,7 @@ class Record:
     def finish(
         self,
         status: Status,
-        confusion: np.ndarray | None = None,
+        confusion: Drawn | None = None,
         pictures: Sequence[Picture] | None = None,
         draw: bool = True,
         **end: Unpack[RunEnd],
@@ -149,7 +148,7 @@ class Record:
             self._mirror.close()
             self._mirror = None
 
-    def _finish_pictures(self, confusion: np.ndarray | None, pictures: Sequence[Picture] | None, draw: bool) -> None:
+    def _finish_pictures(self, confusion: Drawn | None, pictures: Sequence[Picture] | None, draw: bool) -> None:
         last = int(self.history[-1]["epoch"])
         board = self._open_board()
         if draw:
@@ -158,13 +157,13 @@ class Record:
         board.close()
         self._board = None
 
-    def _draw(self, board: Board, matrix: np.ndarray | None, pictures: Sequence[Picture] | None, last: int) -> None:
+    def _draw(self, board: Board, confusion: Drawn | None, pictures: Sequence[Picture] | None, last: int) -> None:
         self.folder.write("curves.png", to_png(draw_curves(self.run, self.history)))
-        if matrix is not None:
-            self.folder.write("confusion.png", to_png(self._confusion_figure(matrix, self.run["name"])))
-            board.confusion(matrix, self._confusion_figure, last)
+        if confusion is not None:
+            self.folder.write("confusion.png", to_png(self._confusion_figure(confusion, self.run["name"])))
+            board.confusion(confusion.matrix, lambda: self._confusion_figure(confusion), last)
         best = self.run.get("best")
-        if examples := (pictures, best["epoch"] if best else last, matrix) if pictures else self._examples:
+        if examples := (pictures, best["epoch"] if best else last, confusion) if pictures else self._examples:
             figure = self._examples_figure(*examples)
             self.folder.write("predictions.png", to_png(figure))
             board.picture("predictions", to_png(figure, dpi=90), last)
@@ -177,11 +176,11 @@ class Record:
             self._board = Board(self.folder, self.first_picture)
         return self._board
 
-    def _confusion_figure(self, matrix: np.ndarray, name: str = "") -> Figure:
+    def _confusion_figure(self, confusion: Drawn, name: str = "") -> Figure:
         dataset = self.run.get("dataset", {})
-        return draw_confusion_of(dataset, matrix, name)
+        return draw_confusion_of(dataset, confusion, name)
 
-    def _examples_figure(self, rows: Sequence[Picture], epoch: int, matrix: np.ndarray | None) -> Figure:
+    def _examples_figure(self, rows: Sequence[Picture], epoch: int, confusion: Drawn | None) -> Figure:
         from trainers.ratios import iou
         from trainers.runs.mask_figures import draw_predictions, palette
 
@@ -189,7 +188,7 @@ class Record:
         # Without names, by number; 255 is no class.
         largest = max(int(mask[mask < 255].max(initial=0)) for row in rows for mask in (row["target"], row["labels"]))
         classes = [str(name) for name in dataset.get("classes") or range(largest + 1)]
-        scores = None if matrix is None else iou(matrix).tolist()
+        scores = None if confusion is None else iou(confusion.matrix).tolist()
         title = f"{self.run['name']}\nvalidation pictures, epoch {epoch}"
         return draw_predictions(rows, classes, dataset.get("colours") or palette(len(classes)), title, scores)
 

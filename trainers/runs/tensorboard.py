@@ -57,11 +57,13 @@ class Board:
         now = time.monotonic()
         self._next_picture = now + max(10.0, 20 * (now - begun), 0.05 * (now - self._opened))
 
-    def confusion(self, matrix: np.ndarray, draw: Callable[[np.ndarray], Figure], epoch: int) -> None:
-        """The confusion matrix, drawn by `draw`, if it is not the one drawn last."""
-        if self._drawn is None or not (self._drawn == matrix).all():
+    def confusion(self, matrix: np.ndarray, draw: Callable[[], Figure], epoch: int) -> None:
+        """The confusion matrix, which `draw` draws, if it is not the one drawn last."""
+        import numpy as np
+
+        if self._drawn is None or not np.array_equal(self._drawn, matrix):
             self._drawn = matrix.copy()
-            self.picture("confusion", to_png(draw(matrix), dpi=90), epoch)
+            self.picture("confusion", to_png(draw(), dpi=90), epoch)
 
     def picture(self, tag: str, png: bytes, epoch: int) -> None:
         """A PNG file in the Images tab, if it is not the one shown there last."""

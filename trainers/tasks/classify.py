@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from trainers.confusion import DENSE_CLASSES, Confusion
 from trainers.ratios import divide
 from trainers.tasks.base import Counts, Floats, Ints, Scores, precise
 from trainers.tasks.class_weights import weight_of_labels
@@ -68,11 +68,10 @@ class Classify:
         return precise(output).softmax(1)
 
     def counts(self, output: Tensor, target: Tensor) -> Counts:
-        """`confusion`: int64 (classes, classes), rows are true classes; `top5`: int64, 0-d."""
-        flat = target * self.classes + output.argmax(1)
-        confusion = torch.bincount(flat, minlength=self.classes**2).view(self.classes, self.classes)
+        """Those of `count_labels`, and `top5`: int64, 0-d."""
+        found = count_labels(target, output.argmax(1), self.classes)
         best = output.topk(min(5, self.classes), dim=1).indices
-        return Counts({"confusion": confusion, "top5": (best == target[:, None]).sum()}, {})
+        return found._replace(total={**found.total, "top5": (best == target[:, None]).sum()})
 
     def ranking(self, counts: Mapping[str, Ints]) -> Floats | None:
         """None: images are not ranked."""
@@ -81,14 +80,13 @@ class Classify:
     def scores(self, counts: Mapping[str, Ints]) -> Scores:
         """accuracy, top5_accuracy, balanced_accuracy (mean recall of the classes that occur), and the means over
         classes of precision, recall and F1 with, under `per_class`, their lists. A ratio of 0 to 0 counts as 0."""
-        confusion = counts["confusion"]
-        total, right = confusion.sum(), np.diag(confusion)
+        confusion = Confusion.of(counts, self.classes)
+        total = confusion.images.sum()
         recall, precision, f1 = ratios_of_classes(confusion)
-        true = confusion.sum(1)
         return {
-            "accuracy": float(right.sum() / total),
+            "accuracy": float(confusion.right.sum() / total),
             "top5_accuracy": float(counts["top5"] / total),
-            "balanced_accuracy": float(recall[true > 0].mean()),
+            "balanced_accuracy": float(recall[confusion.trues > 0].mean()),
             "precision": float(precision.mean()),
             "recall": float(recall.mean()),
             "f1": float(f1.mean()),
@@ -96,11 +94,25 @@ class Classify:
         }
 
 
-def ratios_of_classes(confusion: Ints) -> tuple[Floats, Floats, Floats]:
-    """Recall, precision and F1 of each class, (classes,) each; 0 / 0 counts as 0.
+def count_labels(true: Tensor, predicted: Tensor, classes: int) -> Counts:
+    """Which class was taken for which, as `Confusion.of` takes it.
 
     Args:
-        confusion: (classes, classes), rows are true classes.
+        true: int64 (N,).
+        predicted: int64 (N,).
+        classes: their number.
+
+    Returns:
+        total: `confusion`, int64 (classes, classes), rows are true classes; where that would be many, per_image:
+        `pairs`, int32 (N, 2), the true and the predicted class.
     """
-    right, true, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    if classes > DENSE_CLASSES:
+        return Counts({}, {"pairs": torch.stack([true, predicted], 1).int()})
+    cells = torch.bincount(true * classes + predicted, minlength=classes**2)
+    return Counts({"confusion": cells.view(classes, classes)}, {})
+
+
+def ratios_of_classes(confusion: Confusion) -> tuple[Floats, Floats, Floats]:
+    """Recall, precision and F1 of each class, (classes,) each; 0 / 0 counts as 0."""
+    right, true, predicted = confusion.right, confusion.trues, confusion.predictions
     return divide(right, true), divide(right, predicted), divide(2 * right, true + predicted)

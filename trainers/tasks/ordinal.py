@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from trainers.confusion import Confusion
 from trainers.tasks.base import Counts, Floats, Ints, Scores, precise
 from trainers.tasks.class_weights import weight_of_labels
-from trainers.tasks.classify import ratios_of_classes
+from trainers.tasks.classify import count_labels, ratios_of_classes
 
 TARGET = "labels"
 
@@ -91,10 +92,8 @@ class Ordinal:
         return each / each.sum(1, keepdim=True)
 
     def counts(self, output: Tensor, target: Tensor) -> Counts:
-        """`confusion`: int64 (classes, classes), rows are true classes."""
-        flat = target * self.classes + self.labels(output, (1, 1))
-        confusion = torch.bincount(flat, minlength=self.classes**2).view(self.classes, self.classes)
-        return Counts({"confusion": confusion}, {})
+        """Those of `count_labels`."""
+        return count_labels(target, self.labels(output, (1, 1)), self.classes)
 
     def ranking(self, counts: Mapping[str, Ints]) -> Floats | None:
         """None: images are not ranked."""
@@ -110,16 +109,15 @@ class Ordinal:
         accuracy: share of the pictures that are right
         precision, recall, f1: means over classes and, under `per_class`, their lists, as of `classify`
         """
-        confusion = counts["confusion"].astype(np.int64)
-        total = int(confusion.sum())
-        levels = np.arange(self.classes)
-        distance = np.abs(levels[:, None] - levels)
+        confusion = Confusion.of(counts, self.classes)
+        images, distance = confusion.images, np.abs(confusion.true - confusion.predicted)
+        total = images.sum()
         recall, precision, f1 = ratios_of_classes(confusion)
         return {
-            "accuracy": float(np.trace(confusion) / total),
-            "mae": float((confusion * distance).sum() / total),
-            "within_one": float(confusion[distance <= 1].sum() / total),
-            "kappa": _kappa(confusion, distance**2),
+            "accuracy": float(confusion.right.sum() / total),
+            "mae": float((images * distance).sum() / total),
+            "within_one": float(images[distance <= 1].sum() / total),
+            "kappa": _kappa(confusion),
             "precision": float(precision.mean()),
             "recall": float(recall.mean()),
             "f1": float(f1.mean()),
@@ -127,12 +125,17 @@ class Ordinal:
         }
 
 
-def _kappa(confusion: Ints, cost: Ints) -> float:
-    """1 - observed / expected cost. In Python's integers up to the division: exact for any number of pictures."""
-    true, predicted = confusion.sum(1).tolist(), confusion.sum(0).tolist()
-    costs = cost.tolist()
-    observed = sum(
-        c * n for row, counts in zip(costs, confusion.tolist(), strict=True) for c, n in zip(row, counts, strict=True)
+def _kappa(confusion: Confusion) -> float:
+    """1 - observed / expected squared distance. In Python's integers up to the division: exact for any number of
+    pictures.
+
+    Over all pairs of a true and a predicted picture, (i - j)^2 adds up from sums over each side alone.
+    """
+    cells = zip(confusion.true.tolist(), confusion.predicted.tolist(), confusion.images.tolist(), strict=True)
+    observed = sum((i - j) ** 2 * images for i, j, images in cells)
+    (total, true, true_squares), (_, predicted, predicted_squares) = (
+        [sum(i**power * images for i, images in enumerate(side.tolist())) for power in range(3)]
+        for side in (confusion.trues, confusion.predictions)
     )
-    expected = sum(costs[i][j] * t * p for i, t in enumerate(true) for j, p in enumerate(predicted))
-    return 1.0 if expected == 0 else 1.0 - observed * sum(true) / expected
+    expected = total * true_squares + total * predicted_squares - 2 * true * predicted
+    return 1.0 if expected == 0 else 1.0 - observed * total / expected
