@@ -193,7 +193,7 @@ def test_help_without_a_recipe_shows_the_flags(cli: Cli, command: str) -> None:
         f"usage: python -m trainers {command} RECIPE",
         "digits.cnn",
         "--image-size",
-        "--data STR",
+        "--data ",
         "--workers",
     ):
         assert text in ended.out

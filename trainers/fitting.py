@@ -23,12 +23,12 @@ from typing import Protocol, Self, cast
 from trainers.checks import check_init_from, check_model
 from trainers.datasets import Source
 from trainers.formatting import parse_size
-from trainers.messages import DatasetFacts, DataSpec, DoneEvent, Event, Job, Line, Meta, RunFacts, Status
+from trainers.messages import DatasetFacts, DataSpec, DoneEvent, Event, Job, Line, Meta, NewEnd, RunFacts, Status
 from trainers.progress import Progress
 from trainers.recipe import Recipe, Scale, resolve
-from trainers.resolve import Circumstances, PlaceFacts, Resolved, resolve_recipe
+from trainers.resolve import END, Circumstances, PlaceFacts, Resolved, is_over, resolve_recipe
 from trainers.runs.events import Control, Listener
-from trainers.runs.files import check_run_name, new_run_name, read_history, read_run
+from trainers.runs.files import check_run_name, count_epochs, new_run_name, read_history, read_run
 from trainers.runs.provenance import commit, versions
 from trainers.runs.record import Record
 from trainers.runtime.local import ThisProcess
@@ -127,12 +127,13 @@ def fit(
     folder = storage / run
     with lock(folder, progress, control.stop), Signals(control.stop) as signals:
         earlier = read_run(folder)
-        known = Circumstances(run=run, earlier=earlier, adopts=control.adopt is not None)
+        epochs_run = count_epochs(folder) if earlier else 0
+        known = Circumstances(run=run, earlier=earlier, epochs_run=epochs_run, adopts=control.adopt is not None)
         early = resolve_recipe(requested, scale, known, fit_memory).recipe
         if earlier is None:
             check_init_from(early, storage, run)
-        elif earlier["status"] in ("finished", "stopped_early"):
-            progress.message(f"the run {run} has {earlier['status'].replace('_', ' ')} already; nothing is left to do")
+        elif over := is_over(early, earlier, epochs_run):
+            progress.message(f"the run {run} {over}")
             return RunResult(folder.address, earlier, read_history(folder))
         with _place(scale) as place, contextlib.ExitStack() as stack:
             data = _stand(early, scale, place, storage, data, progress)
@@ -288,7 +289,22 @@ def _new_run(known: Circumstances, name: str, resolved: Resolved, scale: Scale) 
     }
     if resolved.memory is not None:
         facts["memory"] = resolved.memory
+    if ends := _ends(known, resolved.recipe):
+        facts["ends"] = ends
     return facts
+
+
+def _ends(known: Circumstances, recipe: Recipe) -> list[NewEnd]:
+    """What run.json says of the times that the end of a run was changed."""
+    if known.earlier is None or known.adopts:
+        return []
+    now, was = recipe.to_json(), known.earlier["recipe"]
+    changed = {name: [was[name], now[name]] for name in END if was.get(name, now[name]) != now[name]}
+    ends = list(known.earlier.get("ends", []))
+    if changed:
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        ends.append({"after_epoch": known.epochs_run, "changed": changed, "at": at})
+    return ends
 
 
 def _dataset_facts(name: str, meta: Meta) -> DatasetFacts:

@@ -438,6 +438,16 @@ class RunEnd(TypedDict, total=False):
     final: Scores
 
 
+class NewEnd(TypedDict):
+    """A run that was resumed with another end than it had."""
+
+    after_epoch: int
+    """Epochs that it had had."""
+    changed: dict[str, list[int | None]]
+    """Field of the recipe -> the old value and the new one."""
+    at: str
+
+
 class RunFacts(RunEnd):
     """What run.json holds."""
 
@@ -456,3 +466,4 @@ class RunFacts(RunEnd):
     finished: str | None
     command: str
     memory: NotRequired[PredictedMemory]
+    ends: NotRequired[list[NewEnd]]

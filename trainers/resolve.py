@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from trainers.messages import Meta, PredictedMemory, RunFacts
 from trainers.recipe import Recipe, Scale, resolve_micro_batch
+from trainers.training.schedule import learning_rate
 
 if TYPE_CHECKING:
     from trainers.training.memory_fit import Need
@@ -42,6 +43,8 @@ class Circumstances:
     """The run's name."""
     earlier: RunFacts | None = None
     """What run.json held of the same run: it is resumed."""
+    epochs_run: int = 0
+    """Epochs that this has had."""
     adopts: bool = False
     """Whether it continues from another run's checkpoint, with a recipe of its own."""
     place: PlaceFacts | None = None
@@ -80,7 +83,7 @@ def resolve_recipe(requested: Recipe, scale: Scale, known: Circumstances, fit_me
     recipe, earlier = requested, known.earlier
     # 1 a run that is resumed keeps what was fixed at its start
     if earlier is not None and not known.adopts:
-        recipe = agree_with_earlier(recipe, earlier["recipe"], known.run)
+        recipe = agree_with_earlier(recipe, earlier["recipe"], known.run, known.epochs_run)
     # 2 the micro-batch: its own, else each worker's part of a batch
     recipe = resolve_micro_batch(recipe, scale)
     if known.place is None or known.meta is None:
@@ -95,16 +98,18 @@ def resolve_recipe(requested: Recipe, scale: Scale, known: Circumstances, fit_me
     return Resolved(recipe=need.recipe, fits=need.fits, note=need.note, memory=need.facts().get("memory"))
 
 
-def agree_with_earlier(requested: Recipe, earlier: Mapping[str, object], run: str) -> Recipe:
-    """The recipe of a run that exists, if it is the one requested.
+def agree_with_earlier(requested: Recipe, earlier: Mapping[str, object], run: str, epochs_run: int = 0) -> Recipe:
+    """The recipe of a run that exists, if it is the one requested; it may end later, or sooner, than it was to.
 
     Args:
         requested: The recipe with the user's changes.
         earlier: The recipe in run.json.
         run: The run's name.
+        epochs_run: Epochs that it has had.
 
     Raises:
-        ValueError: They differ; the message names the fields.
+        ValueError: They differ; the message names the fields. Or what the run has learned so far is not what it would
+            have learned with that end.
     """
     try:
         old = Recipe.from_json(earlier)
@@ -114,7 +119,58 @@ def agree_with_earlier(requested: Recipe, earlier: Mapping[str, object], run: st
         requested = requested.replace(micro_batch_size=old.micro_batch_size)
     if requested.precision == "auto":
         requested = requested.replace(precision=old.precision)
-    if different := old.differences(requested):
+    different = old.differences(requested)
+    if not different.keys() <= set(END):
         fields = "; ".join(f"{name} was {was!r} and is now {now!r}" for name, (was, now) in different.items())
         raise ValueError(f"the run {run} exists with another recipe: {fields}. Give another --run, or the old values")
+    if "epochs" in different:
+        _check_end(old, requested, run, epochs_run)
     return requested
+
+
+END = ("epochs", "patience")
+"""Fields that say when a run ends: they may change when it is resumed."""
+NOMINAL_STEPS = 20
+"""Of an epoch, to compare schedules before the number of pictures is known."""
+
+
+def _check_end(old: Recipe, new: Recipe, run: str, epochs_run: int) -> None:
+    """Whether the epochs that a run has had, and the one that it is in, are as with another number of epochs."""
+    if new.epochs < epochs_run:
+        raise ValueError(
+            f"the run {run} has had {epochs_run} epochs already, and --epochs {new.epochs} is fewer; "
+            f"give --epochs {epochs_run} or more, or another --run"
+        )
+    epochs = min(epochs_run + 1, old.epochs, new.epochs)
+    for step in range(epochs * NOMINAL_STEPS):
+        if learning_rate(old, step, NOMINAL_STEPS) != learning_rate(new, step, NOMINAL_STEPS):
+            raise ValueError(
+                f"the run {run} was to have {old.epochs} epochs, and with --schedule {old.schedule} its learning rates "
+                f"up to now depend on that: it cannot go on to --epochs {new.epochs}. To start from its weights, give "
+                f"--init-from {run} and another --run; or --epochs {old.epochs}"
+            )
+
+
+def is_over(recipe: Recipe, earlier: RunFacts, epochs_run: int) -> str | None:
+    """Whether nothing is left to do of a run.
+
+    Args:
+        recipe: Resolved: that of the run, but for its end.
+        earlier: Its run.json.
+        epochs_run: Epochs that it has had.
+
+    Returns:
+        Why, for people; None: there is something left.
+    """
+    if earlier["status"] not in ("finished", "stopped_early"):
+        return None
+    over = f"has {earlier['status'].replace('_', ' ')} already; nothing is left to do"
+    if all(earlier["recipe"].get(name) == getattr(recipe, name) for name in END) or recipe.epochs <= epochs_run:
+        return over
+    best, patience = earlier.get("best"), recipe.patience
+    if best is None or patience is None or epochs_run - best["epoch"] < patience:
+        return None
+    return (
+        f"{over}: {epochs_run - best['epoch']} epochs brought no better {best['metric']} than epoch {best['epoch']}; "
+        "to go on, give a larger --patience, or --patience none"
+    )

@@ -98,6 +98,14 @@ def read_history(folder: Store) -> list[Line]:
     return [json.loads(line) for line in folder.read("metrics.jsonl").splitlines()]
 
 
+def count_epochs(folder: Store) -> int:
+    """Epochs that a run has had, by its metrics.jsonl; 0 where there is none."""
+    try:
+        return len(folder.read("metrics.jsonl").splitlines())
+    except FileNotFoundError:
+        return 0
+
+
 def run_names(storage: Store) -> list[str]:
     """The names of the runs, and folders of runs, in a storage."""
     return [name for name in storage.names() if name != CACHE and not name.startswith(".")]
