@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 # A package, or a module that lies beside them, may import those of the lines above its own.
 LEVELS = [
     "formatting messages phase decode ratios confusion values",
+    "process",
     "progress",
     "registry datasets models storage augmentations",
     "recipe",

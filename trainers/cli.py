@@ -12,6 +12,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from trainers.formatting import nearest
+from trainers.process import as_command
 from trainers.recipe import Recipe, Scale
 from trainers.storage.store import explain
 from trainers.values import Value, flag_of, mapping_of, names_of, number_of, size_of, workers_of
@@ -25,8 +26,15 @@ Read = TypeVar("Read")
 
 def exit_code(action: Callable[[], int]) -> int:
     """The exit code of a command: its own; 1, 2 or 130, with one line on stderr, where it is cut short."""
+    with as_command():
+        return _end(action)
+
+
+def _end(action: Callable[[], int]) -> int:
     try:
-        return action()
+        code = action()
+        sys.stdout.flush()  # a full disk behind it is a failure of the command
+        return code
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

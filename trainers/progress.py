@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import IO
+from typing import IO, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,6 +17,7 @@ from rich.table import Table
 
 from trainers.formatting import format_duration
 from trainers.messages import Line, RunFacts, RunSeconds, StepEvent
+from trainers.process import Lasting
 
 Advance = Callable[[int], None]
 QUIET_SECONDS = 1.0
@@ -30,7 +31,8 @@ class Progress:
     """Where messages and progress go. Not for use by several threads at once."""
 
     def __init__(self, file: IO[str] | None = None, console: Console | None = None) -> None:
-        self.console = console or Console(file=file or sys.stderr, highlight=False, soft_wrap=True)
+        lasting = cast(IO[str], Lasting(file or sys.stderr, messages=True))
+        self.console = console or Console(file=lasting, highlight=False, soft_wrap=True)
         self.live = self.console.is_terminal
         if not self.live:
             self.console.width = LOG_WIDTH

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from trainers.messages import BeatEvent, DoneEvent, Event, GroupStart, Job, RayJob
+from trainers.process import let_children_survive_hang_up
 from trainers.recipe import Scale
 from trainers.runtime.coordinator import POLL_SECONDS, ActorHandle, Coordinator, Link
 from trainers.runtime.preflight import check_hosts, this_node
@@ -200,6 +201,7 @@ class Cluster:
 
     def _stay(self) -> None:
         """Connect, and stay: processes that Ray starts here are killed when the *thread* that started them ends."""
+        let_children_survive_hang_up()
         try:
             self._connect()
         except ConnectionError as error:
