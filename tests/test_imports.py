@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 LEVELS = [
     "formatting messages phase decode ratios confusion values",
     "process",
-    "progress",
+    "progress listing",
     "registry datasets models storage augmentations",
     "recipe",
     "recipes cli runs data tasks report",

@@ -6,6 +6,7 @@ import difflib
 import re
 import traceback
 import typing
+import unicodedata
 from pathlib import Path
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -44,6 +45,24 @@ def format_duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def printable(name: str) -> str:
+    """A file's name as text that can be written anywhere: bytes that are no UTF-8 become \\xdf and the like."""
+    if name.isascii():
+        return name
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def composed(name: str) -> str:
+    """A name with its accents in one form, however a system writes them: "e" and an accent become "é"."""
+    return unicodedata.normalize("NFC", name)
+
+
+def shortened(names: typing.Sequence[str], most: int = 10) -> str:
+    """The first `most` names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(printable, names[:most])) + more
 
 
 def nearest(word: str, allowed: typing.Iterable[str]) -> str:

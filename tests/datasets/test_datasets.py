@@ -716,7 +716,7 @@ def test_image_folder_may_have_a_class_called_train(tmp_path: Path) -> None:
             "holds two folders for val, val and valid; keep one",
         ),
         ({"train__a": 5, "train__b": 5, "val": 3}, "val holds 3 pictures and no class folders; put"),
-        ({"train": 5, "test": 5}, "test holds 5 pictures and no class folders"),
+        ({"train": 5, "test": 5}, "train holds 5 pictures and no class folders"),
         (
             {"a": 3, "b": 3},
             "6 samples in 2 classes are too few for a val split of 0.1 of each class; add samples or raise",

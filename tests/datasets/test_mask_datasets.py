@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from trainers.datasets import IGNORED, MASK, BadImage, Item, Source, camvid, cityscapes, mask_folder, semantic_drone
-from trainers.datasets._masks import LISTED
+from trainers.datasets._pairs import LISTED
 
 MODULES: list[Any] = [camvid, cityscapes, mask_folder, semantic_drone]
 FOLDER = Path(importlib.import_module("trainers.datasets").__file__ or "").parent

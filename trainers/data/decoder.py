@@ -8,6 +8,7 @@ from typing import Any
 from trainers.data.resize import Pixels, shrink
 from trainers.data.targets import Target
 from trainers.datasets import BadImage, Item
+from trainers.formatting import printable
 from trainers.recipe import Recipe
 from trainers.registry import load
 
@@ -52,4 +53,4 @@ class Decoder:
         try:
             return self.read(item)
         except BadImage as error:
-            return str(error)
+            return printable(str(error))  # of a file's name

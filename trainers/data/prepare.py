@@ -25,7 +25,7 @@ from trainers.data import shard_transfer, targets
 from trainers.data.decoder import Decoder
 from trainers.data.meta import report_bad, summarise
 from trainers.data.ray_map import ray_map
-from trainers.data.source import cache_key, raw_files, row_bytes
+from trainers.data.source import cache_key, row_bytes, size_of
 from trainers.data.targets import Array, hash_pixels
 from trainers.datasets import Item, Source
 from trainers.messages import Meta, ShardResult, SkippedImage
@@ -168,8 +168,7 @@ def _read_all(recipe: Recipe, source: Source, folder: Path | None, token: str, r
         _Chunk(split, items, None if folder is None else folder / f"{split}-{token}-{number:05}.arrow")
         for number, (split, items) in enumerate(_chunks(recipe, source))
     ]
-    paths = {path for chunk in chunks for item in chunk.items for path in raw_files(item)}
-    few = sum(os.path.getsize(path) for path in paths) <= INLINE_BYTES
+    few = size_of(item for chunk in chunks for item in chunk.items) <= INLINE_BYTES
     run = _run_in_tasks if ray and not few else _run_in_threads
     done = list(run(recipe, source, chunks, advance))
     bad = [entry for result in done for entry in result["bad"]]

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from trainers.data import targets
@@ -57,14 +58,29 @@ def cache_key(recipe: Recipe, source: Source) -> str:
             stamps = []
             for path in raw_files(item):
                 if path not in seen:
-                    stat = os.stat(path)
-                    seen[path] = f"{path} {stat.st_size} {stat.st_mtime_ns}"
+                    seen[path] = f"{path} {_stamp(path)}"
                 stamps.append(seen[path])
             stamp = " ".join(stamps)
-            digest.update(f"{split} {item.name} {stamp} {list(item.targets)} {item.args}\n".encode())
+            line = f"{split} {item.name} {stamp} {list(item.targets)} {item.args}\n"
+            digest.update(line.encode(errors="surrogateescape"))  # names need not be UTF-8
     name = Path(recipe.dataset).stem
     height, width = recipe.storage_size
     return f"{name}-{height}x{width}-{digest.hexdigest()[:16]}"
+
+
+def _stamp(path: str) -> str:
+    """Size and time of change; of a link that leads nowhere nothing, until it leads somewhere."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return "missing"
+    return f"{stat.st_size} {stat.st_mtime_ns}"
+
+
+def size_of(items: Iterable[Item]) -> int:
+    """Bytes of the raw files, without those that are not there."""
+    paths = {path for item in items for path in raw_files(item)}
+    return sum(os.path.getsize(path) for path in paths if os.path.exists(path))
 
 
 def raw_files(item: Item) -> list[str]:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from trainers.decode import BadImage as BadImage  # a part of what data sets are written with
+from trainers.formatting import printable
 
 IGNORED = 255
 """A pixel of a mask that belongs to no class: neither loss nor scores count it."""
@@ -48,6 +49,10 @@ class Item:
     """The raw file of the mask, where there is one: part of the cache's key as `path` is."""
     args: Args = field(default_factory=dict)
     """Whatever else `read` needs."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.name, str):  # else the check of what a data set returns says so
+            object.__setattr__(self, "name", printable(self.name))
 
 
 @dataclass(frozen=True, kw_only=True)

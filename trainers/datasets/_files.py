@@ -1,4 +1,4 @@
-"""What several data set modules need: folders with clear errors, class folders, splits, decoding, downloads.
+"""What several data set modules need: folders with clear errors, splits by share, downloads.
 
 A data set's name is its module's name, so a module whose name starts with `_` is none.
 """
@@ -9,25 +9,11 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from trainers.datasets import Args, Item, Source, split_by_share
-
-if TYPE_CHECKING:
-    pass
-from trainers.decode import SUFFIXES
-
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
-"""Name of a folder, in lower case -> the split it holds."""
+from trainers.datasets import Args, Item, split_by_share
+from trainers.formatting import printable
+from trainers.listing import passed_over
 
 
 def absolute(data: str | None, holds: str) -> str:
@@ -45,17 +31,17 @@ def existing_folder(data: str | None, holds: str) -> str:
         while not os.path.exists(parent):
             parent = os.path.dirname(parent)
         raise ValueError(
-            f"the data folder {path} does not exist (of its path, {parent} does); "
+            f"the data folder {printable(path)} does not exist (of its path, {parent} does); "
             f"give --data a folder that holds {holds}"
         )
     if not os.path.isdir(path):
-        raise ValueError(f"{path} is a file, not a folder; give --data a folder that holds {holds}")
+        raise ValueError(f"{printable(path)} is a file, not a folder; give --data a folder that holds {holds}")
     try:
         names = os.listdir(path)
     except OSError as error:
-        raise ValueError(f"the data folder {path} cannot be read: {error.strerror}") from None
-    if all(name.startswith(".") for name in names):
-        raise ValueError(f"the data folder {path} is empty; give --data a folder that holds {holds}")
+        raise ValueError(f"the data folder {printable(path)} cannot be read: {error.strerror}") from None
+    if all(map(passed_over, names)):
+        raise ValueError(f"the data folder {printable(path)} is empty; give --data a folder that holds {holds}")
     return path
 
 
@@ -85,7 +71,7 @@ def download(name: str, folder: str) -> None:
         ) from None
 
 
-# ---- splits ----
+# ---- splits by share ----
 
 
 def assign_splits(
@@ -151,165 +137,3 @@ def row_items(
         args_of_part = {**(args or {}), "rows": part}
         items.append(Item(path=path, name=f"{name}/{start:05d}", targets=targets, args=args_of_part))
     return items
-
-
-# ---- folders of pictures ----
-
-
-def picture_source(
-    root: str,
-    *,
-    channels: int,
-    val_share: float,
-    test_share: float,
-    split_seed: int,
-    samples: int = 1,
-    args: Args,
-) -> Source:
-    """One item a picture, from class folders with or without split folders above them.
-
-    Args:
-        root: The folder.
-        channels: 3 (colour) or 1 (grey).
-        val_share: Share of the pictures that becomes val, where there are no split folders; share of train, where
-            there is "train" but no "val".
-        test_share: Share that becomes test, where there are no split folders.
-        split_seed: Of the random assignment.
-        samples: Samples of an item.
-        args: For `read`, of every item.
-
-    Raises:
-        ValueError: The folder has another layout, or a value is not allowed.
-    """
-    if channels not in (1, 3):
-        raise ValueError(f"channels={channels} is not offered; use 3 (colour) or 1 (grey)")
-    folders = split_folders(root) or {"train": ""}
-    pictures = {split: _class_pictures(root, folder) for split, folder in folders.items()}
-    _check_classes(root, folders, pictures)
-    classes = list(pictures["train"])
-    splits = {split: _items(root, classes, pictures[split], samples, args) for split in folders}
-    if "val" not in splits:
-        pool = splits.pop("train")
-        assigned = assign_splits(
-            [item.targets[0] for item in pool],
-            val_share=val_share,
-            test_share=test_share if folders["train"] == "" else 0.0,
-            seed=split_seed,
-            what=root,
-        )
-        splits |= {split: [pool[position] for position in positions] for split, positions in assigned.items()}
-    return Source(classes=classes, channels=channels, splits=splits)
-
-
-def split_folders(root: str, holds: str = "<class>/*") -> dict[str, str]:
-    """The folders of the splits.
-
-    Args:
-        root: The folder of the data set.
-        holds: What lies in the folder of a split, for errors.
-
-    Returns:
-        Split name -> the folder that holds it; empty where `root` holds the class folders themselves.
-    """
-    named = [name for name in list_folder(root)[0] if name.lower() in SPLITS]
-    # a class may be called "train" (the vehicle): then it stands alone and holds pictures, not folders
-    if len(named) < 2 and not any(list_folder(os.path.join(root, name))[0] for name in named):
-        return {}
-    folders: dict[str, str] = {}
-    for name in named:
-        split = SPLITS[name.lower()]
-        if split in folders:
-            raise ValueError(f"{root} holds two folders for {split}, {folders[split]} and {name}; keep one of them")
-        folders[split] = name
-    if "train" not in folders:
-        raise ValueError(f"{root} holds no train split, only {', '.join(named)}; add train/{holds}")
-    return folders
-
-
-def _class_pictures(root: str, folder: str) -> dict[str, list[str]]:
-    """Class -> its pictures, as paths below `root`; both sorted."""
-    where = os.path.join(root, folder) if folder else root
-    classes, loose = list_folder(where)
-    if not classes:
-        raise ValueError(
-            f"{where} holds {len(loose)} pictures and no class folders; put the pictures of each class in a "
-            "folder named after it, <class>/*"
-        )
-    return {name: sorted(pictures_below(root, f"{folder}/{name}" if folder else name)) for name in classes}
-
-
-def _check_classes(root: str, folders: Mapping[str, str], pictures: Mapping[str, dict[str, list[str]]]) -> None:
-    where = {split: os.path.join(root, folder).rstrip("/") for split, folder in folders.items()}
-    for name, found in pictures["train"].items():
-        if not found:
-            others = sorted(os.listdir(f"{where['train']}/{name}"))[:3]
-            raise ValueError(
-                f"the class folder {where['train']}/{name} holds no pictures "
-                f"(it holds {', '.join(others) or 'nothing'}); add some "
-                f"({' '.join(ending[1:] for ending in SUFFIXES)}) or remove the folder"
-            )
-    classes = list(pictures["train"])
-    if len(classes) == 1:
-        raise ValueError(
-            f"{where['train']} holds one class folder only, {classes[0]!r}; training "
-            "needs two or more. Is this the folder in which the class folders, or train/ val/ test/, lie?"
-        )
-    for split, by_class in pictures.items():
-        unknown = [name for name, found in by_class.items() if found and name not in classes]
-        if unknown:
-            raise ValueError(
-                f"{where[split]} holds classes that train lacks: {', '.join(unknown)}; "
-                f"train has {shortened(classes)}. Rename or remove them, or add them to train"
-            )
-        if not any(by_class.values()):
-            raise ValueError(f"{where[split]} holds no pictures; add some or remove the folder")
-
-
-def shortened(names: Sequence[str], most: int = 10) -> str:
-    """The first `most` names, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
-def _items(
-    root: str,
-    classes: Sequence[str],
-    pictures: Mapping[str, list[str]],
-    samples: int,
-    args: Args,
-) -> list[Item]:
-    items = []
-    for label, class_name in enumerate(classes):
-        targets = [label] * samples
-        for name in pictures.get(class_name, []):
-            items.append(Item(path=f"{root}/{name}", name=name, targets=targets, args=args))
-    return items
-
-
-def pictures_below(root: str, folder: str, above: tuple[str, ...] = ()) -> list[str]:
-    """The pictures in `folder` and in all folders below it, as paths below `root`."""
-    where = os.path.realpath(os.path.join(root, folder))
-    if where in above:
-        raise ValueError(f"{os.path.join(root, folder)} is a link to a folder above it; remove the link")
-    folders, pictures = list_folder(where)
-    found = [f"{folder}/{name}" for name in pictures]
-    for name in folders:
-        found += pictures_below(root, f"{folder}/{name}", (*above, where))
-    return found
-
-
-def list_folder(folder: str) -> tuple[list[str], list[str]]:
-    """The names of the folders and of the pictures directly in `folder`, sorted, without hidden ones."""
-    folders, pictures = [], []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():  # known from the listing: costs no call per file
-                    folders.append(entry.name)
-                elif entry.name.lower().endswith(SUFFIXES):
-                    pictures.append(entry.name)
-    except OSError as error:
-        raise ValueError(f"{folder} cannot be read: {error.strerror}") from None
-    return sorted(folders), sorted(pictures)

@@ -1,4 +1,4 @@
-"""What data sets with masks have in common: pairs of files, ids and colours to classes, masks that fit.
+"""What data sets with masks have in common: ids and colours to classes, masks that fit their pictures.
 
 A mask file holds ids (grey values, or the indices of a palette) or colours. It is taken as drawn, whatever EXIF
 orientation it states; the picture is turned upright first, and the mask must have the size of the upright one.
@@ -7,22 +7,18 @@ No class is ever made up: what is in no table is a BadImage, and masks are reduc
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from trainers.datasets import MASK, Args, BadImage, Item
-from trainers.datasets._files import assign_splits, pictures_below, shortened
+from trainers.datasets import BadImage, Item
 from trainers.decode import Pixels, decode, jpeg_geometry, opened
 
 Mask = npt.NDArray[np.uint8]
 Values = npt.NDArray[Any]
 Colour = tuple[int, int, int]
-Pair = tuple[str, str]
-"""A picture and its mask, as paths below the data folder."""
 
 LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")
 MOST_ID = 2**16 - 1
@@ -30,8 +26,6 @@ BLOCK = 2**18
 """Pixels that are looked up at once."""
 SHOWN = 5
 """Unknown ids or colours that a message names."""
-LISTED = 20
-"""Files that a message names."""
 
 
 class RawMask(NamedTuple):
@@ -44,115 +38,6 @@ class RawMask(NamedTuple):
     """(n, 3): the colours of the indices."""
     one_bit: bool = False
     """Whether the file has one bit a pixel: `values` are 0 (black) and 1 (white)."""
-
-
-# ---- finding ----
-
-
-def need_folders(root: str, folders: Sequence[str], holds: str) -> None:
-    """Raises ValueError for folders that are not there, saying what is."""
-    missing = [folder for folder in folders if not os.path.isdir(os.path.join(root, folder))]
-    if missing:
-        held = sorted(name for name in os.listdir(root) if not name.startswith("."))
-        raise ValueError(
-            f"{root} lacks the folder{'s' * (len(missing) > 1)} {', '.join(missing)} "
-            f"(it holds {shortened(held) or 'nothing'}); give --data a folder that holds {holds}"
-        )
-
-
-def find_pairs(
-    root: str, pictures: str, masks: str, *, picture_ending: str = "", mask_endings: Sequence[str] = ("",)
-) -> list[Pair]:
-    """Each picture in the folder `pictures` and its mask in the folder `masks`, sorted by the pictures' names.
-
-    Both have the same name, dot and ending aside, and lie equally deep: `a/1.jpg` and `a/1.png`.
-
-    Args:
-        root: The folder that holds both.
-        pictures: Folder of the pictures, below `root`.
-        masks: Folder of the masks, below `root`.
-        picture_ending: What comes between name and dot; pictures without it are skipped.
-        mask_endings: Likewise, of masks; of several the first counts that makes the name of a picture.
-
-    Returns:
-        (picture, mask) as paths below `root`.
-
-    Raises:
-        ValueError: Pictures or masks are left over, or names occur twice; it lists them.
-    """
-    drawn: dict[str, list[str]] = {}
-    for path in sorted(pictures_below(root, pictures)):
-        name = _name(path, pictures)
-        if name.endswith(picture_ending):
-            drawn.setdefault(name[: len(name) - len(picture_ending)], []).append(path)
-    if not drawn:
-        what = f"{os.path.join(root, pictures)} holds no pictures"
-        raise ValueError(f"{what}{f' named *{picture_ending}.*' if picture_ending else ''}; add some")
-    found: dict[str, list[str]] = {}
-    left = []
-    for path in sorted(pictures_below(root, masks)):
-        names = [_name(path, masks)[: -len(ending) or None] for ending in mask_endings if _ends(path, ending)]
-        fitting = [name for name in names if name in drawn] or names
-        if fitting:
-            found.setdefault(fitting[0], []).append(path)
-            left += [path] if fitting[0] not in drawn else []
-    without = [paths[0] for name, paths in drawn.items() if name not in found]
-    twice = [" and ".join(paths) for paths in (*drawn.values(), *found.values()) if len(paths) > 1]
-    problems = [
-        f"{len(names)} {what}: {shortened(names, LISTED)}"
-        for names, what in (
-            (without, f"of {len(drawn)} pictures in {pictures} without a mask in {masks}"),
-            (left, f"masks in {masks} without a picture in {pictures}"),
-            (twice, "times two files of one name"),
-        )
-        if names
-    ]
-    if problems:
-        example = " or ".join(f"x{ending}.png" for ending in mask_endings)
-        raise ValueError(
-            f"pictures and masks in {root} do not fit: {'; '.join(problems)}. The mask of "
-            f"x{picture_ending}.jpg is {example}; add, rename or remove files"
-        )
-    return [(paths[0], found[name][0]) for name, paths in sorted(drawn.items(), key=lambda entry: entry[1])]
-
-
-def _name(path: str, folder: str) -> str:
-    return os.path.splitext(path[len(folder) + 1 :])[0]
-
-
-def _ends(path: str, ending: str) -> bool:
-    return os.path.splitext(path)[0].endswith(ending)
-
-
-def assign_pairs(
-    root: str, pairs: Sequence[Pair], *, val_share: float, test_share: float = 0.0, split_seed: int
-) -> dict[str, list[Pair]]:
-    """Assign pairs to splits at random.
-
-    Args:
-        root: Names the folder in errors.
-        pairs: All pairs of the data set.
-        val_share: Share of the pairs, above 0.
-        test_share: Likewise; 0: there is no such split.
-        split_seed: 0 to 2**32 - 1.
-
-    Returns:
-        Split name -> its pairs, in their order.
-
-    Raises:
-        ValueError: Shares or seed are out of range, or a split is empty.
-    """
-    labels = [0] * len(pairs)
-    assigned = assign_splits(labels, val_share=val_share, test_share=test_share, seed=split_seed, what=root)
-    return {split: [pairs[position] for position in positions] for split, positions in assigned.items()}
-
-
-def mask_items(root: str, pairs: Sequence[Pair], args: Args) -> list[Item]:
-    """One item a pair."""
-    return [
-        Item(path=f"{root}/{picture}", mask_path=f"{root}/{mask}", name=picture, targets=[MASK], args=args)
-        for picture, mask in pairs
-    ]
 
 
 # ---- reading ----

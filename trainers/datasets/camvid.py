@@ -28,20 +28,11 @@ import os
 import re
 
 from trainers.datasets import IGNORED, Item, Source
-from trainers.datasets._files import existing_folder, shortened
-from trainers.datasets._masks import (
-    LISTED,
-    Mask,
-    Pair,
-    assign_pairs,
-    by_colour,
-    by_id,
-    find_pairs,
-    mask_items,
-    need_folders,
-    read_pair,
-)
+from trainers.datasets._files import existing_folder
+from trainers.datasets._masks import Mask, by_colour, by_id, read_pair
+from trainers.datasets._pairs import LISTED, Pair, Pattern, assign_pairs, find_pairs, mask_items, need_folders
 from trainers.decode import Pixels
+from trainers.formatting import shortened
 
 HOLDS = (
     "CamVid: train, trainannot, val, valannot and, where there is one, test, testannot (SegNet's form), or "
@@ -150,7 +141,7 @@ def source(data: str | None, *, split: str = "sequence", split_seed: int = 0) ->
         args = {"labels": "ids"}
     else:
         need_folders(root, [pictures or PICTURES[0], labels or LABELS[0]], HOLDS)
-        pairs = find_pairs(root, pictures or "", labels or "", mask_endings=["_L"])
+        pairs = find_pairs(root, pictures or "", labels or "", mask_patterns=[Pattern(after="_L")])
         if split == "random":
             splits = assign_pairs(root, pairs, val_share=0.2, test_share=0.2, split_seed=split_seed)
             warnings = [

@@ -28,15 +28,8 @@ from typing import Any
 import numpy as np
 
 from trainers.datasets import Item, Source
-from trainers.datasets._files import (
-    absolute,
-    assign_splits,
-    changed_ns,
-    download,
-    existing_folder,
-    picture_source,
-    row_items,
-)
+from trainers.datasets._class_folders import picture_source
+from trainers.datasets._files import absolute, assign_splits, changed_ns, download, existing_folder, row_items
 from trainers.decode import Pixels, decode
 
 HOLDS = "CIFAR-10 (cifar-10-batches-py, cifar-10-batches-bin, one of the .tar.gz, or train/<class>/*.png)"

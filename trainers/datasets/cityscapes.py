@@ -16,10 +16,12 @@ from __future__ import annotations
 
 from trainers.datasets import IGNORED, Item, Source
 from trainers.datasets._files import existing_folder
-from trainers.datasets._masks import Mask, by_id, find_pairs, mask_items, need_folders, read_pair
+from trainers.datasets._masks import Mask, by_id, read_pair
+from trainers.datasets._pairs import Pattern, find_pairs, mask_items, need_folders
 from trainers.decode import Pixels
 
 HOLDS = "leftImg8bit/{train,val}/<city>/*_leftImg8bit.png and gtFine/{train,val}/<city>/*_gtFine_labelIds.png"
+PICTURES, MASKS = Pattern(after="_leftImg8bit"), Pattern(after="_gtFine_labelIds")
 CLASSES = {
     "road": (7, (128, 64, 128)),
     "sidewalk": (8, (244, 35, 232)),
@@ -54,7 +56,7 @@ def source(data: str | None) -> Source:
     need_folders(root, [folder for pair in folders for folder in pair], HOLDS)
     splits = {}
     for pictures, masks in folders:
-        pairs = find_pairs(root, pictures, masks, picture_ending="_leftImg8bit", mask_endings=["_gtFine_labelIds"])
+        pairs = find_pairs(root, pictures, masks, picture_pattern=PICTURES, mask_patterns=[MASKS])
         splits[pictures.split("/")[1]] = mask_items(root, pairs, {})
     colours = [colour for _, colour in CLASSES.values()]
     return Source(classes=list(CLASSES), channels=3, splits=splits, target="masks", colours=colours)

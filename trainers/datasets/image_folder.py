@@ -5,15 +5,20 @@
     data/test/<class>/**
 
 Read are jpg, jpeg, png, webp, bmp, gif (its first picture), tif, tiff, ppm and pgm, at any depth below a
-class folder; hidden files, other files and pictures outside class folders are not. "val" may be called valid
-or validation, case does not matter. Without splits, `val_share` and `test_share` are split off, seeded and
-stratified; with train but no val, `val_share` of train becomes val. Licence: that of the pictures.
+class folder; hidden files, those of systems (thumbnails, waste baskets), other files and pictures outside class
+folders are not. Names of splits are understood as people write them (training_set, seg_train, train2017, dev,
+eval), which is then said; `train`, `val` and `test` name the folders, or several, below data. data/<class>/<split>
+will do too, and a test folder without classes is left out. Accents of a class may be written in either Unicode form.
+Without splits, `val_share` and `test_share` are split off, seeded and stratified; with train but no val, `val_share`
+of train becomes val. Licence: that of the pictures.
 """
 
 from __future__ import annotations
 
 from trainers.datasets import Item, Source
-from trainers.datasets._files import existing_folder, picture_source
+from trainers.datasets._class_folders import picture_source
+from trainers.datasets._files import existing_folder
+from trainers.datasets._splits import Folders
 from trainers.decode import Pixels, decode
 
 HOLDS = "train/<class>/*, val/<class>/* and test/<class>/*, or <class>/*"
@@ -26,6 +31,9 @@ def source(
     val_share: float = 0.1,
     test_share: float = 0.1,
     split_seed: int = 0,
+    train: Folders = None,
+    val: Folders = None,
+    test: Folders = None,
 ) -> Source:
     """List the pictures of each class.
 
@@ -35,6 +43,7 @@ def source(
         val_share: share of the pictures, or of train, that becomes val, where there is no such folder.
         test_share: share that becomes test, where there are no split folders.
         split_seed: of the random assignment.
+        train, val, test: the folders of the splits, below `data`; None: those whose names say so.
 
     Raises:
         ValueError: the folder has another layout, or a value is not allowed.
@@ -45,6 +54,7 @@ def source(
         val_share=val_share,
         test_share=test_share,
         split_seed=split_seed,
+        given={"train": train, "val": val, "test": test},
         args={"channels": channels},
     )
 

@@ -4,9 +4,11 @@
     or   data/images/train/**, masks/train/**               data/val/images/**, val/masks/**
          data/images/val/**, masks/val/**                   data/test/images/**, test/masks/**
 
-The mask of `a/x.jpg` is `a/x.png` or `a/x_mask.png`, of the picture's size. "val" may be called valid or
-validation, case does not matter, "test" may be absent. Without splits, `val_share` and `test_share` are split
-off at random, seeded; with train but no val, `val_share` of train becomes val. Licence: that of the pictures.
+The mask of `a/x.jpg` is `a/x.png` or `a/x_mask.png`, of the picture's size. Names that differ in another way are
+matched where all files differ in the same way (img_1 and mask_1), or as `picture_pattern` and `mask_pattern` say
+({name}_leftImg8bit and {name}_gtFine_labelIds; masks of other names are then left out). Names of splits are
+understood as in image_folder; "test" may be absent. Without splits, `val_share` and `test_share` are split off at
+random, seeded; with train but no val, `val_share` of train becomes val. Licence: that of the pictures.
 
 Masks hold one of these, in png, bmp, gif, tif, pgm or ppm (a JPEG would make up classes along every border):
 
@@ -39,26 +41,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trainers.datasets import IGNORED, Args, BadImage, Item, Source
-from trainers.datasets._files import existing_folder, list_folder, shortened, split_folders
-from trainers.datasets._masks import (
-    LISTED,
-    MOST_ID,
-    Colour,
-    Mask,
-    Pair,
-    RawMask,
-    above,
-    assign_pairs,
-    by_colour,
-    by_id,
-    find_pairs,
-    is_grey,
-    load,
-    mask_items,
-    need_folders,
-    read_pair,
-)
+from trainers.datasets._files import existing_folder
+from trainers.datasets._masks import MOST_ID, Colour, Mask, RawMask, above, by_colour, by_id, is_grey, load, read_pair
+from trainers.datasets._paired_folders import find_splits_of_pairs, read_patterns
+from trainers.datasets._pairs import LISTED, assign_pairs, mask_items
+from trainers.datasets._splits import Folders
 from trainers.decode import Pixels
+from trainers.formatting import shortened
 
 HOLDS = "images/* and masks/*, or train/images/* and train/masks/* and the same below val and test"
 CLASSES_FILE = "classes.csv"
@@ -93,6 +82,11 @@ def source(
     split_seed: int = 0,
     threshold: float | str | None = None,
     classes: int | Sequence[str] | None = None,
+    picture_pattern: str | None = None,
+    mask_pattern: str | None = None,
+    train: Folders = None,
+    val: Folders = None,
+    test: Folders = None,
 ) -> Source:
     """List the pairs of pictures and masks, and find out which classes the masks hold.
 
@@ -104,6 +98,9 @@ def source(
         split_seed: of the random assignment.
         threshold: grey value above which a pixel is of class 1, or "mean"; None: masks hold ids or colours.
         classes: number of classes, or their names, for ids 0, 1, 2...; None: as classes.csv or the masks say.
+        picture_pattern: names of the pictures, as in {name}_leftImg8bit; others are left out.
+        mask_pattern: names of the masks, as in {name}_gtFine_labelIds; others are left out.
+        train, val, test: the folders of the splits; None: those whose names say so.
 
     Raises:
         ValueError: the folder has another layout, masks do not fit, or a value is not allowed.
@@ -111,7 +108,8 @@ def source(
     root = existing_folder(data, HOLDS)
     if channels not in (1, 3):
         raise ValueError(f"channels={channels} is not offered; use 3 (colour) or 1 (grey)")
-    found = _find(root)
+    patterns = read_patterns(picture_pattern, mask_pattern)
+    found, warnings = find_splits_of_pairs(root, HOLDS, {"train": train, "val": val, "test": test}, patterns)
     scheme = _scheme(root, [mask for pairs in found.values() for _, mask in pairs], threshold, classes)
     if "val" not in found:
         test_share = test_share if list(found) == ["train"] else 0.0
@@ -125,7 +123,7 @@ def source(
         splits={split: mask_items(root, pairs, args) for split, pairs in found.items()},
         target="masks",
         colours=scheme.colours,
-        warnings=scheme.warnings,
+        warnings=(*warnings, *scheme.warnings),
     )
 
 
@@ -158,42 +156,6 @@ def _check_palette(raw: RawMask, palette: Iterable[Sequence[int]]) -> None:
                 f"{_rgb(raw.palette[index].tolist())}, in the first mask {_rgb(colour)}; so indices are no class "
                 f"numbers here: list the colours in {CLASSES_FILE} (name,r,g,b)"
             )
-
-
-# ---- pictures and masks ----
-
-
-def _find(root: str) -> dict[str, list[Pair]]:
-    """Split -> its pairs; "train" alone where there are no splits."""
-    images, masks = _named(root, "images"), _named(root, "masks")
-    if images or masks:
-        need_folders(root, [images or "images", masks or "masks"], HOLDS)
-        assert images is not None
-        assert masks is not None
-        of_images, of_masks = (split_folders(os.path.join(root, name), "*") for name in (images, masks))
-        if of_images.keys() != of_masks.keys():
-            raise ValueError(
-                f"{root}/{images} has the splits {', '.join(of_images) or 'none'}, and {root}/{masks} "
-                f"{', '.join(of_masks) or 'none'}; give both the same folders"
-            )
-        folders = {split: (f"{images}/{of_images[split]}", f"{masks}/{of_masks[split]}") for split in of_images}
-        folders = folders or {"train": (images, masks)}
-    else:
-        splits = split_folders(root, "images/* and train/masks/*")
-        if not splits:
-            need_folders(root, ["images", "masks"], HOLDS)
-        folders = {}
-        for split, folder in splits.items():
-            pair = [f"{folder}/{_named(os.path.join(root, folder), name) or name}" for name in ("images", "masks")]
-            need_folders(root, pair, HOLDS)
-            folders[split] = (pair[0], pair[1])
-    order = [split for split in ("train", "val", "test") if split in folders]
-    return {split: find_pairs(root, *folders[split], mask_endings=["", "_mask"]) for split in order}
-
-
-def _named(folder: str, name: str) -> str | None:
-    """The folder called `name`, whatever its case."""
-    return next((found for found in list_folder(folder)[0] if found.lower() == name), None)
 
 
 # ---- classes ----

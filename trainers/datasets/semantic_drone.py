@@ -22,18 +22,8 @@ from collections.abc import Sequence
 
 from trainers.datasets import Item, Source
 from trainers.datasets._files import existing_folder
-from trainers.datasets._masks import (
-    Mask,
-    RawMask,
-    above_mean,
-    assign_pairs,
-    by_colour,
-    by_id,
-    find_pairs,
-    mask_items,
-    need_folders,
-    read_pair,
-)
+from trainers.datasets._masks import Mask, RawMask, above_mean, by_colour, by_id, read_pair
+from trainers.datasets._pairs import assign_pairs, find_pairs, mask_items, need_folders
 from trainers.decode import Pixels
 
 HOLDS = "original_images/*.jpg and label_images_semantic/*.png"

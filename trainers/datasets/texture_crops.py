@@ -14,7 +14,9 @@ from __future__ import annotations
 import hashlib
 
 from trainers.datasets import BadImage, Item, Source
-from trainers.datasets._files import existing_folder, picture_source
+from trainers.datasets._class_folders import picture_source
+from trainers.datasets._files import existing_folder
+from trainers.datasets._splits import Folders
 from trainers.decode import Pixels, decode
 
 HOLDS = "photographs in class folders: <class>/*, or train/<class>/*, val/<class>/*, test/<class>/*"
@@ -28,6 +30,9 @@ def source(
     split_seed: int = 0,
     val_share: float = 0.2,
     test_share: float = 0.0,
+    train: Folders = None,
+    val: Folders = None,
+    test: Folders = None,
 ) -> Source:
     """List the photographs of each class.
 
@@ -38,6 +43,7 @@ def source(
         split_seed: of the random assignment, and of where the crops lie.
         val_share: share of the photographs, or of train, that becomes val, where there is no such folder.
         test_share: share that becomes test, where there are no split folders.
+        train, val, test: the folders of the splits, below `data`; None: those whose names say so.
 
     Raises:
         ValueError: the folder has another layout, or a value is not allowed.
@@ -50,6 +56,7 @@ def source(
         val_share=val_share,
         test_share=test_share,
         split_seed=split_seed,
+        given={"train": train, "val": val, "test": test},
         samples=crops_per_photo,
         args={"crop_size": crop_size, "split_seed": split_seed},
     )

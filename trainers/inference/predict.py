@@ -14,6 +14,7 @@ from typing import TypedDict
 
 from trainers.data.ray_map import ray_map
 from trainers.decode import SUFFIXES
+from trainers.formatting import printable
 from trainers.inference import predictions
 from trainers.inference.load import open_run
 from trainers.inference.predictions import Named
@@ -90,7 +91,7 @@ def predict(
         bad += [row[0] for row in rows if not row[1]]
         advance(len(rows))
     kind.finish(meta, Store(target))
-    Store(target).write("predictions.csv", table.getvalue().encode())
+    Store(target).write("predictions.csv", printable(table.getvalue()).encode())
     return target / "predictions.csv", bad
 
 

@@ -1,0 +1,342 @@
+"""Pictures in class folders, with or without split folders above them: listed, checked, and made items.
+
+A class is a folder's name, its accents in one form. What may be read in two ways is asked about, or what was taken is
+said: a split that is no class, class folders in several places, names that look alike, pictures that lie loose.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from trainers.datasets import Args, Item, Source
+from trainers.datasets._files import assign_splits
+from trainers.datasets._looks_like import IMAGES, LABELS, MASKS, looks_like
+from trainers.datasets._splits import Given, Layout, descend, find_splits, may_be_split, split_names
+from trainers.decode import SUFFIXES
+from trainers.formatting import composed, printable, shortened
+from trainers.listing import Tree, list_folder, walk
+
+UNREAD = frozenset(
+    ".jfif .jpe .jif .avif .heic .heif .jp2 .j2k .jxl .tga .pcx .ico .psd .xcf .svg .exr .hdr .dng .cr2 .cr3 .nef .arw "
+    ".raf .orf .rw2 .dcm .dicom .nii .npy .npz .mat .mp4 .avi .mov .mkv .webm".split()
+)
+"""Endings of files that a person may take for pictures; those that are read are not counted."""
+
+
+@dataclass
+class _Split:
+    """The class folders of a split."""
+
+    where: str
+    """For messages."""
+    classes: dict[str, list[Tree]] = field(default_factory=dict)
+    """Class -> what lies below its folder, or its folders; sorted."""
+    loose: list[str] = field(default_factory=list)
+    """Pictures beside the class folders."""
+
+    def pictures(self, name: str) -> list[str]:
+        return [picture for tree in self.classes.get(name, ()) for picture in tree.pictures]
+
+
+def picture_source(
+    root: str,
+    *,
+    channels: int,
+    val_share: float,
+    test_share: float,
+    split_seed: int,
+    given: Given | None = None,
+    samples: int = 1,
+    args: Args,
+) -> Source:
+    """One item a picture.
+
+    Args:
+        root: The folder.
+        channels: 3 (colour) or 1 (grey).
+        val_share: Share of the pictures that becomes val, where there are no split folders; share of train, where
+            there is "train" but no "val".
+        test_share: Share that becomes test, where there are no split folders.
+        split_seed: Of the random assignment.
+        given: The folders of splits that the user names.
+        samples: Samples of an item.
+        args: For `read`, of every item.
+
+    Raises:
+        ValueError: The folder has another layout, or a value is not allowed.
+    """
+    if channels not in (1, 3):
+        raise ValueError(f"channels={channels} is not offered; use 3 (colour) or 1 (grey)")
+    layout = find_splits(root, given)
+    try:
+        splits, warnings = _list(root, layout)
+    except ValueError as error:
+        found = looks_like(root)
+        raise ValueError(f"{error}. {found}" if found else str(error)) from None
+    classes = list(splits["train"].classes)
+    items = {split: list(_items(root, classes, of, samples, args)) for split, of in splits.items()}
+    if "val" not in items:
+        pool = items.pop("train")
+        whole = layout.folders.get("train", [""]) == [""] and "test" not in items
+        assigned = assign_splits(
+            [item.targets[0] for item in pool],
+            val_share=val_share,
+            test_share=test_share if whole else 0.0,
+            seed=split_seed,
+            what=printable(root),
+        )
+        items |= {split: [pool[position] for position in positions] for split, positions in assigned.items()}
+    return Source(classes=classes, channels=channels, splits=items, warnings=warnings)
+
+
+def _items(root: str, classes: Sequence[str], of: _Split, samples: int, args: Args) -> Iterator[Item]:
+    for label, class_name in enumerate(classes):
+        targets = [label] * samples
+        for name in of.pictures(class_name):
+            yield Item(path=f"{root}/{name}", name=name, targets=targets, args=args)
+
+
+# ---- listing ----
+
+
+def _list(root: str, layout: Layout) -> tuple[dict[str, _Split], list[str]]:
+    """The class folders of each split, and what to say of them. Raises ValueError."""
+    folders = layout.folders or {"train": [""]}
+    splits = {split: _read(root, split, of) for split, of in folders.items()}
+    warnings = list(layout.warnings)
+    for split in [split for split, of in splits.items() if split == "test" and _unlabelled(of, splits["train"])]:
+        count = len(splits[split].loose) + sum(len(tree.pictures) for [tree] in splits[split].classes.values())
+        warnings.append(
+            f"{splits[split].where} holds {count} pictures without class folders: it is left out as a test split; "
+            "trainers predict takes it"
+        )
+        del splits[split]
+    warnings += [said for name in layout.left for said in _say_left(root, name, splits["train"])]
+    if not layout.folders:
+        splits = _classes_first(splits["train"], warnings) or splits
+    for of in splits.values():
+        _check_class_folders(of)
+    if not layout.given:
+        warnings += _check_places(splits["train"])
+    warnings += _check_classes(splits)
+    for of in splits.values():
+        warnings += _say_passed(of)
+    return splits, warnings
+
+
+def _read(root: str, split: str, folders: Sequence[str]) -> _Split:
+    where = [descend(root, folder, split) for folder in folders]
+    found = _Split(" and ".join(printable(os.path.join(root, folder).rstrip("/")) for folder in where))
+    trees: dict[str, list[Tree]] = {}
+    for folder in where:
+        listing = list_folder(os.path.join(root, folder))
+        beside = {other.split("/")[0] for other in folders} if folder == "" else set()
+        for name in listing.folders:
+            if name not in beside:
+                tree = walk(root, f"{folder}/{name}" if folder else name)
+                trees.setdefault(printable(composed(name)), []).append(tree)
+        found.loose += [f"{folder}/{name}" if folder else name for name in listing.pictures]
+    found.classes = {name: trees[name] for name in sorted(trees)}
+    return found
+
+
+def _unlabelled(of: _Split, train: _Split) -> bool:
+    """Whether a test folder holds pictures alone, or one folder of them that is no class."""
+    if not of.classes:
+        return bool(of.loose)
+    return len(of.classes) == 1 and not of.classes.keys() & train.classes.keys() and not of.loose
+
+
+def _classes_first(of: _Split, warnings: list[str]) -> dict[str, _Split] | None:
+    """Splits below the class folders, cat/train and cat/test; None where not all classes have them."""
+    found: dict[str, _Split] = {}
+    having = []
+    for name, trees in of.classes.items():
+        top = sorted({folder for tree in trees for folder in tree.folders if "/" not in folder})
+        by_name = split_names(top)
+        if "train" not in by_name.values() or len(set(by_name.values())) < 2:
+            continue
+        having.append(name)
+        for tree in trees:
+            for split in set(by_name.values()):
+                below = {folder for folder, each in by_name.items() if each == split}
+                pictures = [picture for picture in tree.pictures if _top(tree, picture) in below]
+                part = found.setdefault(split, _Split(f"{of.where}/<class>/{'|'.join(sorted(below))}"))
+                part.classes.setdefault(name, []).append(Tree(pictures=pictures))
+    if not having:
+        return None
+    if len(having) < len(of.classes):
+        rest = [name for name in of.classes if name not in having]
+        raise ValueError(
+            f"the class folders {shortened(having)} in {of.where} hold train and other splits, {shortened(rest)} not: "
+            "splits lie above all class folders, <split>/<class>/*, or in each of them, <class>/<split>/*; move them, "
+            "or give --dataset-args train=. to take all pictures of a class folder together"
+        )
+    taken = {split: sum(len(part.pictures(name)) for name in part.classes) for split, part in found.items()}
+    left = sum(len(of.pictures(name)) for name in of.classes) - sum(taken.values())
+    warnings.append(
+        f"the class folders in {of.where} hold splits: taken are {', '.join(f'{n} for {s}' for s, n in taken.items())}"
+        + (f", left out {left} pictures outside these" if left else "")
+        + "; --dataset-args train=. takes all together"
+    )
+    return found
+
+
+def _top(tree: Tree, picture: str) -> str:
+    """The folder directly below the class folder in which a picture lies; "" where it lies in none."""
+    return next((folder for folder in tree.folders if "/" not in folder and f"/{folder}/" in f"/{picture}"), "")
+
+
+# ---- checks ----
+
+
+def _check_class_folders(of: _Split) -> None:
+    """Raises ValueError where there are none, or pictures and masks."""
+    if not of.classes:
+        raise ValueError(
+            f"{of.where} holds {len(of.loose)} pictures and no class folders; put the pictures of each class in a "
+            "folder named after it, <class>/*"
+        )
+    names = {name.lower() for name in of.classes}
+    if len(names) > 1 and names & IMAGES and names & (MASKS | LABELS) and names <= IMAGES | MASKS | LABELS:
+        raise ValueError(f"the folders in {of.where} are no classes: {shortened(list(of.classes))}")
+
+
+def _check_places(of: _Split) -> list[str]:
+    """What to say of class folders in several places. Raises ValueError where that cannot be told from classes."""
+    top = {
+        name: {composed(folder) for tree in trees for folder in tree.folders if "/" not in folder}
+        for name, trees in of.classes.items()
+    }
+    for name, inner in top.items():
+        same = sorted((inner & of.classes.keys()) - {name})
+        if same and (len(same) > 1 or same == sorted(inner)):
+            raise ValueError(
+                f"{of.where} holds the class folder{'s' * (len(same) > 1)} {shortened(same)}, and {of.where}/{name} "
+                f"holds {'folders of these names' if len(same) > 1 else 'a folder of that name'} too: class folders "
+                f"lie in one place. Move the pictures together, or say where they lie: --dataset-args train=.,{name} "
+                f"takes both places, train=. makes {name} a class"
+            )
+    deep = {name: inner for name, inner in top.items() if inner}
+    shared = sorted(set.intersection(*deep.values())) if len(deep) > 1 else []
+    if len(shared) < 2 or len(deep) < len(top):
+        return []
+    several = ",".join(deep)
+    if all(may_be_split(name) for name in deep):
+        raise ValueError(
+            f"{of.where} holds {shortened(list(deep))}, each with the folders {shortened(shared)}: are these the "
+            f"splits or parts of one data set, or its classes? Say which is which: --dataset-args train={several} "
+            f"takes them together, as in train={next(iter(deep))} val={list(deep)[-1]} they are splits, and train=. "
+            "makes them classes"
+        )
+    return [
+        f"the classes are {shortened(list(deep))}, the folders in {of.where}; each holds the folders "
+        f"{shortened(shared)}, which count for nothing. If those are the classes, give --dataset-args train={several}"
+    ]
+
+
+def _check_classes(splits: Mapping[str, _Split]) -> list[str]:
+    train = splits["train"]
+    classes = list(train.classes)
+    empty = [name for name in classes if not train.pictures(name)]
+    if empty:
+        others = sorted(os.path.basename(other) for tree in train.classes[empty[0]] for other in tree.others)
+        others = others or sorted(folder for tree in train.classes[empty[0]] for folder in tree.folders)
+        more = f", as do {shortened(empty[1:])}" if empty[1:] else ""
+        raise ValueError(
+            f"the class folder {train.where}/{empty[0]} holds no pictures (it holds {shortened(others, 3) or 'nothing'}"
+            f"){more}; add some ({' '.join(ending[1:] for ending in SUFFIXES)}) or remove the folder"
+        )
+    if len(classes) == 1:
+        held = sorted({folder for tree in train.classes[classes[0]] for folder in tree.folders if "/" not in folder})
+        inner = f" {train.where}/{classes[0]} holds the folders {shortened(held)}: is it that?" if held else ""
+        raise ValueError(
+            f"{train.where} holds one class folder only, {classes[0]!r}; training needs two or more. Is this the "
+            f"folder in which the class folders, or train/ val/ test/, lie?{inner}"
+        )
+    warnings = _say_alike(train)
+    for of in splits.values():
+        unknown = [name for name in of.classes if of.pictures(name) and name not in classes]
+        if unknown:
+            alike = [f"{name} is {other} but for its spelling" for name in unknown for other in _alike(name, classes)]
+            raise ValueError(
+                f"{of.where} holds classes that train lacks: {shortened(unknown)}"
+                f"{f' ({shortened(alike)})' if alike else ''}; train has {shortened(classes)}. Rename or remove them, "
+                "or add them to train"
+            )
+        lacking = [name for name in classes if not of.pictures(name)]
+        if len(lacking) == len(classes):
+            raise ValueError(f"{of.where} holds no pictures; add some or remove the folder")
+        if lacking:
+            warnings.append(
+                f"{of.where} holds no pictures of {len(lacking)} of {len(classes)} classes: {shortened(lacking)}"
+            )
+    return warnings
+
+
+# ---- what is said ----
+
+
+def _say_left(root: str, name: str, train: _Split) -> list[str]:
+    inner = walk(root, name)
+    if not inner.pictures:
+        return []
+    same = {composed(folder) for folder in inner.folders} & train.classes.keys()
+    which = f", though it holds the class folders {shortened(sorted(same))}" if same else ""
+    return [
+        f"{printable(os.path.join(root, name))} with {len(inner.pictures)} pictures is left out{which}: its name is "
+        "that of no split; --dataset-args train=FOLDER val=FOLDER test=FOLDER says otherwise"
+    ]
+
+
+def _say_alike(of: _Split) -> list[str]:
+    """Folders of one split whose names hardly differ."""
+    warnings = [
+        f"{of.where} holds {len(trees)} folders called {name}, whose accents are in two Unicode forms (NFC and NFD); "
+        "they are one class"
+        for name, trees in of.classes.items()
+        if len(trees) > 1 and " and " not in of.where
+    ]
+    first: dict[str, str] = {}
+    for name in of.classes:
+        other = first.setdefault(_spelling(name), name)
+        if other != name:
+            warnings.append(
+                f"the class folders {other!r} and {name!r} in {of.where} look alike and are two classes; if they are "
+                "one, move their pictures together"
+            )
+    return warnings
+
+
+def _alike(name: str, classes: Sequence[str]) -> list[str]:
+    return [other for other in classes if _spelling(other) == _spelling(name)]
+
+
+def _spelling(name: str) -> str:
+    """What remains of a name without case, spaces and the like."""
+    folded = unicodedata.normalize("NFKC", name).casefold()
+    return "".join(each for each in folded if each.isalnum()) or folded
+
+
+def _say_passed(of: _Split) -> list[str]:
+    """Pictures that lie loose, and files that a person may take for pictures."""
+    warnings = []
+    trees = [tree for several in of.classes.values() for tree in several]
+    if of.loose:
+        names = [os.path.basename(name) for name in of.loose]
+        warnings.append(
+            f"{len(names)} pictures beside the class folders in {of.where} are left out: {shortened(names, 3)}"
+        )
+    again = [path for tree in trees for path in tree.again]
+    if again:
+        warnings.append(f"links to folders that are listed already are left out: {shortened(again)}")
+    endings = Counter(os.path.splitext(other)[1].lower() for tree in trees for other in tree.others)
+    unread = {ending: count for ending, count in endings.items() if ending in UNREAD and ending not in SUFFIXES}
+    if unread:
+        counts = ", ".join(f"{count} {ending}" for ending, count in sorted(unread.items()))
+        warnings.append(f"files in {of.where} that are not read are left out: {counts}; save them as png or jpg")
+    return warnings
