@@ -73,6 +73,13 @@ def choices(kind: Kind, name: str, function: str) -> dict[str, tuple[object, ...
 
 
 @functools.lru_cache
+def annotated(kind: Kind, name: str, function: str) -> dict[str, str]:
+    """Argument name -> its annotation as it is written, for those that have one; see `arguments`."""
+    found = _function(kind, name, function).args
+    return {arg.arg: ast.unparse(arg.annotation) for arg in (*found.args, *found.kwonlyargs) if arg.annotation}
+
+
+@functools.lru_cache
 def constant(kind: Kind, name: str, constant: str, default: object = ...) -> Any:
     """A module's constant, a literal, without importing it.
 

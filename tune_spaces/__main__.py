@@ -16,8 +16,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 from trainers.cli import exit_code, leading, parse
+from trainers.progress import Progress
 from trainers.values import size_of, value_of
-from tune_spaces.sweep import Candidates, Range, Sweep, describe, find, space_names
+from tune_spaces.ranges import Range
+from tune_spaces.sweep import Candidates, Sweep, describe, find, space_names
 
 USAGE = """usage: python -m tune_spaces SPACE [--FIELD VALUE...]
        python -m tune_spaces --recipe RECIPE --space FIELD=VALUE,VALUE FIELD=log:LOW:HIGH ... [--FIELD VALUE...]
@@ -27,7 +29,12 @@ spaces:
 
   or FILE.py:FUNCTION of your own, which returns a Sweep
 
-python -m tune_spaces SPACE --help shows every option; fields of the recipe and the scale hold for all trials."""
+what is searched:
+  --recipe RECIPE        in place of a space: name of a recipe, or FILE.py:FUNCTION of your own
+  --space FIELD=VALUES   values with commas between them, log:LOW:HIGH or uniform:LOW:HIGH; several fields, or several
+                         times. A field that takes whole numbers is given whole numbers of a range
+
+Fields of the recipe and the scale, such as --epochs 3 --workers 2, hold for all trials."""
 
 EXAMPLE = "digits.quick"
 """The space whose defaults --help shows."""
@@ -42,9 +49,10 @@ class _Options:
     metric: str | None = None
     """A score of the validation split, or loss. None: the task's main score."""
     search: Literal["grid", "random", "tpe"] | None = None
-    """grid: every combination; random: drawn; tpe: drawn where earlier trials were good. None: the space's own."""
+    """grid: every combination; random: drawn; tpe: drawn where earlier trials were good. None: the space's own, or
+    random where --space gives a range."""
     trials: int | None = None
-    """How many are drawn; at most so many of a grid. None: the space's own."""
+    """How many are drawn; at most so many of a grid. None: the space's own, or 16 where they are drawn."""
     scheduler: Literal["none", "asha", "median", "pbt"] | None = None
     """What stops trials early; pbt changes their learning rate instead. None: the space's own."""
     grace_epochs: int | None = None
@@ -56,7 +64,7 @@ class _Options:
     max_concurrent: int | None = None
     """Trials at once, at most. None: as many as the cluster holds."""
     budget: str | None = None
-    """Time after which the sweep ends with the best so far: 90s, 30m, 2h."""
+    """Time of training after which the sweep ends with the best so far: 90s, 30m, 2h."""
     repeats: int = 1
     """Seeds that each of the best three configurations is run with, to distinguish differences from noise."""
     json: bool = False
@@ -122,6 +130,10 @@ def _parse(argv: list[str]) -> tuple[Sweep, str | None, _Options]:
             )
     fixed = ("search", "trials", "scheduler", "grace_epochs", "reduction_factor")
     changed = {key: value for key in fixed if (value := getattr(options, key)) is not None}
+    if base.search == "grid" and any(isinstance(each, Range) for each in space.values()) and not options.search:
+        changed["search"] = None  # what goes with a range
+    if changed.get("search") == "grid" and base.search != "grid":
+        changed.setdefault("trials", None)  # every combination
     sweep = dataclasses.replace(
         base,
         space=space,
@@ -131,6 +143,10 @@ def _parse(argv: list[str]) -> tuple[Sweep, str | None, _Options]:
         seed=options.search_seed,
         **changed,
     )
+    if "search" in changed and changed["search"] is None:
+        ranges = [key for key, values in space.items() if isinstance(values, Range)]
+        what = "a range" if len(ranges) == 1 else "ranges"
+        Progress().message(f"{', '.join(ranges)}: {what}, so --search {sweep.search} --trials {sweep.trials}")
     return sweep, names[0] if names else None, options
 
 
@@ -164,7 +180,7 @@ def _values(word: str) -> tuple[str, Candidates]:
         raise ValueError(f"--space {word}: give FIELD=VALUE,VALUE or FIELD=log:LOW:HIGH or FIELD=uniform:LOW:HIGH")
     if found := re.fullmatch(r"(log|uniform):([^:]*):([^:]*)", text):
         try:
-            low, high = float(found[2]), float(found[3])
+            low, high = _end(found[2]), _end(found[3])
         except ValueError:
             raise ValueError(f"--space {word}: a range is given as {found[1]}:LOW:HIGH, with two numbers") from None
         return key, Range(low, high, log=found[1] == "log")
@@ -173,6 +189,11 @@ def _values(word: str) -> tuple[str, Candidates]:
         raise ValueError(f"--space {word}: a value is missing between its commas")
     sizes = key in ("image_size", "stored_size")
     return key, [size_of(part) if sizes else value_of(part) for part in parts]
+
+
+def _end(text: str) -> float:
+    """An end of a range; whole numbers stay whole."""
+    return int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
 
 
 def _seconds(text: str) -> float:

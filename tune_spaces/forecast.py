@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,10 +72,22 @@ class Forecast:
     seconds: Mapping[str, float]
     """Of each trial, by name."""
     concurrency: int
+    further: int = 0
+    """Trials that are not known yet: they take the mean of the others."""
+
+    @property
+    def _all(self) -> list[float]:
+        known = list(self.seconds.values())
+        return known + [sum(known) / len(known)] * self.further if known else []
 
     @property
     def total(self) -> float:
-        return max(sum(self.seconds.values()) / self.concurrency, max(self.seconds.values(), default=0.0))
+        return max(sum(self._all) / self.concurrency, max(self._all, default=0.0))
+
+    def held(self, seconds: float) -> int:
+        """How many trials, in their order, end within so many seconds."""
+        ends = itertools.accumulate(self._all)
+        return sum(max(end / self.concurrency, took) <= seconds for end, took in zip(ends, self._all, strict=True))
 
 
 def forecast(
@@ -83,6 +96,7 @@ def forecast(
     data: Mapping[str, DataSpec],
     threads: int,
     concurrency: int,
+    further: int = 0,
 ) -> Forecast | None:
     """Time of each trial, from probes of the smallest pictures: a convolution's work grows as their pixels do.
 
@@ -92,6 +106,7 @@ def forecast(
         data: name of a trial -> its prepared pictures.
         threads: of each trial.
         concurrency: trials at once.
+        further: trials that are not known yet.
 
     Returns:
         The times; None where a probe fails: the trials will report why.
@@ -109,7 +124,7 @@ def forecast(
         height, width = cell.recipe.image_size
         rows = data[cell.name]["meta"]["rows"]["train"]
         seconds[cell.name] = epochs[cell.name] * rows * height * width / rate
-    return Forecast(seconds, concurrency)
+    return Forecast(seconds, concurrency, further)
 
 
 def table(trials: Sequence[TrialEntry], seconds: Mapping[str, float]) -> Table:

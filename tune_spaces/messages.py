@@ -2,6 +2,7 @@
 
 SweepFacts, SweepContent    sweep.json
 TrialEntry                  an entry of `trials` there
+LeftOut                     an entry of `left_out` there
 TrialConfig, Shared         the driver to the actor of a trial
 Answer                      the coordinator to a trial
 Pointer                     a trial's checkpoint, as Tune takes it from one trial to another
@@ -32,14 +33,24 @@ TrialStatus = Literal[
 """`settled`: not started, as a trial that needs no more memory ran out of it."""
 SweepStatus = Literal["running", "finished", "interrupted", "out_of_time"]
 Mode = Literal["max", "min"]
+RangeKind = Literal["number", "whole", "square"]
 
 
 class RangeFacts(TypedDict):
-    """A Range of sweep.py."""
+    """A Range of ranges.py."""
 
     low: float
     high: float
     log: bool
+    kind: NotRequired[RangeKind]
+    """Left out: number."""
+
+
+class LeftOut(TypedDict):
+    """A combination of values that cannot be."""
+
+    values: dict[str, object]
+    reason: str
 
 
 class PlanFacts(TypedDict):
@@ -119,6 +130,8 @@ class SweepContent(SweepFacts):
     machine: Mapping[str, object]
     seconds: NotRequired[dict[str, float]]
     """`setup` and `total`, over all processes that ran it."""
+    left_out: NotRequired[list[LeftOut]]
+    """What the search gave beside the trials."""
     forecast_seconds: NotRequired[float | None]
     repeats: NotRequired[int]
     epochs: NotRequired[dict[str, float]]

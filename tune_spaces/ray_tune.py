@@ -15,9 +15,8 @@ import os
 import random
 import tempfile
 import threading
-import time
 import uuid
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import ray
@@ -38,9 +37,11 @@ from ray.tune.search.variant_generator import generate_variants
 from trainers.messages import Line
 from trainers.runtime.failures import diagnose
 from trainers.runtime.ray_internals import ExploreHook, last_failure, out_of_memory_is_a_death, parse_death
+from tune_spaces.clock import Clock
 from tune_spaces.coordinator import SweepCoordinator
 from tune_spaces.messages import Coordinator, Shared, TrialConfig, Values
-from tune_spaces.sweep import Candidates, Cell, Range, Sweep, plain, setting, settings
+from tune_spaces.ranges import Range
+from tune_spaces.sweep import Candidates, Cell, Sweep, plain, setting, settings
 from tune_spaces.sweep_state import OVER, SweepState
 from tune_spaces.trial import Trial
 
@@ -62,24 +63,23 @@ MOST_PROPOSALS = 20
 """So often a search is asked again where it gives a setting that was tried before."""
 
 
-def draw(sweep: Sweep) -> list[dict[str, object]]:
-    """The values of each trial of a random search, by Tune's generator; the same for the same seed.
+def draws(sweep: Sweep) -> Iterator[dict[str, object]]:
+    """Settings of a random search, by Tune's generator: the same for the same seed, each once.
 
-    A setting is drawn once: of a small space there may be fewer trials than the sweep asks for.
+    They end where `MOST_PROPOSALS` times as many as the sweep asks for were drawn: a small space may have fewer.
     """
     import numpy as np
 
     generator = np.random.RandomState(sweep.seed)
     spec = {"config": {key: _domain(values) for key, values in sweep.space.items()}}
     assert sweep.trials is not None
-    found: dict[str, dict[str, object]] = {}
+    seen = set[str]()
     for _ in range(sweep.trials * MOST_PROPOSALS):
         _, drawn = next(iter(generate_variants(spec, random_state=generator)))
         values = {key: _value(sweep.space[key], drawn["config"][key]) for key in sweep.space}
-        found.setdefault(setting(values), values)
-        if len(found) == sweep.trials:
-            break
-    return list(found.values())
+        if setting(values) not in seen:
+            seen.add(setting(values))
+            yield values
 
 
 class Tpe:
@@ -320,7 +320,12 @@ class Listener(_NotKept, tune.Callback):
     """Records what becomes of the trials."""
 
     def __init__(
-        self, sweep_state: SweepState, metric: str, coordinator: Coordinator, ended: Callable[[str], None]
+        self,
+        sweep_state: SweepState,
+        metric: str,
+        coordinator: Coordinator,
+        clock: Clock,
+        ended: Callable[[str], None],
     ) -> None:
         """Listen to the trials of a sweep.
 
@@ -328,11 +333,14 @@ class Listener(_NotKept, tune.Callback):
             sweep_state: where it is recorded.
             metric: of the sweep.
             coordinator: of the sweep.
+            clock: counts from the first trial.
             ended: called with the name of a trial that is over.
         """
         self.sweep_state, self.metric, self.coordinator, self.ended = sweep_state, metric, coordinator, ended
+        self.clock = clock
 
     def on_trial_start(self, iteration: int, trials: list[TunedTrial], trial: TunedTrial, **info: object) -> None:
+        self.clock.start()
         self.sweep_state.start(trial.config["trial"]["name"])
 
     def on_trial_result(
@@ -429,26 +437,24 @@ def end_coordinator(coordinator: Coordinator) -> None:
 class Requests(threading.Thread):
     """Passes the request to stop, and the end of the time, on to trials and search."""
 
-    def __init__(
-        self, stop: threading.Event, deadline: float | None, coordinator: Coordinator, search: Queue | None
-    ) -> None:
+    def __init__(self, stop: threading.Event, clock: Clock, coordinator: Coordinator, search: Queue | None) -> None:
         """Start to pass requests on.
 
         Args:
             stop: set by whoever wants the sweep to end.
-            deadline: of time.monotonic(); None: no end.
+            clock: says when the time is over.
             coordinator: of the sweep; passes the request on to trials.
             search: gives no further trials then; None: there is none.
         """
         super().__init__(daemon=True)
-        self.stop_event, self.deadline, self.coordinator, self.search = stop, deadline, coordinator, search
+        self.stop_event, self.clock, self.coordinator, self.search = stop, clock, coordinator, search
         self.over = threading.Event()
         self.out_of_time = False
         self.start()
 
     def run(self) -> None:
         while not self.over.wait(0.2):
-            self.out_of_time = self.deadline is not None and time.monotonic() > self.deadline
+            self.out_of_time = self.clock.is_over()
             if self.stop_event.is_set() or self.out_of_time:
                 if self.search is not None:
                     self.search.stopped = True
@@ -462,15 +468,17 @@ class Requests(threading.Thread):
 
 def _domain(values: Candidates) -> Domain:
     """Values as Tune draws them: of a list, the place within it, which may hold anything."""
-    if isinstance(values, Range):
+    if not isinstance(values, Range):
+        return cast(Domain, tune.choice(list(range(len(values)))))
+    if values.kind == "number":
         return cast(Domain, (tune.loguniform if values.log else tune.uniform)(values.low, values.high))
-    return cast(Domain, tune.choice(list(range(len(values)))))
+    return cast(Domain, (tune.lograndint if values.log else tune.randint)(int(values.low), int(values.high) + 1))
 
 
 def _value(values: Candidates, drawn: float) -> object:
-    return float(drawn) if isinstance(values, Range) else values[int(drawn)]
+    return values.value(drawn) if isinstance(values, Range) else values[int(drawn)]
 
 
 def _place(values: Candidates, value: object) -> object:
     """What `_value` makes this value of; sizes may be those of sweep.json."""
-    return value if isinstance(values, Range) else [plain(each) for each in values].index(plain(value))
+    return values.drawn(value) if isinstance(values, Range) else [plain(each) for each in values].index(plain(value))

@@ -35,14 +35,14 @@ from trainers.storage.run_lock import lock
 from trainers.storage.store import Store, default_storage
 from trainers.training.memory_fit import device_memory
 from tune_spaces import forecast
+from tune_spaces.candidates import Chosen, choose, describe_left_out, differences, left_out
+from tune_spaces.clock import Clock
 from tune_spaces.messages import Mode, SweepContent, SweepFacts, SweepStatus
+from tune_spaces.ranges import Range
 from tune_spaces.resources import Capacity, Places, Request, resolve_places
-from tune_spaces.sweep import REPEATED, Cell, Range, Sweep, cell, settings
-from tune_spaces.sweep_state import FILE, OVER, SweepState, format_values
+from tune_spaces.sweep import REPEATED, Cell, Sweep, format_values
+from tune_spaces.sweep_state import FILE, OVER, SweepState
 from tune_spaces.trials import Plan, PreparedData, Trials, epochs_left
-
-CLOSING_SECONDS = 4.0
-"""Of a budget: what is left for the last checkpoints and the report."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class SweepResult:
         """0 done, 1 no trial has a score, 3 as none fits into memory, 130 interrupted."""
         if self.content["status"] == "interrupted":
             return 130
-        if self.content["winner"] is not None or self.content["status"] == "out_of_time":
+        if self.content["winner"] is not None:
             return 0
         return 3 if all(trial["status"] in DID_NOT_FIT for trial in self.content["trials"]) else 1
 
@@ -79,7 +79,7 @@ def run(
         sweep: what is searched.
         space_name: what the sweep is called in reports. None: as its recipe.
         name: of its folder. None: <space>-<date>-<time>.
-        budget: seconds after which it ends with the best so far.
+        budget: seconds of training, from the start of the first trial, after which it ends with the best so far.
         max_concurrent: trials at once, at most.
         repeats: seeds that each of the best three configurations is run with.
         progress: where messages go. None: stderr.
@@ -95,54 +95,41 @@ def run(
     storage = Store(sweep.scale.storage or default_storage())
     data = sweep.scale.data and os.path.abspath(os.path.expanduser(sweep.scale.data))
     sweep = dataclasses.replace(sweep, scale=sweep.scale.replace(storage=storage.address, data=data))
-    examples = _cells(sweep)
+    first = choose(sweep, None)
     storage.check_writable()
-    for recipe in {each.recipe.init_from: each.recipe for each in examples}.values():
+    for recipe in {each.recipe.init_from: each.recipe for each in first.cells}.values():
         check_init_from(recipe, storage)
     name = check_run_name(name) if name else new_run_name(storage, space_name)
     folder, stop = storage / name, threading.Event()
     with lock(folder, progress, stop), Signals(stop) as signals:
         earlier = _agree(sweep, folder)
-        if earlier and _is_over(earlier, sweep, repeats):
+        chosen = choose(sweep, earlier) if earlier else first
+        if earlier and _is_over(earlier, sweep, chosen, repeats):
             progress.message(f"the sweep {name} has finished already; nothing is left to do")
             return SweepResult(folder.address, earlier)
-        request = _request(sweep, examples, max_concurrent)
+        request = _request(sweep, chosen.cells, max_concurrent)
         with Cluster(sweep.scale, slots=request.slots(len(os.sched_getaffinity(0)))) as cluster:
             _connect(cluster, progress)
             prepared = PreparedData(sweep.scale, progress)
-            prepared.prepare(examples)
-            plan = _resolve(sweep, name, folder, examples[0].recipe, request, cluster, prepared)
-            state = SweepState(folder, _facts(plan, space_name), earlier)
+            chosen = choose(sweep, earlier, prepared.prepare)
+            request = dataclasses.replace(request, trials=_count(sweep, chosen.cells))
+            plan = _resolve(sweep, name, folder, chosen.cells[0].recipe, request, cluster, prepared)
+            state = SweepState(folder, _facts(plan, space_name), earlier, begun)
             trials = Trials(plan, prepared, state)
-            _add(trials, [] if sweep.search == "tpe" else examples, earlier, progress)
-            state.content["forecast_seconds"] = _announce(trials, bool(earlier), progress)
-            state.content["seconds"] = {"setup": time.monotonic() - begun}
+            _add(trials, chosen, earlier, progress)
+            clock = Clock(budget)
+            state.content["forecast_seconds"] = _announce(trials, chosen, clock, bool(earlier), progress)
             state.content["repeats"] = repeats
-            state.write()
+            state.end_setup()
             signals.training_starts()
-            deadline = None if budget is None else begun + budget - min(CLOSING_SECONDS, budget / 4)
             from tune_spaces.runner import Runner
 
-            status = Runner(trials, progress).run(stop, deadline, repeats)
-        _finish(plan, state, status, budget, progress)
+            status = Runner(trials, progress, clock).run(stop, repeats)
+        _finish(plan, state, status, clock, progress)
     return SweepResult(folder.address, state.content)
 
 
 # Before it starts ---------------------------------------------------------------------------------------------------
-
-
-def _cells(sweep: Sweep) -> list[Cell]:
-    """The trials of a grid or a random search; what TPE may propose, whose trials show on the way. Raises ValueError
-    where one cannot be: before anything starts, and not hours from then."""
-    if sweep.search == "grid":
-        drawn = list(sweep.grid())
-    elif sweep.search == "tpe":
-        drawn = list(settings(sweep))
-    else:
-        from tune_spaces.ray_tune import draw
-
-        drawn = draw(sweep)
-    return [cell(sweep, number, values) for number, values in enumerate(drawn)]
 
 
 def _agree(sweep: Sweep, folder: Store) -> SweepContent | None:
@@ -155,30 +142,35 @@ def _agree(sweep: Sweep, folder: Store) -> SweepContent | None:
         return None
     if not (isinstance(earlier, dict) and {"status", "plan", "trials"} <= earlier.keys()):
         raise ValueError(f"{folder.address}/{FILE} is not that of a sweep; fix it, or give another --run")
-    was, now = earlier["plan"], {**sweep.to_json()}
-    free = ("scale", "trials") if sweep.search == "tpe" else ("scale",)
-    different = [key for key in now if key not in free and was.get(key) != now[key]]
-    if different:
-        changes = "; ".join(f"{key} was {was.get(key)!r} and is now {now[key]!r}" for key in different)
-        raise ValueError(f"the sweep {folder.name} exists with another plan: {changes}. Give another --run")
+    if different := differences(earlier["plan"], sweep):
+        raise ValueError(
+            f"the sweep {folder.name} exists with another plan: {'; '.join(different)}. Give another --run; "
+            "more --trials, further values of a field and more --repeats continue this one"
+        )
     return cast(SweepContent, earlier)
 
 
-def _is_over(earlier: SweepContent, sweep: Sweep, repeats: int) -> bool:
-    """Whether nothing is left to do; of tpe more trials may be asked for, of any sweep more repeats."""
-    more = sweep.search == "tpe" and (sweep.trials or 0) > (earlier["plan"].get("trials") or 0)
+def _is_over(earlier: SweepContent, sweep: Sweep, chosen: Chosen, repeats: int) -> bool:
+    """Whether nothing is left to do: more trials, values and repeats may have been asked for."""
+    if sweep.search == "tpe":
+        more = (sweep.trials or 0) > (earlier["plan"].get("trials") or 0)
+    else:
+        more = len(chosen.cells) > sum(not entry["repeat_of"] for entry in earlier["trials"])
     return earlier["status"] == "finished" and repeats <= earlier.get("repeats", 1) and not more
 
 
-def _request(sweep: Sweep, examples: list[Cell], max_concurrent: int | None) -> Request:
+def _count(sweep: Sweep, cells: list[Cell]) -> int:
+    """How many trials there will be; at most, of TPE."""
+    if sweep.search != "tpe":
+        return len(cells)
     endless = any(isinstance(values, Range) for values in sweep.space.values())
-    if sweep.search == "tpe":
-        trials = sweep.trials or 1 if endless else min(sweep.trials or 1, len(examples))
-    else:
-        trials = len(examples)
+    return sweep.trials or 1 if endless else min(sweep.trials or 1, len(cells))
+
+
+def _request(sweep: Sweep, cells: list[Cell], max_concurrent: int | None) -> Request:
     return Request(
-        trials=trials,
-        workers=max(each.scale.worker_range[1] for each in examples),
+        trials=_count(sweep, cells),
+        workers=max(each.scale.worker_range[1] for each in cells),
         cpus_per_worker=sweep.scale.cpus_per_worker,
         max_concurrent=max_concurrent,
     )
@@ -265,56 +257,89 @@ def _facts(plan: Plan, space_name: str) -> SweepFacts:
     }
 
 
-def _add(trials: Trials, cells: list[Cell], earlier: SweepContent | None, progress: Progress) -> None:
-    """All trials that are known, with those that an earlier process recorded: of TPE, and repeats."""
+def _add(trials: Trials, chosen: Chosen, earlier: SweepContent | None, progress: Progress) -> None:
+    """All trials that are known, with those that an earlier process recorded: of TPE, and repeats. Raises ValueError
+    where the model fails with the values of each."""
+    refused: list[ValueError] = []
     with progress.waiting("predicting the memory of each trial"):
-        for each in cells:
-            trials.add(each)
+        for each in [] if trials.plan.sweep.search == "tpe" else chosen.cells:
+            try:
+                trials.add(each)
+            except ValueError as error:
+                refused.append(error)
+                chosen.left_out.append(left_out(each.values, error))
+    if refused and len(refused) == len(chosen.cells):
+        raise refused[0]
     for entry in earlier["trials"] if earlier else ():
         if entry["name"] not in trials:
             trials.restore(entry)
+    trials.state.content["left_out"] = chosen.left_out
 
 
-def _announce(trials: Trials, goes_on: bool, progress: Progress) -> float | None:
+def _announce(trials: Trials, chosen: Chosen, clock: Clock, goes_on: bool, progress: Progress) -> float | None:
     """Print what will run.
 
     Returns:
         Seconds that it takes if no trial is stopped early; None: not known.
     """
     plan, entries = trials.plan, trials.state.trials
-    over = sum(entry["status"] in OVER for entry in entries)
+    over = sum(entry["status"] in OVER for entry in trials.entries(repeats=False))
     if goes_on and over:
         progress.message(f"continuing: {over} of {plan.trials} trials are over and are kept")
     left = [each for each in trials if not trials.is_over(each)]
-    ahead = epochs_left(trials, left)
     unknown = max(0, plan.trials - len(trials.entries(repeats=False)))  # to be proposed
-    epochs = sum(ahead.values()) + plan.sweep.base.epochs * unknown
-    text = f"{plan.trials} trials of {plan.sweep.recipe}, {plan.places.concurrency} at once, at most {epochs:,} epochs"
+    epochs = sum(epochs_left(trials, left).values()) + plan.sweep.most_epochs * unknown
+    text = f"{plan.trials} trials of {plan.sweep.recipe}{_how(plan.sweep)}, {plan.places.concurrency} at once, "
+    text += f"at most {epochs:,} epochs"
     if plan.sweep.search != "grid" and plan.trials < (plan.sweep.trials or 0):
         text = f"the space has no more than {plan.trials} settings: {text}"
-    expected = None
-    if left:
-        with progress.waiting("a short probe of the speed"):
-            if all(trials.data.is_cached(each.recipe) for each in left):
-                data = {each.name: trials.data[each.recipe] for each in left}
-                expected = forecast.forecast(left, ahead, data, plan.places.threads, plan.places.concurrency)
+    with progress.waiting("a short probe of the speed"):
+        expected = _forecast(trials, left, chosen.cells[0], unknown)
     if expected is not None:
         text += f", about {format_duration(expected.total)} if none is stopped early"
     if entries:
         progress.console.print(forecast.table(entries, expected.seconds if expected else {}))
+    for line in describe_left_out(chosen.left_out):
+        progress.message(line)
     progress.message(text)
+    if clock.seconds is not None and (left or unknown):
+        what = f"the budget of {format_duration(clock.seconds)} counts from the start of the first trial"
+        held = None if expected is None else expected.held(clock.usable)
+        if held is None:
+            progress.message(what)
+        elif held:
+            progress.message(f"{what}, and holds about {min(held, len(left) + unknown)} of the {len(left) + unknown}")
+        else:
+            progress.warning(f"{what}, and holds no trial to its end; give a longer --budget, or fewer --epochs")
     return None if expected is None else expected.total
+
+
+def _how(sweep: Sweep) -> str:
+    return {"random": ", drawn at random", "tpe": ", proposed by tpe"}.get(str(sweep.search), "")
+
+
+def _forecast(trials: Trials, left: list[Cell], example: Cell, unknown: int) -> forecast.Forecast | None:
+    """The time of the trials that are left and of those to be proposed; None where it is not known."""
+    known, epochs = left or [example], dict(epochs_left(trials, left))
+    if not left:
+        epochs[example.name] = trials.plan.sweep.most_epochs
+    if not (left or unknown) or not all(trials.data.is_cached(each.recipe) for each in known):
+        return None
+    data = {each.name: trials.data[each.recipe] for each in known}
+    places = trials.plan.places
+    further = unknown if left else unknown - 1
+    return forecast.forecast(known, epochs, data, places.threads, places.concurrency, further)
 
 
 # At the end ---------------------------------------------------------------------------------------------------------
 
 
-def _finish(plan: Plan, state: SweepState, status: SweepStatus, budget: float | None, progress: Progress) -> None:
+def _finish(plan: Plan, state: SweepState, status: SweepStatus, clock: Clock, progress: Progress) -> None:
     """Write sweep.json, trials.csv and report.html, and print what came out."""
     over = sum(trial["status"] in OVER for trial in state.trials)
     message = f"{over} of {max(plan.trials, len(state.trials))} trials are over"
     if status == "out_of_time":
-        message += f" after {format_duration(budget or 0)}; the same command with --run {plan.name} continues"
+        message += f" after {format_duration(clock.seconds or 0)}; the same command with --run {plan.name} continues"
     elif status == "interrupted":
         message += f"; repeat the command with --run {plan.name} to continue"
     saved = savings(state.trials, {trial["name"]: state.history(trial["name"]) for trial in state.trials})
@@ -322,7 +347,8 @@ def _finish(plan: Plan, state: SweepState, status: SweepStatus, budget: float | 
     state.finish(status, message)
     progress.message(message)
     if not state.ranked():
-        progress.warning("no trial has a score")
+        out_of_time = "; the budget ended before the first epoch did" if status == "out_of_time" else ""
+        progress.warning(f"no trial has a score{out_of_time}")
     for line in _summary(plan, state):
         progress.message(line)
     for name, form in (("trials.csv", "csv"), ("report.html", "html")):

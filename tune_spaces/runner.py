@@ -6,10 +6,11 @@ import threading
 from typing import TYPE_CHECKING
 
 from trainers.progress import Progress
-from tune_spaces import ray_tune
+from tune_spaces import candidates, ray_tune
+from tune_spaces.clock import Clock
 from tune_spaces.messages import Coordinator, SweepStatus
-from tune_spaces.sweep import Cell, cell, setting
-from tune_spaces.sweep_state import OVER, RANKED, dominates, format_values
+from tune_spaces.sweep import Cell, cell, format_values, setting
+from tune_spaces.sweep_state import OVER, RANKED, dominates
 from tune_spaces.trials import Trials
 
 if TYPE_CHECKING:
@@ -19,39 +20,37 @@ if TYPE_CHECKING:
 class Runner:
     """Runs what is left of a sweep. Not for use by several threads at once."""
 
-    def __init__(self, trials: Trials, progress: Progress) -> None:
+    def __init__(self, trials: Trials, progress: Progress, clock: Clock) -> None:
         self.trials, self.plan, self.state, self.progress = trials, trials.plan, trials.state, progress
+        self.clock = clock
         self.out_of_memory = [
             trials[entry["name"]] for entry in self.state.trials if entry["status"] == "out_of_memory"
         ]
 
-    def run(self, stop: threading.Event, deadline: float | None, repeats: int) -> SweepStatus:
+    def run(self, stop: threading.Event, repeats: int) -> SweepStatus:
         """Run what is left.
 
         Args:
             stop: when set, trials save and end, and the sweep with them.
-            deadline: of time.monotonic(); None: no end.
             repeats: seeds that each of the best configurations is run with.
 
         Returns:
             "finished", "interrupted" or "out_of_time".
         """
         waiting = [each for each in self.trials.unfinished() if not self._resolve(each)]
-        status = self._tune(waiting, stop, deadline, self.plan.sweep.scheduler, search=self.plan.sweep.search)
+        status = self._tune(waiting, stop, self.plan.sweep.scheduler, search=self.plan.sweep.search)
         if status == "finished" and repeats > 1:
             # Neither searched nor stopped early.
-            status = self._tune(self.trials.repeats(repeats), stop, deadline, "none", search="grid")
+            status = self._tune(self.trials.repeats(repeats), stop, "none", search="grid")
         return status
 
-    def _tune(
-        self, waiting: list[Cell], stop: threading.Event, deadline: float | None, kind: str, search: str
-    ) -> SweepStatus:
+    def _tune(self, waiting: list[Cell], stop: threading.Event, kind: str, search: str | None) -> SweepStatus:
         plan, state = self.plan, self.state
         tpe = ray_tune.Tpe(plan.sweep, plan.metric, plan.mode, state) if search == "tpe" else None
         if not waiting and tpe is None:
             return "finished"
         coordinator_name, coordinator = ray_tune.start_coordinator(state.sign)
-        epochs = max([each.recipe.epochs for each in waiting] or [plan.sweep.base.epochs])
+        epochs = max([each.recipe.epochs for each in waiting] or [plan.sweep.most_epochs])
         schedule = ray_tune.scheduler(plan.sweep, kind, epochs, plan.metric, plan.mode, coordinator)
         queue = ray_tune.Queue(
             waiting,
@@ -70,8 +69,8 @@ class Runner:
                 tpe.end(state[name]["values"], None if best is None else best["value"])
             self._report(name)
 
-        listener = ray_tune.Listener(state, plan.metric, coordinator, ended)
-        requests = ray_tune.Requests(stop, deadline, coordinator, queue)
+        listener = ray_tune.Listener(state, plan.metric, coordinator, self.clock, ended)
+        requests = ray_tune.Requests(stop, self.clock, coordinator, queue)
         population = [self.trials.configure_member(each) for each in waiting] if kind == "pbt" else []
         try:
             searched = None if kind == "pbt" else queue
@@ -87,12 +86,22 @@ class Runner:
         """A further trial that TPE thinks good; None: there are enough, or no others."""
         trials, sweep = self.trials, self.plan.sweep
         assert sweep.trials is not None
-        tried = {setting(entry["values"]) for entry in trials.entries(repeats=False)}
-        while len(tried) < sweep.trials and (values := tpe.propose(tried)) is not None:
-            tried.add(setting(values))
-            proposed = cell(sweep, trials.next_number(), values)
-            trials.data.prepare([proposed])
-            proposed = trials.add(proposed)
+        left_out = self.state.content.setdefault("left_out", [])
+        kept = {setting(entry["values"]) for entry in trials.entries(repeats=False)}
+        gone = {setting(entry["values"]) for entry in left_out}
+        while len(kept) < sweep.trials and len(gone) < ray_tune.MOST_PROPOSALS * sweep.trials:
+            if (values := tpe.propose(kept | gone)) is None:
+                return None
+            try:
+                proposed = cell(sweep, trials.next_number(), values)
+                trials.data.prepare(proposed)
+                proposed = trials.add(proposed)
+            except ValueError as error:  # a combination that cannot be
+                gone.add(setting(values))
+                left_out.append(candidates.left_out(values, error))
+                tpe.end(values, None)
+                continue
+            kept.add(setting(values))
             self._resolve(proposed)
             self.state.write()  # before it starts: a sweep that is killed knows of it
             if not trials.is_over(proposed):

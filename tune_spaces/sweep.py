@@ -20,32 +20,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trainers.formatting import locate_error, nearest
-from trainers.recipe import Recipe, Scale, resolve
+from trainers.recipe import Recipe, Scale, resolve, resolve_micro_batch
 from trainers.registry import load
 from tune_spaces.messages import PlanFacts, Values
+from tune_spaces.ranges import Range as Range  # a space of one's own takes it from here
+from tune_spaces.ranges import range_kind
 
 FIXED = ("storage", "data", "data_mode", "on_oom", "memory", "max_failures")
 """Fields of Scale that are those of the whole sweep."""
 MOST_TRIALS = 10_000
+DRAWN = 16
+"""So many trials are drawn where nobody says how many."""
+MOST_TRIED = 1000
+"""So many combinations are looked at for one that a value goes with."""
 REPEATED = 3
 """So many of the best configurations are run again with other seeds, where repeats are asked for."""
-
-
-@dataclass(frozen=True)
-class Range:
-    """Numbers from `low` up to `high`; `log`: as many from each decade."""
-
-    low: float
-    high: float
-    log: bool = False
-
-    def __post_init__(self) -> None:
-        kind = "log" if self.log else "uniform"
-        text = f"{kind}:{self.low:g}:{self.high:g}"
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ValueError(f"the range {text} is empty; the first number is the smaller one, as in {kind}:0.001:0.1")
-        if self.log and self.low <= 0:
-            raise ValueError(f"the range {text} goes through zero, where there is no logarithm; start above 0")
 
 
 Candidates = Sequence[object] | Range
@@ -64,11 +53,11 @@ class Sweep:
     """Fields of the recipe that differ from its own, for all trials."""
     metric: str | None = None
     """A score of the validation split, or loss. None: the task's main score."""
-    search: Literal["grid", "random", "tpe"] = "grid"
+    search: Literal["grid", "random", "tpe"] | None = None
     """grid: every combination; random: drawn; tpe: drawn where earlier trials were good (Bergstra et al., Algorithms
-    for Hyper-Parameter Optimization, NIPS 2011; Optuna's)."""
+    for Hyper-Parameter Optimization, NIPS 2011; Optuna's). None: random where there is a range, else grid."""
     trials: int | None = None
-    """How many are drawn; at most so many of a grid."""
+    """How many are drawn (None: 16); at most so many of a grid (None: all)."""
     scheduler: Literal["none", "asha", "median", "pbt"] = "asha"
     """What stops trials early, by epochs: asha (Li et al., A System for Massively Parallel Hyperparameter Tuning,
     MLSys 2020); median: worse than the median of the others (Golovin et al., Google Vizier, KDD 2017); pbt:
@@ -83,8 +72,24 @@ class Sweep:
     """Of random and tpe."""
 
     def __post_init__(self) -> None:
-        for name in ("search", "scheduler"):
-            allowed = typing.get_args(typing.get_type_hints(Sweep)[name])
+        if self.search is None:
+            ranges = any(isinstance(values, Range) for values in self.space.values())
+            object.__setattr__(self, "search", "random" if ranges else "grid")
+        if self.search in ("random", "tpe") and self.trials is None:
+            object.__setattr__(self, "trials", DRAWN)
+        self._check_search()
+        for key in self.space:
+            self._check_key(key)
+        object.__setattr__(self, "space", {key: self._candidates(key, values) for key, values in self.space.items()})
+        base = self.base
+        for key, values in self.space.items():
+            ends = [values.value(values.low), values.value(values.high)] if isinstance(values, Range) else values
+            for value in ends:
+                self._check_value(base, key, value)
+
+    def _check_search(self) -> None:
+        """What is not of a single field."""
+        for name, allowed in (("search", ("grid", "random", "tpe")), ("scheduler", ("none", "asha", "median", "pbt"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not allowed; use one of {', '.join(allowed)}")
         least = {"trials": 1, "grace_epochs": 1, "reduction_factor": 2}
@@ -92,63 +97,101 @@ class Sweep:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < smallest):
                 raise ValueError(f"{name}={value} is not allowed; {name} takes a whole number, {smallest} or more")
-        base = self.base
         if not self.space and self.search != "grid":
             raise ValueError("the space is empty; give --space FIELD=VALUES, as in lr=log:1e-4:1e-1 batch_size=4,8")
-        for key, values in self.space.items():
-            self._check(base, key, values)
-        if self.search != "grid" and self.trials is None:
-            raise ValueError(f"search={self.search} needs a number of trials; give --trials 16")
         if self.scheduler == "pbt" and not isinstance(self.space.get("lr"), Range):
             raise ValueError("scheduler=pbt changes the learning rate: give it a range, as in --space lr=log:1e-4:1e-1")
         if self.scheduler == "pbt" and self.search == "tpe":
             raise ValueError("scheduler=pbt draws its own population; use --search random")
 
-    def _check(self, base: Recipe, key: str, values: Candidates) -> None:
-        """That a key is a field, and each of its values one that the field takes."""
+    def _check_key(self, key: str) -> None:
+        """That it is a field which can be varied."""
         top, _, inner = key.partition(".")
         recipe_fields, scale_fields = _names(Recipe), [name for name in _names(Scale) if name not in FIXED]
         if top in FIXED:
             raise ValueError(f"space: {top} holds for the whole sweep; give --{top.replace('_', '-')} VALUE")
         if top not in (*recipe_fields, *scale_fields):
             raise ValueError(f"space: there is no field {top!r}{nearest(top, [*recipe_fields, *scale_fields])}")
-        mapping = isinstance(getattr(base, top, None), Mapping)
+        mapping = isinstance(getattr(resolve(self.recipe), top, None), Mapping)
         if bool(inner) != mapping:
             example = f"{top}.NAME=VALUES" if mapping else f"{top}=VALUES"
             raise ValueError(f"space: {key} cannot be varied as a whole; give {example}")
+
+    def _candidates(self, key: str, values: Candidates) -> Candidates:
+        """What is tried of a field, where a range is of the numbers that it takes."""
         if isinstance(values, Range):
             if self.search == "grid":
                 raise ValueError(f"space: {key} is a range, which no grid covers; list values, or use --search random")
-            values = [values.low, values.high]
-        elif isinstance(values, str) or not isinstance(values, Sequence) or not values:
-            raise ValueError(f"space: {key} has no values; give {key}=VALUE,VALUE or a range")
-        elif len({repr(value) for value in values}) < len(values):
-            raise ValueError(f"space: {key} lists a value twice: {', '.join(map(format_value, values))}")
-        for value in values:
             try:
-                # On its own: whether a micro-batch divides a batch shows in the combinations.
-                relaxed = base.replace(micro_batch_size=None) if key == "batch_size" else base
-                relaxed.replace(**nested({key: value})) if top in recipe_fields else self.scale.replace(**{key: value})
+                return values.of_kind(range_kind(resolve(self.recipe), self.changes, key, values))
             except ValueError as error:
+                raise ValueError(f"space: {key}: {error}") from None
+        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+            raise ValueError(f"space: {key} has no values; give {key}=VALUE,VALUE or a range")
+        if len({repr(value) for value in values}) < len(values):
+            raise ValueError(f"space: {key} lists a value twice: {', '.join(map(format_value, values))}")
+        return values
+
+    def _check_value(self, base: Recipe, key: str, value: object) -> None:
+        """That a field takes a value, on its own or with some values of the others. Which combinations cannot be shows
+        when they are made."""
+        given = nested({key: value})
+        try:
+            base.replace(**given) if key.partition(".")[0] in _names(Recipe) else self.scale.replace(**given)
+        except ValueError as error:
+            among = itertools.islice(_combinations({**self.space, key: [value]}), MOST_TRIED)
+            if not (_is_allowed(base, given, _partners(key, given)) or any(map(self._can_be, among))):
                 raise ValueError(f"space: {key}={format_value(value)}: {error}") from None
+
+    def _can_be(self, values: Values) -> bool:
+        try:
+            self.recipe_with(values)
+        except ValueError:
+            return False
+        return True
 
     @property
     def base(self) -> Recipe:
-        """The recipe that values are put into."""
-        return resolve(self.recipe).replace(**self.changes)
+        """The recipe that values are put into; where its changes need some of the space, with the first that can be.
+        Raises ValueError."""
+        try:
+            return resolve(self.recipe).replace(**self.changes)
+        except ValueError:
+            for values in itertools.islice(settings(self), MOST_TRIED):
+                if self._can_be(values):
+                    return self.recipe_with(values)
+            raise
+
+    @property
+    def most_epochs(self) -> int:
+        """Of a trial."""
+        epochs = self.space.get("epochs", [self.base.epochs])
+        most = epochs.high if isinstance(epochs, Range) else max(typing.cast(Sequence[int], epochs))
+        return int(most)
+
+    def recipe_with(self, values: Values) -> Recipe:
+        """The recipe of a trial; of what the values say of a Scale it takes nothing. Raises ValueError where they do
+        not go together."""
+        own = resolve(self.recipe)
+        given = nested({key: value for key, value in values.items() if key.partition(".")[0] in _names(Recipe)})
+        try:
+            base = own.replace(**self.changes)
+        except ValueError:  # what the changes need may be among the values
+            return own.replace(**_merged(self.changes, given))
+        return base.replace(**given)
 
     def grid(self) -> Iterator[dict[str, object]]:
         """Every combination of the values, the last key changing fastest. Raises ValueError for too many."""
         many = math.prod(len(values) for values in self.space.values() if not isinstance(values, Range))
         if many > MOST_TRIALS and self.trials is None:
             raise ValueError(f"the grid has {many:,} trials; give --trials N, or --search random --trials N")
-        yield from itertools.islice(_combinations(self.space), self.trials)
+        return _combinations(self.space)
 
     def to_json(self) -> PlanFacts:
         """Plain data, for sweep.json."""
         own = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
         spaces = {
-            key: dataclasses.asdict(values) if isinstance(values, Range) else [plain(value) for value in values]
+            key: values.to_json() if isinstance(values, Range) else [plain(value) for value in values]
             for key, values in self.space.items()
         }
         changes = {key: plain(value) for key, value in self.changes.items()}
@@ -175,13 +218,13 @@ class Cell:
 
 def cell(sweep: Sweep, number: int, values: Values) -> Cell:
     """The trial with these values. Raises ValueError where they do not go together."""
-    ours = {key: value for key, value in values.items() if key.partition(".")[0] in _names(Recipe)}
     try:
-        recipe = sweep.base.replace(**nested(ours))
-        scale = sweep.scale.replace(**{key: value for key, value in values.items() if key not in ours})
+        recipe = sweep.recipe_with(values)
+        scale = sweep.scale.replace(**{key: value for key, value in values.items() if key in _names(Scale)})
+        if scale.worker_range[1] > 1:
+            resolve_micro_batch(recipe, scale)
     except ValueError as error:
-        text = " ".join(f"{key}={format_value(value)}" for key, value in values.items())
-        raise ValueError(f"the trial {text} cannot be: {error}") from None
+        raise ValueError(f"the trial {format_values(values)} cannot be: {error}") from None
     return Cell(number=number, values=dict(values), recipe=recipe, scale=scale)
 
 
@@ -191,7 +234,7 @@ def settings(sweep: Sweep) -> Iterator[dict[str, object]]:
 
 
 def _combinations(space: Mapping[str, Candidates]) -> Iterator[dict[str, object]]:
-    lists = [[values.low] if isinstance(values, Range) else values for values in space.values()]
+    lists = [[values.value(values.low)] if isinstance(values, Range) else values for values in space.values()]
     return (dict(zip(space, combination, strict=True)) for combination in itertools.product(*lists))
 
 
@@ -250,6 +293,37 @@ def nested(values: Values) -> dict[str, Any]:
     return found
 
 
+def _merged(changes: Values, given: Values) -> dict[str, Any]:
+    """Both; where both change a mapping, such as model_args, what both say of it."""
+    both = dict(changes)
+    for name, value in given.items():
+        old = both.get(name)
+        both[name] = {**old, **value} if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return both
+
+
+def _is_allowed(base: Recipe, given: Values, partners: Values) -> bool:
+    try:
+        base.replace(**partners).replace(**given)
+    except ValueError:
+        return False
+    return bool(partners)
+
+
+def _partners(key: str, given: Values) -> dict[str, Any]:
+    """Values of other fields that go with any value of this one: it is checked on its own."""
+    if key in ("micro_batch_size", "stored_size"):
+        return {key: None, "batch_size" if key == "micro_batch_size" else "image_size": given[key]}
+    partners: dict[str, dict[str, Any]] = {
+        "batch_size": {"micro_batch_size": None},
+        "image_size": {"stored_size": None},
+        "optimizer": {"nesterov": False},
+        "momentum": {"nesterov": False},
+        "nesterov": {"optimizer": "sgd", "momentum": 0.9},
+    }
+    return partners.get(key, {})
+
+
 def distance(values: Values, base: Recipe) -> float:
     """How far a trial is from the recipe's own setting: numbers and sizes by their ratio, others by being others."""
     far = 0.0
@@ -279,6 +353,11 @@ def format_value(value: object) -> str:
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def format_values(values: Values) -> str:
+    """lr=0.01 batch_size=64"""
+    return " ".join(f"{key}={format_value(value)}" for key, value in values.items())
 
 
 def _names(kind: type) -> list[str]:

@@ -13,8 +13,8 @@ from trainers.report.sweep_stats import Setting, repeated, repeats
 from trainers.runs.files import read_history, read_run
 from trainers.runs.provenance import machine
 from trainers.storage.store import Store
-from tune_spaces.messages import SweepContent, SweepFacts, SweepStatus, TrialEntry, TrialStatus, Values
-from tune_spaces.sweep import REPEATED, Cell, format_value, plain
+from tune_spaces.messages import SweepContent, SweepFacts, SweepStatus, TrialEntry, TrialStatus
+from tune_spaces.sweep import REPEATED, Cell, plain
 
 FILE = "sweep.json"
 WRITE_SECONDS = 1.0
@@ -26,22 +26,25 @@ RANKED = ("finished", "stopped_early", "interrupted")
 class SweepState:
     """The one writer of a sweep's sweep.json. Not for use by several threads at once."""
 
-    def __init__(self, folder: Store, facts: SweepFacts, earlier: SweepContent | None) -> None:
+    def __init__(
+        self, folder: Store, facts: SweepFacts, earlier: SweepContent | None, begun: float | None = None
+    ) -> None:
         """Start the record of a sweep.
 
         Args:
             folder: of the sweep.
             facts: what sweep.json says of the sweep itself.
             earlier: what it held, where the sweep continues.
+            begun: when the command did, by time.monotonic(); None: now.
         """
         self.folder = folder
         started = earlier.get("started") if earlier else None
         own = {"status": "running", "message": "", "winner": None, "started": started or _now(), "finished": None}
         content = {**facts, **own, "trials": [], "machine": {"nodes": [machine()]}}
         self.content = cast(SweepContent, content)
-        self.seconds_before = (earlier.get("seconds") or {}).get("total", 0.0) if earlier else 0.0
+        self._before: Mapping[str, float] = (earlier.get("seconds") or {}) if earlier else {}
         self.sign = -1 if facts["mode"] == "min" else 1
-        self._begun = time.monotonic()
+        self._begun = time.monotonic() if begun is None else begun
         self._written = 0.0
         self._by_name: dict[str, TrialEntry] = {}
 
@@ -142,9 +145,17 @@ class SweepState:
         self._drop_checkpoints(finishing=True)
         self.write()
 
+    def end_setup(self) -> None:
+        """The trials are known, and start."""
+        self.content["seconds"] = {"setup": self._spent("setup")}
+        self.write()
+
+    def _spent(self, what: str) -> float:
+        """Seconds up to now, with those of earlier processes."""
+        return self._before.get(what, 0.0) + time.monotonic() - self._begun
+
     def write(self) -> None:
-        total = self.seconds_before + time.monotonic() - self._begun
-        self.content["seconds"] = {**(self.content.get("seconds") or {}), "total": total}
+        self.content["seconds"] = {**(self.content.get("seconds") or {}), "total": self._spent("total")}
         self.folder.write_json(FILE, self.content)
         self._written = time.monotonic()
 
@@ -233,11 +244,6 @@ def dominates(cell: Cell, other: Cell) -> bool:
 def _but_for_sizes(recipe: Recipe) -> dict[str, object]:
     sizes = ("batch_size", "micro_batch_size", "image_size")
     return {name: value for name, value in recipe.memory_facts().items() if name not in sizes}
-
-
-def format_values(values: Values) -> str:
-    """lr=0.01 batch_size=64"""
-    return " ".join(f"{key}={format_value(value)}" for key, value in values.items())
 
 
 def _value(trial: TrialEntry) -> float | None:

@@ -16,6 +16,7 @@ from trainers.recipe import Recipe, Scale, affecting
 from trainers.runs.files import read_run
 from trainers.storage.store import Store
 from trainers.training.memory_fit import context_bytes, fit_memory
+from tune_spaces.candidates import next_number
 from tune_spaces.messages import Mode, Shared, TrialConfig, TrialData, TrialEntry
 from tune_spaces.resources import Places, gpu_share, repeat_number
 from tune_spaces.sweep import REPEATED, Cell, Sweep, cell, distance, setting
@@ -28,26 +29,32 @@ class PreparedData:
     def __init__(self, scale: Scale, progress: Progress) -> None:
         self._scale, self._progress = scale, progress
         self._specs: dict[str, DataSpec] = {}
+        self._refused: dict[str, ValueError] = {}
 
-    def prepare(self, cells: Iterable[Cell]) -> None:
-        """Prepare what these trials read. Raises ValueError, also where a batch is larger than the training split."""
-        for each in cells:
-            key = _data_key(each.recipe)
-            if key not in self._specs:
+    def prepare(self, each: Cell) -> None:
+        """Prepare what a trial reads. Raises ValueError where that cannot be, or holds less than a batch."""
+        key = _data_key(each.recipe)
+        if key in self._refused:
+            raise self._refused[key]
+        if key not in self._specs:
+            try:
                 found = prepare_data(each.recipe, self._scale, self._progress)
-                self._specs[key] = DataSpec(
-                    mode=found["mode"],
-                    folder=found["folder"],
-                    published=found["published"],
-                    node=found["node"],
-                    meta=found["meta"],
-                )
-            rows = self.meta(each.recipe)["rows"]["train"]
-            if each.recipe.batch_size > rows:
-                raise ValueError(
-                    f"batch_size={each.recipe.batch_size} is more than the {rows:,} training pictures; "
-                    f"give batch sizes up to {rows}"
-                )
+            except ValueError as error:
+                self._refused[key] = error
+                raise
+            self._specs[key] = DataSpec(
+                mode=found["mode"],
+                folder=found["folder"],
+                published=found["published"],
+                node=found["node"],
+                meta=found["meta"],
+            )
+        rows = self.meta(each.recipe)["rows"]["train"]
+        if each.recipe.batch_size > rows:
+            raise ValueError(
+                f"batch_size={each.recipe.batch_size} is more than the {rows:,} training pictures; "
+                f"give batch sizes up to {rows}"
+            )
 
     def __getitem__(self, recipe: Recipe) -> DataSpec:
         return self._specs[_data_key(recipe)]
@@ -127,7 +134,7 @@ class Trials:
         again = cell(self.plan.sweep, entry["number"], entry["values"])
         recipe = again.recipe.replace(seed=entry["seed"])
         again = dataclasses.replace(again, recipe=recipe, repeat_of=entry["repeat_of"])
-        self.data.prepare([again])
+        self.data.prepare(again)
         self.add(again)
 
     def entries(self, *, repeats: bool) -> list[TrialEntry]:
@@ -175,9 +182,8 @@ class Trials:
         )
 
     def next_number(self) -> int:
-        """Of a further trial: how many there are; or above all, where repeats have come before it."""
-        taken = {entry["number"] for entry in self.state.trials}
-        return len(taken) if len(taken) not in taken else max(taken) + 1
+        """Of a further trial."""
+        return next_number({entry["number"] for entry in self.state.trials})
 
     def configure(self, each: Cell) -> TrialConfig:
         """What Tune gives the actor of a trial."""

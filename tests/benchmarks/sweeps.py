@@ -271,6 +271,7 @@ def our_trials(many: str) -> None:
     from trainers.recipe import Scale
     from trainers.storage.store import Store
     from tune_spaces import ray_tune, sweep, trial
+    from tune_spaces.clock import Clock
     from tune_spaces.sweep_state import SweepState
 
     class Idle(trial.Trial):
@@ -305,7 +306,7 @@ def our_trials(many: str) -> None:
             "cwd": os.getcwd(),
             "argv": sys.argv,
         }
-        listener = ray_tune.Listener(sweep_state, "accuracy", coordinator, lambda name: None)
+        listener = ray_tune.Listener(sweep_state, "accuracy", coordinator, Clock(None), lambda name: None)
         ray_tune.Trial = Idle  # type: ignore[misc,assignment]
         ray_tune.tune_trials(
             queue, [], ray_tune.scheduler(space, "asha", 1, "accuracy", "max", coordinator), listener, shared

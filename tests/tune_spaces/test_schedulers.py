@@ -62,7 +62,7 @@ def test_weak_trials_are_stopped_and_the_best_is_not(
     sweep, coordinator = made(search, scheduler), Recorded()
     facts: Any = {"metric": "accuracy", "mode": "max", "plan": {"scheduler": scheduler}}
     tpe = ray_tune.Tpe(sweep, "accuracy", "max", SweepState(Store(tmp_path), facts, None)) if search == "tpe" else None
-    drawn = iter(sweep.grid() if search == "grid" else ray_tune.draw(sweep) if search == "random" else ())
+    drawn = iter(sweep.grid() if search == "grid" else ray_tune.draws(sweep) if search == "random" else ())
     schedule: Any = ray_tune.scheduler(sweep, scheduler, EPOCHS, "accuracy", "max", coordinator)  # type: ignore[arg-type]
     scores: dict[str, float] = {}
     while len(scores) < TRIALS:
