@@ -151,10 +151,12 @@ def make_plan(
     rows: list[Row] = []
     largest: list[Largest] = []
     curves: dict[tuple[Size, str], Curve] = {}
+    kinds: dict[tuple[Size, str], Recipe] = {}
     with progress.bar("tracing steps", len({_kind(recipe) for recipe in recipes})) as advance:
         for given in recipes:
             recipe = resolve_micro_batch(given, scale)
             if _kind(recipe) not in curves:
+                kinds[_kind(recipe)] = recipe
                 curves[_kind(recipe)] = peak_memory.curve(recipe, meta, workers=workers, **how)
                 advance(1)
             cards: dict[str, Fit] = {}
@@ -175,6 +177,8 @@ def make_plan(
     for (size, precision), curve in curves.items():
         for name, limit in limits.items():
             batch = curve.largest_batch(limit, workers)
+            if batch == workers and peak_memory.why_not_alone(kinds[size, precision], meta):
+                batch = 0
             peak = curve(max(1, batch // workers), 1, workers)
             line: Largest = {
                 "image_size": list(size),

@@ -35,7 +35,7 @@ LARGE = (64, 64)  # more than SMALL_PIXELS: tried without memory first
 def recipe_of(folder: Path, construct: str = "pass", forward: str = "pass", features: str = "channels") -> Recipe:
     """A recipe whose model runs this code."""
     path = folder / construct[:4] / "model.py"  # each file is imported once
-    path.parent.mkdir()
+    path.parent.mkdir(parents=True)
     path.write_text(MODEL.format(construct=construct, forward=forward, features=features))
     return resolve("digits.cnn").replace(model=str(path), model_args={}, image_size=LARGE)
 
@@ -80,3 +80,67 @@ def test_a_model_too_large_to_be_tried_for_real_is_left_to_the_workers(
     check(recipe_of(tmp_path, forward="assert images.sum().item() == 0"))
     with pytest.raises(ValueError, match="cannot be built"):
         check(recipe_of(tmp_path, construct="torch.linspace(0, 1, 3).tolist()"))
+
+
+POOLED = "images = self.norm(images.mean((2, 3), keepdim=True))"
+BATCH_NORM = "self.norm = torch.nn.BatchNorm2d(channels)"
+OF_FOUR = "self.norm = torch.nn.Sequential(torch.nn.Conv2d(channels, 4, 1), {}, torch.nn.Conv2d(4, channels, 1))"
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "advice"),
+    [
+        (1, 1, "give --batch-size 2"),
+        (4, 1, "give --micro-batch-size 4"),  # steps of 3 and 4 pictures
+        (1438, 1, "give --micro-batch-size 2"),
+        (58, 2, "give --micro-batch-size 29"),  # 57.5 pictures a step
+        (1437, 1437, None),
+        (64, 32, None),
+    ],
+)
+def test_micro_batches_of_one_are_refused_where_batch_norm_is_left_with_one_value(
+    batch: int, micro: int, advice: str | None, tmp_path: Path
+) -> None:
+    """Of the digits there are 1,438 training pictures."""
+    recipe = recipe_of(tmp_path, BATCH_NORM, POOLED).replace(batch_size=batch, micro_batch_size=micro)
+    if advice is None:
+        check(recipe)
+    else:
+        with pytest.raises(ValueError, match=rf"1,438 training pictures by batch_size={batch} .*{advice}$"):
+            check(recipe)
+
+
+@pytest.mark.parametrize(
+    ("construct", "alone"),
+    [
+        ("self.norm = torch.nn.SyncBatchNorm(channels)", False),
+        ("self.norm = torch.nn.BatchNorm2d(channels, track_running_stats=False)", False),
+        ("self.norm = torch.nn.BatchNorm2d(channels).requires_grad_(False).eval()", False),  # training sets its mode
+        (OF_FOUR.format("torch.nn.BatchNorm2d(4)"), False),
+        (OF_FOUR.format("torch.nn.GroupNorm(2, 4)"), True),
+        (OF_FOUR.format("torch.nn.LayerNorm((4, 1, 1))"), True),
+        (OF_FOUR.format("torch.nn.Dropout()"), True),
+    ],
+)
+def test_whether_a_network_can_be_trained_on_one_picture_is_tried(construct: str, alone: bool, tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, construct, POOLED).replace(batch_size=1)
+    if alone:
+        check(recipe)
+    else:
+        with pytest.raises(ValueError, match=r"cannot be trained on one picture: .*give --batch-size 2$"):
+            check(recipe)
+
+
+def test_batch_norm_over_pixels_is_trained_on_one_picture_and_so_is_one_that_is_frozen(tmp_path: Path) -> None:
+    check(recipe_of(tmp_path / "pixels", BATCH_NORM, "images = self.norm(images)").replace(batch_size=1))
+    check(recipe_of(tmp_path / "frozen", BATCH_NORM, POOLED).replace(batch_size=1, frozen=("norm",)))
+
+
+def test_an_odd_picture_out_and_a_single_picture_are_refused(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, BATCH_NORM, POOLED).replace(batch_size=2)
+    facts = {"channels": 1, "classes": ["a", "b"], "class_counts": {"train": [2, 1]}}
+    checks.check_batches(recipe, facts, 4)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"3 training pictures .* give --batch-size 3$"):
+        checks.check_batches(recipe, facts, 3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"add training pictures$"):
+        checks.check_batches(recipe, facts, 1)  # type: ignore[arg-type]

@@ -81,6 +81,38 @@ def check_model(recipe: Recipe, source: Source) -> None:
     except Exception as error:
         what = f"pictures of {recipe.image_size[0]}x{recipe.image_size[1]} and task={recipe.task}"
         raise ValueError(f"the model {recipe.model} does not go with {what}: {locate_error(error)}") from None
+    check_batches(recipe, facts, sum(len(item.targets) for item in source.splits["train"]))
+
+
+def check_batches(recipe: Recipe, facts: Facts, rows: int) -> None:
+    """That the model can be trained on the fewest pictures that it will see at once.
+
+    Args:
+        recipe: With a micro_batch_size.
+        facts: Channels and classes of the data.
+        rows: Training pictures.
+
+    Raises:
+        ValueError: That is one, and a layer needs more, such as BatchNorm behind a global pooling.
+    """
+    from trainers.data.sampler import fewest_at_once
+    from trainers.training.peak_memory import why_not_alone
+
+    batch, micro = recipe.batch_size, recipe.micro_batch_size or recipe.batch_size
+    if fewest_at_once(rows, batch, micro) > 1 or not (why := why_not_alone(recipe, facts)):
+        return
+    micros = (each for each in range(2, batch + 1) if batch % each == 0 and fewest_at_once(rows, batch, each) > 1)
+    batches = (each for each in range(batch + 1, batch + 4) if fewest_at_once(rows, each, each) > 1)
+    if smaller := next(micros, None):
+        advice = f"give --micro-batch-size {smaller}"
+    elif larger := next(batches, None):
+        advice = f"give --batch-size {larger}" + ("" if micro == batch else f" --micro-batch-size {larger}")
+    else:
+        advice = "add training pictures"
+    raise ValueError(
+        f"{rows:,} training pictures by batch_size={batch} and micro_batch_size={micro} come one at a time, in some "
+        f"step or in all, and the model {recipe.model} cannot be trained on one picture: {why}; {advice}"
+    )
 
 
 def _facts(source: Source) -> Facts:

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol, Self, cast
 
-from trainers.checks import check_init_from, check_model
+from trainers.checks import check_batches, check_init_from, check_model
 from trainers.datasets import Source
 from trainers.formatting import parse_size
 from trainers.messages import DatasetFacts, DataSpec, DoneEvent, Event, Job, Line, Meta, NewEnd, RunFacts, Status
@@ -141,6 +141,8 @@ def fit(
                 data = _as_begun(data, earlier)
             known = dataclasses.replace(known, place=_place_facts(scale, place), meta=data["meta"])
             resolved = resolve_recipe(requested, scale, known, fit_memory)
+            if resolved.fits:  # in micro-batches of the memory's choice, of the pictures that can be used
+                check_batches(resolved.recipe, data["meta"], data["meta"]["rows"]["train"])
             if resolved.note:
                 progress.warning(resolved.note)
             facts = _new_run(known, name, resolved, scale)

@@ -85,3 +85,10 @@ def test_orders_differ_by_epoch_and_seed() -> None:
     orders = {tuple(sampler.permutation(seed, epoch, 30)) for seed in range(3) for epoch in range(3)}
     assert len(orders) == 9
     assert all(sorted(each) == list(range(30)) for each in orders)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 31, 100, 1009])
+@pytest.mark.parametrize(("batch", "micro"), [(1, 1), (2, 2), (4, 2), (32, 2), (32, 8), (9, 3), (2048, 512)])
+def test_the_smallest_micro_batch_is_known_beforehand(rows: int, batch: int, micro: int) -> None:
+    sizes = [len(piece) for step in all_ids(rows, batch, micro, 1) for piece in step]
+    assert sampler.fewest_at_once(rows, batch, micro) == min(sizes)

@@ -128,6 +128,41 @@ def test_the_largest_micro_batch_divides_and_fits() -> None:
     assert peak_memory.largest_micro_batch(huge, {**meta, "rows": {}}, 0) is None  # at once
 
 
+POOLED = """
+from torch import nn
+
+
+def build(image_size, channels, classes):
+    wide = nn.Conv2d(channels, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
+    return nn.Sequential(*wide, nn.{norm}, nn.Flatten(), nn.Linear(16, classes))
+"""
+
+
+@pytest.mark.parametrize(
+    ("norm", "rows", "smallest"),
+    [
+        ("BatchNorm2d(16)", 60, 2),
+        ("BatchNorm2d(16)", 59, 3),  # some steps are odd: by twos, one picture of them is alone
+        ("GroupNorm(4, 16)", 60, 1),
+        ("GroupNorm(4, 16)", 59, 1),
+    ],
+)
+def test_no_micro_batch_is_chosen_that_leaves_batch_norm_one_value(
+    norm: str, rows: int, smallest: int, tmp_path: Path
+) -> None:
+    path = tmp_path / norm[:5] / f"{rows}.py"
+    path.parent.mkdir()
+    path.write_text(POOLED.format(norm=norm))
+    recipe = resolve("cifar.r18", model=str(path), precision="fp32", batch_size=6)
+    meta = facts(recipe, 3, 10)
+    meta["rows"] = {"train": rows}
+    least = peak_memory.predict(recipe, meta, smallest)
+    assert peak_memory.largest_micro_batch(recipe, meta, least) == smallest
+    assert peak_memory.largest_micro_batch(recipe, meta, least - 1) is None
+    note = fit_memory(recipe, Scale(), meta, least - 1, always=True).note
+    assert note.endswith(f"not even {'one picture at a time fits' if smallest == 1 else 'two pictures at a time fit'}")
+
+
 def test_the_largest_batch_is_the_last_that_fits() -> None:
     curve = peak_memory.curve(*made("unet"))
     limit = 2**30

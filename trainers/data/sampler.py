@@ -74,6 +74,13 @@ def cut(rows: int, most: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(edges))
 
 
+def fewest_at_once(rows: int, batch_size: int, micro_batch_size: int) -> int:
+    """The rows of the smallest micro-batch of an epoch, as `passes` cuts it."""
+    steps = -(-rows // batch_size)
+    sizes = {rows // steps, -(-rows // steps)}
+    return min(size // -(-size // micro_batch_size) for size in sizes)
+
+
 class Pass(NamedTuple):
     """One forward pass of one rank."""
 

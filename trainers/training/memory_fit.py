@@ -84,7 +84,9 @@ def fit_memory(
         asked, meta, limit, workers=workers, sharded=sharded, activation_checkpointing=scale.activation_checkpointing
     )
     if smaller is None:
-        return Need(recipe, False, peak, limit, f"does not fit: {needs}, and not even one picture at a time fits")
+        least = "two pictures" if peak_memory.why_not_alone(asked, meta) else "one picture"
+        fit = "fit" if least == "two pictures" else "fits"
+        return Need(recipe, False, peak, limit, f"does not fit: {needs}, and not even {least} at a time {fit}")
     if scale.on_oom == "record":
         return Need(recipe, False, peak, limit, f"does not fit: {needs}; micro-batches of {smaller} would fit")
     norm = "; BatchNorm sees these, not the batch" if peak_memory.curve(asked, meta).batch_norm else ""

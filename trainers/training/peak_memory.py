@@ -3,6 +3,7 @@
     predict()               bytes at the peak of a step on one worker's device
     curve()                 the same for every micro-batch, from two traces; cached
     largest_micro_batch()   the largest that fits into so many bytes
+    why_not_alone()         why a model cannot be trained on one picture at a time
     context_bytes()         what a GPU takes for itself, where there is one to measure
 
 Steps run under torch's FakeTensorMode on the CPU: tensors have shape, type and storage, and no memory. A dispatch mode
@@ -27,6 +28,7 @@ from typing import Any
 
 import torch
 
+from trainers.data.sampler import fewest_at_once
 from trainers.recipe import Recipe
 from trainers.training import build, device
 from trainers.training.memory_trace import Trace
@@ -130,8 +132,8 @@ def largest_micro_batch(
         activation_checkpointing: Whether activations are recomputed in the backward pass.
 
     Returns:
-        The largest divisor of the batch size, at most the recipe's own micro-batch, whose `predict` is within the
-        limit; None: not even 1 is.
+        The largest divisor of the batch size, at most the recipe's own micro-batch, that the model can be trained
+        with and whose `predict` is within the limit; None: there is none.
 
     Raises:
         ValueError: As `predict`.
@@ -142,7 +144,18 @@ def largest_micro_batch(
     divisors = sorted({*small, *(batch // d for d in small)}, reverse=True)
     most = recipe.micro_batch_size or batch
     fitting = (d for d in divisors if d <= most and _peak(found, recipe, meta, d, workers) <= limit_bytes)
-    return next(fitting, None)
+    return next((d for d in fitting if _fewest(recipe, meta, d) > 1 or not why_not_alone(recipe, meta)), None)
+
+
+def why_not_alone(recipe: Recipe, meta: Mapping[str, Any]) -> str:
+    """Why the model cannot be trained on one picture where it can be on two, as by a BatchNorm that is left with one
+    value of each channel. "": it can be, or that does not show without numbers.
+
+    Args:
+        recipe: See `predict`.
+        meta: See `predict`.
+    """
+    return _why_not_alone(_key(recipe, meta))
 
 
 def _peak(found: Curve, recipe: Recipe, meta: Mapping[str, Any], micro_batch_size: int, workers: int) -> int:
@@ -198,6 +211,12 @@ def _split_batch(recipe: Recipe, meta: Mapping[str, Any], micro_batch_size: int)
     return _ceil(largest, count), count
 
 
+def _fewest(recipe: Recipe, meta: Mapping[str, Any], micro_batch_size: int) -> int:
+    """Pictures of the smallest micro-batch of an epoch; where it is not known how many there are, of a step."""
+    rows = meta.get("rows", {}).get("train") or recipe.batch_size
+    return fewest_at_once(rows, recipe.batch_size, micro_batch_size)
+
+
 def _ceil(of: int, by: int) -> int:
     return -(-of // by)
 
@@ -239,6 +258,17 @@ def _curve(traced: _Traced, parts: int, activation_checkpointing: bool) -> Curve
     alone, several = (_envelope(few.step(count), many.step(count)) for count in (1, 2))
     waiting = _picture_bytes(recipe, channels) if few.waits else 0
     return Curve(alone, several, waiting, any(isinstance(part, BatchNorm) for part in few.model.modules()))
+
+
+@functools.lru_cache(maxsize=256)
+def _why_not_alone(traced: _Traced) -> str:
+    why = {}
+    for images in (1, 2):
+        try:
+            Trace(traced.recipe, traced.channels, traced.classes, images).forward()
+        except ValueError as error:
+            why[images] = str(error)
+    return why.get(1, "") if 2 not in why else ""
 
 
 def _envelope(few: list[int], many: list[int]) -> tuple[Line, ...]:
