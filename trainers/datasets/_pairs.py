@@ -6,6 +6,7 @@ A pattern says what is around the part of a name that picture and mask share: {n
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,8 @@ LISTED = 20
 """Files that a message names."""
 TRIED = 5
 """Pictures from whose names patterns are guessed."""
+NEARLY = 0.8
+"""Share of the pictures for which a pattern finds masks, from which on the rest is named as lacking them."""
 HOLE = "{name}"
 
 
@@ -135,12 +138,16 @@ def guess_pairs(root: str, pictures: str, masks: str, usual: Sequence[Pattern]) 
         return matched.pairs, []
     fitting: dict[tuple[Pair, ...], tuple[Pattern, Pattern]] = {}
     stems = [_stem(path, pictures) for path in drawn], [_stem(path, masks) for path in found]
+    best: tuple[_Matched, Pattern, Sequence[Pattern]] = (matched, SAME, usual)
     for of_picture, of_mask in _candidates(*stems):
         each = _match(drawn, found, pictures, masks, of_picture, [of_mask])
         if not (each.without or each.twice) and len(each.pairs) == len(drawn):
             fitting.setdefault(tuple(each.pairs), (of_picture, of_mask))
+        elif len(each.pairs) > max(len(best[0].pairs), NEARLY * len(drawn)):
+            best = (each, of_picture, [of_mask])
     if not fitting:
-        raise ValueError(_report(root, pictures, masks, matched, SAME, usual))
+        named = f"or say how both are named: --dataset-args picture_pattern=img_{HOLE} mask_pattern={HOLE}_label"
+        raise ValueError(f"{_report(root, pictures, masks, *best)}, {named}")
     asked = " or ".join(f"picture_pattern={one} mask_pattern={other}" for one, other in fitting.values())
     if len(fitting) > 1:
         raise ValueError(
@@ -261,22 +268,26 @@ def _candidates(pictures: Sequence[str], masks: Sequence[str]) -> Iterator[tuple
     names = [composed(stem).rpartition("/")[2] for stem in pictures]
     befores = _cuts(_common(names))
     afters = [cut[::-1] for cut in _cuts(_common([name[::-1] for name in names]))]
-    held, tried = set(map(composed, masks)), pictures[:TRIED]
+    held = dict.fromkeys(sorted(map(composed, masks)))
     seen: set[tuple[Pattern, Pattern]] = set()
-    for of_picture in sorted((Pattern(b, a) for b in befores for a in afters), key=lambda p: len(p.before + p.after)):
-        keys = [key.rpartition("/") for key in map(of_picture.key, tried) if key]
-        if len(keys) < len(tried):
-            continue
-        folder, mark, inner = keys[0]
-        for mask in sorted(held):
+    for of_picture in sorted((Pattern(b, a) for b in befores for a in afters), key=_taken_away):
+        keys = [key.rpartition("/") for key in map(of_picture.key, pictures[:TRIED]) if key]
+        for (folder, mark, inner), mask in itertools.product(keys, held):
             name = mask.removeprefix(folder + mark)
             for place in re.finditer(re.escape(inner), "" if "/" in name else name):
                 of_mask = Pattern(name[: place.start()], name[place.end() :])
-                of_tried = (f"{where}{slash}{of_mask.before}{part}{of_mask.after}" for where, slash, part in keys)
-                fits = all(stem in held for stem in of_tried)
-                if fits and _whole(of_mask, inner) and (of_picture, of_mask) not in seen:
-                    seen.add((of_picture, of_mask))
+                if (of_picture, of_mask) in seen or not _whole(of_mask, inner):
+                    continue
+                seen.add((of_picture, of_mask))
+                of_tried = [f"{where}{slash}{of_mask.before}{part}{of_mask.after}" for where, slash, part in keys]
+                if 2 * sum(stem in held for stem in of_tried) > len(pictures[:TRIED]):
                     yield of_picture, of_mask
+
+
+def _taken_away(pattern: Pattern) -> tuple[int, int]:
+    """Few letters and digits, but what separates them."""
+    text = pattern.before + pattern.after
+    return sum(map(str.isalnum, text)), -len(text)
 
 
 def _common(names: Sequence[str]) -> str:
