@@ -42,6 +42,7 @@ from cluster.facts import (
 from cluster.findings import HERE, examine
 from cluster.upload import measure
 from trainers.cli import cli, cli_type
+from trainers.limits import cpus
 from trainers.progress import Progress
 from trainers.recipe import Scale
 from trainers.runs import provenance
@@ -178,7 +179,7 @@ def _connect(address: str | None, workers: int) -> Finding | None:
     if is_connected():
         return None
     if address is None:
-        start_on_loopback(max(len(os.sched_getaffinity(0)), workers + 1), dashboard=True)
+        start_on_loopback(max(cpus(), workers + 1), dashboard=True)
         return None
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     known = token.exists() or "RAY_AUTH_TOKEN" in os.environ

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # A package, or a module that lies beside them, may import those of the lines above its own.
 LEVELS = [
-    "formatting messages phase decode ratios confusion values",
+    "formatting limits messages phase decode ratios confusion values",
     "process",
     "progress listing",
     "registry datasets models storage augmentations",

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from trainers.__main__ import main
+from trainers.limits import cpus
 from trainers.runs.files import new_run_name
 from trainers.storage.store import Store
 from trainers.training.checkpoint import Checkpoints
@@ -27,7 +28,7 @@ HERE = ["--workers", "0", "--cpus-per-worker", "1"]
 DIGITS = ["train", "digits.cnn", *HERE, "--epochs", "1"]
 PICTURES = [*DIGITS, "--dataset", "image_folder", "--image-size", "16", "--batch-size", "16"]
 BIG = ["--model-args", "num_filters=64"]  # a checkpoint of 3 MB
-CORES = len(os.sched_getaffinity(0))
+CORES = cpus()
 
 
 class Ended(NamedTuple):

@@ -23,7 +23,19 @@ from typing import Protocol, Self, cast
 from trainers.checks import check_batches, check_init_from, check_model
 from trainers.datasets import Source
 from trainers.formatting import parse_size
-from trainers.messages import DatasetFacts, DataSpec, DoneEvent, Event, Job, Line, Meta, NewEnd, RunFacts, Status
+from trainers.messages import (
+    DatasetFacts,
+    DataSpec,
+    DoneEvent,
+    Event,
+    Job,
+    Line,
+    Meta,
+    NewEnd,
+    RunFacts,
+    Status,
+    Threads,
+)
 from trainers.progress import Progress
 from trainers.recipe import Recipe, Scale, resolve
 from trainers.resolve import END, Circumstances, PlaceFacts, Resolved, is_over, resolve_recipe
@@ -46,6 +58,8 @@ class Place(Protocol):
 
     threads: int
     """For arithmetic, of each worker; known after `wait`."""
+    fewer_threads: bool
+    """Whether nobody asked for so many: fewer will do where they are as fast; known after `wait`."""
     gpus: bool
     """Whether there are any; known after `wait`."""
 
@@ -145,7 +159,7 @@ def fit(
                 check_batches(resolved.recipe, data["meta"], data["meta"]["rows"]["train"])
             if resolved.note:
                 progress.warning(resolved.note)
-            facts = _new_run(known, name, resolved, scale)
+            facts = _new_run(known, name, resolved, scale, place)
             record = stack.enter_context(contextlib.closing(Record(folder, facts, control.first_picture)))
             listener = Listener(record, progress, begun, resolved.recipe.epochs, control)
             if not resolved.fits:
@@ -270,7 +284,7 @@ def _ending(status: Status, message: str) -> DoneEvent:
     return ending(status, message)
 
 
-def _new_run(known: Circumstances, name: str, resolved: Resolved, scale: Scale) -> RunFacts:
+def _new_run(known: Circumstances, name: str, resolved: Resolved, scale: Scale, place: Place) -> RunFacts:
     """What run.json holds at the start."""
     assert known.meta is not None
     facts: RunFacts = {
@@ -281,6 +295,7 @@ def _new_run(known: Circumstances, name: str, resolved: Resolved, scale: Scale) 
         "scale": scale.to_json(),
         "dataset": _dataset_facts(resolved.recipe.dataset, known.meta),
         "machine": {"nodes": []},
+        "threads": _threads(known.earlier, place),
         "versions": versions(),
         "commit": commit(),
         "attempt": known.earlier.get("attempt", 0) + 1 if known.earlier else 1,
@@ -307,6 +322,14 @@ def _ends(known: Circumstances, recipe: Recipe) -> list[NewEnd]:
         at = datetime.now(UTC).isoformat(timespec="seconds")
         ends.append({"after_epoch": known.epochs_run, "changed": changed, "at": at})
     return ends
+
+
+def _threads(earlier: RunFacts | None, place: Place) -> Threads:
+    """A run that is resumed computes in as many as before, where the place grants as many as then."""
+    before = earlier.get("threads") if earlier else None
+    if not place.fewer_threads:
+        return {"used": place.threads, "of": place.threads}
+    return before if before and before["of"] == place.threads else {"used": None, "of": place.threads}
 
 
 def _dataset_facts(name: str, meta: Meta) -> DatasetFacts:

@@ -147,7 +147,7 @@ class Job(TypedDict):
     """Also in run.json: a worker that does not find it there does not see the driver's storage."""
     data: DataSpec
     threads: int
-    """Of each worker."""
+    """Of each worker; run.json says whether it computes in fewer."""
     cwd: str
     """The driver's: files of the user's own are named from there."""
     adopt: tuple[str, int] | None
@@ -215,6 +215,13 @@ class MachineEvent(TypedDict):
     kind: Literal["machine"]
     host: str
     machine: Machine
+
+
+class ThreadsEvent(TypedDict):
+    """How many threads each worker computes in, where it chose them."""
+
+    kind: Literal["threads"]
+    used: int
 
 
 class MessageEvent(TypedDict):
@@ -326,6 +333,7 @@ class DoneEvent(TypedDict):
 
 Event = (
     MachineEvent
+    | ThreadsEvent
     | MessageEvent
     | WarningEvent
     | StartEvent
@@ -383,6 +391,15 @@ class Machine(TypedDict):
 
 class Nodes(TypedDict):
     nodes: list[Machine]
+
+
+class Threads(TypedDict):
+    """For arithmetic, of each worker: rounding depends on them."""
+
+    used: int | None
+    """None: as few as are as fast, which the workers find out."""
+    of: int
+    """Those that it may use."""
 
 
 class DatasetFacts(TypedDict, total=False):
@@ -458,6 +475,8 @@ class RunFacts(RunEnd):
     scale: Json
     dataset: DatasetFacts
     machine: Nodes
+    threads: NotRequired[Threads]
+    """Missing in files of older versions."""
     versions: dict[str, str]
     commit: str | None
     attempt: int

@@ -21,6 +21,7 @@ from typing import cast
 
 from trainers.checks import check_init_from
 from trainers.formatting import format_duration, nearest, parse_size
+from trainers.limits import cpus
 from trainers.messages import Meta
 from trainers.progress import Progress
 from trainers.recipe import Recipe
@@ -108,7 +109,7 @@ def run(
             progress.message(f"the sweep {name} has finished already; nothing is left to do")
             return SweepResult(folder.address, earlier)
         request = _request(sweep, chosen.cells, max_concurrent)
-        with Cluster(sweep.scale, slots=request.slots(len(os.sched_getaffinity(0)))) as cluster:
+        with Cluster(sweep.scale, slots=request.slots(cpus())) as cluster:
             _connect(cluster, progress)
             prepared = PreparedData(sweep.scale, progress)
             chosen = choose(sweep, earlier, prepared.prepare)
@@ -217,7 +218,7 @@ def _resolve_places(sweep: Sweep, request: Request, cluster: Cluster) -> Places:
     refuse_what_never_fits(request.processes, needs, nodes)
     capacity = Capacity(
         ours=ours,
-        cpus=len(os.sched_getaffinity(0)) if ours else int(sum(node.get("CPU", 0) for node in nodes)),
+        cpus=cpus() if ours else int(sum(node.get("CPU", 0) for node in nodes)),
         ray_cpus=nodes[0]["CPU"] if ours else 0.0,
         gpus=sum(node.get("GPU", 0) for node in nodes),
     )

@@ -30,6 +30,8 @@ sys.path.insert(0, str(ROOT))  # the benchmarks need no installation
 sys.path.append(str(ROOT / "tests"))  # for helpers
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
+from trainers.limits import cpus  # noqa: E402  # found by the path above
+
 Rounds = dict[str, list[float]]
 """Competitor -> its number in each round."""
 
@@ -41,7 +43,7 @@ def flags(
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, for seconds; the numbers mean nothing")
     parser.add_argument("--repeats", type=int, default=repeats, help=f"rounds (default {repeats})")
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or cpus()
     parser.add_argument("--threads", type=int, default=threads, help=f"of each process (default {threads})")
     parser.add_argument("--only", default="", help="only the parts whose name contains this word")
     for name, (default, text) in (numbers or {}).items():
@@ -134,7 +136,7 @@ def print_machine() -> None:
     import torch
 
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    cores = len(os.sched_getaffinity(0))
+    cores = cpus()
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
     print(f"{platform.machine()}, {cores} cores, load {load}; {versions}")
 

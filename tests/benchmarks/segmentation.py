@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import shutil
 import sys
 import time
@@ -45,6 +44,7 @@ from trainers.data import sampler
 from trainers.data.batches import Cached
 from trainers.data.prepare import prepare
 from trainers.data.source import scan_files
+from trainers.limits import cpus
 from trainers.recipe import Recipe
 from trainers.tasks import boundary_f1
 from trainers.tasks.segment import Segment
@@ -360,7 +360,7 @@ def draw_photos(folder: Path, count: int, width: int, height: int) -> Path:
 
 def threads_of_machine() -> int:
     """As many as data.prepare decodes in."""
-    return len(os.sched_getaffinity(0))
+    return cpus()
 
 
 class Prepared:

@@ -37,6 +37,7 @@ from typing import Any
 
 import _common
 
+from trainers.limits import cpus
 from trainers.messages import Event
 
 SPACE: dict[str, list[float]] = {"lr": [0.003, 0.01, 0.03, 0.1], "batch_size": [32, 64, 128]}
@@ -248,7 +249,7 @@ def naive_ray(folder: str, epochs: str, _: str, rows: str, tuned: bool = False) 
         )
         trainer.fit()
 
-    cores = len(os.sched_getaffinity(0))
+    cores = cpus()
     ray.init(num_cpus=cores + 1 if tuned else cores, log_to_driver=False)
     halving = ASHAScheduler(time_attr="epoch", metric="accuracy", mode="max", max_t=int(epochs), reduction_factor=4)
     results = tune.Tuner(
@@ -340,9 +341,9 @@ def tune_trials(many: str, reuse: bool) -> None:
 def _with_ray(run: Callable[[int], float]) -> None:
     import ray
 
-    cpus = max(2, len(os.sched_getaffinity(0)))
-    ray.init(num_cpus=cpus, log_to_driver=False)
-    print(json.dumps({"seconds": run(cpus)}))
+    workers = max(2, cpus())
+    ray.init(num_cpus=workers, log_to_driver=False)
+    print(json.dumps({"seconds": run(workers)}))
 
 
 COMPETITORS: dict[str, Callable[..., None]] = {

@@ -28,6 +28,7 @@ from trainers.data.ray_map import ray_map
 from trainers.data.source import cache_key, row_bytes, size_of
 from trainers.data.targets import Array, hash_pixels
 from trainers.datasets import Item, Source
+from trainers.limits import cpus
 from trainers.messages import Meta, ShardResult, SkippedImage
 from trainers.recipe import Recipe
 from trainers.storage.store import Store, explain
@@ -205,7 +206,7 @@ def _run_in_threads(
     recipe: Recipe, source: Source, chunks: Sequence[_Chunk], advance: Advance
 ) -> Iterator[ShardResult]:
     decoder = Decoder(recipe, targets.kind(source.target), source.channels, len(source.classes))
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+    with ThreadPoolExecutor(cpus()) as threads:
         try:
             for chunk in chunks:
                 yield _decode_chunk(decoder, chunk, advance, threads)

@@ -48,6 +48,7 @@ from trainers.datasets._pairs import LISTED, assign_pairs, mask_items
 from trainers.datasets._splits import Folders
 from trainers.decode import Pixels
 from trainers.formatting import shortened
+from trainers.limits import cpus
 
 HOLDS = "images/* and masks/*, or train/images/* and train/masks/* and the same below val and test"
 CLASSES_FILE = "classes.csv"
@@ -241,7 +242,7 @@ def _of_masks(root: str, masks: Sequence[str], first: RawMask) -> _Scheme:
             f"the classes are: --dataset-args classes=NUMBER or classes=NAME,NAME,..., or in {root}/{CLASSES_FILE} "
             "(name,id)"
         )
-    with ThreadPoolExecutor(min(16, len(os.sched_getaffinity(0)))) as threads:
+    with ThreadPoolExecutor(min(16, cpus())) as threads:
         each = list(threads.map(_ids, (f"{root}/{mask}" for mask in masks)))
     if None in each:
         raise ValueError(_ask_for_colours(root, masks))

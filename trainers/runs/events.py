@@ -10,7 +10,18 @@ from collections.abc import Mapping
 from typing import assert_never
 
 from trainers.confusion import to_draw
-from trainers.messages import Best, DoneEvent, EpochEvent, Event, Line, Machine, RunSeconds, StartEvent
+from trainers.messages import (
+    Best,
+    DoneEvent,
+    EpochEvent,
+    Event,
+    Line,
+    Machine,
+    MachineEvent,
+    RunSeconds,
+    StartEvent,
+    ThreadsEvent,
+)
 from trainers.progress import Progress
 from trainers.runs.record import Record
 from trainers.storage.store import explain
@@ -78,9 +89,8 @@ class Listener:
             raise OSError(f"the run folder {where} cannot be written: {explain(error)}") from None
 
     def _take(self, event: Event) -> None:
-        if event["kind"] == "machine":
-            self._machines[event["host"]] = event["machine"]
-            self.record.run["machine"] = {"nodes": list(self._machines.values())}
+        if event["kind"] == "machine" or event["kind"] == "threads":
+            self._place(event)
         elif event["kind"] == "message":
             self.progress.message(event["text"])
         elif event["kind"] == "warning":
@@ -99,6 +109,14 @@ class Listener:
             self._done(event)
         else:
             assert_never(event)
+
+    def _place(self, event: MachineEvent | ThreadsEvent) -> None:
+        """Where the workers run, for run.json."""
+        if event["kind"] == "threads":
+            self.record.run["threads"]["used"] = event["used"]
+        else:
+            self._machines[event["host"]] = event["machine"]
+            self.record.run["machine"] = {"nodes": list(self._machines.values())}
 
     def _start(self, event: StartEvent) -> None:
         """A (new) group of workers stands; the history is that of the checkpoint it resumes from."""

@@ -11,9 +11,9 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
+from trainers import limits
 from trainers.messages import Gpu, Machine
 
 PACKAGES = ("ray", "torch", "torchvision", "pyarrow", "numpy")
@@ -51,25 +51,22 @@ def commit() -> str | None:
 
 def machine() -> Machine:
     """What this process may use of this host, within the limits of its control groups."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    found = _cgroup("memory", "memory.max", "memory.limit_in_bytes")
-    limits = [int(text) for text in found if text.isdigit()]
     return {
         "cpu": _cpu_name(),
-        "cores": max(1, int(min([usable, *_cpu_quotas()]))),
-        "memory_bytes": min([memory, *limits]),
+        "cores": limits.cpus(),
+        "memory_bytes": limits.memory(),
         "gpus": _gpus(),
     }
 
 
 def _cpu_name() -> str:
-    if sys.platform == "darwin":
-        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
+    with contextlib.suppress(OSError):
+        if sys.platform == "darwin":
+            command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+            return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
     return platform.machine()
 
 
@@ -83,32 +80,3 @@ def _gpus() -> list[Gpu]:
         return []
     found = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
     return [{"name": gpu.name, "memory_bytes": gpu.total_memory} for gpu in found]
-
-
-def _cpu_quotas() -> Iterator[float]:
-    """How many cores' time the control groups grant."""
-    for text in _cgroup("cpu", "cpu.max", ""):  # version 2: "150000 100000" or "max 100000"
-        quota, _, period = text.partition(" ")
-        if quota.isdigit():
-            yield int(quota) / int(period)
-    quotas, periods = _cgroup("cpu", "", "cpu.cfs_quota_us"), _cgroup("cpu", "", "cpu.cfs_period_us")
-    for quota, period in zip(quotas, periods, strict=False):
-        if quota.isdigit():  # "-1" without a limit
-            yield int(quota) / int(period)
-
-
-def _cgroup(controller: str, name_v2: str, name_v1: str) -> Iterator[str]:
-    """What a file says in the control group of this process and in all above it, whose limits hold too."""
-    mount = Path("/sys/fs/cgroup")
-    groups = Path("/proc/self/cgroup")
-    for entry in groups.read_text().splitlines() if groups.exists() else []:
-        number, controllers, path = entry.split(":", 2)
-        if number != "0" and controller not in controllers.split(","):
-            continue
-        root, name = (mount, name_v2) if number == "0" else (mount / controllers, name_v1)
-        folder = root / path.lstrip("/")
-        for group in (folder, *folder.parents):
-            if name and (group / name).is_file():
-                yield (group / name).read_text().strip()
-            if group == root:
-                break

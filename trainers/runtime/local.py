@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 
+from trainers import limits
 from trainers.messages import Event, Job
 from trainers.recipe import Scale
 
@@ -14,7 +14,8 @@ class ThisProcess:
     """A `fitting.Place` without Ray: training runs in the caller's thread."""
 
     def __init__(self, scale: Scale) -> None:
-        self.threads = scale.cpus_per_worker or len(os.sched_getaffinity(0))
+        asked = scale.cpus_per_worker or limits.threads()
+        self.threads, self.fewer_threads = asked or limits.cpus(), asked is None
         self.gpus = False
         """Whether there are any; known after `wait`."""
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from trainers import limits
 from trainers.messages import BeatEvent, DoneEvent, Event, GroupStart, Job, RayJob
 from trainers.process import let_children_survive_hang_up
 from trainers.recipe import Scale
@@ -75,7 +76,8 @@ class Cluster:
         self.imported = threading.Event()
         """Ray is: what needs it can be imported while it starts."""
         self.threads = 1
-        """Of each worker; known after `wait`, as is `gpus`."""
+        """Of each worker; known after `wait`, as are the next two."""
+        self.fewer_threads = False
         self.gpus = False
         self._resources: dict[str, float] = {}
         self.ours = False
@@ -116,12 +118,9 @@ class Cluster:
         nodes = self.nodes()
         self.gpus = any(node.get("GPU", 0) for node in nodes)
         workers = self.scale.worker_range[1]
-        if self.scale.cpus_per_worker is not None:
-            self.threads = self.scale.cpus_per_worker
-        elif self.ours:
-            self.threads = max(1, len(os.sched_getaffinity(0)) // workers)
-        else:
-            self.threads = share_of_cpus(nodes, workers)
+        asked = self.scale.cpus_per_worker or (limits.threads() if self.ours else None)
+        share = max(1, limits.cpus() // workers) if self.ours else share_of_cpus(nodes, workers)
+        self.threads, self.fewer_threads = asked or share, asked is None
         gpus = self.scale.gpus_per_worker
         self._resources = {"CPU": 1.0 if self.ours else float(self.threads)}
         if gpus or (gpus is None and self.gpus):
@@ -227,8 +226,7 @@ class Cluster:
         if address:
             connect(address)
             return
-        cores = len(os.sched_getaffinity(0))
-        cpus = max(cores, self.slots + 1)  # one is left for data tasks
+        cpus = max(limits.cpus(), self.slots + 1)  # one is left for data tasks
         self.ours = True
         # Ray starts sooner without its dashboard; what cleans up after Ray Train asks that, and complains without end
         dashboard = not self.sweeping or self.scale.worker_range[1] > 1

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
+from trainers.limits import cpus
 from trainers.recipe import Scale
 from trainers.runtime.ray_internals import addable_resources
 
@@ -34,7 +35,7 @@ def share_of_cpus(nodes: Sequence[Mapping[str, float]], workers: int) -> int:
 
 def refuse_crowding(scale: Scale) -> None:
     """On this machine alone, without a cluster."""
-    cores, workers = len(os.sched_getaffinity(0)), scale.worker_range[0]
+    cores, workers = cpus(), scale.worker_range[0]
     if not is_connected() and cluster_address() is None and workers > MOST_WORKERS_PER_CORE * cores:
         raise ValueError(
             f"workers={workers} is more than {MOST_WORKERS_PER_CORE} for each of this machine's {cores} cores; "

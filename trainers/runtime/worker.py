@@ -20,7 +20,7 @@ from trainers.runs.files import not_shared, sees
 from trainers.runs.provenance import machine
 from trainers.runtime.stall_detector import Heartbeat
 from trainers.storage.store import Store, explain
-from trainers.training import build, device, loop
+from trainers.training import build, device, loop, threads
 from trainers.training.checkpoint import Checkpoints
 from trainers.training.distributed import World
 from trainers.training.examples import show_best_and_worst
@@ -68,6 +68,7 @@ def work(
         data = _open_data(job, recipe, scale)
         checkpoints = Checkpoints(Store(job["folder"]), attempt, lambda step: report({"kind": "saved", "step": step}))
         state = _restore(recipe, data.meta, world, checkpoints, job, report)
+        _choose_threads(recipe, state, data.meta, world, job, report)
         if heartbeat is not None:
             data = heartbeat.follow(state, data, world)
         before = dict(state.seconds)
@@ -131,6 +132,20 @@ def ending(status: Status, message: str) -> DoneEvent:
         "best": None,
         "final": {},
     }
+
+
+@phase("choosing the threads", on="ranks")
+def _choose_threads(recipe: Recipe, state: TrainState, meta: Meta, world: World, job: Job, report: Report) -> None:
+    """As many as run.json says; where it does not yet, as few as are as fast, which rank 0 finds while all try."""
+    most, recorded = job["threads"], None
+    if world.rank == 0:
+        recorded = (Store(job["folder"]).read_json("run.json") or {}).get("threads", {"used": most})["used"]
+    (used,) = world.broadcast(recorded or 0)
+    if not used:
+        (used,) = world.broadcast(threads.choose_threads(recipe, meta, state.model, world, most))
+        if world.rank == 0:
+            report({"kind": "threads", "used": used})
+    device.set_threads(used)
 
 
 @phase("opening the data")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from pathlib import Path
 
@@ -25,8 +24,7 @@ def choose_device() -> torch.device:
 
 
 def set_threads(threads: int) -> None:
-    """As many threads for arithmetic as the worker has CPUs: Ray starts workers with one."""
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+    """So many threads for arithmetic, whatever OMP_NUM_THREADS says: Ray sets it to one for its workers."""
     torch.set_num_threads(threads)
 
 

@@ -1,0 +1,65 @@
+"""What this process may use of its host: CPUs, threads and memory, within its affinity and its control groups."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def cpus() -> int:
+    """Cores whose time this process gets, at least 1: a quota of 1.5 is one."""
+    found: list[float] = [os.cpu_count() or 1]
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        found.append(len(os.sched_getaffinity(0)))
+    return max(1, int(min([*found, *_quotas()])))
+
+
+def threads() -> int | None:
+    """What the user's OMP_NUM_THREADS says; None where it says nothing. "4,2" are 4 at the outermost level."""
+    text = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(text) if text.isdigit() and int(text) else None
+
+
+def memory() -> int:
+    """Bytes."""
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [int(text) for text in _cgroup("memory", "memory.max", "memory.limit_in_bytes") if text.isdigit()]
+    return min([host, *limits])
+
+
+def _quotas() -> Iterator[float]:
+    """How many cores' time the control groups grant."""
+    version_2 = [text.partition(" ")[::2] for text in _cgroup("cpu", "cpu.max", "")]  # "150000 100000", "max 100000"
+    version_1 = zip(_cgroup("cpu", "", "cpu.cfs_quota_us"), _cgroup("cpu", "", "cpu.cfs_period_us"), strict=False)
+    for quota, period in [*version_2, *version_1]:
+        with contextlib.suppress(ValueError, ZeroDivisionError):  # "max", or "-1": without a limit
+            if int(quota) > 0:
+                yield int(quota) / int(period)
+
+
+def _cgroup(controller: str, name_v2: str, name_v1: str) -> Iterator[str]:
+    """What a file says in the control group of this process and in all above it, whose limits hold too."""
+    mount = Path("/sys/fs/cgroup")
+    for entry in _read(Path("/proc/self/cgroup")).splitlines():
+        number, controllers, path = entry.split(":", 2)
+        if number != "0" and controller not in controllers.split(","):
+            continue
+        root, name = mount, name_v2
+        if number != "0":
+            root, name = next(filter(Path.is_dir, [mount / controllers, mount / controller]), mount), name_v1
+        folder = root / path.lstrip("/")
+        for group in (folder, *folder.parents):
+            if name and (text := _read(group / name).strip()):
+                yield text
+            if group == root:
+                break
+
+
+def _read(file: Path) -> str:
+    """The file's text; "" where it is not there, or is closed to us."""
+    try:
+        return file.read_text()
+    except OSError:
+        return ""
