@@ -42,7 +42,7 @@ def token_origin() -> str | None:
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         if os.environ.get(name):
             return name
-    file = Path.home() / ".ray" / "auth_token"
+    file = Path(os.path.expanduser("~/.ray/auth_token"))
     return str(file) if file.exists() else None
 
 

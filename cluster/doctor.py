@@ -181,7 +181,7 @@ def _connect(address: str | None, workers: int) -> Finding | None:
     if address is None:
         start_on_loopback(max(cpus(), workers + 1), dashboard=True)
         return None
-    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token"))
     known = token.exists() or "RAY_AUTH_TOKEN" in os.environ
     if known:
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported

@@ -13,6 +13,7 @@ set -euo pipefail
 chmod 600 "$HOME/.ray/auth_token"
 export RAY_AUTH_MODE=token
 export RAY_JOB_STOP_WAIT_TIME_S=60 # what a stopped job has to save; Ray's default is 3
+export RAY_worker_niceness=${RAY_worker_niceness:-0} # as nice as this shell; by itself Ray yields to every other program
 # Without this Ray replaces 127.0.0.1 by the host's own address, and listens on all of them. Jobs inherit it.
 export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0
 

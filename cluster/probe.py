@@ -126,7 +126,7 @@ def token() -> TokenFacts:
     on = os.environ.get("RAY_AUTH_MODE", "disabled") != "disabled"
     if os.environ.get("RAY_AUTH_TOKEN"):
         return {"on": on, "path": None, "exposed": False}
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").resolve()
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")).resolve()
     if not path.exists():
         return {"on": on, "path": "", "exposed": False}
     above = [folder.stat().st_mode for folder in path.parents]  # a folder that is closed hides what is in it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -13,7 +14,7 @@ from typing import TypedDict, cast
 
 from trainers.formatting import format_size
 from trainers.runtime.ray_internals import upload_limit, walk_upload
-from trainers.storage.store import default_storage
+from trainers.storage.store import absolute, default_storage
 
 PACKAGES = ("trainers", "tune_spaces", "cluster")
 EXCLUDES = (
@@ -72,9 +73,9 @@ def measure(folder: Path) -> Upload:
     sizes: Counter[str] = Counter()
     outputs: list[str] = []
     files, limit = 0, upload_limit()
-    kept = [
-        Path(path).expanduser().absolute() for path in (default_storage(), os.environ.get("TRAINYARD_CACHE")) if path
-    ]
+    kept = [absolute(path) for path in (os.environ.get("TRAINYARD_CACHE"),) if path]
+    with contextlib.suppress(ValueError):  # there is no home folder
+        kept.append(absolute(default_storage()))
 
     def is_output(path: Path) -> bool:
         if files > MOST_FILES or sizes.total() > 4 * limit:

@@ -6,6 +6,7 @@ import ast
 import functools
 import importlib
 import importlib.util
+import os
 import sys
 import types
 from pathlib import Path
@@ -127,7 +128,7 @@ def _parse(path: Path) -> ast.Module:
 
 def _module_path(kind: Kind, name: str) -> Path:
     if name.endswith(".py"):
-        path = Path(name).expanduser().absolute()
+        path = Path(os.path.expanduser(name)).absolute()
         if not path.is_file():
             raise ValueError(f"there is no file {path}")
         return path

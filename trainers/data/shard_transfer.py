@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from trainers.messages import DataSpec
-from trainers.storage.store import Store, explain
+from trainers.storage.store import Store, absolute, explain, home_folder
 
 META = "meta.json"
 THREADS = 4
@@ -33,11 +33,12 @@ class Damaged(OSError):
 
 
 def home() -> Path:
-    """Where this host keeps copies: `$TRAINYARD_CACHE`, else `~/.cache/trainyard`."""
+    """Where this host keeps copies: `$TRAINYARD_CACHE`, else `~/.cache/trainyard`. Raises ValueError."""
     given = os.environ.get("TRAINYARD_CACHE")
     if given:
-        return Path(given).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trainyard"
+        return absolute(given)
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else home_folder("set TRAINYARD_CACHE to a folder for it") / ".cache") / "trainyard"
 
 
 def local(where: DataSpec) -> Path:

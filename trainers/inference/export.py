@@ -10,7 +10,7 @@ import torch
 from trainers.inference.load import open_run, restore
 from trainers.messages import Json, RunFacts
 from trainers.recipe import Recipe
-from trainers.storage.store import Store
+from trainers.storage.store import Store, absolute
 from trainers.training.distributed import World
 
 
@@ -43,7 +43,7 @@ def export(run: str, out: str, *, storage: str | None = None) -> Path:
             program = torch.export.export(model, (images[:2],), dynamic_shapes=shapes)
         except Exception as error:  # whatever a model of the user's own makes torch raise
             raise ValueError(f"the model {recipe.model} cannot be exported: {str(error).splitlines()[0]}") from None
-        target = Path(out).expanduser().absolute()
+        target = absolute(out)
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f".{target.name}.part.pt2")
         try:

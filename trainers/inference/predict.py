@@ -21,7 +21,7 @@ from trainers.inference.predictions import Named
 from trainers.inference.predictor import Predictor, check_overlap
 from trainers.progress import Advance
 from trainers.recipe import Recipe, Scale
-from trainers.storage.store import Store
+from trainers.storage.store import Store, absolute
 from trainers.training import build
 
 PREDICT_BATCH = 64
@@ -67,7 +67,7 @@ def predict(
     files = list(_pictures(paths))
     if not files:
         raise ValueError(f"no pictures in {', '.join(paths)}; endings looked for: {', '.join(SUFFIXES)}")
-    target = Path(out).expanduser().absolute()
+    target = absolute(out)
     target.mkdir(parents=True, exist_ok=True)
     named = list(zip(files, _names_below(files), strict=True))
     batches = [named[start : start + PREDICT_BATCH] for start in range(0, len(named), PREDICT_BATCH)]

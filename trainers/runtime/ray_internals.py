@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from trainers.runtime.ray_folder import ray_folder
+
 if TYPE_CHECKING:
     import requests
     from ray.tune.experiment import Trial
@@ -36,12 +38,19 @@ def start_on_loopback(cpus: int, dashboard: bool) -> None:
     Args:
         cpus: So many CPUs it takes this machine for.
         dashboard: Whether to start Ray's dashboard.
+
+    Raises:
+        ValueError: There is no folder for its sockets.
     """
+    # Its workers are as nice as this process. By itself Ray makes them the last that get a core: beside any other
+    # program they would stand still.
+    os.environ.setdefault("RAY_worker_niceness", "0")  # test_workers_of_a_ray_of_our_own_are_as_nice_as_we_are
     import ray
 
-    with _loopback_alone():
+    with _loopback_alone(), ray_folder() as folder:
         ray.init(
             address="local",
+            _temp_dir=str(folder),  # test_a_ray_of_our_own_starts_where_tmpdir_is_long
             _node_ip_address="127.0.0.1",  # test_a_ray_of_our_own_listens_on_loopback
             num_cpus=cpus,
             include_dashboard=dashboard,

@@ -14,7 +14,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from trainers import limits
@@ -23,6 +22,7 @@ from trainers.process import let_children_survive_hang_up
 from trainers.recipe import Scale
 from trainers.runtime.coordinator import POLL_SECONDS, ActorHandle, Coordinator, Link
 from trainers.runtime.preflight import check_hosts, this_node
+from trainers.runtime.ray_folder import some_home
 from trainers.runtime.ray_internals import connect, refresh_cluster_view, start_on_loopback
 from trainers.runtime.resources import (
     cluster_address,
@@ -85,6 +85,7 @@ class Cluster:
         self._error: BaseException | None = None
         self._ready, self._leave = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._stay, daemon=True)
+        self._home = contextlib.ExitStack()
 
     def __enter__(self) -> Cluster:
         refuse_crowding(self.scale)
@@ -92,8 +93,9 @@ class Cluster:
         if self.scale.elastic:  # the hosts that were there a moment ago may be gone: try again with fewer
             environment = {**environment, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5"}
         os.environ.update({name: os.environ.get(name, value) for name, value in environment.items()})
-        if cluster_address() and (Path.home() / ".ray" / "auth_token").exists():
+        if cluster_address() and os.path.exists(os.path.expanduser("~/.ray/auth_token")):
             os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported
+        self._home.enter_context(some_home())
         self._thread.start()
         return self
 
@@ -101,6 +103,7 @@ class Cluster:
         self._leave.set()
         if self._ready.is_set():
             self._thread.join()
+        self._home.close()
 
     def wait(self) -> list[str]:
         """Until Ray answers; returns warnings.

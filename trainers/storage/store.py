@@ -56,14 +56,14 @@ class Store:
             address: A path or a URI.
 
         Raises:
-            ValueError: A URI cannot be opened, or carries credentials.
+            ValueError: A URI cannot be opened, or carries credentials; or ~ has no home folder.
         """
         self.address = os.fspath(address)
         self.local: Path | None = None
         if "://" in self.address:
             self._fs, self._path = _open(self.address)
         else:
-            self.local = Path(self.address).expanduser().absolute()
+            self.local = absolute(self.address)
             self.address = str(self.local)
 
     def __truediv__(self, name: str) -> Store:
@@ -206,8 +206,25 @@ def explain(error: OSError) -> str:
 
 
 def default_storage() -> str:
-    """`$TRAINYARD_STORAGE`, else `~/trainyard`."""
-    return os.environ.get("TRAINYARD_STORAGE") or str(Path.home() / "trainyard")
+    """`$TRAINYARD_STORAGE`, else `~/trainyard`. Raises ValueError where there is no home folder."""
+    given = os.environ.get("TRAINYARD_STORAGE")
+    return given or str(home_folder("give --storage a folder for runs, or set TRAINYARD_STORAGE") / "trainyard")
+
+
+def home_folder(instead: str) -> Path:
+    """The user's. Raises ValueError where a user without account has none, which says what to do instead."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise ValueError(f"this user has no home folder, and HOME is not set: {instead}") from None
+
+
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """A path that the user gave. Raises ValueError for ~ where there is no such home folder."""
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError:
+        raise ValueError(f"there is no home folder for ~ in {os.fspath(path)}; give the whole path") from None
 
 
 def _persist(action: Callable[[], Value], patience: float = PATIENCE) -> Value:
