@@ -31,7 +31,7 @@ from trainers.datasets import Item, Source
 from trainers.limits import cpus
 from trainers.messages import Meta, ShardResult, SkippedImage
 from trainers.recipe import Recipe
-from trainers.storage.store import Store, explain
+from trainers.storage.store import Store, explain, rename_once
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -139,6 +139,9 @@ def _prepare(
         (folder / shard_transfer.META).unlink()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{uuid.uuid4().hex[:8]}"  # the folder may be another user's
+        probe.touch()
+        probe.unlink()
     except OSError as error:
         raise ValueError(
             f"the cache {folder.parent} cannot be written: {explain(error)}; set TRAINYARD_CACHE to another folder"
@@ -348,13 +351,12 @@ def _publish(folder: Path, token: str, meta: Meta) -> None:
     part = folder / f".meta-{token}.part"
     try:
         part.write_text(json.dumps(meta))
-        os.link(part, folder / "meta.json")  # fails where another process was first; its shards serve as well
-    except FileExistsError:
-        for path in folder.glob(f"*-{token}-*.arrow"):
-            path.unlink()
-    else:
-        for path in folder.glob("*.arrow"):
-            if f"-{token}-" not in path.name:
-                path.unlink()  # of a process that was killed, or that will find meta.json and use ours
+        if rename_once(part, folder / "meta.json"):
+            for path in folder.glob("*.arrow"):
+                if f"-{token}-" not in path.name:
+                    path.unlink()  # of a process that was killed, or that will find meta.json and use ours
+        else:  # another process was first; its shards serve as well
+            for path in folder.glob(f"*-{token}-*.arrow"):
+                path.unlink()
     finally:
         part.unlink(missing_ok=True)

@@ -147,10 +147,11 @@ def _files(meta: bytes) -> dict[str, tuple[int, str]]:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One process of this host at a time; the lock goes with the process."""
+    """One process of this host at a time; the lock goes with the process. Where there are no locks all may copy."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder.with_name(f".{folder.name}.lock"), "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

@@ -36,10 +36,10 @@ class Busy(ValueError):
 def lock(folder: Store, progress: Progress, stop: threading.Event) -> Iterator[None]:
     """Own a run folder.
 
-    On a file system the lock goes with the process, however that ends. In an object store it is a file that the owner
-    renews: what a killed one left is watched for WATCHED_SECONDS, unless that process ran on this machine. Two that
-    start within the same second may both begin: the first to have written learns of it, `stop` is set, and it ends. Its
-    checkpoints do not count, since each start has a number of its own.
+    On a file system the lock goes with the process, however that ends. In an object store, and on a file system that
+    knows no locks, it is a file that the owner renews: what a killed one left is watched for WATCHED_SECONDS, unless
+    that process ran on this machine. Two that start within the same second may both begin: the first to have written
+    learns of it, `stop` is set, and it ends. Its checkpoints do not count, since each start has a number of its own.
 
     Args:
         folder: The run folder.
@@ -50,8 +50,18 @@ def lock(folder: Store, progress: Progress, stop: threading.Event) -> Iterator[N
         Busy: Another process owns the folder.
         ValueError: The folder cannot be written.
     """
-    with _on_disk(folder, folder.local) if folder.local is not None else _in_store(folder, progress, stop):
+    with contextlib.ExitStack() as stack:
+        try:
+            if folder.local is None:
+                raise _NoLocks
+            stack.enter_context(_on_disk(folder, folder.local))
+        except _NoLocks:
+            stack.enter_context(_in_store(folder, progress, stop))
         yield
+
+
+class _NoLocks(Exception):
+    """There are none where the folder lies."""
 
 
 @contextlib.contextmanager
@@ -71,6 +81,8 @@ def _on_disk(folder: Store, local: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise Busy(folder.name, file.read().strip()) from None
+        except OSError:  # some FUSE mounts, some of Lustre
+            raise _NoLocks from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()

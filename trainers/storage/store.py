@@ -35,6 +35,8 @@ FIRST_PATIENCE = 10.0
 """The same before a run starts, when a person waits: an address may be wrong."""
 CONNECT_SECONDS, SILENT_SECONDS = 5.0, 15.0
 """A request fails where no connection stands after so long, or no byte has come for so long."""
+CLAIM_SECONDS = 5.0
+"""Between claiming a name and giving it to a file pass milliseconds."""
 _S3_OPTIONS = ("endpoint_override", "region", "scheme", "force_virtual_addressing", "allow_bucket_creation")
 _LASTING = {  # what a store answers that will come again -> in plain words
     r"HTTP status 507|QuotaExceeded|InsufficientStorage|StorageFull": "the store is full",
@@ -120,7 +122,7 @@ class Store:
             with open(part, "wb") as stream:
                 stream.write(data)
                 stream.flush()
-                os.fsync(stream.fileno())
+                _sync(stream.fileno())
             os.replace(part, target)
         except BaseException as error:
             part.unlink(missing_ok=True)
@@ -184,10 +186,11 @@ class Store:
         _persist(delete, patience)
 
     def check_writable(self) -> None:
-        """Write, read back and remove a small file. Raises ValueError with the cause and what to do."""
+        """Write, replace, read back and remove a small file. Raises ValueError with the cause and what to do."""
         probe = f".probe-{uuid.uuid4().hex[:8]}"
         try:
-            self.write(probe, b"probe", FIRST_PATIENCE)
+            for content in (b"first", b"probe"):
+                self.write(probe, content, FIRST_PATIENCE)
             if self.read(probe, FIRST_PATIENCE) != b"probe":
                 raise OSError("what was written there is not what is read back")
             self.delete(probe)
@@ -196,6 +199,53 @@ class Store:
                 f"the storage {self.address} cannot be written: {explain(error)}; "
                 "give --storage another folder, or set TRAINYARD_STORAGE"
             ) from None
+
+
+def _sync(descriptor: int) -> None:
+    """To the disk, where the file system can say when it is there."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
+            raise
+
+
+def rename_once(part: Path, target: Path) -> bool:
+    """Give a file a name that no file has, atomically: of several processes one succeeds.
+
+    Args:
+        part: In the folder of `target`; may be left there too.
+        target: The new name.
+
+    Returns:
+        Whether this process was the first.
+
+    Raises:
+        OSError: The storage does not take it.
+    """
+    try:
+        os.link(part, target)
+        return True
+    except FileExistsError:
+        return False
+    except OSError:  # no hard links: exFAT, many FUSE mounts
+        pass
+    claim, begun = target.with_name(f".{target.name}.claim"), time.monotonic()
+    while True:
+        try:
+            os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            break
+        except FileExistsError:
+            if target.exists() or time.monotonic() - begun > CLAIM_SECONDS:  # its owner was killed
+                break
+            time.sleep(0.05)
+    try:
+        if target.exists():
+            return False
+        os.rename(part, target)
+        return True
+    finally:
+        claim.unlink(missing_ok=True)
 
 
 def explain(error: OSError) -> str:
