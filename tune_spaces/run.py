@@ -153,10 +153,12 @@ def _agree(sweep: Sweep, folder: Store) -> SweepContent | None:
 
 def _is_over(earlier: SweepContent, sweep: Sweep, chosen: Chosen, repeats: int) -> bool:
     """Whether nothing is left to do: more trials, values and repeats may have been asked for."""
+    was, now = earlier["plan"], sweep.to_json()
     if sweep.search == "tpe":
-        more = (sweep.trials or 0) > (earlier["plan"].get("trials") or 0)
+        more = (sweep.trials or 0) > (was.get("trials") or 0)
     else:
-        more = len(chosen.cells) > sum(not entry["repeat_of"] for entry in earlier["trials"])
+        grown = was.get("trials") != now["trials"] or was["space"] != now["space"]
+        more = grown and len(chosen.cells) > sum(not entry["repeat_of"] for entry in earlier["trials"])
     return earlier["status"] == "finished" and repeats <= earlier.get("repeats", 1) and not more
 
 

@@ -38,7 +38,7 @@ def make(storage: Path, name: str, *, total: float = 130.0, value: float = 0.9, 
         "dataset": {"name": "digits", "fingerprint": changes.pop("fingerprint", "abc"), "rows": {"train": 100}},
         "machine": {"nodes": [{"cpu": "Fast CPU", "cores": 8, "memory_bytes": 2**33, "gpus": []}]},
         "versions": {"torch": "2.15"},
-        "seconds": {"total": total, "setup": 30.0, "data_wait": 5.0, "compute": 90.0},
+        "seconds": {"total": total + 20, "setup": 30.0, "data_wait": 5.0, "compute": total - 35, "evaluate": 20.0},
         "images_per_second": 1234.5,
         "peak_memory_bytes": {"host": 3 * 2**29, "device": None},
         "epochs_run": 10,
@@ -73,7 +73,7 @@ def test_times_rates_and_cost_are_those_worked_out_by_hand(storage: Path) -> Non
     assert float(found["two"]["data_wait_share"]) == pytest.approx(0.1)
     assert float(found["two"]["speed_up"]) == pytest.approx(2.0)
     assert float(found["two"]["score_difference"]) == pytest.approx(0.02)
-    assert float(found["two"]["cost"]) == pytest.approx(80 * 3.6 / 3600)
+    assert float(found["two"]["cost"]) == pytest.approx(100 * 3.6 / 3600)  # with start and evaluation
     assert int(found["one"]["peak_memory_bytes"]) == 3 * 2**29
     assert found["one"]["image_size"] == "8x8"
     assert "8 cores" in found["one"]["machine"]

@@ -127,6 +127,43 @@ def test_axis_steps_are_in_order_and_many_numbers_become_ranges() -> None:
     assert levels([])[0] == []
 
 
+def test_numbers_drawn_from_a_range_become_ranges_however_few_they_are() -> None:
+    labels, places = levels([0.01, 0.5, 0.03, 0.2, 0.07], False)
+    assert len(labels) == 5
+    assert places == [0, 4, 0, 1, 0]
+    assert levels([0.01, 0.1, 1.0], True)[1] == [0, 2, 4]  # by the logarithm
+    assert levels([[8, 8], [16, 16], [32, 32]], False)[0][0] == "8 to 13"  # sizes as high as wide
+    assert levels([4, 9], False) == (["4", "9"], [0, 1])
+    assert levels([None, 0.1, 0.2, 0.3], False)[1] == [None, 0, 2, 4]
+
+
+@pytest.mark.parametrize("trials", [5, 8, 30])
+def test_a_random_search_of_two_ranges_has_maps_of_ranges(trials: int, storage: Path) -> None:
+    made = [trial(n, values={"lr": 0.001 * 1.3**n, "momentum": 0.9 - 0.01 * n}) for n in range(trials)]
+    low_high = {"low": 0.001, "high": 3.0, "log": True}
+    space = {"lr": low_high, "momentum": {**low_high, "log": False}}
+    make_sweep(storage, f"random{trials}", made, plan={"space": space, "search": "random", "trials": trials})
+    page = report([f"random{trials}"], storage=str(storage), format="html")
+    drawn = re.findall(r'<svg class="map".*?</svg>', page, re.S)
+    assert len(drawn) == 2  # score and time
+    assert all(len(set(re.findall(r'<rect [^>]* x="([0-9.]+)"', each))) <= 5 for each in drawn)
+
+
+def test_a_random_search_of_one_range_is_dots(storage: Path) -> None:
+    made = [trial(n, values={"lr": 0.001 * 2**n}) for n in range(4)]
+    make_sweep(storage, "one-range", made, plan={"space": {"lr": {"low": 0.001, "high": 0.1, "log": True}}})
+    page = report(["one-range"], storage=str(storage), format="html")
+    assert '<svg class="map"' not in page
+    assert 'data-x="lr"' in page
+
+
+def test_what_was_left_out_is_said_with_the_reasons(storage: Path) -> None:
+    gone = [{"values": {"lr": n}, "reason": f"reason {n % 4}"} for n in range(8)]
+    make_sweep(storage, "left-out", [trial(0, values={"lr": 0.1})], left_out=gone)
+    text = report(["left-out"], storage=str(storage))
+    assert "left out, as they cannot be: 8 combinations: reason 0; reason 1; reason 2; and 1 more reasons" in text
+
+
 def test_the_swept_keys_are_those_of_the_plan_and_others_that_trials_have() -> None:
     trials = [{"values": {"model_args.num_filters": 8}}, {"values": None}, {}]
     assert swept_keys({"plan": {"space": {"lr": {"low": 1e-4}}}}, trials) == ["lr", "model_args.num_filters"]

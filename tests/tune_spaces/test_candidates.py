@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +12,7 @@ import pytest
 from trainers.recipe import Scale
 from tune_spaces.candidates import choose, describe_left_out, differences, next_number
 from tune_spaces.ranges import Range
+from tune_spaces.run import _is_over
 from tune_spaces.sweep import Cell, Sweep, plain, setting
 
 GRID = {"lr": [0.01, 0.1], "batch_size": [32, 64]}
@@ -233,3 +237,22 @@ def test_of_tpe_fewer_trials_than_there_were_are_no_other_plan() -> None:
     many, few = (sweep(search="tpe", trials=count) for count in (6, 4))
     assert not differences(many.to_json(), few)
     assert not differences(few.to_json(), many)
+
+
+@pytest.mark.parametrize(("trials", "over"), [(6, True), (7, False)])
+def test_the_same_command_leaves_a_finished_sweep_alone(trials: int, over: bool, tmp_path: Path) -> None:
+    """Those that only the data showed to be impossible are not tried again."""
+    made = sweep(space={"lr": Range(0.01, 0.1), "batch_size": [32, 4096]}, trials=6, scale=Scale(storage=str(tmp_path)))
+
+    def check(each: Cell) -> None:
+        if each.recipe.batch_size > 1000:
+            raise ValueError("more than the pictures")
+
+    chosen = choose(made, None, check)
+    content = {**recorded(made, chosen.cells[:4]), "status": "finished", "left_out": chosen.left_out}
+    earlier = json.loads(json.dumps(content))
+    assert _is_over(earlier, made, choose(made, earlier), 1)
+    assert not _is_over({**earlier, "status": "interrupted"}, made, choose(made, earlier), 1)
+    assert not _is_over(earlier, made, choose(made, earlier), 2)
+    again = dataclasses.replace(made, trials=trials)
+    assert _is_over(earlier, again, choose(again, earlier), 1) == over

@@ -12,6 +12,7 @@ from typing import Any
 
 from trainers.formatting import format_duration, format_size
 from trainers.report.baseline import Pair
+from trainers.report.groups import dataset_of, task_of
 from trainers.report.reader import Found, Run, Sweep
 from trainers.report.sweep_stats import Lines, number, swept_keys, text
 
@@ -49,22 +50,28 @@ class Column:
 # Values of the columns
 
 
-def _training_seconds(run: Run, context: Context) -> float | None:
-    """An interrupted trial has no total: its time is then the sum over its epochs."""
-    total, setup = run.number("seconds", "total"), run.number("seconds", "setup")
-    if total is not None and setup is not None:
-        return total - setup
+def training_seconds(run: Run, context: Context) -> float | None:
+    """Of the steps and the waiting for their pictures, as metrics.jsonl has it and the summary of a run says it: not of
+    the start, evaluation or checkpoints. Of a sweep in one row: those of its trials, added up.
+
+    A run that has not ended, such as an interrupted trial, has its epochs alone.
+    """
+    if (trials := run.number("seconds", "training")) is not None:
+        return trials
+    compute, wait = run.number("seconds", "compute"), run.number("seconds", "data_wait")
+    if compute is not None and wait is not None:
+        return compute + wait
     lines = context.lines.get(run.store.address) if run.trial else None
     return math.fsum(number(line.get("seconds")) or 0.0 for line in lines) if lines else None
 
 
 def _data_wait_share(run: Run, context: Context) -> float | None:
-    wait, seconds = run.number("seconds", "data_wait"), _training_seconds(run, context)
+    wait, seconds = run.number("seconds", "data_wait"), training_seconds(run, context)
     return wait / seconds if wait is not None and seconds else None
 
 
 def _epoch_seconds(run: Run, context: Context) -> float | None:
-    seconds, epochs = _training_seconds(run, context), run.number("epochs_run")
+    seconds, epochs = training_seconds(run, context), run.number("epochs_run")
     return seconds / epochs if seconds and epochs else None
 
 
@@ -186,6 +193,8 @@ COLUMNS = [
     Column("run", "run", lambda run, _: run.label, str, 0),
     Column("status", "status", lambda run, _: plain(run.get("status")), str, 1),
     Column("recipe", "recipe", lambda run, _: plain(run.get("recipe_name")), str, 4),
+    Column("dataset", "data set", lambda run, _: dataset_of(run), str, 2),
+    Column("task", "task", lambda run, _: task_of(run), str, 6),
     Column("epochs_run", "epochs", lambda run, _: run.number("epochs_run"), str, 2),
     Column("epochs", "planned", lambda run, _: _planned(run), str, 10),
     Column("batch_size", "batch", partial(_setting, key="batch_size"), str, 2),
@@ -193,7 +202,7 @@ COLUMNS = [
     Column("image_size", "image size", partial(_setting, key="image_size"), str, 3),
     Column("workers", "workers", lambda run, _: _workers(run), str, 3),
     Column("machine", "machine", lambda run, _: machine_of(run), str, 4),
-    Column("training_seconds", "training", _training_seconds, format_duration, 1),
+    Column("training_seconds", "training", training_seconds, format_duration, 1),
     Column("images_per_second", "images/s", lambda run, _: run.number("images_per_second"), _rate, 2),
     Column("data_wait_share", "data wait", _data_wait_share, "{:.1%}".format, 3),
     Column("peak_memory_bytes", "peak memory", lambda run, _: _peak_memory(run)[0], _bytes, 3),
@@ -217,7 +226,7 @@ PAIR_COLUMNS = [  # next to a baseline
     Column("score_difference", "difference", _score_difference, "{:+.4f}".format, 1),
     Column("baseline_run", "baseline", partial(_of_partner, value=lambda run: run.label), str, 8),
     Column("baseline_seconds", "baseline training",
-           lambda run, context: _of_partner(run, context, value=partial(_training_seconds, context=context)),
+           lambda run, context: _of_partner(run, context, value=partial(training_seconds, context=context)),
            format_duration, 2),
     Column("baseline_memory_bytes", "baseline memory",
            partial(_of_partner, value=lambda run: _peak_memory(run)[0]), _bytes, 7),

@@ -80,7 +80,8 @@ def page(
     """
     colours = _colours(runs)
     alone = len(sweeps) == 1 and len(sweeps[0].runs) == len(runs)
-    best = [winner_of(sweep) for sweep in sweeps] if sweeps else [best_run(runs)]
+    groups = _groups(runs)
+    best = [winner_of(sweep) for sweep in sweeps] if sweeps else [best_run(those) for those in groups.values()]
     script = source("report.js")
     all_of_them: list[PageSweep | PageRun] = [*sweeps, *runs]
     rendered = render(
@@ -91,7 +92,7 @@ def page(
         script=script,
         script_hash="sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         alone=alone,
-        summary=[] if alone else _summary(runs),
+        summary=[] if alone else _summary(groups, runs),
         sweeps=[sweep_part(sweep, colours, alone=alone) for sweep in sweeps],
         table=_table(
             headers,
@@ -101,14 +102,28 @@ def page(
         ),
         notes=notes,
         against=None if comparison is None else _against(comparison),
-        legend=_legend(runs, colours),
-        curves=_curves(runs, colours),
-        scatters=_scatters(runs, colours),
+        groups=[
+            {
+                "before": f"{name or 'unknown data'}: " if len(groups) > 1 else "",
+                "legend": _legend(those, colours),
+                "curves": _curves(those, colours),
+                "scatters": _scatters(those, colours),
+            }
+            for name, those in groups.items()
+        ],
         pictures=[picture for run in best if run for picture in _pictures(run, "winner" if sweeps else "best run")],
         origins=_origins(all_of_them),
         records=[(each.label, json.dumps(each.info, indent=1)) for each in all_of_them],
     )
     return str(rendered)
+
+
+def _groups(runs: Sequence[PageRun]) -> dict[str, list[PageRun]]:
+    """Runs by what they can be compared with, in the order of the table."""
+    groups: dict[str, list[PageRun]] = {}
+    for run in runs:
+        groups.setdefault(run.group, []).append(run)
+    return groups
 
 
 def best_run(runs: Sequence[PageRun]) -> PageRun | None:
@@ -128,20 +143,24 @@ def _ranked(runs: Sequence[PageRun]) -> list[PageRun]:
 
 
 def _colours(runs: Sequence[PageRun]) -> dict[str, str]:
-    """A colour class for each run: those of the best runs, in the order of the table, then grey."""
-    best = [run.label for run in _ranked(runs)]
-    chosen = list(dict.fromkeys([*best, *(run.label for run in runs if run.read)]))[:COLOURS]
+    """A colour class for each run: of each group those of the best runs, in the order of the table, then grey."""
     classes = {run.label: "grey" for run in runs}
-    coloured = (label for label in classes if label in chosen)
-    return classes | {label: f"c{place}" for place, label in enumerate(coloured)}
+    for those in _groups(runs).values():
+        best = [run.label for run in _ranked(those)]
+        chosen = list(dict.fromkeys([*best, *(run.label for run in those if run.read)]))[:COLOURS]
+        coloured = (run.label for run in those if run.label in chosen)
+        classes |= {label: f"c{place}" for place, label in enumerate(coloured)}
+    return classes
 
 
-def _summary(runs: Sequence[PageRun]) -> list[Tile]:
+def _summary(groups: Mapping[str, Sequence[PageRun]], runs: Sequence[PageRun]) -> list[Tile]:
     found = [Tile("runs", str(len(runs)), status_words(runs))]
-    if best := best_run(runs):
-        found.append(Tile(f"best {best.metric}", f"{best.best:.4f}", best.label))
-    if rates := [(run.images_per_second, run.label) for run in runs if run.images_per_second is not None]:
-        found.append(Tile("fastest, images/s", f"{max(rates)[0]:,.0f}", max(rates)[1]))
+    for name, those in groups.items():
+        of = f", {name or 'unknown data'}" if len(groups) > 1 else ""
+        if best := best_run(those):
+            found.append(Tile(f"best {best.metric}{of}", f"{best.best:.4f}", best.label))
+        if rates := [(run.images_per_second, run.label) for run in those if run.images_per_second is not None]:
+            found.append(Tile(f"fastest, images/s{of}", f"{max(rates)[0]:,.0f}", max(rates)[1]))
     if times := [run.seconds for run in runs if run.seconds is not None]:
         found.append(Tile("training, all runs", format_duration(sum(times)), f"longest {format_duration(max(times))}"))
     if costs := [run.cost for run in runs if run.cost is not None]:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from trainers.formatting import format_duration, format_size
 from trainers.report.svg import Cell, Series, chart, heat_map
-from trainers.report.sweep_stats import DID_NOT_FIT, Lines, Setting, levels, number, text, values_text
+from trainers.report.sweep_stats import DID_NOT_FIT, MOST_NUMBERS, Lines, Setting, levels, number, text, values_text
 
 MOST_PAIRS = 6
 """Number of pairs of parameters that get maps: those of the parameters named first."""
@@ -25,6 +25,8 @@ class PageRun:
     """What the page needs of a run or a trial. Unknown numbers are None."""
 
     label: str
+    group: str
+    """Of the runs that it is compared with: see groups.py."""
     status: str
     cells: Sequence[TableCell]
     metric: str | None
@@ -73,6 +75,8 @@ class PageSweep:
     runs: Sequence[PageRun]
     keys: Sequence[str]
     """What it varies."""
+    ranges: Mapping[str, bool]
+    """See sweep_stats.ranges_of."""
     metric: str
     minimise: bool
     winner: PageRun | None
@@ -224,10 +228,10 @@ def _maps(sweep: PageSweep, keys: Sequence[str]) -> Charts:
     drawn = []
     for x, y in pairs[:MOST_PAIRS] or [(key, "") for key in keys]:
         for title, css, minimise, value, is_score in what:
-            if not y and (spread := _spread(sweep.runs, x, title, css, value)):
+            if not y and (spread := _spread(sweep, x, title, css, value)):
                 drawn.append(spread)
             else:
-                drawn.append(_map(sweep.runs, x, y, title, css, minimise, value, is_score))
+                drawn.append(_map(sweep, x, y, title, css, minimise, value, is_score))
     about = "Each field is the best score, or the mean time, of its trials."
     about = about if len(keys) < 3 else f"{about[:-1]} over all other parameters."
     if len(pairs) > MOST_PAIRS:
@@ -244,23 +248,24 @@ def _epoch_seconds(run: PageRun) -> float | None:
     return run.seconds / run.epochs if run.seconds and run.epochs else None
 
 
-def _spread(
-    runs: Sequence[PageRun], key: str, title: str, css: str, value: Callable[[PageRun], float | None]
-) -> Markup:
-    """Dots over the only parameter, where it takes many numbers; else empty."""
-    places = [number(run.values.get(key)) for run in runs]
-    if None in places or len(set(places)) <= 8:
+def _spread(sweep: PageSweep, key: str, title: str, css: str, value: Callable[[PageRun], float | None]) -> Markup:
+    """Dots over the only parameter, where it takes many numbers or was drawn from a range; else empty."""
+    values = [(run, run.values.get(key)) for run in sweep.runs]
+    sides = [(run, each[0] if isinstance(each, list) and key in sweep.ranges else each) for run, each in values]
+    places = [(run, number(side)) for run, side in sides]
+    most = 2 if key in sweep.ranges else MOST_NUMBERS
+    if any(place is None for _, place in places) or len({place for _, place in places}) <= most:
         return Markup()
     dots = [
         Series(run.label, css, [(place, height)], "dot")
-        for run, place in zip(runs, places, strict=True)
+        for run, place in places
         if place is not None and (height := value(run)) is not None
     ]
     return chart(title, key, dots, log_x=True)
 
 
 def _map(
-    runs: Sequence[PageRun],
+    sweep: PageSweep,
     x: str,
     y: str,
     title: str,
@@ -269,8 +274,9 @@ def _map(
     value: Callable[[PageRun], float | None],
     is_score: bool,
 ) -> Markup:
-    labels_x, at_x = levels([run.values.get(x) for run in runs])
-    labels_y, at_y = levels([run.values.get(y) if y else "" for run in runs])
+    runs = sweep.runs
+    labels_x, at_x = levels([run.values.get(x) for run in runs], sweep.ranges.get(x))
+    labels_y, at_y = levels([run.values.get(y) if y else "" for run in runs], sweep.ranges.get(y))
     groups: dict[tuple[int, int], list[PageRun]] = {}
     for run, across, down in zip(runs, at_x, at_y, strict=True):
         if across is not None and down is not None:

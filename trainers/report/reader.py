@@ -302,7 +302,25 @@ def _sweep_row(folder: Store) -> Run | None:
     kept = "name status message recipe_name machine versions commit started finished seconds concurrency winner".split()
     row = {key: info[key] for key in kept if key in info}
     row |= {"best": _at(winner, "best"), "epochs_run": _at(info, "epochs", "run")}
+    row["seconds"] = {"total": _at(info, "seconds", "total"), "training": _at(info, "training_seconds", "run")}
+    row |= _trained_on(folder, [winner, *trials])
     return Run(folder.name, folder, row, remark=f"a sweep of {len(trials)} trials; report {folder.name} shows them")
+
+
+def _trained_on(folder: Store, trials: Sequence[Mapping[str, object] | None]) -> dict[str, object]:
+    """Data and task of a sweep: those of the first trial that has a run folder."""
+    for name in (str(trial["name"]) for trial in trials if trial and trial.get("name")):
+        try:
+            run = _load(folder / name)
+        except ValueError:
+            continue
+        dataset = run.get("dataset") if run else None
+        if run is not None and isinstance(dataset, Mapping):
+            return {
+                "dataset": {**dataset, "task": run.get("recipe", "task")},
+                "scale": {"data": run.get("scale", "data")},
+            }
+    return {}
 
 
 def _load(folder: Store) -> Run | None:

@@ -24,6 +24,7 @@ from trainers.report.columns import (
     predicted_memory,
     score_text,
 )
+from trainers.report.groups import grouped
 from trainers.report.page import Comparison, page
 from trainers.report.page_sweep import PageRun, PageSweep, TableCell
 from trainers.report.reader import Found, Run, Sweep, find, read_metrics, resolve, with_trials
@@ -31,6 +32,7 @@ from trainers.report.sweep_stats import (
     RAN,
     Setting,
     number,
+    ranges_of,
     repeated,
     repeats,
     savings,
@@ -41,6 +43,7 @@ from trainers.report.sweep_stats import (
 )
 from trainers.storage.store import Store
 
+MOST_REASONS = 3
 FORMATS = ("table", "csv", "json", "html")
 
 Record = Mapping[str, Value]
@@ -57,7 +60,7 @@ def report(
 ) -> str:
     """The runs side by side.
 
-    Training time is seconds.total - seconds.setup; data wait is a share of it.
+    Training time is that of the steps and of the waiting for their pictures, which data wait is the share of.
 
     Args:
         runs: names below `storage`, paths of run folders, of sweeps (their trials are shown), or of folders of runs
@@ -93,6 +96,11 @@ def report(
     metrics = {run.store.address: read_metrics(run) for run in read}
     context = Context(paired, {address: lines for address, (lines, _) in metrics.items()}, price_per_hour)
     columns = columns_for(found, context)
+    groups = grouped(found.runs)
+    if not runs:  # those of one data set stand together
+        order = list(dict.fromkeys(groups.values()))
+        ordered = sorted(found.runs, key=lambda run: order.index(groups[run.store.address]))
+        found = Found(ordered, found.sweeps, found.broken)
     records: list[Record] = [{column.name: column.value(run, context) for column in columns} for run in found.runs]
     if format in ("csv", "json"):
         nothing: Record = dict.fromkeys(column.name for column in columns)
@@ -105,7 +113,8 @@ def report(
     notes += [f"not readable: {name}: {why}" for name, why in found.broken]
     notes += [note for sweep in found.sweeps for note in _doubts(sweep, context)]
     if format == "html":
-        return _html(columns, records, found, context, notes, title=Store(storage).address, baseline=baseline)
+        title = Store(storage).address
+        return _html(columns, records, found, context, notes, groups, title=title, baseline=baseline)
     messages = [f"{record['run']}: {record['message']}" for record in records if record.get("message")]
     ends = [line for sweep in found.sweeps for line in _ending(sweep, context)]
     shown = [column for column in columns if column.name not in ("note", "message")]
@@ -198,12 +207,22 @@ def _doubts(sweep: Sweep, context: Context) -> list[str]:
         doubts.append(f"its winner {sweep.get('winner')} is not among the trials")
     if not sweep.runs:
         doubts.append("no trials yet")
+    if left_out := sweep.info.get("left_out"):
+        doubts.append(_left_out(left_out))
     silent = [run.label for run in sweep.runs if run.get("status") in RAN and not context.lines.get(run.store.address)]
     if silent:
         doubts.append(f"no epochs are recorded of {', '.join(silent)}; what it saved is not known")
     if unlisted := [run.label for run in sweep.runs if not run.trial]:
         doubts.append(f"sweep.json does not name {', '.join(unlisted)}")
     return [f"{sweep.label}: {doubt}" for doubt in doubts]
+
+
+def _left_out(entries: object) -> str:
+    """Combinations that cannot be, and why."""
+    those = [entry for entry in entries if isinstance(entry, Mapping)] if isinstance(entries, list) else []
+    reasons = list(dict.fromkeys(str(entry.get("reason")) for entry in those))
+    more = f"; and {len(reasons) - MOST_REASONS} more reasons" if len(reasons) > MOST_REASONS else ""
+    return f"left out, as they cannot be: {len(those)} combinations: {'; '.join(reasons[:MOST_REASONS])}{more}"
 
 
 def _ending(sweep: Sweep, context: Context) -> list[str]:
@@ -241,6 +260,7 @@ def _html(
     found: Found,
     context: Context,
     notes: Sequence[str],
+    groups: Mapping[str, str],
     *,
     title: str,
     baseline: str | None,
@@ -254,7 +274,7 @@ def _html(
     shown = [column for column in columns if column.name not in hidden]
     modes = {sweep.store.address: sweep.get("mode") for sweep in found.sweeps}
     runs = {
-        run.store.address: _page_run(run, record, shown, context, modes.get(run.sweep))
+        run.store.address: _page_run(run, record, shown, context, modes.get(run.sweep), groups[run.store.address])
         for run, record in zip(found.runs, records, strict=True)
     }
     sweeps = [_page_sweep(sweep, runs, context) for sweep in found.sweeps]
@@ -274,10 +294,11 @@ def _same_for_all(columns: Sequence[Column], records: Sequence[Record]) -> dict[
     return same
 
 
-def _page_run(run: Run, record: Record, shown: Sequence[Column], context: Context, mode: object) -> PageRun:
+def _page_run(run: Run, record: Record, shown: Sequence[Column], context: Context, mode: object, group: str) -> PageRun:
     metric = None if record["best_metric"] is None else str(record["best_metric"])
     return PageRun(
         label=run.label,
+        group=group,
         status=str(record["status"] or "unknown"),
         cells=[
             TableCell(
@@ -315,6 +336,7 @@ def _page_sweep(sweep: Sweep, runs: Mapping[str, PageRun], context: Context) -> 
         message=str(sweep.get("message") or ""),
         runs=[runs[run.store.address] for run in sweep.runs],
         keys=swept_keys(sweep.info, sweep.trials),
+        ranges=ranges_of(sweep.info),
         metric=str(sweep.get("metric") or "score"),
         minimise=sweep.get("mode") == "min",
         winner=None if winner is None else runs[winner.store.address],

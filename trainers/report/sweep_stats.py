@@ -170,31 +170,35 @@ MOST_NUMBERS = 8
 """Different numbers of an axis that each have a step of their own."""
 
 
-def levels(values: Sequence[object]) -> tuple[list[str], list[int | None]]:
+def ranges_of(sweep: Mapping[str, object]) -> dict[str, bool]:
+    """What a sweep draws from a range, and whether as many numbers come from each decade."""
+    plan = sweep.get("plan")
+    space = plan.get("space") if isinstance(plan, Mapping) else None
+    items = space.items() if isinstance(space, Mapping) else ()
+    return {str(key): bool(values.get("log")) for key, values in items if isinstance(values, Mapping)}
+
+
+def levels(values: Sequence[object], log: bool | None = None) -> tuple[list[str], list[int | None]]:
     """The steps of an axis of a map for values of any kind.
 
     Numbers stand in their order, sizes in that of their parts, other values in that of appearance. More than
-    MOST_NUMBERS different numbers are put into RANGES ranges: equal, in the logarithm where the numbers are positive
-    and span a factor above 50.
+    MOST_NUMBERS different numbers are put into RANGES ranges, those drawn from a range where there are more than two:
+    equal ones, in the logarithm where the numbers are positive and span a factor above 50.
 
     Args:
         values: one for each trial; None where it is not known.
+        log: of those drawn from a range, whether as many come from each decade; None: they were listed.
 
     Returns:
         The labels of the steps, and the place of each value among them; None for None.
     """
+    if log is not None:
+        values = [value[0] if isinstance(value, list) and value else value for value in values]  # as high as wide
     known = [value for value in values if value is not None]
     sizes = [found for value in known if (found := number(value)) is not None]
     numbers = len(sizes) == len(known)
-    if numbers and len(set(sizes)) > MOST_NUMBERS:
-        low, high = min(sizes), max(sizes)
-        log = low > 0 and high / low > 50
-        ends = [
-            low * (high / low) ** (n / RANGES) if log else low + (high - low) * n / RANGES for n in range(RANGES + 1)
-        ]
-        labels = [f"{_brief(ends[n])} to {_brief(ends[n + 1])}" for n in range(RANGES)]
-        found_sizes = [number(value) for value in values]
-        return labels, [None if size is None else bisect.bisect_right(ends[1:-1], size) for size in found_sizes]
+    if numbers and len(set(sizes)) > (MOST_NUMBERS if log is None else 2):
+        return _binned([number(value) for value in values], log)
     distinct: dict[str, object] = {}
     for value in known:
         distinct.setdefault(text(value), value)
@@ -202,6 +206,15 @@ def levels(values: Sequence[object]) -> tuple[list[str], list[int | None]]:
     if numbers or all(isinstance(value, list) for value in known):  # 64x64 before 128x128
         labels.sort(key=lambda label: _parts(distinct[label]))
     return labels, [None if value is None else labels.index(text(value)) for value in values]
+
+
+def _binned(sizes: Sequence[float | None], log: bool | None) -> tuple[list[str], list[int | None]]:
+    known = [size for size in sizes if size is not None]
+    low, high = min(known), max(known)
+    log = low > 0 and (log or high / low > 50)
+    ends = [low * (high / low) ** (n / RANGES) if log else low + (high - low) * n / RANGES for n in range(RANGES + 1)]
+    labels = [f"{_brief(ends[n])} to {_brief(ends[n + 1])}" for n in range(RANGES)]
+    return labels, [None if size is None else bisect.bisect_right(ends[1:-1], size) for size in sizes]
 
 
 def _parts(value: object) -> list[float]:
