@@ -14,8 +14,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # A package, or a module that lies beside them, may import those of the lines above its own.
 LEVELS = [
-    "formatting limits messages phase decode ratios confusion values",
-    "process",
+    "formatting limits messages phase ratios confusion values",
+    "notices endings process",
+    "pixels",
+    "decode",
     "progress listing",
     "registry datasets models storage augmentations",
     "recipe",

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from trainers.decode import SUFFIXES
+from trainers.endings import SUFFIXES
 from trainers.formatting import composed, printable
 
 PASSED_OVER = frozenset(

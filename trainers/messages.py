@@ -91,6 +91,23 @@ class Meta(Facts):
     """File -> its size in bytes and its digest."""
     names: NotRequired[dict[str, list[str]]]
     """Split -> what people are shown of each row; where rows are drawn."""
+    notices: NotRequired[dict[str, Notice]]
+    """Kind -> what was noticed of the files."""
+
+
+class Notice(TypedDict):
+    """What was noticed while files were read, of one kind (notices.py)."""
+
+    count: int
+    """Files."""
+    example: str
+    low: float
+    """Least value, where the kind is about values."""
+    high: float
+    levels: list[int]
+    """Pixels of each of 256 levels, where the kind is about them, else none."""
+    crowded: int
+    """Files in which many different values share a level."""
 
 
 class ShardResult(TypedDict):
@@ -114,6 +131,7 @@ class ShardResult(TypedDict):
     sum: list[float]
     """Over all pixels, for each channel; with `squares` for mean and standard deviation."""
     squares: list[float]
+    notices: dict[str, Notice]
 
 
 class DataSpec(TypedDict):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
+import struct
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from trainers import decode, notices
 from trainers.datasets import IGNORED, MASK, BadImage, Item, Source, camvid, cityscapes, mask_folder, semantic_drone
 from trainers.datasets._pairs import LISTED
 
@@ -260,25 +263,75 @@ def test_mask_of_a_jpeg_that_is_shrunk(tmp_path: Path, orientation: int, least: 
     np.testing.assert_array_equal(read(mask_folder, item)[1], TURNS[orientation](ids))
 
 
-def test_mask_of_a_picture_that_is_not_upright(tmp_path: Path) -> None:
-    own(tmp_path)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    save(tmp_path / "images" / "0.jpg", noise(HEIGHT, WIDTH, 3), exif=exif)
-    item = Item(
-        path=str(tmp_path / "images" / "0.jpg"),
-        mask_path=str(tmp_path / "masks" / "0.png"),
-        name="0",
-        targets=[MASK],
-        args={"channels": 3, "threshold": 1},
-    )
+@pytest.mark.parametrize("orientation", [orientation for orientation in TURNS if orientation > 1])
+@pytest.mark.parametrize(("drawn_on", "asked"), [("upright", "upright"), ("stored", "stored"), ("upright", None)])
+def test_masks_of_pictures_that_are_not_upright(
+    tmp_path: Path, orientation: int, drawn_on: str, asked: str | None
+) -> None:
+    """Drawn with a tool that knows EXIF orientations, or with one that does not (HumanSignal/labelImg 395)."""
+    stored = noise(HEIGHT, WIDTH, high=3)
+    item = turned_pair(tmp_path, stored if drawn_on == "stored" else TURNS[orientation](stored), orientation)
+    with notices.collected() as found:
+        args = {} if asked is None else {"mask_orientation": asked}
+        np.testing.assert_array_equal(read(mask_folder, item, **args)[1], TURNS[orientation](stored))
+    assert list(found) == (["mask unsure"] if asked is None and orientation < 5 else [])
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_a_mask_of_the_size_of_the_stored_picture_is_turned_as_it_is(tmp_path: Path, orientation: int) -> None:
+    stored = noise(HEIGHT, WIDTH, high=3)
+    item = turned_pair(tmp_path, stored, orientation)
     for args in ({}, {"min_size": [1, 1]}):
-        with pytest.raises(BadImage, match=r"0\.jpg, .*EXIF orientation.* 6x8 and its mask .* 8x6"):
+        with notices.collected() as found:
             read(mask_folder, item, **args)
-    save(tmp_path / "images" / "0.tif", noise(HEIGHT, WIDTH, 3), exif=exif)
-    save(tmp_path / "masks" / "0.png", np.zeros((WIDTH, HEIGHT), np.uint8))
-    for args in ({}, {"min_size": [1, 1]}):
-        assert read(mask_folder, replace(item, path=str(tmp_path / "images" / "0.tif")), **args)[1].shape == (8, 6)
+        assert list(found) == ["mask turned"]
+    np.testing.assert_array_equal(read(mask_folder, item)[1], TURNS[orientation](stored))
+    with pytest.raises(BadImage, match=r"0\.jpg, .*EXIF orientation.* 6x8 and its mask .* 8x6"):
+        read(mask_folder, item, mask_orientation="upright")
+
+
+def test_a_square_mask_of_a_turned_picture_is_told(tmp_path: Path) -> None:
+    with notices.collected() as found:
+        mask = read(mask_folder, turned_pair(tmp_path, square := noise(6, 6, high=3), 6))[1]
+    np.testing.assert_array_equal(mask, square)
+    assert list(found) == ["mask unsure"]
+    assert "mask_orientation=stored" in notices.describe(found)[0]
+
+
+def test_a_mask_that_states_an_orientation_its_picture_lacks(tmp_path: Path) -> None:
+    """Turned where that alone makes it fit, told where both would."""
+    ids = noise(HEIGHT, WIDTH, high=3)
+    for orientation, kept, told in ((6, TURNS[8](ids), "mask turned"), (3, ids, "mask unsure"), (8, ids, None)):
+        item = turned_pair(tmp_path, kept, 1, of_mask=orientation, size=(HEIGHT, WIDTH))
+        with notices.collected() as found:
+            np.testing.assert_array_equal(read(mask_folder, item)[1], ids)
+        assert list(found) == ([told] if told else [])
+
+
+def turned_pair(
+    root: Path, mask: np.ndarray, orientation: int, *, of_mask: int = 1, size: tuple[int, int] | None = None
+) -> Item:
+    """A picture that states an orientation, its pixels as stored of the mask's shape or of `size`, and its mask."""
+    exifs = [Image.Exif(), Image.Exif()]
+    for exif, number in zip(exifs, (orientation, of_mask), strict=True):
+        exif[0x0112] = number
+    height, width = size or ((HEIGHT, WIDTH) if mask.shape != (6, 6) else (6, 6))
+    save(root / "images" / "0.jpg", noise(height, width, 3), exif=exifs[0])
+    save(root / "masks" / "0.png", np.ascontiguousarray(mask), **({"exif": exifs[1]} if of_mask > 1 else {}))
+    paths = {"path": str(root / "images" / "0.jpg"), "mask_path": str(root / "masks" / "0.png")}
+    args = {"channels": 3, "ids": [[0, 0], [1, 1], [2, 2]]}
+    return Item(**paths, name="0", targets=[MASK], args=args)
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif", "webp", "avif"])
+def test_the_header_gives_the_size_of_the_upright_picture(tmp_path: Path, ending: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path / f"x.{ending}", noise(HEIGHT, WIDTH, 3), exif=exif)
+    about = decode.geometry(str(path))
+    assert (about.height, about.width) == decode.decode(str(path), 3).shape[:2]
+    assert (about.height, about.width) == ((WIDTH, HEIGHT) if orientation >= 5 else (HEIGHT, WIDTH))
 
 
 def test_size_is_compared_before_the_picture_is_shrunk(tmp_path: Path) -> None:
@@ -749,6 +802,93 @@ def test_mask_folder_one_bit(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(mask_folder, first(source))[1], 1 - noise(HEIGHT, WIDTH, high=2))
 
 
+def png_of_bits(path: Path, ids: np.ndarray, bits: int) -> Path:
+    """A grey PNG of so many bits a pixel, as other programs write it."""
+    rows = ((ids[:, :, None] >> np.arange(bits)[::-1]) & 1).astype(np.uint8).reshape(len(ids), -1)
+    data = b"".join(b"\0" + np.packbits(row).tobytes() for row in rows)
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", ids.shape[1], ids.shape[0], bits, 0, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b""))
+    return path
+
+
+def tif_of_bits(path: Path, ids: np.ndarray, bits: int) -> Path:
+    """An uncompressed grey TIFF of so many bits a pixel."""
+    rows = ((ids[:, :, None] >> np.arange(bits)[::-1]) & 1).astype(np.uint8).reshape(len(ids), -1)
+    data = b"".join(np.packbits(row).tobytes() for row in rows)
+    tags = {256: ids.shape[1], 257: len(ids), 258: bits, 259: 1, 262: 1, 273: 8, 277: 1, 278: len(ids), 279: len(data)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    head = b"II*\0" + struct.pack("<I", 8 + len(data))
+    path.write_bytes(head + data + struct.pack("<H", len(tags)) + entries + bytes(4))
+    return path
+
+
+def pgm_of_values(path: Path, ids: np.ndarray, bits: int) -> Path:
+    """A PGM whose greatest value is not 255."""
+    path.write_bytes(b"P5\n%d %d\n%d\n" % (ids.shape[1], len(ids), 2**bits - 1) + ids.astype(np.uint8).tobytes())
+    return path
+
+
+@pytest.mark.parametrize(("write", "ending"), [(png_of_bits, "png"), (tif_of_bits, "tif"), (pgm_of_values, "pgm")])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_ids_of_few_bits_are_those_of_the_file(
+    tmp_path: Path, write: Callable[[Path, np.ndarray, int], Path], ending: str, bits: int
+) -> None:
+    """apple/turicreate 375: Pillow scales them to 255."""
+    if bits == 3 and ending != "pgm":
+        pytest.skip("there are no such files")
+    own(tmp_path)
+    ids = noise(HEIGHT, WIDTH, high=2**bits)
+    ids[0, 0] = 2**bits - 1
+    for number in range(10):
+        (tmp_path / "masks" / f"{number}.png").unlink()
+        write(tmp_path / "masks" / f"{number}.{ending}", ids, bits)
+    numbers = np.searchsorted(np.unique(ids), ids)
+    source = mask_folder.source(str(tmp_path))
+    assert source.classes == [f"class{identity}" for identity in np.unique(ids)]
+    np.testing.assert_array_equal(read(mask_folder, first(source))[1], numbers)
+    source = mask_folder.source(str(tmp_path), classes=2**bits)
+    np.testing.assert_array_equal(read(mask_folder, first(source))[1], ids)
+    source = mask_folder.source(str(tmp_path), threshold=100)
+    np.testing.assert_array_equal(read(mask_folder, first(source))[1], ids > 100 / 255 * (2**bits - 1))
+    shown = np.rint(np.arange(2**bits) * 255 / (2**bits - 1)).astype(int)
+    lines = "".join(f"c{identity},{grey},{grey},{grey}\n" for identity, grey in enumerate(shown))
+    (tmp_path / "classes.csv").write_text(f"name,r,g,b\n{lines}")
+    np.testing.assert_array_equal(read(mask_folder, first(mask_folder.source(str(tmp_path))))[1], ids)
+
+
+@pytest.mark.parametrize("kind", ["hidden", "half", "opaque", "palette", "floating point", "signed"])
+def test_ids_of_masks_of_many_kinds(tmp_path: Path, kind: str) -> None:
+    """An alpha channel that is the same everywhere says nothing; a palette's transparency changes no index."""
+    own(tmp_path)
+    ids = noise(HEIGHT, WIDTH, high=3)
+    path = tmp_path / "x.tif"
+    if kind in ("hidden", "half", "opaque"):
+        alpha = np.full_like(ids, {"hidden": 0, "half": 128, "opaque": 255}[kind])
+        path = save(tmp_path / "x.png", np.dstack([ids, ids, ids, alpha]))
+    elif kind == "palette":
+        path = tmp_path / "x.png"
+        with_palette(ids, [(0, 0, 0), (9, 9, 200), (3, 50, 3)]).save(path, transparency=0)
+    else:
+        save(path, ids.astype(np.float32 if kind == "floating point" else np.int32))
+    item = replace(first(mask_folder.source(str(tmp_path), classes=3)), mask_path=str(path))
+    np.testing.assert_array_equal(read(mask_folder, item, palette=[])[1], ids)
+
+
+def test_several_pages_and_deep_colours_of_masks_are_told(tmp_path: Path) -> None:
+    own(tmp_path)
+    item = first(mask_folder.source(str(tmp_path), classes=3))
+    pages = [Image.fromarray(noise(HEIGHT, WIDTH, high=3, seed=seed)) for seed in range(2)]
+    pages[0].save(tmp_path / "x.tif", save_all=True, append_images=pages[1:])
+    with notices.collected() as found:
+        mask = read(mask_folder, replace(item, mask_path=str(tmp_path / "x.tif")))[1]
+    np.testing.assert_array_equal(mask, noise(HEIGHT, WIDTH, high=3))
+    assert list(found) == ["pages"]
+
+
 def test_mask_folder_classes(tmp_path: Path) -> None:
     root = str(own(tmp_path))
     assert mask_folder.source(root, classes=4).classes == ["class0", "class1", "class2", "class3"]
@@ -823,7 +963,7 @@ def test_mask_folder_bad_masks_wait_for_being_read(tmp_path: Path) -> None:
 def test_mask_files_that_are_refused(tmp_path: Path, mode: str, ending: str, message: str) -> None:
     own(tmp_path)
     source = mask_folder.source(str(tmp_path), classes=3)
-    blank = save(tmp_path / f"x.{ending}", Image.new(mode, (WIDTH, HEIGHT)))
+    blank = save(tmp_path / f"x.{ending}", Image.new(mode, (WIDTH, HEIGHT), 0.5 if mode == "F" else 0))
     with pytest.raises(BadImage, match=rf"x\.{ending} is a mask {message}|x\.{ending} is {message}"):
         read(mask_folder, replace(first(source), mask_path=str(blank)))
 

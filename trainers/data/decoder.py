@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from typing import Any
 
+from trainers import notices
 from trainers.data.resize import Pixels, shrink
 from trainers.data.targets import Target
 from trainers.datasets import BadImage, Item
 from trainers.formatting import printable
+from trainers.messages import Notice
 from trainers.recipe import Recipe
 from trainers.registry import load
 
@@ -30,6 +33,8 @@ class Decoder:
         self.read_item = load("datasets", recipe.dataset).read
         self.size, self.resize = recipe.storage_size, recipe.resize
         self.target, self.channels, self.classes = target, channels, classes
+        self._notices: dict[str, Notice] = {}
+        self._lock = threading.Lock()
 
     def read(self, item: Item) -> list[Sample]:
         """Each sample of an item, at the stored size. Raises BadImage."""
@@ -49,8 +54,18 @@ class Decoder:
         ]
 
     def try_read(self, item: Item) -> list[Sample] | str:
-        """`read`, or the reason why it cannot be done."""
-        try:
-            return self.read(item)
-        except BadImage as error:
-            return printable(str(error))  # of a file's name
+        """`read`, or the reason why it cannot be done. What is noticed of a picture that is read is collected."""
+        with notices.collected() as found:
+            try:
+                samples = self.read(item)
+            except BadImage as error:
+                return printable(str(error))  # of a file's name
+        with self._lock:
+            notices.merge(self._notices, found)
+        return samples
+
+    def take_notices(self) -> dict[str, Notice]:
+        """What was noticed by `try_read` since the last call."""
+        with self._lock:
+            found, self._notices = self._notices, {}
+        return found

@@ -8,6 +8,7 @@ from typing import cast
 
 import numpy as np
 
+from trainers import notices
 from trainers.data import targets
 from trainers.datasets import Source
 from trainers.messages import DatasetFacts, Meta, Repeated, ShardResult, SkippedImage
@@ -65,7 +66,10 @@ def summarise(recipe: Recipe, source: Source, done: Sequence[ShardResult], bad: 
         "skipped": bad,
         "repeated": _find_repeated(done, source),
         "fingerprint": _fingerprint(done),
+        "notices": {},
     }
+    for result in done:
+        notices.merge(meta["notices"], result["notices"])
     for split, found in counts.items():
         if meta["rows"][split]:
             target.check_counts(found, split, recipe.dataset)
@@ -146,4 +150,4 @@ def describe(meta: Meta) -> list[str]:
         if found["count"]:
             example = found["examples"][0]
             lines.append(f"warning: {found['count']} pictures occur in two {where}, such as {example}")
-    return lines
+    return [*lines, *(f"warning: {line}" for line in notices.describe(meta.get("notices", {})))]

@@ -330,6 +330,7 @@ def _decode_chunk(decoder: Decoder, chunk: _Chunk, advance: Advance, threads: Th
         **decoder.target.count(stacked, decoder.classes),
         "sum": flat.sum(0, dtype=np.float64).tolist(),
         "squares": np.broadcast_to(squares, (decoder.channels,)).tolist(),
+        "notices": decoder.take_notices(),
     }
 
 

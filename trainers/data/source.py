@@ -11,6 +11,7 @@ from pathlib import Path
 
 from trainers.data import targets
 from trainers.datasets import Item, Source
+from trainers.decode import revision
 from trainers.recipe import Recipe
 from trainers.registry import load
 from trainers.storage.store import CACHE, Store
@@ -58,7 +59,7 @@ def cache_key(recipe: Recipe, source: Source) -> str:
             stamps = []
             for path in raw_files(item):
                 if path not in seen:
-                    seen[path] = f"{path} {_stamp(path)}"
+                    seen[path] = f"{path} {_stamp(path)}{revision(path)}"
                 stamps.append(seen[path])
             stamp = " ".join(stamps)
             line = f"{split} {item.name} {stamp} {list(item.targets)} {item.args}\n"

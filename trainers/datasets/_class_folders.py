@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,15 +15,9 @@ from trainers.datasets import Args, Item, Source
 from trainers.datasets._files import assign_splits
 from trainers.datasets._looks_like import IMAGES, LABELS, MASKS, looks_like
 from trainers.datasets._splits import Given, Layout, descend, find_splits, may_be_split, split_names
-from trainers.decode import SUFFIXES
+from trainers.endings import SUFFIXES, left_out
 from trainers.formatting import composed, printable, shortened
 from trainers.listing import Tree, list_folder, walk
-
-UNREAD = frozenset(
-    ".jfif .jpe .jif .avif .heic .heif .jp2 .j2k .jxl .tga .pcx .ico .psd .xcf .svg .exr .hdr .dng .cr2 .cr3 .nef .arw "
-    ".raf .orf .rw2 .dcm .dicom .nii .npy .npz .mat .mp4 .avi .mov .mkv .webm".split()
-)
-"""Endings of files that a person may take for pictures; those that are read are not counted."""
 
 
 @dataclass
@@ -334,9 +327,7 @@ def _say_passed(of: _Split) -> list[str]:
     again = [path for tree in trees for path in tree.again]
     if again:
         warnings.append(f"links to folders that are listed already are left out: {shortened(again)}")
-    endings = Counter(os.path.splitext(other)[1].lower() for tree in trees for other in tree.others)
-    unread = {ending: count for ending, count in endings.items() if ending in UNREAD and ending not in SUFFIXES}
+    unread = left_out(other for tree in trees for other in tree.others)
     if unread:
-        counts = ", ".join(f"{count} {ending}" for ending, count in sorted(unread.items()))
-        warnings.append(f"files in {of.where} that are not read are left out: {counts}; save them as png or jpg")
+        warnings.append(f"{of.where}: {unread}")
     return warnings

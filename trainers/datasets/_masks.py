@@ -1,20 +1,26 @@
 """What data sets with masks have in common: ids and colours to classes, masks that fit their pictures.
 
-A mask file holds ids (grey values, or the indices of a palette) or colours. It is taken as drawn, whatever EXIF
-orientation it states; the picture is turned upright first, and the mask must have the size of the upright one.
+A mask file holds ids (grey values, or the indices of a palette) or colours. The picture is turned upright first; a mask
+that has the size of the upright one is taken as drawn, and one that has the size of the picture as stored is turned as
+it is. Where both have one size, `mask_orientation` says which; without it the mask is taken as drawn, and that is told.
 No class is ever made up: what is in no table is a BadImage, and masks are reduced by leaving pixels out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from trainers.datasets import BadImage, Item
-from trainers.decode import Pixels, decode, jpeg_geometry, opened
+from trainers.decode import decode, geometry, notice_pages, opened, orientation_of, reading
+from trainers.notices import notice
+from trainers.pixels import Pixels, raw_kind
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Mask = npt.NDArray[np.uint8]
 Values = npt.NDArray[Any]
@@ -36,8 +42,15 @@ class RawMask(NamedTuple):
     """(height, width): grey values or indices of the palette; (height, width, 3): colours."""
     palette: Pixels | None = None
     """(n, 3): the colours of the indices."""
-    one_bit: bool = False
-    """Whether the file has one bit a pixel: `values` are 0 (black) and 1 (white)."""
+    white: tuple[int, int] = (255, 255)
+    """The value that is white in a file of fewer bits, such as 1, 3 or 15, and the grey value that it stands for."""
+    orientation: int = 1
+    """The EXIF orientation that the file states, and in which `values` are not turned."""
+
+    def grey(self) -> Values:
+        """`values` as the grey values that a viewer shows."""
+        value, shown = self.white
+        return self.values if value == shown else np.rint(self.values * (shown / value)).astype(np.int32)
 
 
 # ---- reading ----
@@ -65,16 +78,11 @@ def read_pair(
     """
     assert item.path is not None
     assert item.mask_path is not None
-    image = decode(item.path, channels, item.args.get("min_size"))
-    height, width, orientation = jpeg_geometry(item.path) or (*image.shape[:2], 1)
-    raw = load(item.mask_path, lossy=lossy)
-    if raw.values.shape[:2] != (height, width):
-        turned = ", upright as its EXIF orientation says," if orientation > 1 else ""
-        raise BadImage(
-            f"{item.path}{turned} is {width}x{height} and its mask {item.mask_path} "
-            f"{raw.values.shape[1]}x{raw.values.shape[0]}: a mask has its picture's size; redraw it or remove both"
-        )
-    return [(image, _reduce(classes_of(raw), (image.shape[0], image.shape[1]), orientation))]
+    image = decode(item.path, channels, item.args.get("min_size"), how=reading(item.args))
+    about = geometry(item.path)
+    raw = _upright(load(item.mask_path, lossy=lossy), item, (about.height, about.width), about.orientation)
+    mask = classes_of(raw)
+    return [(image, _reduce(mask, (image.shape[0], image.shape[1]), about.orientation if about.jpeg else 1))]
 
 
 def load(path: str, *, lossy: bool = False) -> RawMask:
@@ -86,21 +94,83 @@ def load(path: str, *, lossy: bool = False) -> RawMask:
                 f"{path} is a mask saved as {picture.format}, which blurs the borders between classes and so makes "
                 "up ids and colours that nobody drew; save masks as PNG, from the drawing and not from this file"
             )
+        notice_pages(picture, path)
+        kind, white = raw_kind(picture), _white(picture)
+        orientation = 1 if picture.format == "TIFF" else orientation_of(picture)  # Pillow turns TIFFs by itself
         picture.load()
-        if picture.mode in ("LA", "RGBA"):
-            if picture.getextrema()[-1] != (255, 255):
-                raise BadImage(f"{path} is a mask with transparent pixels, which have no class; save it without")
-            picture = picture.convert(picture.mode[:-1])
-        if picture.mode == "P":
-            colours = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
-            return RawMask(path, np.asarray(picture), palette=colours)
-        if picture.mode == "1":
-            return RawMask(path, np.asarray(picture).astype(np.uint8), one_bit=True)
-        if picture.mode.startswith("I"):
-            return RawMask(path, np.asarray(picture).astype(np.int32))
-        if picture.mode not in ("L", "RGB"):
+        if ";16" in kind and picture.mode in ("LA", "RGB", "RGBA"):
+            notice("mask deep", path)
+        palette = picture.getpalette("RGB") if picture.mode in ("P", "PA") else None
+        values = np.asarray(_without_alpha(picture, path))
+        if (picture.mode == "F" and not _whole_numbers(values)) or picture.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
             raise BadImage(f"{path} is of the kind {picture.mode}, which no mask is; save it as PNG, grey or in colour")
-        return RawMask(path, np.asarray(picture))
+        if picture.mode == "1":
+            values = values.astype(np.uint8)
+        elif picture.mode == "F" or picture.mode.startswith("I"):
+            values = values.astype(np.int32)
+        if white[0] != white[1] and picture.mode != "1":
+            values = np.rint(np.arange(white[1] + 1) * (white[0] / white[1])).astype(values.dtype)[values]
+        colours = None if palette is None else np.array(palette, np.uint8).reshape(-1, 3)
+        return RawMask(path, values, colours, white, orientation)
+
+
+def _without_alpha(picture: Image.Image, path: str) -> Image.Image:
+    """A loaded mask without its alpha channel, which says nothing where it is the same all over. Raises BadImage."""
+    if picture.mode not in ("LA", "RGBA", "PA", "La"):
+        return picture
+    *colours, (least, most) = cast(Sequence[tuple[int, int]], picture.getextrema())
+    nothing = most == 0 and all(low == high for low, high in colours)
+    if least != most or nothing:
+        raise BadImage(f"{path} is a mask with transparent pixels, which have no class; save it without")
+    return picture.convert("RGB") if picture.mode == "RGBA" else picture.getchannel(0)
+
+
+def _whole_numbers(values: Values) -> bool:
+    """Whether floating-point numbers are ids."""
+    return bool((values == np.rint(values)).all() and (np.abs(values) <= MOST_ID).all())
+
+
+def _white(picture: Image.Image) -> tuple[int, int]:
+    """The file's value for white, and Pillow's, of a picture that is not loaded yet: ids of few bits are scaled."""
+    if picture.mode == "1":
+        return 1, 255
+    kind = raw_kind(picture)
+    if kind.startswith(("L;2", "L;4")):
+        return 2 ** int(kind[2]) - 1, 255
+    opened: Any = picture
+    if picture.format == "PPM" and picture.mode in ("L", "I") and isinstance(opened.tile[0].args, tuple):
+        most = opened.tile[0].args[-1]
+        return most, 255 if most < 256 else 65535
+    return 255, 255
+
+
+def _upright(raw: RawMask, item: Item, size: tuple[int, int], orientation: int) -> RawMask:
+    """The mask turned as its picture, where it was drawn on that as stored. Raises BadImage where no way fits."""
+    asked = item.args.get("mask_orientation")
+    ways = {asked: orientation} if asked == "stored" else {"upright": 1} if asked else {}
+    if not ways:
+        ways = {"upright": 1, "stored": orientation, "stated": raw.orientation}
+    fitting = list(dict.fromkeys(way for way in ways.values() if _turned(raw.values, way).shape[:2] == size))
+    if not fitting:
+        turned = ", upright as its EXIF orientation says," if orientation > 1 else ""
+        found = _turned(raw.values, orientation if asked == "stored" else 1)
+        also = ", which was to be turned," if asked == "stored" and orientation > 1 else ""
+        raise BadImage(
+            f"{item.path}{turned} is {size[1]}x{size[0]} and its mask {raw.path}{also} "
+            f"{found.shape[1]}x{found.shape[0]}: a mask has its picture's size; redraw it or remove both"
+        )
+    if not asked and fitting != [1]:
+        notice("mask turned" if len(fitting) == 1 else "mask unsure", str(item.path))
+    return raw._replace(values=_turned(raw.values, fitting[0]), orientation=1)
+
+
+def _turned(values: Values, orientation: int) -> Values:
+    """`values` as EXIF says they are to be shown."""
+    if orientation >= 5:
+        values = values.swapaxes(0, 1)
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    return values[::rows, ::columns]
 
 
 def by_id(raw: RawMask, classes: Mapping[int, int], allowed: str) -> Mask:
@@ -146,10 +216,8 @@ def by_colour(raw: RawMask, classes: Mapping[Colour, int], allowed: str, *, rest
 
 def above(raw: RawMask, threshold: float | str) -> Mask:
     """1 where the grey value is above `threshold`, or above the mask's own mean where that is "mean"; else 0."""
-    grey = raw.values
-    if raw.one_bit:
-        grey = grey * np.uint8(255)
-    elif raw.palette is not None or grey.ndim == 3:
+    grey = raw.grey()
+    if raw.palette is not None or grey.ndim == 3:
         from PIL import Image
 
         colours = grey if raw.palette is None else raw.palette[grey.clip(0, len(raw.palette) - 1)]

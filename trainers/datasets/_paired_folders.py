@@ -7,8 +7,9 @@ import os
 from trainers.datasets._looks_like import looks_like
 from trainers.datasets._pairs import HOLE, SAME, Pair, Pattern, find_pairs, guess_pairs, need_folders, pattern_of
 from trainers.datasets._splits import SPLITS, Given, descend, find_splits
+from trainers.endings import left_out
 from trainers.formatting import printable, shortened
-from trainers.listing import list_folder
+from trainers.listing import list_folder, walk
 
 UNLABELLED = "it is left out as a test split; trainers predict takes its pictures"
 Patterns = tuple[Pattern, Pattern] | None
@@ -43,6 +44,8 @@ def find_splits_of_pairs(root: str, holds: str, given: Given, patterns: Patterns
                 pairs, said = guess_pairs(root, pictures, masks, [SAME, Pattern(after="_mask")])
                 warnings += said
             found[split] += pairs
+            unread = left_out(other for folder in (pictures, masks) for other in walk(root, folder).others)
+            warnings += [f"{printable(root)}: {unread}"] if unread else []
     return found, list(dict.fromkeys(warnings))
 
 

@@ -31,8 +31,8 @@ from trainers.datasets import IGNORED, Item, Source
 from trainers.datasets._files import existing_folder
 from trainers.datasets._masks import Mask, by_colour, by_id, read_pair
 from trainers.datasets._pairs import LISTED, Pair, Pattern, assign_pairs, find_pairs, mask_items, need_folders
-from trainers.decode import Pixels
 from trainers.formatting import shortened
+from trainers.pixels import Pixels
 
 HOLDS = (
     "CamVid: train, trainannot, val, valannot and, where there is one, test, testannot (SegNet's form), or "

@@ -30,7 +30,8 @@ import numpy as np
 from trainers.datasets import Item, Source
 from trainers.datasets._class_folders import picture_source
 from trainers.datasets._files import absolute, assign_splits, changed_ns, download, existing_folder, row_items
-from trainers.decode import Pixels, decode
+from trainers.decode import decode
+from trainers.pixels import Pixels
 
 HOLDS = "CIFAR-10 (cifar-10-batches-py, cifar-10-batches-bin, one of the .tar.gz, or train/<class>/*.png)"
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -18,7 +18,7 @@ from trainers.datasets import IGNORED, Item, Source
 from trainers.datasets._files import existing_folder
 from trainers.datasets._masks import Mask, by_id, read_pair
 from trainers.datasets._pairs import Pattern, find_pairs, mask_items, need_folders
-from trainers.decode import Pixels
+from trainers.pixels import Pixels
 
 HOLDS = "leftImg8bit/{train,val}/<city>/*_leftImg8bit.png and gtFine/{train,val}/<city>/*_gtFine_labelIds.png"
 PICTURES, MASKS = Pattern(after="_leftImg8bit"), Pattern(after="_gtFine_labelIds")

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from trainers.datasets import Item, Source
 from trainers.datasets._files import assign_splits, row_items
-from trainers.decode import Pixels
+from trainers.pixels import Pixels
 
 SAMPLES_PER_ITEM = 256
 

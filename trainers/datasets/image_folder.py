@@ -15,11 +15,14 @@ of train becomes val. Licence: that of the pictures.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from trainers.datasets import Item, Source
 from trainers.datasets._class_folders import picture_source
 from trainers.datasets._files import existing_folder
 from trainers.datasets._splits import Folders
-from trainers.decode import Pixels, decode
+from trainers.decode import check_reading, decode, reading
+from trainers.pixels import Pixels
 
 HOLDS = "train/<class>/*, val/<class>/* and test/<class>/*, or <class>/*"
 
@@ -34,6 +37,8 @@ def source(
     train: Folders = None,
     val: Folders = None,
     test: Folders = None,
+    value_range: Sequence[float] | float | None = None,
+    alpha: str | None = None,
 ) -> Source:
     """List the pictures of each class.
 
@@ -44,6 +49,9 @@ def source(
         test_share: share that becomes test, where there are no split folders.
         split_seed: of the random assignment.
         train, val, test: the folders of the splits, below `data`; None: those whose names say so.
+        value_range: the values that are black and white, as in 0,4095 or 4095, of grey pictures of more than 8 bits;
+            by default 0 and 65535.
+        alpha: "white": pictures are laid on white by their alpha channel; "ignore": it is left out; None: as it looks.
 
     Raises:
         ValueError: the folder has another layout, or a value is not allowed.
@@ -55,11 +63,12 @@ def source(
         test_share=test_share,
         split_seed=split_seed,
         given={"train": train, "val": val, "test": test},
-        args={"channels": channels},
+        args={"channels": channels, **check_reading(value_range, alpha)},
     )
 
 
 def read(item: Item) -> list[tuple[Pixels, int]]:
     """`item.args` may hold "min_size" (height, width): see `trainers.decode.decode`."""
     assert item.path is not None
-    return [(decode(item.path, item.args["channels"], item.args.get("min_size")), item.targets[0])]
+    image = decode(item.path, item.args["channels"], item.args.get("min_size"), how=reading(item.args))
+    return [(image, item.targets[0])]

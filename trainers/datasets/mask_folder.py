@@ -12,8 +12,8 @@ random, seeded; with train but no val, `val_share` of train becomes val. Licence
 
 Masks hold one of these, in png, bmp, gif, tif, pgm or ppm (a JPEG would make up classes along every border):
 
-    ids        grey values of 8 or 16 bits, or the indices of a palette, whose colours are then shown. 255 is no
-               class: such pixels are IGNORED.
+    ids        grey values of 1 to 16 bits, as the file has them, or the indices of a palette, whose colours are
+               then shown. 255 is no class: such pixels are IGNORED.
     colours    in RGB or a palette; data/classes.csv says whose they are
     black and white, with `threshold`: 1 where the grey value is above it, or, with threshold=mean, above the
                mean of that very mask. 255 is then white, and JPEG is allowed.
@@ -46,9 +46,10 @@ from trainers.datasets._masks import MOST_ID, Colour, Mask, RawMask, above, by_c
 from trainers.datasets._paired_folders import find_splits_of_pairs, read_patterns
 from trainers.datasets._pairs import LISTED, assign_pairs, mask_items
 from trainers.datasets._splits import Folders
-from trainers.decode import Pixels
+from trainers.decode import check_reading
 from trainers.formatting import shortened
 from trainers.limits import cpus
+from trainers.pixels import Pixels
 
 HOLDS = "images/* and masks/*, or train/images/* and train/masks/* and the same below val and test"
 CLASSES_FILE = "classes.csv"
@@ -88,6 +89,9 @@ def source(
     train: Folders = None,
     val: Folders = None,
     test: Folders = None,
+    mask_orientation: str | None = None,
+    value_range: Sequence[float] | float | None = None,
+    alpha: str | None = None,
 ) -> Source:
     """List the pairs of pictures and masks, and find out which classes the masks hold.
 
@@ -102,6 +106,10 @@ def source(
         picture_pattern: names of the pictures, as in {name}_leftImg8bit; others are left out.
         mask_pattern: names of the masks, as in {name}_gtFine_labelIds; others are left out.
         train, val, test: the folders of the splits; None: those whose names say so.
+        mask_orientation: of pictures with an EXIF orientation: "upright": masks are drawn on the upright picture;
+            "stored": on its pixels as stored, and are turned as it is; None: as the masks' sizes say, else upright.
+        value_range: of the pictures, the values that are black and white where they have more than 8 bits and are grey.
+        alpha: of the pictures, "white" or "ignore": whether an alpha channel is transparency; None: as it looks.
 
     Raises:
         ValueError: the folder has another layout, masks do not fit, or a value is not allowed.
@@ -117,7 +125,10 @@ def source(
         pool = found.pop("train")
         shares = {"val_share": val_share, "test_share": test_share}
         found = assign_pairs(root, pool, **shares, split_seed=split_seed) | found
-    args = {"channels": channels, **scheme.args}
+    if mask_orientation not in (None, "upright", "stored"):
+        raise ValueError(f"mask_orientation={mask_orientation} is not offered; use upright or stored")
+    turned = {} if mask_orientation is None else {"mask_orientation": mask_orientation}
+    args = {"channels": channels, **scheme.args, **check_reading(value_range, alpha), **turned}
     return Source(
         classes=scheme.classes,
         channels=channels,
@@ -138,8 +149,8 @@ def read(item: Item) -> list[tuple[Pixels, Mask]]:
     def classes_of(raw: RawMask) -> Mask:
         if colours and (raw.palette is not None or raw.values.ndim == 3):
             return by_colour(raw, colours, f"those of {CLASSES_FILE}")
-        if args.get("greys") and raw.one_bit:
-            raw = raw._replace(values=raw.values * np.uint8(255))
+        if args.get("greys"):
+            raw = raw._replace(values=raw.grey())
         _check_palette(raw, args.get("palette", ()))
         return by_id(raw, ids, shortened([str(identity) for identity in sorted(ids)], LISTED))
 

@@ -28,7 +28,7 @@ import numpy as np
 
 from trainers.datasets import Item, Source
 from trainers.datasets._files import absolute, assign_splits, changed_ns, download, existing_folder, row_items
-from trainers.decode import Pixels
+from trainers.pixels import Pixels
 
 HOLDS = "MNIST's idx files (train-images-idx3-ubyte, ...; .gz will do)"
 FILES = {

@@ -24,7 +24,7 @@ from trainers.datasets import Item, Source
 from trainers.datasets._files import existing_folder
 from trainers.datasets._masks import Mask, RawMask, above_mean, by_colour, by_id, read_pair
 from trainers.datasets._pairs import assign_pairs, find_pairs, mask_items, need_folders
-from trainers.decode import Pixels
+from trainers.pixels import Pixels
 
 HOLDS = "original_images/*.jpg and label_images_semantic/*.png"
 FORMS = (

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainers.datasets import MASK, Item, Source
-from trainers.decode import Pixels
+from trainers.pixels import Pixels
 
 CLASSES = ["background", "circle", "square", "triangle"]
 COLOURS = [(40, 40, 40), (230, 90, 60), (70, 160, 220), (240, 200, 70)]

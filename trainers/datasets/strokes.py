@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainers.datasets import Item, Source
-from trainers.decode import Pixels
+from trainers.pixels import Pixels
 
 SIDE = 28
 SAMPLES_PER_ITEM = 500

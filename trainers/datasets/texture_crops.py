@@ -12,12 +12,14 @@ photograph's name and the crop's number alone. Licence: that of the photographs.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 from trainers.datasets import BadImage, Item, Source
 from trainers.datasets._class_folders import picture_source
 from trainers.datasets._files import existing_folder
 from trainers.datasets._splits import Folders
-from trainers.decode import Pixels, decode
+from trainers.decode import check_reading, decode, reading
+from trainers.pixels import Pixels
 
 HOLDS = "photographs in class folders: <class>/*, or train/<class>/*, val/<class>/*, test/<class>/*"
 
@@ -33,6 +35,8 @@ def source(
     train: Folders = None,
     val: Folders = None,
     test: Folders = None,
+    value_range: Sequence[float] | float | None = None,
+    alpha: str | None = None,
 ) -> Source:
     """List the photographs of each class.
 
@@ -44,6 +48,8 @@ def source(
         val_share: share of the photographs, or of train, that becomes val, where there is no such folder.
         test_share: share that becomes test, where there are no split folders.
         train, val, test: the folders of the splits, below `data`; None: those whose names say so.
+        value_range: the values that are black and white, of photographs of more than 8 bits.
+        alpha: "white" or "ignore": whether an alpha channel is transparency; None: as it looks.
 
     Raises:
         ValueError: the folder has another layout, or a value is not allowed.
@@ -58,14 +64,14 @@ def source(
         split_seed=split_seed,
         given={"train": train, "val": val, "test": test},
         samples=crops_per_photo,
-        args={"crop_size": crop_size, "split_seed": split_seed},
+        args={"crop_size": crop_size, "split_seed": split_seed, **check_reading(value_range, alpha)},
     )
 
 
 def read(item: Item) -> list[tuple[Pixels, int]]:
     """The photograph is decoded once; the crops are views of it. Raises BadImage where it is too small."""
     assert item.path is not None
-    photo = decode(item.path, 1)
+    photo = decode(item.path, 1, how=reading(item.args))
     crop, seed = item.args["crop_size"], item.args["split_seed"]
     height, width = photo.shape[:2]
     if min(height, width) < crop:

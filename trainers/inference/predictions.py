@@ -20,7 +20,7 @@ from trainers.data import targets
 from trainers.data.decoder import Decoder, Sample
 from trainers.data.resize import Pixels, shrink
 from trainers.datasets import BadImage, Source
-from trainers.decode import decode
+from trainers.decode import decode, reading
 from trainers.inference.predictor import Predictor
 from trainers.inference.sliding_window import slide
 from trainers.messages import DatasetFacts, Scores
@@ -88,9 +88,10 @@ class Classes:
     def rows(self, predictor: Predictor, files: Sequence[Named], out: Path) -> list[list[str]]:
         recipe, classes, task = predictor.recipe, predictor.meta["classes"], cast(ImageTask, predictor.task)
         found: dict[str, Pixels] = {}
+        how = reading(recipe.dataset_args)
         for path, _ in files:
             with contextlib.suppress(BadImage, OSError):
-                picture = decode(path, predictor.meta["channels"], recipe.storage_size)
+                picture = decode(path, predictor.meta["channels"], recipe.storage_size, how=how)
                 found[path] = shrink(picture, recipe.storage_size, recipe.resize)
         blank = [""] * (len(self.header(predictor.meta, task)) - 1)
         if not found:
@@ -123,9 +124,10 @@ class PixelClasses:
         classes, store = predictor.meta["classes"], Store(out)
         colours = class_colours(predictor.meta)
         rows = []
+        how = reading(predictor.recipe.dataset_args)
         for path, name in files:
             try:
-                picture = decode(path, predictor.meta["channels"])
+                picture = decode(path, predictor.meta["channels"], how=how)
             except (BadImage, OSError):
                 rows.append([path, "", *([""] * len(classes))])
                 continue
