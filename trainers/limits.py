@@ -7,6 +7,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+GROUPS = Path("/sys/fs/cgroup")
+OWN_GROUPS = Path("/proc/self/cgroup")
+"""Of this process: "0::/path" of version 2, "4:cpu,cpuacct:/path" of version 1."""
+
 
 def cpus() -> int:
     """Cores whose time this process gets, at least 1: a quota of 1.5 is one."""
@@ -41,14 +45,13 @@ def _quotas() -> Iterator[float]:
 
 def _cgroup(controller: str, name_v2: str, name_v1: str) -> Iterator[str]:
     """What a file says in the control group of this process and in all above it, whose limits hold too."""
-    mount = Path("/sys/fs/cgroup")
-    for entry in _read(Path("/proc/self/cgroup")).splitlines():
+    for entry in _read(OWN_GROUPS).splitlines():
         number, controllers, path = entry.split(":", 2)
         if number != "0" and controller not in controllers.split(","):
             continue
-        root, name = mount, name_v2
+        root, name = GROUPS, name_v2
         if number != "0":
-            root, name = next(filter(Path.is_dir, [mount / controllers, mount / controller]), mount), name_v1
+            root, name = next(filter(Path.is_dir, [GROUPS / controllers, GROUPS / controller]), GROUPS), name_v1
         folder = root / path.lstrip("/")
         for group in (folder, *folder.parents):
             if name and (text := _read(group / name).strip()):

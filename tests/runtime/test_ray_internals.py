@@ -7,6 +7,8 @@ import inspect
 import logging
 import mmap
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from trainers.runtime.ray_internals import (
     walk_upload,
 )
 
+ROOT = Path(__file__).parents[2]
 RAY = Path(ray.__file__).parent
 TRAIN = "ray.train.v2._internal.execution"
 COORDINATOR = "ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator"
@@ -155,6 +158,31 @@ def test_a_ray_of_our_own_listens_on_loopback() -> None:
         start_on_loopback(3, dashboard=False)
     arguments = init.call_args.kwargs
     assert (arguments["_node_ip_address"], arguments["num_cpus"]) == ("127.0.0.1", 3)
+
+
+_NICE = """
+import os
+import ray
+from trainers.runtime.ray_internals import start_on_loopback
+
+os.nice(1)
+start_on_loopback(2, dashboard=True)
+print(os.nice(0), ray.get(ray.remote(os.nice).remote(0)))
+"""
+
+
+@pytest.mark.slow
+def test_a_ray_of_our_own_has_a_folder_and_workers_that_are_nice(tmp_path: Path) -> None:
+    """As nice as their driver, and sockets that have room where temporary files lie deep (verl-project/verl 1120)."""
+    deep = tmp_path / ("a" * max(1, 100 - len(str(tmp_path))))
+    deep.mkdir()
+    others = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_worker_niceness")}
+    environment = {**others, "TMPDIR": str(deep)}
+    argv = [sys.executable, "-c", _NICE]
+    done = subprocess.run(argv, env=environment, cwd=ROOT, text=True, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = map(int, done.stdout.split()[-2:])
+    assert ours == theirs > 0
 
 
 def test_a_walk_skips_what_ray_would_not_upload(tmp_path: Path) -> None:

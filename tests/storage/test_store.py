@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import ranks, small
 
+from trainers.data import shard_transfer
+from trainers.progress import Progress
 from trainers.runs import files
 from trainers.runs.files import not_shared, sees
 from trainers.runtime import worker
-from trainers.storage.store import Store
+from trainers.storage import run_lock
+from trainers.storage import store as store_module
+from trainers.storage.run_lock import Busy, lock
+from trainers.storage.store import Store, default_storage, rename_once
 from trainers.training.distributed import World
 
 
@@ -94,3 +104,114 @@ def test_every_rank_ends_where_one_host_does_not_see_the_run_folder(tmp_path: Pa
     end = events[-1]
     assert end["status"] == "failed"
     assert f"the storage is not shared: {socket.gethostname()} cannot see" in end["message"]
+
+
+def lack(code: int) -> Callable[..., None]:
+    """A system call as it fails where a file system has no such thing."""
+
+    def call(*args: object, **options: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return call
+
+
+NO_LINKS = [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK]
+
+
+@pytest.mark.parametrize("code", [None, *NO_LINKS])
+def test_a_name_is_given_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int | None) -> None:
+    """With hard links, and without them (huggingface/huggingface_hub 2399)."""
+    if code is not None:
+        monkeypatch.setattr(os, "link", lack(code))
+    target, parts = tmp_path / "meta.json", [tmp_path / f"{number}.part" for number in range(8)]
+    for part in parts:
+        part.write_text(part.name)
+    with ThreadPoolExecutor(len(parts)) as threads:
+        first = list(threads.map(lambda part: rename_once(part, target), parts))
+    assert first.count(True) == 1
+    assert target.read_text() == parts[first.index(True)].name
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_name_that_a_killed_process_had_claimed_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "link", lack(errno.EPERM))
+    monkeypatch.setattr(store_module, "CLAIM_SECONDS", 0.1)
+    (tmp_path / ".meta.json.claim").touch()
+    (tmp_path / "1.part").write_text("1")
+    assert rename_once(tmp_path / "1.part", tmp_path / "meta.json")
+    assert os.listdir(tmp_path) == ["meta.json"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL])
+def test_a_run_folder_has_one_owner_where_there_are_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Lustre and FUSE mounts without flock (python-poetry/poetry 8825)."""
+    monkeypatch.setattr("fcntl.flock", lack(code))
+    monkeypatch.setattr(run_lock, "WATCHED_SECONDS", 3.0)
+    monkeypatch.setattr(run_lock, "BEAT_SECONDS", 0.2)
+    progress, stop, run = Progress(file=io.StringIO()), threading.Event(), Store(tmp_path / "storage") / "run"
+    with lock(run, progress, stop):
+        with pytest.raises(Busy, match=f"already, by process {os.getpid()} on"), lock(run, progress, stop):
+            pass
+        assert run.names() == [".lock"]
+    assert not stop.is_set()
+    assert not (tmp_path / "storage" / "run").exists()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOTSUP, errno.EINVAL])
+def test_a_file_system_that_cannot_sync_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    monkeypatch.setattr(os, "fsync", lack(code))
+    Store(tmp_path).write("a", b"1")
+    assert (tmp_path / "a").read_bytes() == b"1"
+    monkeypatch.setattr(os, "fsync", lack(errno.EIO))
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        Store(tmp_path).write("a", b"2")
+
+
+def test_a_storage_that_replaces_no_files_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = os.replace
+
+    def once(part: str, target: Path) -> None:
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        replace(part, target)
+
+    monkeypatch.setattr(os, "replace", once)
+    with pytest.raises(ValueError, match=f"{tmp_path} cannot be written: File exists; give --storage another folder"):
+        Store(tmp_path).check_writable()
+
+
+@pytest.mark.parametrize("mask", [0o077, 0o027])
+def test_a_strict_umask_leaves_our_own_files_to_us(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        store = Store(tmp_path / "deep" / "storage")
+        store.check_writable()
+        store.write("run/run.json", b"{}")
+    finally:
+        os.umask(before)
+    assert store.read("run/run.json") == b"{}"
+
+
+def test_without_a_home_folder_the_storage_must_be_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A number without an account, as clusters give it to a process (h2oai/h2o-llmstudio 974)."""
+
+    def nobody(*_: object) -> None:
+        raise KeyError("uid not found")
+
+    for name in ("HOME", "TRAINYARD_STORAGE", "TRAINYARD_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    monkeypatch.setattr("pwd.getpwnam", nobody)
+    with pytest.raises(
+        ValueError, match="no home folder.*: give --storage a folder for runs, or set TRAINYARD_STORAGE"
+    ):
+        default_storage()
+    with pytest.raises(ValueError, match="set TRAINYARD_CACHE"):
+        shard_transfer.home()
+    for path in ("~/runs", "~nobody/runs"):
+        with pytest.raises(ValueError, match=f"there is no home folder for ~ in {path}; give the whole path"):
+            Store(path)
+    monkeypatch.setenv("TRAINYARD_STORAGE", str(tmp_path))
+    assert default_storage() == str(tmp_path)

@@ -42,15 +42,16 @@ def start_on_loopback(cpus: int, dashboard: bool) -> None:
     Raises:
         ValueError: There is no folder for its sockets.
     """
+    import ray
+
     # Its workers are as nice as this process. By itself Ray makes them the last that get a core: beside any other
     # program they would stand still.
-    os.environ.setdefault("RAY_worker_niceness", "0")  # test_workers_of_a_ray_of_our_own_are_as_nice_as_we_are
-    import ray
+    os.environ.setdefault("RAY_worker_niceness", "0")  # test_a_ray_of_our_own_has_a_folder_and_workers_that_are_nice
 
     with _loopback_alone(), ray_folder() as folder:
         ray.init(
             address="local",
-            _temp_dir=str(folder),  # test_a_ray_of_our_own_starts_where_tmpdir_is_long
+            _temp_dir=str(folder),  # test_a_ray_of_our_own_has_a_folder_and_workers_that_are_nice
             _node_ip_address="127.0.0.1",  # test_a_ray_of_our_own_listens_on_loopback
             num_cpus=cpus,
             include_dashboard=dashboard,

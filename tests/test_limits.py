@@ -1,0 +1,94 @@
+"""What a process may use of its host."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from trainers import limits
+
+
+@pytest.fixture
+def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Control groups of the test's own, on a host of 8 cores of which the process may run on 6."""
+    monkeypatch.setattr(limits, "GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(limits, "OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
+    return tmp_path
+
+
+def write(folder: Path, files: Mapping[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+V1 = "4:cpu,cpuacct:/docker/ab\n1:name=systemd:/docker/ab\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 6),  # no control groups, as on macOS
+        ({"own": "0::/\n", "groups/cpu.max": "max 100000\n"}, 6),
+        ({"own": "0::/\n", "groups/cpu.max": "100000 100000\n"}, 1),
+        ({"own": "0::/\n", "groups/cpu.max": "150000 100000\n"}, 1),
+        ({"own": "0::/\n", "groups/cpu.max": "30000 100000\n"}, 1),
+        ({"own": "0::/\n", "groups/cpu.max": "400000 100000\n"}, 4),
+        ({"own": "0::/\n", "groups/cpu.max": "1600000 100000\n"}, 6),
+        ({"own": "0::/pods/a/b\n", "groups/pods/a/cpu.max": "250000 100000", "groups/pods/a/b/cpu.max": "max 1000"}, 2),
+        ({"own": "0::/pods/a\n", "groups/cpu.max": "300000 100000"}, 3),  # the container sees its own group as the root
+        ({"own": V1, "groups/cpu,cpuacct/docker/ab/cpu.cfs_quota_us": "-1", "groups/cpu,cpuacct/x": ""}, 6),
+        (
+            {
+                "own": V1,
+                "groups/cpu,cpuacct/docker/ab/cpu.cfs_quota_us": "200000",
+                "groups/cpu,cpuacct/docker/ab/cpu.cfs_period_us": "100000",
+            },
+            2,
+        ),
+        ({"own": V1, "groups/cpu/cpu.cfs_quota_us": "50000", "groups/cpu/cpu.cfs_period_us": "100000"}, 1),
+        ({"own": "0::/\n", "groups/cpu.max": "nonsense"}, 6),
+        ({"own": "0::/\n", "groups/cpu.max": "100000 0"}, 6),
+    ],
+)
+def test_cpus_are_those_of_affinity_and_quota(groups: Path, files: Mapping[str, str], expected: int) -> None:
+    write(groups, files)
+    assert limits.cpus() == expected
+
+
+def test_cpus_without_affinity_are_those_of_the_host(groups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert limits.cpus() == 8
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert limits.cpus() == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [(None, None), ("", None), ("3", 3), ("4,2", 4), ("0", None), ("-1", None), ("many", None)]
+)
+def test_threads_are_what_openmp_is_told(
+    text: str | None, expected: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if text is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", text)
+    assert limits.threads() == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({"own": "0::/pods/a\n", "groups/pods/memory.max": "1073741824", "groups/pods/a/memory.max": "max"}, 2**30),
+        ({"own": "9:memory:/docker/ab\n", "groups/memory/docker/ab/memory.limit_in_bytes": "536870912"}, 2**29),
+    ],
+)
+def test_memory_is_that_of_the_control_groups(groups: Path, files: Mapping[str, str], limit: int) -> None:
+    host = limits.memory()
+    assert host == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    write(groups, files)
+    assert limits.memory() == min(host, limit)
