@@ -11,7 +11,7 @@ import pytest
 from trainers import limits
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Control groups of the test's own, on a host of 8 cores of which the process may run on 6."""
     monkeypatch.setattr(limits, "GROUPS", tmp_path / "groups")
@@ -61,7 +61,7 @@ def test_cpus_are_those_of_affinity_and_quota(groups: Path, files: Mapping[str, 
     assert limits.cpus() == expected
 
 
-def test_cpus_without_affinity_are_those_of_the_host(groups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpus_without_affinity_are_those_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity")
     assert limits.cpus() == 8
     monkeypatch.setattr(os, "cpu_count", lambda: None)

@@ -167,7 +167,7 @@ from trainers.runtime.ray_internals import start_on_loopback
 
 os.nice(1)
 start_on_loopback(2, dashboard=True)
-print(os.nice(0), ray.get(ray.remote(os.nice).remote(0)))
+print(os.nice(0), ray.get(ray.remote(lambda: os.nice(0)).remote()))
 """
 
 

@@ -109,7 +109,7 @@ def test_every_rank_ends_where_one_host_does_not_see_the_run_folder(tmp_path: Pa
 def lack(code: int) -> Callable[..., None]:
     """A system call as it fails where a file system has no such thing."""
 
-    def call(*args: object, **options: object) -> None:
+    def call(*_: object, **__: object) -> None:
         raise OSError(code, os.strerror(code))
 
     return call
@@ -204,9 +204,7 @@ def test_without_a_home_folder_the_storage_must_be_given(monkeypatch: pytest.Mon
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pwd.getpwuid", nobody)
     monkeypatch.setattr("pwd.getpwnam", nobody)
-    with pytest.raises(
-        ValueError, match="no home folder.*: give --storage a folder for runs, or set TRAINYARD_STORAGE"
-    ):
+    with pytest.raises(ValueError, match=r"no home folder.*: give --storage .*, or set TRAINYARD_STORAGE"):
         default_storage()
     with pytest.raises(ValueError, match="set TRAINYARD_CACHE"):
         shard_transfer.home()
