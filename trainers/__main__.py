@@ -220,7 +220,10 @@ def _print_scores(scores: Scores) -> None:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _PredictOptions:
     out: str
-    """Folder that predictions.csv is written to; and masks/ and overlays/, where the model segments."""
+    """Folder that predictions.csv and predictions.png are written to; or masks/ and overlays/, where the model
+    segments. What is done is kept there, and the same command goes on with the rest."""
+    top_k: int = 1
+    """Classes that are named for each picture, the most probable ones: further columns of predictions.csv."""
     workers: int = 0
     """Processes of Ray Data; 0: this process."""
     sliding: bool = False
@@ -240,7 +243,7 @@ def _predict(argv: list[str]) -> int:
     from trainers.progress import Progress
 
     progress = Progress()
-    with progress.bar("predicting", None) as advance:
+    try:
         path, bad = predict(
             names[0],
             names[1:],
@@ -249,12 +252,16 @@ def _predict(argv: list[str]) -> int:
             storage=options.storage,
             sliding=options.sliding,
             overlap=options.overlap,
-            advance=advance,
+            top_k=options.top_k,
+            progress=progress,
         )
+    except KeyboardInterrupt:
+        progress.message(f"what is done is kept in {options.out}; to go on, repeat the command")
+        raise
     if bad:
         progress.warning(f"{len(bad)} pictures cannot be decoded and have no class: {', '.join(bad[:10])}")
     print(path)
-    return 0
+    return 1 if len(bad) == json.loads(path.with_name("predictions.json").read_text())["pictures"] else 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import functools
-import io
 import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 from trainers.data.ray_map import ray_map
-from trainers.decode import SUFFIXES
 from trainers.formatting import printable
 from trainers.inference import predictions
 from trainers.inference.load import open_run
+from trainers.inference.pictures import check_output, find_pictures
 from trainers.inference.predictions import Named
 from trainers.inference.predictor import Predictor, check_overlap
-from trainers.progress import Advance
+from trainers.inference.table import Table, open_table, stamp
+from trainers.messages import Json, RunFacts
+from trainers.progress import Advance, Progress
 from trainers.recipe import Recipe, Scale
 from trainers.storage.store import Store, absolute
 from trainers.training import build
 
 PREDICT_BATCH = 64
+"""Pictures at once; masks are made one by one, and kept one by one."""
+
+
+class _Picture(NamedTuple):
+    """One to predict."""
+
+    path: str
+    name: str
+    """In the table."""
+    stem: str
+    """In the names of files that are made of it."""
 
 
 def predict(
@@ -36,77 +48,108 @@ def predict(
     storage: str | None = None,
     sliding: bool = False,
     overlap: float = 0.25,
+    top_k: int = 1,
     advance: Advance = lambda n: None,
+    progress: Progress | None = None,
 ) -> tuple[Path, list[str]]:
-    """What the best checkpoint of a run makes of pictures. `out`/predictions.csv holds path, class, probability (and
-    the probability of each class, where the task says so) or, where the run segments, path, mask and the share of
-    each class in the picture; then there are also, at the picture's own size, `out`/masks/*.png (class numbers),
-    colours/*.png and overlays/*.png, and what the numbers and colours mean, `out`/legend.png.
+    """What the best checkpoint of a run makes of pictures.
+
+    `out`/predictions.csv holds path, class, probability (with `top_k`, "class 2", "probability 2" ... too; and the
+    probability of each class, where the task says so), and `out`/predictions.png some of the pictures with their
+    classes. Where the run segments, it holds path, mask and the share of each class in the picture; then there are
+    also, at the picture's own size, `out`/masks/*.png (class numbers), colours/*.png and overlays/*.png, and what the
+    numbers and colours mean, `out`/legend.png. `out`/predictions.json says which run and weights they are of.
+
+    However it ends, the rows that are done lie in `out`, and the same call goes on with the rest.
 
     Args:
         run: its name below `storage`, or its folder.
-        paths: files, and folders that are searched through.
+        paths: files, and folders that are searched through; what `predict` has written there is passed over.
         out: the folder that is written.
         workers: 0 for this process, else so many tasks of Ray Data at once.
         storage: where run folders lie, by default the usual place.
         sliding, overlap: see `evaluate`.
+        top_k: how many classes are named for each picture, the most probable ones.
         advance: gets the number of pictures done.
+        progress: where messages and a bar go; None: there are none.
 
     Returns:
         The CSV's path, and the pictures that could not be decoded, whose class is left empty.
 
     Raises:
-        ValueError: there is nothing to predict, or no such run.
+        ValueError: there is nothing to predict, or no such run; `out` holds predictions of another one.
     """
     folder, found = open_run(run, storage)
     check_overlap(overlap)
-    meta = found["dataset"]
+    recipe, meta = Recipe.from_json(found["recipe"]), found["dataset"]
     kind = predictions.of_meta(meta)
     if sliding and not kind.own_size:
         raise ValueError(f"the run {run} classifies whole pictures: --sliding is for masks; leave it out")
-    files = list(_pictures(paths))
-    if not files:
-        raise ValueError(f"no pictures in {', '.join(paths)}; endings looked for: {', '.join(SUFFIXES)}")
+    header = kind.header(meta, build.make_task(recipe, meta), top_k)
+    listed = find_pictures(paths)
     target = absolute(out)
-    target.mkdir(parents=True, exist_ok=True)
-    named = list(zip(files, _names_below(files), strict=True))
-    batches = [named[start : start + PREDICT_BATCH] for start in range(0, len(named), PREDICT_BATCH)]
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(kind.header(meta, build.make_task(Recipe.from_json(found["recipe"]), meta)))
-    bad = []
-    tasks: list[_Task] = [
-        {
-            "folder": folder.address,
-            "out": str(target),
-            "sliding": sliding,
-            "overlap": overlap,
-            "files": json.dumps([(os.path.abspath(path), name) for path, name in batch] if workers else batch),
-        }
-        for batch in batches
-    ]
+    if kind.own_size:
+        check_output(target, listed)
+    say = progress.message if progress else lambda text: None
+    if listed.own:
+        say(f"predictions of earlier commands are passed over: {', '.join(map(printable, listed.own))}")
+    pictures = list(map(_Picture, listed.files, map(printable, listed.files), _names_below(listed.files)))
+    options: _Options = {"folder": folder.address, "out": str(target), "sliding": sliding, "overlap": overlap}
+    options["top_k"] = top_k
+    facts = _facts(folder, found, options)
+    with open_table(target, header, facts) as table:
+        left = [each for each in pictures if not table.has(each.name, each.path, kind.file_of(each.stem))]
+        if len(left) < len(pictures):
+            say(f"{len(pictures) - len(left):,} of {len(pictures):,} pictures were predicted before")
+        bar = progress.bar("predicting", len(left)) if progress else contextlib.nullcontext(advance)
+        with bar as shown:
+            _fill(table, left, options, 1 if kind.own_size and not workers else PREDICT_BATCH, workers, shown)
+        names = [picture.name for picture in pictures]
+        rows = table.rows(names)
+        done = [(picture.path, row) for picture, row in zip(pictures, rows, strict=True) if row[1]]
+        kind.finish(recipe, meta, Store(target), done, found["name"])
+        bad = [row[0] for row in rows if not row[1]]
+        return table.finish(names, {**facts, "pictures": len(rows), "undecoded": len(bad)}), bad
+
+
+def _facts(folder: Store, run: RunFacts, options: _Options) -> Json:
+    """Where predictions come from, for predictions.json."""
+    best = run.get("best")
+    chosen = {name: options[name] for name in ("sliding", "overlap", "top_k")}
+    origin = {"run": run["name"], "folder": folder.address, "start_id": run.get("start_id")}
+    return {**origin, "best": dict(best) if best else None, **chosen}
+
+
+def _fill(table: Table, left: Sequence[_Picture], options: _Options, size: int, workers: int, advance: Advance) -> None:
+    """Predict what is left, and keep each batch."""
+    batches = [left[start : start + size] for start in range(0, len(left), size)]
+    stamps = [[stamp(picture.path) for picture in batch] for batch in batches]
+    tasks = [_task(batch, options, absolute=workers > 0) for batch in batches]
     done = _on_ray(tasks, workers) if workers else map(_predict_task, tasks)
-    for rows in (json.loads(row["rows"]) for row in done):
-        writer.writerows(rows)
-        bad += [row[0] for row in rows if not row[1]]
+    for batch, of_files, result in zip(batches, stamps, done, strict=True):
+        rows = json.loads(result["rows"])
+        table.add([[picture.name, *row[1:]] for picture, row in zip(batch, rows, strict=True)], of_files)
         advance(len(rows))
-    kind.finish(meta, Store(target))
-    Store(target).write("predictions.csv", printable(table.getvalue()).encode())
-    return target / "predictions.csv", bad
 
 
 @functools.lru_cache(1)
-def _predictor(address: str, sliding: bool, overlap: float) -> Predictor:
-    return Predictor(Store(address), sliding, overlap)
+def _predictor(address: str, sliding: bool, overlap: float, top_k: int) -> Predictor:
+    return Predictor(Store(address), sliding, overlap, top_k)
 
 
-class _Task(TypedDict):
-    """A batch to predict: plain columns, as Ray Data takes them."""
+class _Options(TypedDict, total=False):
+    """What all pictures have in common."""
 
     folder: str
     out: str
     sliding: bool
     overlap: float
+    top_k: int
+
+
+class _Task(_Options):
+    """A batch to predict: plain columns, as Ray Data takes them."""
+
     files: str
     """(path, name) of each, as JSON."""
 
@@ -116,9 +159,14 @@ class _Done(TypedDict):
     """Of predictions.csv, as JSON."""
 
 
+def _task(batch: Sequence[_Picture], options: _Options, absolute: bool) -> _Task:
+    files = [(os.path.abspath(picture.path) if absolute else picture.path, picture.stem) for picture in batch]
+    return {**options, "files": json.dumps(files)}
+
+
 def _predict_task(task: _Task) -> _Done:
     """One batch; a worker process keeps its model for the next."""
-    predictor = _predictor(task["folder"], task["sliding"], task["overlap"])
+    predictor = _predictor(task["folder"], task["sliding"], task["overlap"], task["top_k"])
     files: list[Named] = [(path, name) for path, name in json.loads(task["files"])]
     return {"rows": json.dumps(predictions.of_meta(predictor.meta).rows(predictor, files, Path(task["out"])))}
 
@@ -135,19 +183,7 @@ def _names_below(files: Sequence[str]) -> list[str]:
     """For each file its path below the folder that all share, without the ending; where two files differ in the
     ending alone, with it."""
     shared = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in files])
-    whole = [os.path.relpath(os.path.abspath(path), shared) for path in files]
+    whole = [printable(os.path.relpath(os.path.abspath(path), shared)) for path in files]
     stems = [os.path.splitext(path)[0] for path in whole]
     twice = {stem for stem, count in Counter(stems).items() if count > 1}
     return [path if stem in twice else stem for path, stem in zip(whole, stems, strict=True)]
-
-
-def _pictures(paths: Sequence[str]) -> Iterator[str]:
-    for path in paths:
-        if os.path.isfile(path):
-            yield path
-        elif os.path.isdir(path):
-            for parent, folders, names in os.walk(path):
-                folders.sort()
-                yield from (os.path.join(parent, n) for n in sorted(names) if n.lower().endswith(SUFFIXES))
-        else:
-            raise ValueError(f"there is no file or folder {path}")

@@ -7,6 +7,8 @@ masks     masks, colours and overlays at the picture's own size, and scores at t
 from __future__ import annotations
 
 import contextlib
+import heapq
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +23,7 @@ from trainers.data.decoder import Decoder, Sample
 from trainers.data.resize import Pixels, shrink
 from trainers.datasets import BadImage, Source
 from trainers.decode import decode, reading
+from trainers.inference import sheet
 from trainers.inference.predictor import Predictor
 from trainers.inference.sliding_window import slide
 from trainers.messages import DatasetFacts, Scores
@@ -29,9 +32,13 @@ from trainers.recipe import Recipe
 from trainers.runs import mask_figures
 from trainers.storage.store import Store
 from trainers.tasks.base import CountsLabels, ImageTask, Ints, Task
+from trainers.training import build
 
 Named = tuple[str, str]
 """A picture's path, and the name, without an ending, that files made of it get."""
+
+Done = tuple[str, Sequence[str]]
+"""A picture's path, and its row."""
 
 
 class Predictions(Protocol):
@@ -40,8 +47,21 @@ class Predictions(Protocol):
     own_size: bool
     """Whether pictures may keep their own size: --native and --sliding."""
 
-    def header(self, meta: DatasetFacts, task: Task) -> list[str]:
-        """The first line of predictions.csv."""
+    def file_of(self, name: str) -> str | None:
+        """The file that is made of a picture, as predictions.csv names it; None: there is none."""
+        ...
+
+    def header(self, meta: DatasetFacts, task: Task, top_k: int = 1) -> list[str]:
+        """The first line of predictions.csv.
+
+        Args:
+            meta: The data's, of run.json.
+            task: Of the run.
+            top_k: Classes that are named for each picture.
+
+        Raises:
+            ValueError: There is no such number of classes of a picture.
+        """
         ...
 
     def rows(self, predictor: Predictor, files: Sequence[Named], out: Path) -> list[list[str]]:
@@ -57,8 +77,16 @@ class Predictions(Protocol):
         """
         ...
 
-    def finish(self, meta: DatasetFacts, out: Store) -> None:
-        """Write what explains the files."""
+    def finish(self, recipe: Recipe, meta: DatasetFacts, out: Store, done: Sequence[Done], title: str) -> None:
+        """Write what explains the files.
+
+        Args:
+            recipe: of the run.
+            meta: the data's, of run.json.
+            out: the folder.
+            done: every picture that was decoded, in order.
+            title: of a figure.
+        """
         ...
 
     def evaluate(self, predictor: Predictor, source: Source, split: str, advance: Advance) -> Scores:
@@ -81,19 +109,24 @@ class Classes:
 
     own_size = False
 
-    def header(self, meta: DatasetFacts, task: Task) -> list[str]:
+    def file_of(self, name: str) -> str | None:
+        return None
+
+    def header(self, meta: DatasetFacts, task: Task, top_k: int = 1) -> list[str]:
+        if top_k < 1:
+            raise ValueError(f"top_k={top_k} is not allowed; give 1 to {len(meta['classes'])}, the number of classes")
+        more = range(2, min(top_k, len(meta["classes"])) + 1)
         each = meta["classes"] if cast(ImageTask, task).every_probability else []
-        return ["path", "class", "probability", *(f"probability of {name}" for name in each)]
+        further = [name for place in more for name in (f"class {place}", f"probability {place}")]
+        return ["path", "class", "probability", *further, *(f"probability of {name}" for name in each)]
 
     def rows(self, predictor: Predictor, files: Sequence[Named], out: Path) -> list[list[str]]:
         recipe, classes, task = predictor.recipe, predictor.meta["classes"], cast(ImageTask, predictor.task)
         found: dict[str, Pixels] = {}
-        how = reading(recipe.dataset_args)
         for path, _ in files:
             with contextlib.suppress(BadImage, OSError):
-                picture = decode(path, predictor.meta["channels"], recipe.storage_size, how=how)
-                found[path] = shrink(picture, recipe.storage_size, recipe.resize)
-        blank = [""] * (len(self.header(predictor.meta, task)) - 1)
+                found[path] = _as_stored(path, recipe, predictor.meta)
+        blank = [""] * (len(self.header(predictor.meta, task, predictor.top_k)) - 1)
         if not found:
             return [[path, *blank] for path, _ in files]
         with torch.inference_mode(), predictor.world.autocast():
@@ -101,12 +134,24 @@ class Classes:
         labels, probabilities = task.labels(output, recipe.image_size), task.probabilities(output)
         named = {}
         for path, label, row in zip(found, labels.tolist(), probabilities.tolist(), strict=True):
-            each = row if task.every_probability else []
-            named[path] = [classes[label], *(f"{p:.4f}" for p in (row[label], *each))]
+            others = (k for k in range(len(row)) if k != label)
+            likely = heapq.nlargest(predictor.top_k - 1, others, key=row.__getitem__)
+            pairs = [word for k in (label, *likely) for word in (classes[k], f"{row[k]:.4f}")]
+            named[path] = [*pairs, *(f"{p:.4f}" for p in (row if task.every_probability else []))]
         return [[path, *named.get(path, blank)] for path, _ in files]
 
-    def finish(self, meta: DatasetFacts, out: Store) -> None:
-        pass  # the table says it all
+    def finish(self, recipe: Recipe, meta: DatasetFacts, out: Store, done: Sequence[Done], title: str) -> None:
+        """Some of the pictures, as the model sees them, with their classes, in predictions.png."""
+        every = len(meta["classes"]) if cast(ImageTask, build.make_task(recipe, meta)).every_probability else 0
+        shown = []
+        for path, row in (done[place] for place in sheet.spread(len(done))):
+            with contextlib.suppress(BadImage, OSError):
+                words = row[1 : len(row) - every]
+                pairs = list(zip(words[::2], words[1::2], strict=True))
+                name = os.path.basename(row[0])
+                shown.append(sheet.Shown(_as_stored(path, recipe, meta), name, pairs))
+        if shown:
+            out.write("predictions.png", sheet.draw_sheet(shown, f"{title}: {len(shown)} of {len(done):,} pictures"))
 
     def evaluate(self, predictor: Predictor, source: Source, split: str, advance: Advance) -> Scores:
         raise AssertionError("classes of whole pictures have no size")
@@ -117,7 +162,12 @@ class PixelClasses:
 
     own_size = True
 
-    def header(self, meta: DatasetFacts, task: Task) -> list[str]:
+    def file_of(self, name: str) -> str | None:
+        return f"masks/{name}.png"
+
+    def header(self, meta: DatasetFacts, task: Task, top_k: int = 1) -> list[str]:
+        if top_k != 1:
+            raise ValueError(f"top_k={top_k} is for classes of whole pictures, and this run has masks; leave it out")
         return ["path", "mask", *(f"share of {name}" for name in meta["classes"])]
 
     def rows(self, predictor: Predictor, files: Sequence[Named], out: Path) -> list[list[str]]:
@@ -143,7 +193,7 @@ class PixelClasses:
             rows.append([path, f"masks/{name}.png", *(f"{share:.4f}" for share in shares)])
         return rows
 
-    def finish(self, meta: DatasetFacts, out: Store) -> None:
+    def finish(self, recipe: Recipe, meta: DatasetFacts, out: Store, done: Sequence[Done], title: str) -> None:
         """What numbers and colours mean, in legend.png."""
         out.write("legend.png", mask_figures.legend_png(meta["classes"], class_colours(meta)))
 
@@ -180,6 +230,12 @@ _KINDS: Mapping[str, Predictions] = {"labels": Classes(), "masks": PixelClasses(
 def of_meta(meta: Mapping[str, object]) -> Predictions:
     """What is made of the predictions of a run, from `dataset` of its run.json. Raises ValueError."""
     return targets.pick(_KINDS, targets.of_meta(meta).name)
+
+
+def _as_stored(path: str, recipe: Recipe, meta: DatasetFacts) -> Pixels:
+    """A picture at the size at which pictures are stored."""
+    picture = decode(path, meta["channels"], recipe.storage_size, how=reading(recipe.dataset_args))
+    return shrink(picture, recipe.storage_size, recipe.resize)
 
 
 def class_colours(meta: DatasetFacts) -> Sequence[Sequence[int]]:

@@ -1,0 +1,106 @@
+"""Which pictures `predict` is given: files, and folders that are searched through, but for what it wrote there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeGuard
+
+from trainers.decode import SUFFIXES
+from trainers.formatting import printable
+from trainers.listing import list_folder
+from trainers.messages import Json
+from trainers.storage.store import Store
+
+FACTS, TABLE = "predictions.json", "predictions.csv"
+FOLDERS = ("masks", "colours", "overlays")
+FILES = ("legend.png", "predictions.png")
+"""What `predict` writes into a folder, besides the table."""
+
+
+@dataclass
+class Found:
+    """The pictures that are to be predicted."""
+
+    files: list[str] = field(default_factory=list)
+    """As they were given, or below a folder as that was given; each once."""
+    own: list[str] = field(default_factory=list)
+    """Folders that hold predictions, which were passed over."""
+    folders: set[str] = field(default_factory=set)
+    """Real paths of those that were searched through."""
+
+
+def find_pictures(paths: Sequence[str]) -> Found:
+    """List the pictures.
+
+    A file is taken whatever it is called. Of a folder, and of those below it and those that links lead to, pictures by
+    their ending: hidden ones and thumbnails are passed over, as in training, and so is what `predict` has written.
+
+    Raises:
+        ValueError: There is no such file or folder, or no picture at all.
+    """
+    found, given = Found(), dict[str, None]()
+    for path in paths:
+        if os.path.isfile(path):
+            given[path] = None
+        elif os.path.isdir(path):
+            given.update(dict.fromkeys(_below(path, found)))
+        else:
+            raise ValueError(f"there is no file or folder {printable(path)}")
+    absolute: dict[str, str] = {}
+    for path in given:
+        absolute.setdefault(os.path.abspath(path), path)
+    found.files = list(absolute.values())
+    if not found.files:
+        besides = f", besides the predictions in {', '.join(map(printable, found.own))}" if found.own else ""
+        where = ", ".join(map(printable, paths))
+        raise ValueError(f"no pictures in {where}{besides}; endings looked for: {', '.join(SUFFIXES)}")
+    return found
+
+
+def _below(folder: str, found: Found) -> Iterator[str]:
+    real = os.path.realpath(folder)
+    if real in found.folders:  # a link in a circle, or to what is listed already
+        return
+    found.folders.add(real)
+    folders, pictures, _ = list_folder(folder)
+    if is_output(folder):
+        if {*folders, *pictures}.intersection(FOLDERS + FILES):
+            found.own.append(folder)
+        folders = [name for name in folders if name not in FOLDERS]
+        pictures = [name for name in pictures if name not in FILES]
+    yield from (os.path.join(folder, name) for name in pictures)
+    for name in folders:
+        yield from _below(os.path.join(folder, name), found)
+
+
+def is_output(folder: str | Path) -> bool:
+    """Whether `predict` has written into a folder; older versions left no facts there."""
+    if os.path.isfile(os.path.join(folder, FACTS)):
+        with contextlib.suppress(ValueError, OSError):
+            return is_facts(Store(folder).read_json(FACTS))
+    return all(os.path.isfile(os.path.join(folder, name)) for name in (TABLE, FILES[0]))
+
+
+def is_facts(value: object) -> TypeGuard[Json]:
+    """Whether a predictions.json says what `predict` writes there."""
+    return isinstance(value, dict) and {"run", "folder", "start_id"} <= value.keys()
+
+
+def check_output(out: Path, found: Found) -> None:
+    """Refuse to write masks among pictures that are predicted: they could not be told apart, or would be overwritten.
+
+    Raises:
+        ValueError: One of the folders that would be written holds other files.
+    """
+    if os.path.realpath(out) not in found.folders or is_output(out):
+        return
+    for name in FOLDERS:
+        if (out / name).is_dir() and any((out / name).iterdir()):
+            raise ValueError(
+                f"--out {out} is among the pictures, and its folder {name}/ holds files that predict did not write; "
+                "give --out a folder of its own"
+            )
