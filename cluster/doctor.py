@@ -48,8 +48,9 @@ from trainers.recipe import Scale
 from trainers.runs import provenance
 from trainers.runtime import preflight
 from trainers.runtime.preflight import Failure, Finding, Host
+from trainers.runtime.proxies import ask_directly
 from trainers.runtime.ray_internals import connect, start_on_loopback
-from trainers.runtime.resources import cluster_address, is_connected
+from trainers.runtime.resources import cluster_address, host_of, is_connected
 from trainers.storage.store import Store, default_storage
 
 if TYPE_CHECKING:
@@ -178,6 +179,7 @@ def _connect(address: str | None, workers: int) -> Finding | None:
     """Connect to Ray, or start it here, as a run of so many workers would; why that failed."""
     if is_connected():
         return None
+    ask_directly(host_of(address))
     if address is None:
         start_on_loopback(max(cpus(), workers + 1), dashboard=True)
         return None

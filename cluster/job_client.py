@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import NotRequired, TypedDict, cast
+from urllib.parse import urlsplit
 
 import aiohttp
 import requests
@@ -18,6 +19,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from cluster.address import token_origin
 from trainers.progress import Progress
+from trainers.runtime.proxies import proxy_of
 from trainers.runtime.ray_internals import JOB_LOG_LINES, JOB_LOGGERS, JobClientHooks, is_known_job, lacks_agent
 
 CONNECT_SECONDS, VERSION_SECONDS, ANSWER_SECONDS, UPLOAD_SECONDS = 5.0, 10.0, 60.0, 1800.0
@@ -78,7 +80,7 @@ class Client(JobClientHooks, JobSubmissionClient):
         except (RuntimeError, requests.RequestException, KeyError):
             raise ValueError(
                 f"what answers at {address} is not the job server of a Ray cluster; "
-                "give the address of the head's dashboard, as in --address http://HEAD:8265"
+                f"give the address of the head's dashboard, as in --address http://HEAD:8265{_by_proxy(address)}"
             ) from None
         except AuthenticationError as error:
             raise ValueError(f"Ray's token cannot be used: {str(error).splitlines()[0]}") from None
@@ -100,12 +102,16 @@ class Client(JobClientHooks, JobSubmissionClient):
             raise ConnectionError(
                 f"no Ray cluster answers at {self.where} ({_cause(error)}); is it up, and is this the address of its "
                 "dashboard? From outside the cluster: ssh -N -L 8265:127.0.0.1:8265 HEAD, and no --address"
+                f"{_by_proxy(self.where)}"
             ) from None
 
     def refuse(self, response: requests.Response) -> None:
         if response.status_code == 404:
             raise UnknownJob(f"the cluster at {self.where} has no such job; python -m cluster status lists its jobs")
-        raise RefusedRequest(f"the cluster at {self.where} answers {response.status_code}: {_last_line(response.text)}")
+        raise RefusedRequest(
+            f"the cluster at {self.where} answers {response.status_code}: {_last_line(response.text)}"
+            f"{_by_proxy(self.where)}"
+        )
 
     def send(self, job: str, command: str, environment: RuntimeEnvironment, metadata: Mapping[str, str]) -> None:
         """Upload what a job needs and start it; one whose answer got lost is not started twice.
@@ -246,6 +252,15 @@ async def _tail(client: Client, job: str, log: Log, enough: Callable[[], bool]) 
         return
     finally:
         await chunks.aclose()
+
+
+def _by_proxy(address: str) -> str:
+    """What to add to an error where a proxy stands between, which may be the one that answers."""
+    proxy = proxy_of(address)
+    if proxy is None:
+        return ""
+    shown, host = proxy.rpartition("@")[2], urlsplit(address).hostname  # without a password
+    return f". It is asked through the proxy {shown}; to ask it directly, add {host} to the variable no_proxy"
 
 
 def _cause(error: Exception) -> str:

@@ -280,6 +280,7 @@ def _parse(name: str, flags: Sequence[str]) -> _Request:
         workers=options.workers,
         strategy=options.strategy,
         activation_checkpointing=options.activation_checkpointing,
+        data=options.data,
     )
     return _Request(recipes, scale, options.memory or _this_card(), options.data, options.classes, options.json)
 

@@ -22,14 +22,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
+from urllib.parse import urlsplit
 
 import tyro
 
 from cluster.address import DEFAULT, job_server, use_token
 from cluster.job_entrypoint import HAS, LACKS
 from trainers.cli import cli
-from trainers.formatting import format_duration, format_size
+from trainers.formatting import check_is_path, format_duration, format_size
 from trainers.progress import Progress
+from trainers.runtime.proxies import ask_directly
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails
@@ -213,6 +215,7 @@ def status(argv: list[str]) -> int:
 
 def _connect(given: str | None) -> Client:
     address = job_server(given)
+    ask_directly(urlsplit(address).hostname)
     use_token()
     from cluster.job_client import Client
 
@@ -221,14 +224,21 @@ def _connect(given: str | None) -> Client:
 
 def _refuse_what_stays_here(words: Sequence[str]) -> None:
     """Raises ValueError for a relative path: it would mean a temporary folder on the head. And for a password."""
-    flags = {"--data": "the raw data is not uploaded", "--storage": "the runs would be lost with the job's own folder"}
+    flags = {
+        "--data": ("the raw data is not uploaded", "/shared/photos"),
+        "--storage": ("the runs would be lost with the job's own folder", "/shared/trainyard or s3://bucket/trainyard"),
+    }
+    ours = {"trainers", "tune_spaces", "cluster"} & set(words)
     for flag, following in zip(words, [*words[1:], ""], strict=True):
         name, _, value = flag.partition("=")
         value = value or following
+        if name == "--data" and ours:
+            check_is_path(name, value)
         if name in flags and not re.match(r"/|~|\w+://", value):
+            why, example = flags[name]
             raise ValueError(
-                f"{name} {value} is relative to this folder, and {flags[name]}; give the path at which every host of "
-                "the cluster finds it, such as /shared/trainyard or s3://bucket/trainyard"
+                f"{name} {value} is relative to this folder, and {why}; give the path at which every host of the "
+                f"cluster finds it, such as {example}"
             )
     for text in (*words, *(os.environ.get(name, "") for name in FORWARDED)):
         if re.search(r"\w+://[^/\s]*:[^/\s]*@", text):

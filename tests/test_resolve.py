@@ -14,6 +14,7 @@ REQUESTED = resolve("digits.cnn", batch_size=64)
 META: Any = {"rows": {"train": 100, "val": 20}}
 CPU = PlaceFacts(gpus=False, auto_precision="fp32", memory_limit=2**30)
 GPU = PlaceFacts(gpus=True, auto_precision="bf16", memory_limit=2**30)
+ELSEWHERE = PlaceFacts(gpus=True, auto_precision="auto", memory_limit=None)
 MIB = 2**20
 
 
@@ -28,6 +29,11 @@ def enough(recipe: Recipe, scale: Scale, meta: Any, limit: int | None, *, gpus: 
     assert meta is META
     assert gpus in (True, False)
     return Need(recipe, bytes=MIB, limit=limit)
+
+
+def enough_at_full_precision(recipe: Recipe, scale: Scale, meta: Any, limit: int | None, *, gpus: bool) -> Need:
+    assert recipe.precision == "fp32"
+    return enough(recipe, scale, meta, limit, gpus=gpus)
 
 
 def too_little(recipe: Recipe, *_: object, **__: object) -> Need:
@@ -55,6 +61,12 @@ def unused(*_: object, **__: object) -> Need:
         ({}, 0, {"place": CPU, "meta": META}, enough, 64, "fp32"),
         ({}, 1, {"place": GPU, "meta": META}, enough, 64, "bf16"),
         ({}, 4, {"place": GPU, "meta": META}, enough, 16, "bf16"),
+        # which the workers find out where the driver does not know their devices
+        ({}, 4, {"place": ELSEWHERE, "meta": META}, enough_at_full_precision, 16, "auto"),
+        ({}, 4, {"place": ELSEWHERE, "meta": META}, too_little, 8, "auto"),
+        ({"precision": "bf16"}, 4, {"place": ELSEWHERE, "meta": META}, enough, 16, "bf16"),
+        # a run that ended before they did may still be given one
+        ({"precision": "bf16"}, 4, {"earlier": earlier(precision="auto"), "place": GPU, "meta": META}, enough, 16, "bf16"),
         # memory decides last
         ({}, 4, {"place": GPU, "meta": META}, too_little, 8, "bf16"),
         ({}, 4, {"place": GPU, "meta": META}, far_too_little, 16, "bf16"),

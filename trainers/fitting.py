@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol, Self, cast
+from typing import Literal, Protocol, Self, cast
 
 from trainers.checks import check_batches, check_init_from, check_model
 from trainers.datasets import Source
@@ -48,7 +48,7 @@ from trainers.runtime.preflight import this_node
 from trainers.runtime.signals import Signals
 from trainers.storage.run_lock import lock
 from trainers.storage.store import Store, default_storage, explain
-from trainers.training.memory_fit import device_memory, fit_memory
+from trainers.training.memory_fit import fit_memory
 
 EXIT_CODES = {"finished": 0, "stopped_early": 0, "failed": 1, "out_of_memory": 3, "interrupted": 130}
 
@@ -61,7 +61,11 @@ class Place(Protocol):
     fewer_threads: bool
     """Whether nobody asked for so many: fewer will do where they are as fast; known after `wait`."""
     gpus: bool
-    """Whether there are any; known after `wait`."""
+    """Whether the workers have any; known after `wait`, as is the rest."""
+    auto_precision: Literal["auto", "fp32", "bf16"]
+    """What precision "auto" means; "auto" itself: the workers will find out, by their devices."""
+    memory: int | None
+    """Bytes that a worker's step may take; None: not known."""
 
     def __enter__(self) -> Self: ...
 
@@ -218,15 +222,9 @@ def _stand(
 
 
 def _place_facts(scale: Scale, place: Place) -> PlaceFacts:
-    """Of a place that stands. A step may take --memory, else the GPU's, or the host's shared by its workers."""
-    from trainers.training import device
-
-    if scale.memory is not None:
-        limit: int | None = parse_size(scale.memory)
-    else:
-        limit = device_memory(place.gpus, max(1, scale.worker_range[1]))
-    auto = device.resolve_precision("auto", place.gpus)
-    return PlaceFacts(gpus=place.gpus, auto_precision="bf16" if auto == "bf16" else "fp32", memory_limit=limit)
+    """Of a place that stands. A step may take --memory, else what the place says."""
+    limit = place.memory if scale.memory is None else parse_size(scale.memory)
+    return PlaceFacts(gpus=place.gpus, auto_precision=place.auto_precision, memory_limit=limit)
 
 
 def _scan(recipe: Recipe, scale: Scale, progress: Progress) -> Source:

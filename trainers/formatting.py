@@ -74,6 +74,27 @@ def nearest(word: str, allowed: typing.Iterable[str]) -> str:
     return f"{guess} (allowed: {', '.join(names[:MOST_NAMES]) or 'none'}{more})"
 
 
+def check_is_path(name: str, text: str | None) -> None:
+    """Refuse what would become a strange local path: Path("s3://photos") is a folder called "s3:".
+
+    Args:
+        name: What the user calls it, such as a flag.
+        text: What was given; None: nothing.
+
+    Raises:
+        ValueError: It is the address of an object store, a server...
+    """
+    found = re.match(r"([a-z][a-z0-9+.-]*)://(.*)", text or "", re.IGNORECASE | re.DOTALL)
+    if found is not None:
+        what = f"{name}={text} is an address, where a file or folder is needed"
+        if found[1].lower() == "file":
+            raise ValueError(f"{what}; give its path, /{found[2].lstrip('/')}")
+        raise ValueError(
+            f"{what}: object stores and servers are not read or written there (--storage alone takes an address); copy "
+            "the files to a disk that every host sees, or mount them, and give that path"
+        )
+
+
 def locate_error(error: Exception) -> str:
     """Describe an error in a user's file, with the line that it was raised in."""
     if isinstance(error, SyntaxError):

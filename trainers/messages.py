@@ -263,6 +263,8 @@ class StartEvent(TypedDict):
     history: list[Line]
     step: int
     epoch: int
+    precision: str
+    """As the workers' devices decided, where the job left that open."""
 
 
 class SavedEvent(TypedDict):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from trainers import augmentations, values
-from trainers.formatting import locate_error, nearest, parse_size
+from trainers.formatting import check_is_path, locate_error, nearest, parse_size
 from trainers.registry import arguments, choices, constant, load
 
 if TYPE_CHECKING:  # it imports NumPy
@@ -272,6 +272,7 @@ class Scale(_Value):
                 raise ValueError(f"resources {name}={amount}: give --cpus-per-worker, --gpus-per-worker or --memory")
             holds = isinstance(amount, int | float) and not isinstance(amount, bool) and amount > 0
             _require(holds, f"resources {name}", amount, "a number above 0")
+        check_is_path("data", self.data)
         if self.memory is not None:
             parse_size(self.memory)
         if self.data_mode == "stream" and low == 0:

@@ -29,8 +29,8 @@ class PlaceFacts:
     """What is known of the place of a run once it stands."""
 
     gpus: bool
-    auto_precision: Literal["fp32", "bf16"]
-    """What precision "auto" means there."""
+    auto_precision: Literal["auto", "fp32", "bf16"]
+    """What precision "auto" means there; "auto" itself: the workers will find out, by their devices."""
     memory_limit: int | None
     """Bytes that a worker's step may take; None: not known."""
 
@@ -94,8 +94,10 @@ def resolve_recipe(requested: Recipe, scale: Scale, known: Circumstances, fit_me
     # 4 a smaller micro-batch where a step needs too much memory; not of a run whose first epoch is done
     if earlier is not None and earlier.get("epochs_run"):
         return Resolved(recipe=recipe)
-    need = fit_memory(recipe, scale, known.meta, known.place.memory_limit, gpus=known.place.gpus)
-    return Resolved(recipe=need.recipe, fits=need.fits, note=need.note, memory=need.facts().get("memory"))
+    planned = recipe.replace(precision="fp32") if recipe.precision == "auto" else recipe  # which needs most
+    need = fit_memory(planned, scale, known.meta, known.place.memory_limit, gpus=known.place.gpus)
+    recipe = need.recipe.replace(precision=recipe.precision)
+    return Resolved(recipe=recipe, fits=need.fits, note=need.note, memory=need.facts().get("memory"))
 
 
 def agree_with_earlier(requested: Recipe, earlier: Mapping[str, object], run: str, epochs_run: int = 0) -> Recipe:
@@ -119,6 +121,8 @@ def agree_with_earlier(requested: Recipe, earlier: Mapping[str, object], run: st
         requested = requested.replace(micro_batch_size=old.micro_batch_size)
     if requested.precision == "auto":
         requested = requested.replace(precision=old.precision)
+    if old.precision == "auto":  # it ended before its workers could tell
+        old = old.replace(precision=requested.precision)
     different = old.differences(requested)
     if not different.keys() <= set(END):
         fields = "; ".join(f"{name} was {was!r} and is now {now!r}" for name, (was, now) in different.items())

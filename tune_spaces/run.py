@@ -30,11 +30,10 @@ from trainers.report.sweep_stats import DID_NOT_FIT, savings
 from trainers.runs.files import check_run_name, new_run_name
 from trainers.runs.provenance import commit, versions
 from trainers.runtime.ray_train import Cluster
-from trainers.runtime.resources import named_resources, refuse_what_never_fits
+from trainers.runtime.resources import cluster_total, gpu_of_worker, named_resources, refuse_what_never_fits
 from trainers.runtime.signals import Signals
 from trainers.storage.run_lock import lock
 from trainers.storage.store import Store, default_storage
-from trainers.training.memory_fit import device_memory
 from tune_spaces import forecast
 from tune_spaces.candidates import Chosen, choose, describe_left_out, differences, left_out
 from tune_spaces.clock import Clock
@@ -210,19 +209,20 @@ def _resolve(
         mode=mode,
         trials=request.trials,
         places=places,
-        memory_limit=device_memory(places.gpus, places.processes) if memory is None else parse_size(memory),
+        memory_limit=cluster.worker_memory(places.processes) if memory is None else parse_size(memory),
     )
 
 
 def _resolve_places(sweep: Sweep, request: Request, cluster: Cluster) -> Places:
     nodes, ours = cluster.nodes(), cluster.ours
-    needs = {"CPU": float(request.cpus_per_worker or 1), **named_resources(sweep.scale)}
+    gpu = gpu_of_worker(sweep.scale, nodes)
+    needs = {"CPU": float(request.cpus_per_worker or 1), **gpu, **named_resources(sweep.scale)}
     refuse_what_never_fits(request.processes, needs, nodes)
     capacity = Capacity(
         ours=ours,
-        cpus=cpus() if ours else int(sum(node.get("CPU", 0) for node in nodes)),
+        cpus=cpus() if ours else int(cluster_total(nodes, "CPU")),
         ray_cpus=nodes[0]["CPU"] if ours else 0.0,
-        gpus=sum(node.get("GPU", 0) for node in nodes),
+        gpus=cluster_total(nodes, "GPU") if gpu else 0,
     )
     return resolve_places(request, capacity)
 

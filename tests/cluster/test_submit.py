@@ -211,6 +211,8 @@ def test_a_large_folder_is_reported_and_one_too_large_for_ray_is_refused(
         ([], "-- COMMAND"),
         ([*TRAIN, "--data", "photos"], "--data photos"),
         ([*TRAIN, "--storage=runs"], "--storage runs"),
+        ([*TRAIN, "--data", "s3://bucket/photos"], "copy the files"),
+        ([*TRAIN, "--data=gs://bucket/photos"], "copy the files"),
         ([*TRAIN, "--storage", "s3://key:secret@bucket/runs"], "password"),
     ],
 )

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from typing import cast
+from unittest import mock
+
 import pytest
 
+from trainers.messages import RayJob
 from trainers.recipe import Scale
-from trainers.runtime import resources
-from trainers.runtime.resources import named_resources, refuse_what_never_fits
+from trainers.runtime import ray_train, resources
+from trainers.runtime.coordinator import Coordinator
+from trainers.runtime.resources import (
+    cluster_total,
+    gpu_of_worker,
+    named_resources,
+    refuse_shards_of_one_gpu,
+    refuse_what_never_fits,
+    shares_gpus,
+    smallest_share,
+    warn_of_workers,
+)
 
 HOSTS = [
     {"CPU": 8.0, "GPU": 2.0, "accelerator_type:A100": 1.0, "node:10.0.0.1": 1.0, "memory": 2.0**36},
@@ -53,3 +67,132 @@ def test_what_the_autoscaler_can_add_is_waited_for(monkeypatch: pytest.MonkeyPat
 def test_resources_that_cannot_be_are_refused_with_the_remedy(asked: dict[str, object], remedy: str) -> None:
     with pytest.raises(ValueError, match=remedy):
         Scale.from_json({"resources": asked})
+
+
+CPU_HEAD = {"CPU": 4.0, "memory": 2.0**33, "object_store_memory": 2.0**32}
+EMPTY_HEAD = {"memory": 2.0**33}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "addable", "scale", "expected"),
+    [
+        ([EMPTY_HEAD], {"CPU": 32.0, "GPU": 4.0}, {}, 1),  # at zero workers
+        ([CPU_HEAD], {"CPU": 36.0, "GPU": 4.0}, {}, 1),
+        ([CPU_HEAD], {"CPU": 36.0, "GPU": 4.0}, {"gpus_per_worker": 0}, None),
+        ([CPU_HEAD], {"CPU": 36.0}, {}, None),
+        ([CPU_HEAD], {}, {}, None),
+        (HOSTS, {}, {"gpus_per_worker": 0.5}, 0.5),
+        (HOSTS, {}, {"gpus_per_worker": 2}, 2),
+        ([CPU_HEAD, *HOSTS], {}, {}, 1),
+    ],
+)
+def test_each_worker_asks_for_a_gpu_where_the_cluster_has_or_adds_some(
+    nodes: list[dict[str, float]],
+    addable: dict[str, float],
+    scale: dict[str, object],
+    expected: float | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resources, "addable_resources", lambda: addable)
+    assert gpu_of_worker(Scale.from_json(scale), nodes) == ({} if expected is None else {"GPU": expected})
+
+
+def test_a_cluster_counts_as_large_as_its_autoscaler_may_make_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cluster_total(HOSTS, "GPU") == 4
+    monkeypatch.setattr(resources, "addable_resources", lambda: {"GPU": 9.0, "CPU": 1.0})
+    assert (cluster_total(HOSTS, "GPU"), cluster_total(HOSTS, "CPU")) == (9, 16)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "expected"),
+    [
+        ([CPU_HEAD], 1, 2**33 + 2**32),
+        ([CPU_HEAD], 2, (2**33 + 2**32) / 2),
+        ([CPU_HEAD], 9, (2**33 + 2**32) / 4),  # it holds 4
+        ([CPU_HEAD, *HOSTS], 1, 2**33 + 2**32),  # the smallest host
+        ([{"CPU": 0.5, "memory": 1.0}, *HOSTS], 2, 2**34),  # too small for a worker
+        ([EMPTY_HEAD], 2, None),
+        ([{"CPU": 4.0}], 2, None),
+    ],
+)
+def test_workers_without_gpus_share_the_memory_of_their_own_hosts(
+    nodes: list[dict[str, float]], workers: int, expected: float | None
+) -> None:
+    assert smallest_share(nodes, {"CPU": 1.0}, workers) == expected
+
+
+@pytest.mark.parametrize(
+    ("scale", "shared"),
+    [
+        ({"workers": 2, "gpus_per_worker": 0.5}, True),
+        ({"workers": (1, 4), "gpus_per_worker": 0.25}, True),
+        ({"workers": 1, "gpus_per_worker": 0.5}, False),
+        ({"workers": 2, "gpus_per_worker": 1}, False),
+        ({"workers": 2, "gpus_per_worker": 0}, False),
+        ({"workers": 2}, False),
+    ],
+)
+def test_workers_that_may_share_a_gpu_exchange_by_gloo_and_are_told(scale: dict[str, object], shared: bool) -> None:
+    wanted = Scale(**scale)  # type: ignore[arg-type]
+    assert shares_gpus(wanted) == shared
+    warnings = warn_of_workers(wanted, {"CPU": 1.0, "GPU": 0.5}, True, 2**30)
+    assert [("Gloo" in warning, "NCCL" in warning) for warning in warnings] == ([(True, True)] if shared else [])
+    with mock.patch("ray.train.torch.TorchTrainer") as trainer:
+        ray_train._trainer(cast(RayJob, {"coordinator": "x"}), wanted, {"CPU": 1.0, "GPU": 0.5}, "/nowhere")
+    assert trainer.call_args.kwargs["torch_config"].backend == ("gloo" if shared else None)
+
+
+def test_shards_on_one_gpu_are_refused() -> None:
+    with pytest.raises(ValueError, match="--gpus-per-worker 1"):
+        refuse_shards_of_one_gpu(Scale(workers=2, gpus_per_worker=0.5, strategy="fsdp2"))
+    refuse_shards_of_one_gpu(Scale(workers=2, gpus_per_worker=1, strategy="fsdp2"))
+
+
+@pytest.mark.parametrize(
+    ("scale", "memory", "said"),
+    [(Scale(), None, True), (Scale(memory="11GiB"), None, False), (Scale(), 2**30, False)],
+)
+def test_workers_whose_hosts_are_not_up_are_told_what_they_ask_for(
+    scale: Scale, memory: int | None, said: bool
+) -> None:
+    (warning,) = warn_of_workers(scale, {"CPU": 1.0, "GPU": 1.0}, False, memory)
+    assert ("--memory" in warning) == said
+    for word in ("1 CPU, 1 GPU", "--cpus-per-worker", "--gpus-per-worker"):
+        assert word in warning
+
+
+# The precision is that of the workers' devices -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("found", "precision"),
+    [
+        (["bf16", "bf16"], "bf16"),
+        (["fp32", "bf16"], "fp32"),  # a mixed cluster
+        (["bf16", "fp32", "bf16"], "fp32"),
+        (["fp32"], "fp32"),
+    ],
+)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_all_workers_take_the_precision_that_each_of_them_has(found: list[str], precision: str, rank: int) -> None:
+    coordinator = Coordinator(max_failures=3)
+    handle = mock.Mock()
+    handle.fix_precision.remote = coordinator.fix_precision
+    answers = iter([found, [precision] * len(found)])
+    world = mock.Mock(rank=rank, gather_objects=lambda value: next(answers))
+    job = cast(RayJob, {"recipe": {"precision": "auto", "epochs": 3}})
+    with mock.patch("ray.get", lambda value: value):
+        agreed = ray_train._with_precision(job, handle, world)
+    assert agreed == {"recipe": {"precision": precision, "epochs": 3}}
+    assert coordinator.precision == (precision if rank == 0 else None)
+
+
+def test_a_later_group_of_workers_keeps_the_precision_of_the_first() -> None:
+    coordinator = Coordinator(max_failures=3)
+    assert [coordinator.fix_precision(found) for found in ("fp32", "bf16", "fp32")] == ["fp32"] * 3
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp64"])
+def test_a_precision_that_is_fixed_is_not_asked_for(precision: str) -> None:
+    job = cast(RayJob, {"recipe": {"precision": precision}})
+    assert ray_train._with_precision(job, None, mock.Mock(gather_objects=None)) is job

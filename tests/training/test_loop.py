@@ -191,7 +191,7 @@ def test_a_run_that_is_stopped_in_mid_epoch_ends_with_the_same_weights(storage: 
     end = watched_work(stopped)[-1]
     assert (end["status"], end["epoch"]) == ("interrupted", 1)
     events = watched_work(job(recipe, raw, storage, "stopped") | {"attempt": 2})
-    assert events[1] == {"kind": "start", "history": events[1]["history"], "step": 13, "epoch": 1}
+    assert events[1] == {"kind": "start", "history": events[1]["history"], "step": 13, "epoch": 1, "precision": "fp32"}
     assert (events[-1]["status"], events[-1]["epoch"]) == ("finished", 3)
     undisturbed, resumed = last_weights(storage / "undisturbed"), last_weights(storage / "stopped")
     assert all(torch.equal(undisturbed[name], resumed[name]) for name in undisturbed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from trainers.data.batches import Cached
 from trainers.data.prepare import prepare
 from trainers.data.source import cache_folder, published, scan_files
+from trainers.formatting import check_is_path
 from trainers.inference import predictions
 from trainers.inference.load import open_run, restore
 from trainers.inference.predictor import Predictor, check_overlap
@@ -46,6 +47,7 @@ def evaluate(
     Raises:
         ValueError: there is no such run or split, or the data does not go with it.
     """
+    check_is_path("data", data)
     folder, found = open_run(run, storage)
     recipe, scale = Recipe.from_json(found["recipe"]), Scale.from_json(found["scale"])
     check_overlap(overlap)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from trainers.formatting import check_is_path
 from trainers.inference.load import open_run, restore
 from trainers.messages import Json, RunFacts
 from trainers.recipe import Recipe
@@ -31,6 +32,7 @@ def export(run: str, out: str, *, storage: str | None = None) -> Path:
     Raises:
         ValueError: the model cannot be exported, or the two differ.
     """
+    check_is_path("out", out)
     folder, found = open_run(run, storage)
     recipe, meta = Recipe.from_json(found["recipe"]), found["dataset"]
     state, world = restore(recipe, meta, folder, torch.device("cpu"))

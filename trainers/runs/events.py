@@ -124,6 +124,7 @@ class Listener:
         if self.setup is None:
             self.setup = time.perf_counter() - self.begun
         self.history = list(event["history"])
+        self.record.run["recipe"] = {**self.record.run["recipe"], "precision": event["precision"]}
         self.record.write()
         self.record.restore(self.history)
         if event["step"]:

@@ -44,6 +44,7 @@ class Coordinator:
         self.tries: dict[int, int] = {}
         self.error = ""
         """What Ray said when workers died, the last time."""
+        self.precision: str | None = None
 
     def failed(self, error: str) -> None:
         """Workers died.
@@ -66,6 +67,11 @@ class Coordinator:
             text = f"gave up after {self.max_failures} attempts without a new checkpoint (at step {step})"
             return {"start": self.starts, "over": True, "why": text, "error": self.error}
         return {"start": self.starts, "over": self.over, "why": None, "error": self.error}
+
+    def fix_precision(self, found: str) -> str:
+        """The precision of the run: what its first group of workers found best; a later one may have other devices."""
+        self.precision = self.precision or found
+        return self.precision
 
     def put(self, events: Sequence[Event]) -> Requests:
         """Take in events; returns what is requested of the workers."""

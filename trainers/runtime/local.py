@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Literal
 
 from trainers import limits
 from trainers.messages import Event, Job
@@ -17,7 +18,9 @@ class ThisProcess:
         asked = scale.cpus_per_worker or limits.threads()
         self.threads, self.fewer_threads = asked or limits.cpus(), asked is None
         self.gpus = False
-        """Whether there are any; known after `wait`."""
+        """Whether there are any; known after `wait`, as is the rest."""
+        self.auto_precision: Literal["auto", "fp32", "bf16"] = "fp32"
+        self.memory: int | None = None
 
     def __enter__(self) -> ThisProcess:
         return self
@@ -29,7 +32,12 @@ class ThisProcess:
         """Nothing to wait for, and no warnings."""
         import torch
 
+        from trainers.training.device import auto_precision
+        from trainers.training.memory_fit import device_memory
+
         self.gpus = torch.cuda.is_available()
+        self.auto_precision = auto_precision(self.gpus)
+        self.memory = device_memory(self.gpus, 1)
         return []
 
     def train(self, job: Job, listen: Callable[[Event], None], stop: threading.Event) -> None:

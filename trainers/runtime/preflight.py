@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, TypeVar, cast, fi
 
 from trainers.runs import provenance
 from trainers.runs.provenance import PACKAGES, versions
+from trainers.runtime.resources import holds
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -80,6 +82,10 @@ class HostQuestion(Question):
 
     host: str
     """Its id."""
+
+
+class GpuMemory(TypedDict):
+    bytes: list[int]
 
 
 class Versions(TypedDict):
@@ -179,6 +185,20 @@ def ray_hosts() -> list[Host]:
         )
         for node, label in zip(nodes, labels, strict=True)
     ]
+
+
+def smallest_gpu(resources: Mapping[str, float]) -> int | None:
+    """Bytes of the smallest GPU that a worker may get, as its driver says.
+
+    Args:
+        resources: What a worker needs; other hosts are not asked.
+
+    Returns:
+        None where no such host is up, or its driver cannot be asked.
+    """
+    able = [host for host in ray_hosts() if holds(host.resources, resources)]
+    answers, _ = split(on_every(able, gpu_memory, {}))
+    return min((size for answer in answers.values() for size in answer["bytes"]), default=None)
 
 
 def this_node() -> str:
@@ -285,6 +305,13 @@ def probe_file(storage: Store) -> Iterator[ProbeFile]:
 def check_host(wanted: HostQuestion) -> SharedFacts:
     """Versions, and whether the storage and the raw data are seen."""
     return cast("SharedFacts", take_steps(shared_steps(wanted), CHECK_SECONDS))
+
+
+def gpu_memory(_: object) -> GpuMemory:
+    """Of each GPU, by the driver's own tool: Ray hides GPUs from processes that request none."""
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=CHECK_SECONDS)
+    return {"bytes": [int(line) * 2**20 for line in done.stdout.split() if line.isdigit()]}
 
 
 def shared_steps(wanted: HostQuestion) -> dict[str, Callable[[], object]]:

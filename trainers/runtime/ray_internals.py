@@ -69,7 +69,7 @@ def connect(address: str) -> None:
     import ray
 
     host = address.rpartition("://")[2].rpartition(":")[0]
-    local = host == "localhost" or host.startswith("127.") or host == "[::1]"
+    local = host in ("localhost", "[::1]") or host.startswith("127.")
     with _loopback_alone() if local else contextlib.nullcontext():
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
 

@@ -14,30 +14,39 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from trainers import limits
 from trainers.messages import BeatEvent, DoneEvent, Event, GroupStart, Job, RayJob
 from trainers.process import let_children_survive_hang_up
 from trainers.recipe import Scale
 from trainers.runtime.coordinator import POLL_SECONDS, ActorHandle, Coordinator, Link
-from trainers.runtime.preflight import check_hosts, this_node
+from trainers.runtime.preflight import check_hosts, smallest_gpu, this_node
+from trainers.runtime.proxies import ask_directly
 from trainers.runtime.ray_folder import some_home
 from trainers.runtime.ray_internals import connect, refresh_cluster_view, start_on_loopback
 from trainers.runtime.resources import (
     cluster_address,
+    gpu_of_worker,
+    holds,
+    host_of,
     named_resources,
     refuse_crowding,
+    refuse_shards_of_one_gpu,
     refuse_to_starve,
     refuse_what_never_fits,
     share_of_cpus,
     shares_gpus,
+    smallest_share,
+    warn_of_workers,
 )
 from trainers.runtime.stall_detector import STALL_SECONDS, Heartbeat, StallDetector
 from trainers.storage.store import Store, default_storage
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
+
+    from trainers.training.distributed import World
 
 CONNECT_SECONDS = 90.0
 """Ray itself waits for minutes where something else listens at the address."""
@@ -76,9 +85,11 @@ class Cluster:
         self.imported = threading.Event()
         """Ray is: what needs it can be imported while it starts."""
         self.threads = 1
-        """Of each worker; known after `wait`, as are the next two."""
+        """Of each worker; known after `wait`, as is the rest."""
         self.fewer_threads = False
         self.gpus = False
+        self.auto_precision: Literal["auto", "fp32", "bf16"] = "fp32"
+        self.memory: int | None = None
         self._resources: dict[str, float] = {}
         self.ours = False
         """Whether Ray was started here, for this command alone."""
@@ -89,6 +100,7 @@ class Cluster:
 
     def __enter__(self) -> Cluster:
         refuse_crowding(self.scale)
+        refuse_shards_of_one_gpu(self.scale)
         environment = _ENVIRONMENT
         if self.scale.elastic:  # the hosts that were there a moment ago may be gone: try again with fewer
             environment = {**environment, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5"}
@@ -96,6 +108,7 @@ class Cluster:
         if cluster_address() and os.path.exists(os.path.expanduser("~/.ray/auth_token")):
             os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported
         self._home.enter_context(some_home())
+        ask_directly(host_of(cluster_address()))
         self._thread.start()
         return self
 
@@ -119,21 +132,31 @@ class Cluster:
         if self._error is not None:
             raise self._error
         nodes = self.nodes()
-        self.gpus = any(node.get("GPU", 0) for node in nodes)
-        workers = self.scale.worker_range[1]
+        workers, special = self.scale.worker_range[1], gpu_of_worker(self.scale, nodes) | named_resources(self.scale)
+        able = [node for node in nodes if holds(node, special)]
         asked = self.scale.cpus_per_worker or (limits.threads() if self.ours else None)
-        share = max(1, limits.cpus() // workers) if self.ours else share_of_cpus(nodes, workers)
+        share = max(1, limits.cpus() // workers) if self.ours else share_of_cpus(able or nodes, workers)
         self.threads, self.fewer_threads = asked or share, asked is None
-        gpus = self.scale.gpus_per_worker
-        self._resources = {"CPU": 1.0 if self.ours else float(self.threads)}
-        if gpus or (gpus is None and self.gpus):
-            self._resources["GPU"] = gpus or 1
-        self._resources |= named_resources(self.scale)
+        self._resources = {"CPU": 1.0 if self.ours else float(self.threads), **special}
         refuse_what_never_fits(self.scale.worker_range[0], self._resources, nodes)
+        self.gpus = "GPU" in special
+        self.auto_precision = "auto" if self.gpus else "fp32"
+        self.memory = self.worker_memory(workers)
+        warnings = [] if self.sweeping else warn_of_workers(self.scale, self._resources, bool(able), self.memory)
         if self.ours or len(nodes) == 1:
-            return []
+            return warnings
         storage, streamed = Store(self.scale.storage or default_storage()), self.scale.data_mode == "stream"
-        return check_hosts(storage, self.scale.data if streamed else None)
+        return warnings + check_hosts(storage, self.scale.data if streamed else None)
+
+    def worker_memory(self, workers: int) -> int | None:
+        """Bytes that a step may take in each of so many workers, on the hosts that are up; None: not known."""
+        from trainers.training.memory_fit import HOST_SHARE, device_memory
+
+        if not self.gpus and not self.ours:
+            host = smallest_share(self.nodes(), self._resources, workers)
+            return None if host is None else int(HOST_SHARE * host)
+        found = device_memory(self.gpus, workers) if self.ours else smallest_gpu(self._resources)
+        return found if found is None or not self.gpus else int(found * min(1.0, self._resources["GPU"]))
 
     def nodes(self) -> list[Mapping[str, float]]:
         """What each host has: CPU, GPU, memory..."""
@@ -264,6 +287,7 @@ def _train_worker(job: RayJob) -> None:
 
     from trainers.runtime import worker
     from trainers.runtime.prometheus import Gauges
+    from trainers.training import device, distributed
 
     worker.change_folder(job["cwd"])
     context = ray.train.get_context()
@@ -281,9 +305,11 @@ def _train_worker(job: RayJob) -> None:
             line.report(event)
 
     with Heartbeat(rank, size, gauges.host, beat, job["stall_seconds"]) as heartbeat:
-        start = _begin(job, coordinator, rank, size)
+        world = distributed.World(rank, size, device.choose_device(), "fp32")
+        start = _begin(job, coordinator, world)
         if start is None:
             return
+        job = _with_precision(job, coordinator, world)
         line = Link(coordinator)
         attempt = job["attempt"] * 1000 + start
         end = worker.work(job, rank, size, attempt, report, line.stopping, line.saving, heartbeat)
@@ -294,25 +320,38 @@ def _train_worker(job: RayJob) -> None:
         raise RuntimeError(end["message"])  # other ranks may wait for this one: Ray ends them all
 
 
-def _begin(job: RayJob, coordinator: ActorHandle, rank: int, size: int) -> int | None:
+def _begin(job: RayJob, coordinator: ActorHandle, world: World) -> int | None:
     """The number of this start of the workers, from 1, agreed by all ranks; None where the run is over already."""
     import ray
 
     from trainers.runtime import worker
     from trainers.runtime.failures import diagnose
-    from trainers.training import device, distributed
     from trainers.training.checkpoint import Checkpoints
 
     start = 0
-    if rank == 0:
+    if world.rank == 0:
         step = Checkpoints(Store(job["folder"])).latest_step()
         answer = cast(GroupStart, ray.get(coordinator.begin.remote(step)))
         if answer["why"]:
             status, cause = diagnose(answer["error"])
             ray.get(coordinator.put.remote([worker.ending(status, f"{answer['why']}: {cause}")]))
         start = 0 if answer["over"] else answer["start"]
-    world = distributed.World(rank, size, device.choose_device(), "fp32")
     return world.broadcast(start)[0] or None
+
+
+def _with_precision(job: RayJob, coordinator: ActorHandle, world: World) -> RayJob:
+    """The job, with the precision that all workers' devices compute by themselves where the driver could not know."""
+    import ray
+
+    from trainers.training import device
+
+    if job["recipe"]["precision"] != "auto":
+        return job
+    found = world.gather_objects(device.auto_precision(world.device.type == "cuda"))
+    precision = "bf16" if set(found) == {"bf16"} else "fp32"
+    if world.rank == 0:
+        precision = ray.get(coordinator.fix_precision.remote(precision))
+    return {**job, "recipe": {**job["recipe"], "precision": world.gather_objects(precision)[0]}}
 
 
 def _trainer(job: RayJob, scale: Scale, resources: dict[str, float], storage: str) -> TorchTrainer:

@@ -13,7 +13,7 @@ from trainers.data import shard_transfer
 from trainers.data.batches import Cached, Data
 from trainers.data.source import scan_files
 from trainers.data.stream import Streamed
-from trainers.messages import DoneEvent, Event, Job, Meta, Picture, Status
+from trainers.messages import DoneEvent, Event, Job, Meta, Picture, StartEvent, Status
 from trainers.phase import phase
 from trainers.recipe import Recipe, Scale
 from trainers.runs.files import not_shared, sees
@@ -72,8 +72,7 @@ def work(
         if heartbeat is not None:
             data = heartbeat.follow(state, data, world)
         before = dict(state.seconds)
-        history = list(state.history)  # an event may leave this process after the next epoch
-        report({"kind": "start", "history": history, "step": state.total_steps, "epoch": state.epoch})
+        report(_start(state, recipe))
         summary = loop.train(
             recipe,
             state,
@@ -146,6 +145,12 @@ def _choose_threads(recipe: Recipe, state: TrainState, meta: Meta, world: World,
         if world.rank == 0:
             report({"kind": "threads", "used": used})
     device.set_threads(used)
+
+
+def _start(state: TrainState, recipe: Recipe) -> StartEvent:
+    history = list(state.history)  # an event may leave this process after the next epoch
+    step, epoch = state.total_steps, state.epoch
+    return {"kind": "start", "history": history, "step": step, "epoch": epoch, "precision": recipe.precision}
 
 
 @phase("opening the data")

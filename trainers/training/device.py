@@ -5,17 +5,33 @@ from __future__ import annotations
 import contextlib
 import re
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from trainers.messages import PeakMemory
 
+_BF16_OF_AMD = ("gfx908", "gfx90a", "gfx94", "gfx95", "gfx11", "gfx12")
+"""How the names of AMD's GPUs begin that multiply matrices of bf16: MI100 and later, RDNA 3 and later."""
+
 
 def resolve_precision(wanted: str, gpus: bool) -> str:
-    """`auto` is bf16 on GPUs that have it and fp32 elsewhere; resolved once, by the driver, and recorded."""
-    if wanted != "auto":
-        return wanted
-    return "bf16" if gpus and torch.cuda.is_bf16_supported() else "fp32"
+    """The precision as given; `auto_precision` for "auto"."""
+    return auto_precision(gpus) if wanted == "auto" else wanted
+
+
+def auto_precision(gpus: bool) -> Literal["fp32", "bf16"]:
+    """bf16 where this process's GPU computes it by itself, and fp32 elsewhere.
+
+    torch says yes to bf16 on older GPUs too, where it is emulated, slower than fp32.
+    """
+    return "bf16" if gpus and _computes_bf16(torch.cuda.current_device()) else "fp32"
+
+
+def _computes_bf16(number: int) -> bool:
+    if torch.version.hip:
+        return str(torch.cuda.get_device_properties(number).gcnArchName).startswith(_BF16_OF_AMD)
+    return torch.cuda.get_device_capability(number) >= (8, 0)
 
 
 def choose_device() -> torch.device:
