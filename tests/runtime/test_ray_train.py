@@ -317,6 +317,43 @@ def test_more_workers_than_the_cluster_holds_are_refused(cluster: dict[str, str]
     assert not (storage / "crowd").exists()
 
 
+_HOLDER = """
+import ray, time
+ray.init(log_to_driver=False, logging_level="ERROR")
+class Holder:
+    def ping(self):
+        return True
+holder = ray.remote(num_cpus=2)(Holder).remote()
+ray.get(holder.ping.remote())
+print("holding", flush=True)
+time.sleep(300)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_waits_says_for_whom_and_stops_at_once(cluster: dict[str, str], storage: Path) -> None:
+    environment = {**cluster, "RAY_AUTH_MODE": "token"}
+    holder = subprocess.Popen([sys.executable, "-c", _HOLDER], env=environment, text=True, stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "holding\n"
+        process = start_training(cluster, storage, "waiting", "--workers", "1", "--cpus-per-worker", "2")
+        assert process.stderr is not None
+        line = next(line for line in process.stderr if "the workers wait" in line)
+        assert "1 of 3 CPU are free, and 1 x 2 needed" in line
+        assert re.search(r"python -c .*holds 2 CPU", line)
+        assert "--cpus-per-worker asks for less" in line
+        process.send_signal(signal.SIGINT)
+        begun = time.monotonic()
+        _, err = process.communicate(timeout=SECONDS)
+        assert time.monotonic() - begun < 20
+    finally:
+        holder.kill()
+        holder.wait()
+    assert process.returncode == 130, err
+    assert json.loads((storage / "waiting/run.json").read_text())["status"] == "interrupted"
+
+
 @pytest.mark.slow
 def test_masks_give_the_same_losses_and_scores_streamed_to_workers(
     cluster: dict[str, str], storage: Path, tmp_path: Path

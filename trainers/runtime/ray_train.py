@@ -40,6 +40,7 @@ from trainers.runtime.resources import (
     smallest_share,
     warn_of_workers,
 )
+from trainers.runtime.shortage import Shortage
 from trainers.runtime.stall_detector import STALL_SECONDS, Heartbeat, StallDetector
 from trainers.storage.store import Store, default_storage
 
@@ -196,11 +197,14 @@ class Cluster:
         stop: threading.Event,
     ) -> None:
         """Hand on events and requests until Ray Train has ended, or has had GRACE_SECONDS after the last event: a run
-        that ended with an error needs no second attempt, so the driver leaves, and Ray ends the workers."""
+        that ended with an error needs no second attempt, so the driver leaves, and Ray ends the workers. It leaves
+        at once where a stop is requested and no worker is there that could save."""
         import ray
 
         ended_at: float | None = None
+        heard_at: float | None = None
         stop_requested, refreshed_at = False, time.monotonic()
+        shortage = Shortage(self.scale.worker_range[0], self._resources)
         while ended_at is None or (fitting.is_alive() and time.monotonic() - ended_at < GRACE_SECONDS):
             alive = fitting.is_alive()
             events: list[Event] = ray.get(coordinator.take.remote())
@@ -211,11 +215,15 @@ class Cluster:
                     listen(event)
                 if event["kind"] == "done":
                     ended_at = time.monotonic()
-            if ended_at is None and (warning := stall_detector.check()):
-                listen(warning)
+            heard_at = time.monotonic() if events else heard_at
+            if ended_at is None and (line := stall_detector.check() or (heard_at is None and shortage.check())):
+                listen(line)
             if stop.is_set() and not stop_requested:
                 stop_requested = True
                 coordinator.ask_to_stop.remote()
+            if stop.is_set() and ended_at is None and _is_silent(heard_at, stall_detector.stall_seconds):
+                listen(_interrupted())
+                return
             if self.scale.elastic and time.monotonic() - refreshed_at > RESIZE_SECONDS:
                 refreshed_at = time.monotonic()
                 refresh_cluster_view()
@@ -265,6 +273,17 @@ def _start_coordinator(name: str, max_failures: int) -> ActorHandle:
 
     actor = ray.remote(num_cpus=0)(Coordinator)
     return actor.options(name=name, label_selector={"ray.io/node-id": this_node()}).remote(max_failures)
+
+
+def _is_silent(heard_at: float | None, seconds: float) -> bool:
+    """Whether the workers have not been heard for so long, or not at all."""
+    return heard_at is None or time.monotonic() - heard_at > seconds
+
+
+def _interrupted() -> DoneEvent:
+    from trainers.runtime.worker import ending
+
+    return ending("interrupted", "interrupted while workers were waited for; nothing is lost that was saved")
 
 
 def _end_without_a_word(failed: Sequence[BaseException]) -> DoneEvent:
