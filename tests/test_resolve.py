@@ -66,7 +66,14 @@ def unused(*_: object, **__: object) -> Need:
         ({}, 4, {"place": ELSEWHERE, "meta": META}, too_little, 8, "auto"),
         ({"precision": "bf16"}, 4, {"place": ELSEWHERE, "meta": META}, enough, 16, "bf16"),
         # a run that ended before they did may still be given one
-        ({"precision": "bf16"}, 4, {"earlier": earlier(precision="auto"), "place": GPU, "meta": META}, enough, 16, "bf16"),
+        (
+            {"precision": "bf16"},
+            4,
+            {"earlier": earlier(precision="auto"), "place": GPU, "meta": META},
+            enough,
+            16,
+            "bf16",
+        ),
         # memory decides last
         ({}, 4, {"place": GPU, "meta": META}, too_little, 8, "bf16"),
         ({}, 4, {"place": GPU, "meta": META}, far_too_little, 16, "bf16"),
