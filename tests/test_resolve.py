@@ -24,6 +24,9 @@ def earlier(epochs_run: int = 0, **changes: Any) -> Any:
     return {"recipe": recipe.to_json(), "epochs_run": epochs_run}
 
 
+UNTOLD = earlier(precision="auto")
+
+
 def enough(recipe: Recipe, scale: Scale, meta: Any, limit: int | None, *, gpus: bool) -> Need:
     assert isinstance(scale, Scale)
     assert meta is META

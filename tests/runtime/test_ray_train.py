@@ -282,52 +282,6 @@ def test_a_run_with_repeated_failures_loses_nothing(cluster: dict[str, str], sto
 def metrics_address(cluster: dict[str, str]) -> str:
     """Where Prometheus reads this node."""
     environment = {**cluster, "RAY_AUTH_MODE": "token"}
-    command = [sys.executable, "-c", _HOLDER]
-    with subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "holding\n"
-        process = start_training(cluster, storage, "waiting", "--workers", "1", "--cpus-per-worker", "2")
-        assert process.stderr is not None
-        line = next((line for line in process.stderr if "the workers wait" in line), "")
-        assert "1 of 3 CPU are free, and 1 x 2 needed" in line
-        assert re.search(r"python -c .*holds 2 CPU", line)
-        assert "--cpus-per-worker asks for less" in line
-        process.send_signal(signal.SIGINT)
-        begun = time.monotonic()
-        _, err = process.communicate(timeout=SECONDS)
-        assert time.monotonic() - begun < 20
-        holder.kill()
-    assert process.returncode == 130, err
-    assert not missing
-    who = rf"rank \d on {re.escape(socket.gethostname())} \({re.escape(where.partition(':')[0])}\), not heard of for"
-    assert re.search(
-        rf"warning: no step for \d+ s: rank \d waits in (step \d+|the evaluation) of epoch \d for {who} \d+ s", err
-    )
-    assert re.search(r"goes on after \d+ s", err)
-    assert "going on from step" in err
-    assert "repeat the command with --run troubled" in err
-    assert "Traceback" not in err
-    assert "SIGTERM received" not in err
-    assert json.loads((storage / "troubled" / "run.json").read_text())["status"] == "interrupted"
-
-    process = start_training(cluster, storage, "troubled", *flags)
-    wait_for_the_middle_of_an_epoch(storage, "troubled", after=Checkpoints(Store(storage / "troubled")).latest_step())
-    process.kill()
-    process.communicate()
-    assert json.loads((storage / "troubled" / "run.json").read_text())["status"] == "running"
-    slow.hurry()
-    run = train(cluster, storage, "troubled", *flags)
-    assert (run["status"], run["attempt"]) == ("finished", 3)
-
-    train(cluster, storage, "undisturbed", *flags)
-    weights, expected = last_weights(storage / "troubled"), last_weights(storage / "undisturbed")
-    assert weights.keys() == expected.keys()
-    assert all(torch.equal(weights[name], expected[name]) for name in weights)
-
-
-def metrics_address(cluster: dict[str, str]) -> str:
-    """Where Prometheus reads this node."""
-    environment = {**cluster, "RAY_AUTH_MODE": "token"}
     return subprocess.check_output([sys.executable, "-c", _METRICS], env=environment, text=True).strip()
 
 
@@ -379,24 +333,23 @@ time.sleep(300)
 @pytest.mark.slow
 def test_a_run_that_waits_says_for_whom_and_stops_at_once(cluster: dict[str, str], storage: Path) -> None:
     environment = {**cluster, "RAY_AUTH_MODE": "token"}
-    holder = subprocess.Popen([sys.executable, "-c", _HOLDER], env=environment, text=True, stdout=subprocess.PIPE)
-    try:
+    command = [sys.executable, "-c", _HOLDER]
+    with subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "holding\n"
-        process = start_training(cluster, storage, "waiting", "--workers", "1", "--cpus-per-worker", "2")
-        assert process.stderr is not None
-        line = next(line for line in process.stderr if "the workers wait" in line)
-        assert "1 of 3 CPU are free, and 1 x 2 needed" in line
-        assert re.search(r"python -c .*holds 2 CPU", line)
-        assert "--cpus-per-worker asks for less" in line
-        process.send_signal(signal.SIGINT)
-        begun = time.monotonic()
-        _, err = process.communicate(timeout=SECONDS)
-        assert time.monotonic() - begun < 20
-    finally:
+        with start_training(cluster, storage, "waiting", "--workers", "1", "--cpus-per-worker", "2") as process:
+            assert process.stderr is not None
+            line = next((line for line in process.stderr if "the workers wait" in line), "")
+            process.send_signal(signal.SIGINT)
+            begun = time.monotonic()
+            err = process.stderr.read()
+            assert process.wait(SECONDS) == 130, err
+            assert time.monotonic() - begun < 20
         holder.kill()
-        holder.wait()
-    assert process.returncode == 130, err
+    assert "1 of 3 CPU are free, and 1 x 2 needed" in line
+    assert re.search(r"python -c .*holds 2 CPU", line)
+    assert "--cpus-per-worker asks for less" in line
+    assert "interrupted while workers were waited for" in err
     assert json.loads((storage / "waiting/run.json").read_text())["status"] == "interrupted"
 
 
