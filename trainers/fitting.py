@@ -49,6 +49,7 @@ from trainers.runtime.signals import Signals
 from trainers.storage.run_lock import lock
 from trainers.storage.store import Store, default_storage, explain
 from trainers.training.memory_fit import fit_memory
+from trainers.training.schedule import warm_up_note
 
 EXIT_CODES = {"finished": 0, "stopped_early": 0, "failed": 1, "out_of_memory": 3, "interrupted": 130}
 
@@ -209,6 +210,8 @@ def _stand(
     recipe: Recipe, scale: Scale, place: Place, storage: Store, data: DataSpec | None, progress: Progress
 ) -> DataSpec:
     """Wait until the place stands; check the model and prepare the data, where that is not done."""
+    if note := warm_up_note(recipe):
+        progress.warning(note)
     source = _scan(recipe, scale, progress) if data is None else None  # while Ray starts
     with progress.waiting("starting Ray") if scale.on_ray else contextlib.nullcontext():
         warnings = place.wait()

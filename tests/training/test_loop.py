@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from trainers.recipe import resolve
 from trainers.storage.store import Store
 from trainers.training import build
 from trainers.training.checkpoint import Checkpoints
-from trainers.training.schedule import learning_rate
+from trainers.training.schedule import learning_rate, warm_up_note
 
 PLAIN = {"model": "linear_cnn", "model_args": {"batch_norm": False}}
 Events = list[dict[str, Any]]
@@ -242,6 +243,32 @@ def test_patience_ends_the_run_and_says_why(storage: Path) -> None:
 def test_learning_rates_follow_the_schedule(changes: dict[str, Any], expected: list[float]) -> None:
     recipe = resolve("textures.cnn", epochs=2, lr=1.0, **changes)
     np.testing.assert_allclose([learning_rate(recipe, step, 2) for step in range(4)], expected)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "warmup", "expected"),
+    [
+        (30, 1.0, ""),
+        (3, 1.0, ""),
+        (1, 0.2, ""),
+        (2, 1.0, "warmup_epochs=1 is more than a third of epochs=2: .* give --warmup-epochs 0.2, or more --epochs"),
+        (1, 1.0, "is more than a third of epochs=1"),
+        (
+            1,
+            5.0,
+            r"more than epochs=1: the learning rate rises .* to 0.02, and never reaches lr=0.1; give .* 0.1",
+        ),
+        (4, 4.5, "is more than epochs=4: .* give --warmup-epochs 0.4"),
+    ],
+)
+def test_a_warm_up_that_takes_much_of_the_run_is_said(epochs: int, warmup: float, expected: str) -> None:
+    note = warm_up_note(resolve("digits.cnn", epochs=epochs, warmup_epochs=warmup, lr=0.1))
+    assert re.search(expected, note) if expected else note == ""
+
+
+def test_the_learning_rate_of_a_long_warm_up_ends_where_the_note_says() -> None:
+    recipe = resolve("digits.cnn", epochs=2, warmup_epochs=8, lr=0.1)
+    assert f"to {learning_rate(recipe, 2 * 50 - 1, 50):.4g}," in warm_up_note(recipe)
 
 
 def test_a_model_built_for_other_channels_than_the_data_has_is_refused() -> None:

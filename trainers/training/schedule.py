@@ -27,3 +27,20 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
     if recipe.schedule == "step":
         return float(recipe.lr * args["factor"] ** (step // steps // args["every"]))
     return recipe.lr
+
+
+def warm_up_note(recipe: Recipe) -> str:
+    """What people should know of a warm-up that takes much of the run; "": nothing."""
+    warm, epochs, fitting = recipe.warmup_epochs, recipe.epochs, f"{recipe.epochs / 10:g}"
+    if warm > epochs:
+        highest = recipe.lr * epochs / warm
+        return (
+            f"warmup_epochs={warm:g} is more than epochs={epochs}: the learning rate rises to the end, to "
+            f"{highest:.4g}, and never reaches lr={recipe.lr:g}; give --warmup-epochs {fitting}, or more --epochs"
+        )
+    if 3 * warm > epochs:
+        return (
+            f"warmup_epochs={warm:g} is more than a third of epochs={epochs}: lr={recipe.lr:g} is reached late; "
+            f"give --warmup-epochs {fitting}, or more --epochs"
+        )
+    return ""
