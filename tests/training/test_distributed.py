@@ -23,6 +23,10 @@ ALONE = World(0, 1, torch.device("cpu"), "fp64")
 Events = list[dict[str, Any]]
 EVERYTHING: dict[str, Any] = {"ema": 0.9, "clip_norm": 0.05, "optimizer": "adamw"}
 """What touches weights and gradients one by one."""
+NO_GRADIENT = ("0.bias", "4.bias", "8.bias")
+"""Of mnist.cnn, the biases before a BatchNorm, which takes away what they add: their gradients are 0 but for rounding.
+Adam divides that by its size plus eps, 1e-8: at a learning rate of 0.1 the order of a sum, which depends on processor
+and ranks, moves such a bias by 1e-9 a step. What it is after some steps is not defined."""
 
 
 def on_ranks(storage: Path, runs: dict[str, tuple[Recipe, str, int, dict[str, Any]]]) -> dict[str, Events]:
@@ -57,7 +61,7 @@ def some(storage: Path) -> dict[str, Events]:
     small = {"base_channels": 4, "depth": 2, "dropout": 0.2}
     unet = small_recipe("unet.drone", precision="fp64", model_args=small, **EVERYTHING)
     mnist = small_recipe("mnist.cnn", precision="fp64", frozen=("0",))
-    moved = small_recipe("mnist.cnn", precision="fp64", optimizer="adamw", ema=0.9)
+    moved = small_recipe("mnist.cnn", precision="fp64", optimizer="adamw", ema=0.9, frozen=NO_GRADIENT)
     sharded = {"strategy": "fsdp2", "activation_checkpointing": True}
     return on_ranks(
         storage,
@@ -100,30 +104,7 @@ def test_a_run_goes_from_ddp_to_fsdp2_and_back(some: dict[str, Events], storage:
     assert [end["status"] for end in ends] == ["interrupted", "interrupted", "finished"]
     assert sum(len(end["steps"]) for end in ends) == len(some["unmoved"][-1]["steps"])
     one, other = last_weights(storage / "unmoved"), last_weights(storage / "moved")
-    before_norm = [name for name in one if name.endswith(".bias") and _norm_after(name) in one]
-    noisy = {*before_norm, *map(_norm_after, before_norm)}
-    assert len(noisy) == 6
-    assert_alike(*({name: tensor for name, tensor in each.items() if name not in noisy} for each in (one, other)))
-    bound = _adam_noise(resolve("mnist.cnn").lr, steps=len(some["unmoved"][-1]["steps"]), summands=12 * 12 * 12)
-    assert_alike(*({name: each[name] for name in noisy} for each in (one, other)), bound)
-
-
-def _norm_after(bias: str) -> str:
-    """The running mean of the BatchNorm that would follow a layer of an `nn.Sequential`, by its bias."""
-    return f"{int(bias.partition('.')[0]) + 1}.running_mean"
-
-
-def _adam_noise(lr: float, steps: int, summands: int) -> float:
-    """How far apart Adam may take two copies of a bias whose gradient is 0, by rounding alone.
-
-    BatchNorm takes away what a bias before it adds: its gradient is 0, and what is computed is the rounding error of a
-    sum whose order depends on the ranks and on the processor: a unit in the last place (2^-53, of partial sums below 1)
-    for each of the log2(summands) levels of a pairwise sum over pictures and pixels. Adam divides a gradient by its own
-    size plus eps: far below eps by eps, so that each step carries lr / eps times the error into the weight. BatchNorm's
-    running mean follows the bias. All other weights have gradients far above eps, where Adam amplifies nothing.
-    """
-    eps = torch.optim.AdamW([torch.zeros(1)]).defaults["eps"]
-    return float(steps * lr / eps * 2**-53 * np.log2(summands))
+    assert_alike(one, other)
 
 
 @pytest.mark.slow
