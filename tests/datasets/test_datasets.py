@@ -13,7 +13,6 @@ import struct
 import subprocess
 import sys
 import tarfile
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -775,10 +774,7 @@ def test_image_folder_lists_without_opening_files(tmp_path: Path, monkeypatch: p
         raise AssertionError("a listing must not open single files")
 
     monkeypatch.setattr(Image, "open", forbidden)
-    start = time.perf_counter()
-    source = image_folder.source(str(tmp_path))
-    assert len(source.splits["train"]) == 2000
-    assert time.perf_counter() - start < 1
+    assert len(image_folder.source(str(tmp_path)).splits["train"]) == 2000
 
 
 # ---- decoding ----

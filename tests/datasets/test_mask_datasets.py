@@ -6,7 +6,6 @@ import importlib
 import itertools
 import json
 import struct
-import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -216,13 +215,12 @@ def test_at_most_20_names_are_listed(tmp_path: Path) -> None:
     assert str(caught.value).count(".jpg") == LISTED + 1  # and the example
 
 
-def test_listing_decodes_nothing_and_is_fast(tmp_path: Path) -> None:
+def test_listing_decodes_nothing(tmp_path: Path) -> None:
+    """The files are empty: none of them could be opened."""
     stems = [f"Seq05VD_f{number:05}" for number in range(0, 60000, 30)]
     touch(*(tmp_path / "701_StillsRaw_full" / f"{stem}.png" for stem in stems))
     touch(*(tmp_path / "LabeledApproved_full" / f"{stem}_L.png" for stem in stems))
-    start = time.perf_counter()
     assert sum(map(len, camvid.source(str(tmp_path)).splits.values())) == 2000
-    assert time.perf_counter() - start < 2
 
 
 # ---- masks that fit pictures decoded at less than their size ----

@@ -74,7 +74,7 @@ def why_not() -> str | None:
     probe = "ip link add br0 type bridge && mount -t tmpfs tmpfs /dev/shm"
     command = ["unshare", "--net", "--mount", "--uts", "--pid", "--fork", "--mount-proc", "sh", "-c", probe]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"namespaces cannot be made here: {error}"
     return f"namespaces cannot be made here: {done.stderr.strip()}" if done.returncode else None
@@ -413,7 +413,7 @@ def assert_as_undisturbed(run: Path, undisturbed: Path) -> None:
 
 def _first_child(pid: int) -> int:
     """The process that an unshare forked, once it has its namespaces."""
-    limit = time.monotonic() + 20
+    limit = time.monotonic() + 60
     while time.monotonic() < limit:
         found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         if found and os.readlink(f"/proc/{found[0]}/ns/pid") != os.readlink("/proc/self/ns/pid"):

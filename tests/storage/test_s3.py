@@ -214,7 +214,7 @@ def test_a_store_that_is_full_ends_the_run_and_the_last_good_checkpoint_is_intac
     class Full(Control):
         def epoch(self, line: Mapping[str, float]) -> None:
             if line["epoch"] == 1:
-                until = time.monotonic() + 30
+                until = time.monotonic() + 200
                 while Checkpoints(folder / "run").latest() is None and time.monotonic() < until:
                     time.sleep(0.05)
                 flaky.full = True
