@@ -42,12 +42,24 @@ def test_targets_that_do_not_fit_are_named() -> None:
         ("labels", 3, "one.png: its class is number 3; allowed are 0 to 2"),
         ("labels", -1, "number -1"),
         ("masks", np.zeros((6, 4), np.uint8), "6x4 of uint8; it must be 4x6 of uint8"),
-        ("masks", np.zeros((4, 6), np.int64), "int64"),
         ("masks", np.full((4, 6), 7, np.uint8), "holds 7; allowed are 0 to 2, and 255"),
-        ("masks", 1, "the mask is int"),
     ):
         with pytest.raises(BadImage, match=words):
             targets.kind(kind).check("one.png", image, target, 3)
+
+
+def test_what_is_no_target_at_all_is_an_error_of_the_data_set() -> None:
+    image = np.zeros((4, 6, 3), np.uint8)
+    for kind, target, words in (
+        ("masks", np.zeros((4, 6), np.int64), "the mask is an array of int64; it must be 4x6 of uint8"),
+        ("masks", 1, "the mask is int"),
+        ("labels", "1", "the target is '1'; it must be the number of a class"),
+        ("labels", 1.5, "the target is 1.5"),
+        ("labels", None, "the target is None"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            targets.kind(kind).check("one.png", image, target, 3)
+    assert targets.kind("labels").check("one.png", image, 2.0, 3) == 2
 
 
 @pytest.mark.parametrize("name", ["labels", "masks"])

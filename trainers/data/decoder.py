@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 from trainers import notices
+from trainers.data.contract import reader
 from trainers.data.resize import Pixels, shrink
 from trainers.data.targets import Target
 from trainers.datasets import BadImage, Item
 from trainers.formatting import printable
 from trainers.messages import Notice
 from trainers.recipe import Recipe
-from trainers.registry import load
 
 Sample = tuple[Pixels, Any]
 """A picture, uint8 (height, width, channels), and its target."""
@@ -30,7 +31,8 @@ class Decoder:
             channels: of its pictures.
             classes: how many there are.
         """
-        self.read_item = load("datasets", recipe.dataset).read
+        self.read_item = reader(recipe.dataset, channels)
+        self.dataset = recipe.dataset
         self.size, self.resize = recipe.storage_size, recipe.resize
         self.target, self.channels, self.classes = target, channels, classes
         self._notices: dict[str, Notice] = {}
@@ -40,18 +42,21 @@ class Decoder:
         """Each sample of an item, at the stored size. Raises BadImage."""
         hinted = dataclasses.replace(item, args={**item.args, "min_size": self.size})
         return [
-            (
-                shrink(image, self.size, self.resize),
-                self.target.resize(self.target.check(item.name, image, target, self.classes), self.size, self.resize),
-            )
-            for image, target in self.read_item(hinted)
+            (shrink(image, self.size, self.resize), self.target.resize(target, self.size, self.resize))
+            for image, target in self._checked(hinted)
         ]
 
     def read_raw(self, item: Item) -> list[Sample]:
         """As `read`, but at the picture's own size."""
-        return [
-            (image, self.target.check(item.name, image, target, self.classes)) for image, target in self.read_item(item)
-        ]
+        return list(self._checked(item))
+
+    def _checked(self, item: Item) -> Iterator[Sample]:
+        for image, target in self.read_item(item):
+            try:
+                yield image, self.target.check(item.name, image, target, self.classes)
+            except TypeError as error:
+                where = f"{self.dataset}: read() of the item {item.name!r}"
+                raise ValueError(f"{where} returned a pair where {error}") from None
 
     def try_read(self, item: Item) -> list[Sample] | str:
         """`read`, or the reason why it cannot be done. What is noticed of a picture that is read is collected."""

@@ -240,7 +240,8 @@ def _run_in_tasks(recipe: Recipe, source: Source, chunks: Sequence[_Chunk], adva
     try:
         for row in ray_map(tasks, _shard_task):
             if row["error"]:
-                raise OSError(*json.loads(row["error"]))
+                words = json.loads(row["error"])
+                raise OSError(*words) if len(words) > 1 else ValueError(*words)
             result: ShardResult = json.loads(row["result"])
             if row["shard"] and folder is not None:
                 Store(folder).write(result["file"], row["shard"])
@@ -270,7 +271,7 @@ class _ShardDone(TypedDict):
     result: str
     """A ShardResult, as JSON; "" where it failed."""
     error: str
-    """Arguments of the OSError, as JSON; "": there was none."""
+    """Arguments of the OSError, or of the ValueError, which has one, as JSON; "": there was none."""
     shard: bytes
     """The file, where this host does not see the driver's folder."""
 
@@ -289,6 +290,8 @@ def _shard_task(row: _ShardTask) -> _ShardDone:
         except OSError as error:  # as data: Ray would wrap an exception in pages of its own
             failure = json.dumps([error.errno, error.strerror, error.filename])
             return {"result": "", "error": failure, "shard": b""}
+        except ValueError as error:
+            return {"result": "", "error": json.dumps([str(error)]), "shard": b""}
         shard = to.read_bytes() if row["file"] and not seen and to.exists() else b""
     return {"result": result, "error": "", "shard": shard}
 

@@ -9,11 +9,10 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from trainers.data import targets
+from trainers.data import contract, targets
 from trainers.datasets import Item, Source
 from trainers.decode import revision
 from trainers.recipe import Recipe
-from trainers.registry import load
 from trainers.storage.store import CACHE, Store
 
 
@@ -37,13 +36,16 @@ FORMAT = 2
 
 def scan_files(recipe: Recipe, data: str | None) -> Source:
     """List the raw files. Raises ValueError for a missing path, an empty folder, a single class..."""
-    source: Source = load("datasets", recipe.dataset).source(data, **recipe.dataset_args)
+    source = contract.list_files(recipe.dataset, data, recipe.dataset_args)
     if len(source.classes) < 2:
         raise ValueError(f"there must be two classes or more; {data or recipe.dataset} has {source.classes}")
     targets.check_task(recipe.task, source, recipe.dataset)
     for split in ("train", "val"):
         if not sum(len(item.targets) for item in source.splits.get(split, ())):
-            raise ValueError(f"{data or recipe.dataset} has no pictures for the {split} split; add some")
+            held = ", ".join(f"{name} {len(items)}" for name, items in source.splits.items()) or "none"
+            raise ValueError(
+                f"{data or recipe.dataset} has no pictures for the {split} split; add some (its splits are {held})"
+            )
     return source
 
 

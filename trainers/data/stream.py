@@ -95,7 +95,10 @@ def _decode_task(row: _PassTask) -> _PassDone:
     """One pass of one rank, as a task of Ray Data."""
     target = targets.kind(row["target"])
     decoder = Decoder(Recipe.from_json(json.loads(row["recipe"])), target, row["channels"], row["classes"])
-    read = [decoder.try_read(Item(**plain)) for plain in json.loads(row["items"])]
+    try:
+        read = [decoder.try_read(Item(**plain)) for plain in json.loads(row["items"])]
+    except ValueError as error:
+        read = [str(error)]
     for outcome in read:
         if isinstance(outcome, str):  # as data: Ray would wrap an exception in pages of its own
             return {"images": np.zeros((1, 1, 1, 1), np.uint8), "targets": np.zeros(1, np.int64), "error": outcome}

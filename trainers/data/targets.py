@@ -11,6 +11,7 @@ what `Target` lists, and a writer of its predictions (inference/predictions.py).
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict, TypeVar
 
@@ -67,6 +68,7 @@ class Target(Protocol):
 
         Raises:
             BadImage: it does not fit the picture or the classes.
+            TypeError: it is no target at all.
         """
         ...
 
@@ -139,10 +141,10 @@ class Labels:
     one_class = True
 
     def check(self, name: str, image: Array, target: object, classes: int) -> int:
-        label = int(target)  # type: ignore[call-overload]  # NumPy's integers too
+        label = class_number(target)
         if not 0 <= label < classes:
             raise BadImage(f"{name}: its class is number {label}; allowed are 0 to {classes - 1}")
-        return int(label)
+        return label
 
     def resize(self, target: int, size: Size, how: str) -> int:
         return target
@@ -197,8 +199,10 @@ class Masks:
     def check(self, name: str, image: Array, target: object, classes: int) -> Array:
         wanted = f"{image.shape[0]}x{image.shape[1]} of uint8"
         if not isinstance(target, np.ndarray):
-            raise BadImage(f"{name}: the mask is {type(target).__name__}; it must be {wanted}, as the picture is")
-        if target.shape != image.shape[:2] or target.dtype != np.uint8:
+            raise TypeError(f"the mask is {type(target).__name__}; it must be an array, {wanted}, as the picture is")
+        if target.dtype != np.uint8:
+            raise TypeError(f"the mask is an array of {target.dtype}; it must be {wanted}, as the picture is")
+        if target.shape != image.shape[:2]:
             found = f"{'x'.join(map(str, target.shape))} of {target.dtype}"
             raise BadImage(f"{name}: the mask is {found}; it must be {wanted}, as the picture is")
         wrong = np.flatnonzero(np.bincount(target.reshape(-1), minlength=256)[classes:IGNORED])
@@ -257,6 +261,16 @@ class Masks:
 
     def dummy(self, rows: int, size: Size) -> Array:
         return np.broadcast_to(np.zeros((), np.uint8), (rows, *size))
+
+
+def class_number(target: object) -> int:
+    """An integer of any kind, of NumPy too, or a whole number. Raises TypeError."""
+    try:
+        return operator.index(target)  # type: ignore[arg-type]
+    except TypeError:
+        if isinstance(target, float) and target.is_integer():
+            return int(target)
+        raise TypeError(f"the target is {target!r:.50}; it must be the number of a class") from None
 
 
 _KINDS: dict[str, Target] = {target.name: target for target in (Labels(), Masks())}
