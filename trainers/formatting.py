@@ -65,6 +65,13 @@ def shortened(names: typing.Sequence[str], most: int = 10) -> str:
     return ", ".join(map(printable, names[:most])) + more
 
 
+def abbreviated(name: str, most: int) -> str:
+    """A name of at most so many letters, without its middle: names that begin alike differ at their ends."""
+    if len(name) <= most:
+        return name
+    return f"{name[: most // 2]}…{name[len(name) - (most - most // 2 - 1) :]}"
+
+
 def nearest(word: str, allowed: typing.Iterable[str]) -> str:
     """The end of an error message: `; did you mean lr?`, and the list of what is allowed."""
     names = list(allowed)

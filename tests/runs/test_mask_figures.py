@@ -19,6 +19,7 @@ from PIL import Image
 
 from trainers import datasets
 from trainers.datasets import camvid, cityscapes, semantic_drone, shapes
+from trainers.formatting import abbreviated
 from trainers.runs import mask_figures
 
 BLUE, YELLOW = (0, 0, 200), (200, 200, 0)
@@ -288,11 +289,23 @@ def test_long_names_and_missing_scores_are_drawn_without_clashes() -> None:
     for row in rows:
         row["target"] = row["labels"]
     figure = mask_figures.draw_predictions(rows, names, mask_figures.palette(3), "cost: $5", [None, math.nan, 0.254])
-    assert list(legend(figure)) == ["_background_", "$x$ & y_1", "a class with a name tha…  25 %", "wrong"]
+    assert list(legend(figure)) == ["_background_", "$x$ & y_1", "a class with… has no end  25 %", "wrong"]
     texts = [text.get_text() for text in figure.texts]
     assert texts.count("best") == 2
     assert not any("IoU" in text for text in texts)
     assert clashes(figure, dpi=90) == []
+
+
+@pytest.mark.parametrize(("classes", "shape"), [(60, (96, 128)), (150, (96, 128)), (255, (128, 24))])
+def test_a_legend_of_many_classes_lies_on_no_picture(classes: int, shape: tuple[int, int]) -> None:
+    names = [f"a very long name of something in a street, number {number}" for number in range(classes)]
+    for dpi in (60, 150):
+        rows = [example(*shape, 3, classes)] * 2
+        figure = mask_figures.draw_predictions(rows, names, mask_figures.palette(classes), "one", [0.5] * classes)
+        assert clashes(figure, dpi=dpi, edge=False) == []  # to_png makes room at the edges
+    texts = list(legend(figure))
+    assert len(texts) > 30
+    assert len(set(texts)) == len(texts)  # by the ends of their names
 
 
 def test_examples_without_score_and_kind_can_be_drawn() -> None:
@@ -329,7 +342,7 @@ def test_the_legend_alone_names_every_class(classes: int) -> None:
     texts = {text.lstrip("\N{FIGURE SPACE}"): colour for text, colour in legend(figure).items()}
     assert len(texts) == classes
     for number, (name, colour) in enumerate(zip(names, colours, strict=True)):
-        assert texts[f"{number}  {name if len(name) <= 40 else name[:39] + '…'}"] == colour
+        assert texts[f"{number}  {abbreviated(name, 40)}"] == colour
     shown = np.asarray(Image.open(io.BytesIO(mask_figures.legend_png(names, colours))).convert("RGB"))
     assert set(colours) <= {tuple(colour) for colour in np.unique(shown.reshape(-1, 3), axis=0).tolist()}
     assert len({patch.get_window_extent().x0 for patch in figure.legends[0].get_patches()}) == min(6, -(-classes // 12))

@@ -92,8 +92,47 @@ def test_a_run_writes_its_files_as_it_goes(tmp_path: Path) -> None:
         (3, 0.7),
     ]
     assert tags["images"] == ["confusion"]
-    assert board.Scalars("hparam/val_accuracy")[-1].value == pytest.approx(0.75)
+    best = board.Scalars("val/best_accuracy")
+    assert [(point.step, point.value) for point in best] == [(1, 0.5), (2, 0.75), (3, 0.75)]
     assert "_hparams_/session_start_info" in board.summary_metadata
+
+
+def test_the_table_of_hparams_takes_its_numbers_from_curves(tmp_path: Path) -> None:
+    """So no dot without a curve is what TensorBoard shows first."""
+    from tensorboard.plugins.hparams import plugin_data_pb2
+
+    writer = Record(Store(tmp_path), run_json())
+    writer.restore([])
+    for epoch, accuracy in ((1, 0.5), (2, 0.75), (3, 0.7)):
+        writer.epoch(line(epoch, accuracy))
+    finish(writer)
+    board = events(tmp_path)
+    content = board.summary_metadata["_hparams_/experiment"].plugin_data.content
+    experiment = plugin_data_pb2.HParamsPluginData.FromString(content).experiment
+    shown = {info.name.tag for info in experiment.metric_infos}
+    assert shown == {"val/best_accuracy", "val/loss", "speed/images_per_second"}
+    assert {tag: len(board.Scalars(tag)) for tag in board.Tags()["scalars"]} == dict.fromkeys(
+        board.Tags()["scalars"], 3
+    )
+    assert shown <= {*board.Tags()["scalars"]}
+
+
+@pytest.mark.parametrize(
+    ("metric", "best", "values", "so_far"),
+    [
+        ("accuracy", 0.9, [0.5, 0.9, 0.8], [0.5, 0.9, 0.9]),
+        ("loss", 0.2, [0.5, 0.2, 0.8], [0.5, 0.2, 0.2]),
+        ("mae", 0.5, [0.5, 0.7, 0.8], [0.5, 0.5, 0.5]),
+        ("accuracy", 0.5, [0.5], [0.5]),
+        ("accuracy", 0.7, [0.7, None, 0.6], [0.7, 0.7]),
+    ],
+)
+def test_the_best_so_far_goes_the_way_of_the_best(
+    metric: str, best: float, values: list[Any], so_far: list[float]
+) -> None:
+    history = [{"epoch": 1.0 + place, f"val/{metric}": value} for place, value in enumerate(values)]
+    found = list(tensorboard.best_so_far(history, {"epoch": 1, "metric": metric, "value": best}))
+    assert [value for _, value in found] == so_far
 
 
 def test_a_resumed_run_has_each_epoch_once(tmp_path: Path) -> None:
@@ -243,14 +282,14 @@ def test_curves_show_the_main_score_and_three_others() -> None:
     def shown(metric: str) -> list[str]:
         run = run_json(status="finished", best={"epoch": 2, "metric": metric, "value": 0.5})
         figure = figures.draw_curves(run, history)
-        (axes,) = (axes for axes in figure.axes if axes.get_title(loc="left") == "validation")
+        (axes,) = (axes for axes in figure.axes if axes.get_title(loc="left") == f"validation, best {metric} 0.5")
         return [text.get_text() for text in axes.get_legend().get_texts()]
 
-    assert shown("miou") == ["miou", "accuracy", "boundary_f1", "dice", "best epoch, 2: miou 0.5"]
+    assert shown("miou") == ["miou", "accuracy", "boundary_f1", "dice", "best epoch, 2"]
     assert shown("fw_iou")[:4] == ["fw_iou", "miou", "accuracy", "boundary_f1"]
 
 
-def test_curves_have_room_above_and_legends_a_ground() -> None:
+def test_curves_have_room_above() -> None:
     for speeds, top in (([200.0, 201.0], 221.1), ([math.nan, 100.0], 110.0), ([None], 1.0), ([0.0], 1.0)):
         history: list[dict[str, Any]] = [
             {"epoch": 1.0 + epoch, "val/loss": 1.0, "images_per_second": speed, "data_wait_share": 0.5}
@@ -260,9 +299,29 @@ def test_curves_have_room_above_and_legends_a_ground() -> None:
         axes = {each.get_title(loc="left"): each for each in figures.draw_curves(run, history).axes}
         assert axes["images / s"].get_ylim() == pytest.approx((0, top))
         assert axes["waiting for data, %"].get_ylim() == pytest.approx((0, 55))
-        frame = axes["loss"].get_legend().get_frame()
-        assert axes["loss"].get_legend().get_frame_on()
-        assert frame.get_facecolor()[:3] == (1, 1, 1)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 12, 300])
+@pytest.mark.parametrize(
+    "names", [["loss"], ["accuracy"], ["miou", "accuracy", "boundary_f1", "balanced_accuracy"]], ids=len
+)
+def test_legends_of_curves_lie_beside_the_curves(names: list[str], epochs: int) -> None:
+    history = [
+        {"epoch": float(epoch), "train/loss": 1 / epoch, "lr": 0.1, "images_per_second": 9.0, "data_wait_share": 0.1}
+        | {f"val/{name}": 1 / epoch for name in ["loss", *names]}
+        for epoch in range(1, epochs + 1)
+    ]
+    figure = figures.draw_curves(
+        run_json(status="finished", best={"epoch": epochs, "metric": names[-1], "value": 0.5}), history
+    )
+    figures.to_png(figure)  # lays it out
+    for axes in figure.axes:
+        if (legend := axes.get_legend()) is not None:
+            box = legend.get_window_extent()
+            assert not any(box.overlaps(other.get_window_extent()) for other in figure.axes)
+            assert not any(box.overlaps(label.get_window_extent()) for label in axes.get_xticklabels())
+            assert box.x1 <= axes.get_window_extent().x1 + 5
+            assert all(not box.overlaps(other.get_window_extent()) for other in figure.texts)
 
 
 def pixels(classes: int) -> np.ndarray:

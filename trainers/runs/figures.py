@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from trainers.formatting import abbreviated
 from trainers.messages import Best, DatasetFacts, Line, RunFacts
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ _CURVES = "val/miou val/iou val/accuracy val/boundary_f1 val/dice val/balanced_a
 _MANY = 32  # more classes than this have no numbers in a confusion matrix
 
 
+_PANEL, _HANDLE, _LETTER = 5.2, 0.6, 0.095  # inches: a panel of curves, and what an entry of its legend takes
+
+
 # Pictures
 
 
@@ -36,7 +40,7 @@ def draw_curves(run: RunFacts, history: Sequence[Line]) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(12, 7), layout="constrained")
+    figure = Figure(figsize=(12, 7.4), layout="constrained")
     figure.suptitle(_title(run), fontsize=15)
     grid = figure.add_gridspec(2, 6, height_ratios=(3, 2))
     epochs = [line["epoch"] for line in history]
@@ -79,10 +83,21 @@ def draw_curves(run: RunFacts, history: Sequence[Line]) -> Figure:
 def _mark_best(panels: list[Axes], best: Best | None, main: str) -> None:
     for axes in panels:
         if best is not None:
-            value = f": {main.removeprefix('val/')} {_number(best['value']):.4g}"
-            label = f"best epoch, {best['epoch']}" + (value if axes is panels[-1] else "")
-            axes.axvline(best["epoch"], color=_GREY, linestyle="--", linewidth=1.2, label=label)
-        axes.legend(fontsize=11, facecolor="white", framealpha=0.95, edgecolor="#dddddd")
+            axes.axvline(
+                best["epoch"], color=_GREY, linestyle="--", linewidth=1.2, label=f"best epoch, {best['epoch']}"
+            )
+        _add_legend(axes)
+    if best is not None:
+        title = f"{panels[-1].get_title(loc='left')}, best {main.removeprefix('val/')} {_number(best['value']):.4g}"
+        panels[-1].set_title(title, loc="left", fontsize=13)
+
+
+def _add_legend(axes: Axes) -> None:
+    """Below the axes: wherever it lay upon them, some curve would pass."""
+    longest = max((len(label) for label in axes.get_legend_handles_labels()[1]), default=0)
+    columns = max(1, int(_PANEL / (_HANDLE + _LETTER * longest)))
+    style = {"fontsize": 11, "frameon": False, "borderpad": 0, "columnspacing": 1.4}
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.09), ncols=columns, **style)
 
 
 def draw_confusion_of(dataset: DatasetFacts, confusion: Drawn, name: str = "") -> Figure:
@@ -184,7 +199,7 @@ def _summary(matrix: np.ndarray, masks: bool) -> str:
 def _label_classes(axes: Axes, names: list[str]) -> None:
     every = math.ceil(len(names) / 50)
     ticks = range(0, len(names), every)
-    labels = [names[tick] if len(names[tick]) <= 18 else names[tick][:17] + "…" for tick in ticks]
+    labels = [abbreviated(names[tick], 18) for tick in ticks]
     size = 11 if len(names) <= 15 else 10 if len(names) <= _MANY else 8
     long = max(map(len, labels)) > (5 if len(names) <= 15 else 2)
     axes.set_xticks(ticks, labels, fontsize=size, rotation=90 if long else 0, parse_math=False)

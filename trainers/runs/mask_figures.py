@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainers.datasets import IGNORED
+from trainers.formatting import abbreviated
 from trainers.runs.palette import COLOURS
 
 if TYPE_CHECKING:
@@ -155,7 +156,9 @@ def draw_predictions(
     head = _MARGIN + line * (len(lines) + 1) + 0.1
     height = head + max(sum(_size(row)[1] + line + _BETWEEN for row in block) for block in blocks) + below
     figure.set_figheight(height)
-    legend.set_bbox_to_anchor((_MARGIN / width, _MARGIN / height), figure.transFigure)
+    # By its top, so that it lies on no picture whatever its height is in the end: text is measured at another size.
+    legend.set_loc("upper left")
+    legend.set_bbox_to_anchor((_MARGIN / width, (below - 0.1) / height), figure.transFigure)
 
     def write(x: float, top: float, text: str, room: float, **style: Any) -> None:
         style["fontsize"] *= big
@@ -201,10 +204,7 @@ def _draw_legend(classes: Sequence[str], colours: Sequence[Sequence[int]]) -> Fi
     figure = Figure(dpi=150)
     renderer = FigureCanvasAgg(figure).get_renderer()
     digits = len(str(len(classes) - 1))
-    texts = [
-        f"{number:\N{FIGURE SPACE}>{digits}}  {name if len(name) <= 40 else name[:39] + '…'}"
-        for number, name in enumerate(classes)
-    ]
+    texts = [f"{number:\N{FIGURE SPACE}>{digits}}  {abbreviated(name, 40)}" for number, name in enumerate(classes)]
     columns = min(6, math.ceil(len(classes) / 12))
     legend = _legend(figure, texts, colours[: len(classes)], columns, fontsize=13, labelspacing=0.6)
     box = legend.get_window_extent(renderer)
@@ -272,7 +272,7 @@ def _meanings(
             continue
         score = scores[number] if scores is not None else None
         percent = "" if score is None or math.isnan(score) else f"  {100 * score:.0f} %"
-        texts.append((name if len(name) <= 24 else name[:23] + "…") + percent)
+        texts.append(abbreviated(name, 24) + percent)
         shades.append(colours[number])
     ignored = [("ignored, not scored", (0, 0, 0))] if IGNORED in occurring else []
     for name, shade in [*ignored, ("wrong", WRONG)]:

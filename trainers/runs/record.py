@@ -153,7 +153,7 @@ class Record:
         board = self._open_board()
         if draw:
             self._draw(board, self._confusion if confusion is None else confusion, pictures, last)
-        board.hparams(self.run, last)
+        board.hparams(self.run, self.history)
         board.close()
         self._board = None
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from trainers.messages import RunFacts
+from trainers.messages import Best, Line, RunFacts
 from trainers.recipe import affecting
 from trainers.runs.figures import to_png
 from trainers.storage.store import Store
@@ -76,13 +76,23 @@ class Board:
         image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
         self._add(Summary(value=[Summary.Value(tag=tag, image=image)]), epoch)
 
-    def hparams(self, run: RunFacts, epoch: int) -> None:
-        """A row of the HPARAMS table. `add_hparams` would make a run of its own of it."""
+    def hparams(self, run: RunFacts, history: Sequence[Line]) -> None:
+        """A row of the HPARAMS table, and the curve of the best score so far, whose end is shown there.
+
+        The table takes its numbers from curves: those of its own, of one point each, would be the first that
+        TensorBoard shows. `add_hparams` would make a run of its own of it.
+        """
         from torch.utils.tensorboard.summary import hparams
 
-        metrics = dict(_hparam_metrics(run))
-        for tag, value in metrics.items():
-            self._writer.add_scalar(tag, value, epoch)
+        best, metrics = run.get("best"), {}
+        if best is not None:
+            tag = f"val/best_{best['metric'].removeprefix('val/')}"
+            for epoch, score in best_so_far(history, best):
+                self._writer.add_scalar(tag, score, epoch)
+                metrics[tag] = score
+        for name in ("val/loss", "images_per_second"):
+            if isinstance(value := history[-1].get(name), int | float):
+                metrics[_TAGS.get(name, name)] = value
         for summary in hparams(dict(_hparams(run)), metrics):
             self._add(summary)
 
@@ -116,13 +126,17 @@ def _hparams(run: RunFacts) -> Iterator[tuple[str, str | float]]:
     yield from flat("workers", run.get("scale", {}).get("workers"))
 
 
-def _hparam_metrics(run: RunFacts) -> Iterator[tuple[str, float]]:
-    """What the HPARAMS table says of how a run went: `hparam/val_accuracy`, ..."""
-    best = run.get("best")
-    found: dict[str, object] = {}
-    if best:
-        found = {"best_epoch": best["epoch"], f"val_{best['metric']}": best["value"]}
-    found |= {"val_loss": run.get("final", {}).get("loss"), "images_per_second": run.get("images_per_second")}
-    for name, value in found.items():
-        if isinstance(value, int | float):
-            yield f"hparam/{name}", value
+def best_so_far(history: Sequence[Line], best: Best) -> Iterator[tuple[int, float]]:
+    """Each epoch, and the best value of the score up to it.
+
+    Args:
+        history: The lines of metrics.jsonl.
+        best: The best epoch: whether more is better shows by it.
+    """
+    tag = f"val/{best['metric'].removeprefix('val/')}"
+    known = [(int(line["epoch"]), line[tag]) for line in history if line.get(tag) is not None]
+    better = min if any(value > best["value"] for _, value in known) else max
+    so_far: float | None = None
+    for epoch, value in known:
+        so_far = value if so_far is None else better(so_far, value)
+        yield epoch, so_far
