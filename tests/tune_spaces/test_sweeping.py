@@ -155,9 +155,9 @@ def test_a_sweep_that_is_killed_and_stopped_continues_and_no_trial_runs_twice(
     assert "repeat the command with --run troubled" in err
     assert json.loads((folder / "sweep.json").read_text())["status"] == "interrupted"
     assert any(0 < run["epochs_run"] < EPOCHS for run in runs(folder).values())
-    slow.hurry()
-    content, _ = sweep(storage, *grid, "--run", "troubled", "--budget", "2s")  # at once out of time
+    content, _ = sweep(storage, *grid, "--run", "troubled", "--budget", "2s")  # less than an epoch takes
     assert content["status"] == "out_of_time"
+    slow.hurry()
 
     content, _ = sweep(storage, *grid, "--run", "troubled")
     after = runs(folder)
@@ -172,6 +172,25 @@ def test_a_sweep_that_is_killed_and_stopped_continues_and_no_trial_runs_twice(
 def under_way(before: dict[str, list[Any]], now: dict[str, list[Any]]) -> bool:
     """Whether a trial has ended an epoch meanwhile, and not the last but one."""
     return any(len(before.get(name, ())) < len(lines) < EPOCHS - 1 for name, lines in now.items())
+
+
+@pytest.mark.slow
+def test_a_finished_sweep_takes_more_values_within_a_budget_that_preparing_does_not_spend(storage: Path) -> None:
+    words = [*QUICK, "--epochs", "2", "--scheduler", "none", "--run", "more"]
+    before, said = sweep(storage, *words, "--space", "lr=0.01,0.05", "batch_size=64,4096")
+    assert [trial["number"] for trial in before["trials"]] == [0, 1]
+    assert "left out: 2 combinations that cannot be" in said
+    assert "batch_size=4096 is more than the" in said
+    kept = runs(storage / "more")
+    content, said = sweep(storage, *words, "--space", "lr=0.01,0.05,0.1", "batch_size=64,4096", "--budget", "9m")
+    assert "continuing: 2 of 3 trials are over and are kept" in said
+    assert "the budget of 9:00 counts from the start of the first trial, and holds about 1 of the 1" in said
+    assert [trial["status"] for trial in content["trials"]] == ["finished"] * 3
+    now = runs(storage / "more")
+    assert {name: now[name] for name in kept} == kept  # untouched
+    seconds = content["seconds"]
+    assert before["seconds"]["setup"] < seconds["setup"] < seconds["total"]
+    assert seconds["total"] - seconds["setup"] >= content["training_seconds"]["run"] / content["concurrency"]
 
 
 @pytest.mark.slow

@@ -261,7 +261,7 @@ def _spread(sweep: PageSweep, key: str, title: str, css: str, value: Callable[[P
         for run, place in places
         if place is not None and (height := value(run)) is not None
     ]
-    return chart(title, key, dots, log_x=True)
+    return chart(title, key, dots, log_x=True, log_above=1 if sweep.ranges.get(key) else 50)
 
 
 def _map(

@@ -80,6 +80,7 @@ def chart(
     series: Sequence[Series],
     *,
     log_x: bool = False,
+    log_above: float = 50,
     log_y: bool = False,
     x_ticks: Sequence[float] = (),
     level: tuple[str, float] | None = None,
@@ -90,8 +91,9 @@ def chart(
         title: also what y is.
         x_label: what x is.
         series: the lower ones first.
-        log_x: x is logarithmic where its values span a factor above 50.
-        log_y: the same of y.
+        log_x: x is logarithmic where its values span a factor above `log_above`.
+        log_above: that factor.
+        log_y: the same of y, with a factor of 50.
         x_ticks: the values that x takes, where they are few: these are labelled, evenly in the logarithm if need be.
         level: name and height of a dashed line across.
     """
@@ -99,9 +101,9 @@ def chart(
     if not points:
         return Markup()
     few = x_ticks if 1 < len(x_ticks) <= 8 else ()
-    log_above = 4 if few else 50 if log_x else math.inf
+    factor = 4 if few else log_above if log_x else math.inf
     heights = [point[1] for point in points] + ([level[1]] if level else [])
-    x = Axis.over([point[0] for point in points], LEFT, WIDTH - RIGHT, log_above=log_above)
+    x = Axis.over([point[0] for point in points], LEFT, WIDTH - RIGHT, log_above=factor)
     y = Axis.over(heights, HEIGHT - BOTTOM, TOP, log_above=50 if log_y else math.inf)
     return render(
         "chart.svg.j2",
