@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from trainers.cli import cli, leading, parse, run_command
+from trainers.formatting import check_is_path
 from trainers.recipe import Recipe, Scale, describe, recipe_names, resolve
 from trainers.registry import load
 from trainers.storage.store import explain
@@ -239,6 +240,9 @@ def _predict(argv: list[str]) -> int:
     options = cli(_PredictOptions, flags, "python -m trainers predict RUN PATH...")
     if len(names) < 2:
         raise ValueError("usage: python -m trainers predict RUN PATH... --out DIR")
+    check_is_path("out", options.out)
+    for name in names[1:]:
+        check_is_path("path", name)
     from trainers.inference.predict import predict
     from trainers.progress import Progress
 

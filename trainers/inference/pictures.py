@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeGuard
 
 from trainers.decode import SUFFIXES
-from trainers.formatting import printable
+from trainers.formatting import check_is_path, printable
 from trainers.listing import list_folder
 from trainers.messages import Json
 from trainers.storage.store import Store
@@ -49,6 +49,7 @@ def find_pictures(paths: Sequence[str]) -> Found:
         elif os.path.isdir(path):
             given.update(dict.fromkeys(_below(path, found)))
         else:
+            check_is_path("path", path)
             raise ValueError(f"there is no file or folder {printable(path)}")
     absolute: dict[str, str] = {}
     for path in given:

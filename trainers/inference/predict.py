@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, TypedDict
 
 from trainers.data.ray_map import ray_map
-from trainers.formatting import check_is_path, printable
+from trainers.formatting import printable
 from trainers.inference import predictions
 from trainers.inference.load import open_run
 from trainers.inference.pictures import check_output, find_pictures
@@ -79,8 +79,6 @@ def predict(
     Raises:
         ValueError: there is nothing to predict, or no such run; `out` holds predictions of another one.
     """
-    for name, path in [("out", out), *(("path", path) for path in paths)]:
-        check_is_path(name, path)
     folder, found = open_run(run, storage)
     check_overlap(overlap)
     recipe, meta = Recipe.from_json(found["recipe"]), found["dataset"]

@@ -34,6 +34,7 @@ from trainers.training.meter import Meter, diverged
 from trainers.training.profiler import profiler
 from trainers.training.state import TrainState
 from trainers.training.step import Reporter, Run, Step, by_step, mean_loss
+from trainers.training.unused import describe_unused, leave_out_unused
 
 FINITE_EVERY = 20
 """Steps between checks of the loss: each waits for the device."""
@@ -81,13 +82,16 @@ def train(
     """
     assert recipe.micro_batch_size is not None
     assert recipe.precision != "auto"
+    reporter = reporter or Reporter()
+    if world.size > 1 and not world.sharded and (unused := leave_out_unused(recipe, data.meta, state.model, world)):
+        reporter.report({"kind": "warning", "text": describe_unused(unused)})
     run = Run(
         recipe=recipe,
         state=state,
         data=data,
         world=world,
         model=distributed.wrap(state.model, world, compile=compile, activation_checkpointing=activation_checkpointing),
-        reporter=reporter or Reporter(),
+        reporter=reporter,
         checkpoints=checkpoints if world.rank == 0 else None,
         checkpoint_seconds=checkpoint_seconds,
     )

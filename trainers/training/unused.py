@@ -1,0 +1,64 @@
+"""Parameters that a forward pass leaves out: DDP would wait for their gradients for ever, and end with an error."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from trainers.messages import Meta
+from trainers.phase import phase
+from trainers.recipe import Recipe
+from trainers.training import build, distributed
+from trainers.training.distributed import World
+
+TRIED = 2
+"""Pictures of the pass that is tried, at most: BatchNorm needs more than one."""
+SHOWN = 6
+"""Names in a message."""
+
+
+@phase("a first pass of the model")
+def leave_out_unused(recipe: Recipe, meta: Meta, model: nn.Module, world: World) -> list[str]:
+    """Switch off the gradients of parameters that a pass does not reach, as a pass on black pictures shows.
+
+    They stay as they are in any case: without several workers they just never get a gradient.
+
+    Args:
+        recipe: Resolved: with a micro_batch_size.
+        meta: Channels and classes of the data.
+        model: On its device; what the pass leaves in it is taken back.
+        world: Of this worker.
+
+    Returns:
+        Their names; none where the pass fails, which training will show.
+    """
+    assert recipe.micro_batch_size is not None
+    pictures = min(TRIED, recipe.micro_batch_size)
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    distributed.set_training(model, recipe.frozen)
+    target = build.target_of(recipe).dummy(pictures, recipe.image_size)
+    targets = torch.zeros(target.shape, dtype=torch.int64, device=world.device)
+    images = torch.zeros(pictures, meta["channels"], *recipe.image_size, device=world.device, dtype=world.dtype)
+    unused: list[str] = []
+    try:
+        with world.autocast():
+            loss = build.make_task(recipe, meta).loss(model(images), targets)
+        loss.sum().backward()
+        unused = [name for name, each in model.named_parameters() if each.requires_grad and each.grad is None]
+    except Exception:  # a model of the user's own: what is wrong with it shows in training
+        pass
+    finally:
+        with torch.no_grad():
+            for name, value in model.named_buffers():
+                value.copy_(buffers[name])
+        for name, parameter in model.named_parameters():
+            parameter.grad = None
+            if name in unused:
+                parameter.requires_grad_(False)
+    return unused
+
+
+def describe_unused(names: list[str]) -> str:
+    """A line for people."""
+    shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return f"the model's forward pass leaves {shown} out of the loss: they are not trained"
