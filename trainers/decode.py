@@ -17,6 +17,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from trainers import limits
 from trainers.endings import PLUGINS
 from trainers.endings import SUFFIXES as SUFFIXES
 from trainers.notices import notice
@@ -242,7 +243,7 @@ def _room(picture: Image.Image, channels: int) -> Iterator[None]:
     copies = 2 if orientation_of(picture) > 1 else 1
     needed = pixels * (copies * of_mode + channels) + 16 * BAND
     with _ONE_AT_A_TIME:
-        free = psutil.virtual_memory().available
+        free = min(psutil.virtual_memory().available, limits.memory() - psutil.Process().memory_info().rss)
         if needed > free:
             raise ValueError(
                 f"its {picture.width}x{picture.height} pixels need {needed / 2**30:.1f} GiB of memory, and "

@@ -50,7 +50,9 @@ KINDS: Mapping[str, tuple[str, str]] = {
     ),
     "mask deep": ("a mask of 16 bits a channel", "only the upper 8 are read; save masks with 8 bits, or in grey"),
 }
-"""Kind -> what was found, and what is made of it."""
+"""Kind -> what was found, and what is made of it. Another kind is a sentence about one file."""
+MOST_REASONS = 10
+"""Sentences about one file that are told."""
 
 
 @contextlib.contextmanager
@@ -105,14 +107,17 @@ def merge(into: dict[str, Notice], found: Mapping[str, Notice]) -> None:
 
 def describe(found: Mapping[str, Notice]) -> list[str]:
     """What a person should know, a line a kind."""
-    lines = []
+    lines, reasons = [], []
     for kind, entry in found.items():
         if kind in (DEEP, DEEP_COLOUR):
             lines += _describe_levels(kind, entry)
             continue
+        if kind not in KINDS:
+            reasons.append(kind)
+            continue
         what, then = (text.format(**entry) for text in KINDS[kind])
         lines.append(f"{_files(entry)} {'have' if entry['count'] > 1 else 'has'} {what}: {then}")
-    return lines
+    return [*lines, *reasons[:MOST_REASONS]]
 
 
 def _add(kind: str, entry: Notice) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeGuard
 
-from trainers.decode import SUFFIXES
+from trainers.endings import SUFFIXES, left_out
 from trainers.formatting import check_is_path, printable
 from trainers.listing import list_folder
 from trainers.messages import Json
@@ -29,6 +29,8 @@ class Found:
     """As they were given, or below a folder as that was given; each once."""
     own: list[str] = field(default_factory=list)
     """Folders that hold predictions, which were passed over."""
+    others: list[str] = field(default_factory=list)
+    """Files in folders that are no pictures by their endings."""
     folders: set[str] = field(default_factory=set)
     """Real paths of those that were searched through."""
 
@@ -58,7 +60,10 @@ def find_pictures(paths: Sequence[str]) -> Found:
     if not found.files:
         besides = f", besides the predictions in {', '.join(map(printable, found.own))}" if found.own else ""
         where = ", ".join(map(printable, paths))
-        raise ValueError(f"no pictures in {where}{besides}; endings looked for: {', '.join(SUFFIXES)}")
+        unread = left_out(found.others)
+        raise ValueError(
+            f"no pictures in {where}{besides}; endings looked for: {', '.join(SUFFIXES)}{f'. {unread}' if unread else ''}"
+        )
     return found
 
 
@@ -67,12 +72,14 @@ def _below(folder: str, found: Found) -> Iterator[str]:
     if real in found.folders:  # a link in a circle, or to what is listed already
         return
     found.folders.add(real)
-    folders, pictures, _ = list_folder(folder)
+    folders, pictures, others = list_folder(folder)
     if is_output(folder):
         if {*folders, *pictures}.intersection(FOLDERS + FILES):
             found.own.append(folder)
         folders = [name for name in folders if name not in FOLDERS]
         pictures = [name for name in pictures if name not in FILES]
+    else:
+        found.others += [os.path.join(folder, name) for name in others]
     yield from (os.path.join(folder, name) for name in pictures)
     for name in folders:
         yield from _below(os.path.join(folder, name), found)

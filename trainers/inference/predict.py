@@ -11,7 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
+from trainers import notices
 from trainers.data.ray_map import ray_map
+from trainers.endings import left_out
 from trainers.formatting import printable
 from trainers.inference import predictions
 from trainers.inference.load import open_run
@@ -19,7 +21,7 @@ from trainers.inference.pictures import check_output, find_pictures
 from trainers.inference.predictions import Named
 from trainers.inference.predictor import Predictor, check_overlap
 from trainers.inference.table import Table, open_table, stamp
-from trainers.messages import Json, RunFacts
+from trainers.messages import Json, Notice, RunFacts
 from trainers.progress import Advance, Progress
 from trainers.recipe import Recipe, Scale
 from trainers.storage.store import Store, absolute
@@ -93,6 +95,9 @@ def predict(
     say = progress.message if progress else lambda text: None
     if listed.own:
         say(f"predictions of earlier commands are passed over: {', '.join(map(printable, listed.own))}")
+    warn = progress.warning if progress else lambda text: None
+    if unread := left_out(listed.others):
+        warn(unread)
     pictures = list(map(_Picture, listed.files, map(printable, listed.files), _names_below(listed.files)))
     options: _Options = {"folder": folder.address, "out": str(target), "sliding": sliding, "overlap": overlap}
     options["top_k"] = top_k
@@ -103,7 +108,10 @@ def predict(
             say(f"{len(pictures) - len(left):,} of {len(pictures):,} pictures were predicted before")
         bar = progress.bar("predicting", len(left)) if progress else contextlib.nullcontext(advance)
         with bar as shown:
-            _fill(table, left, options, 1 if kind.own_size and not workers else PREDICT_BATCH, workers, shown)
+            size = 1 if kind.own_size and not workers else PREDICT_BATCH
+            noticed = _fill(table, left, options, size, workers, shown)
+        for line in notices.describe(noticed):
+            warn(line)
         names = [picture.name for picture in pictures]
         rows = table.rows(names)
         done = [(picture.path, row) for picture, row in zip(pictures, rows, strict=True) if row[1]]
@@ -120,8 +128,11 @@ def _facts(folder: Store, run: RunFacts, options: _Options) -> Json:
     return {**origin, "best": dict(best) if best else None, **chosen}
 
 
-def _fill(table: Table, left: Sequence[_Picture], options: _Options, size: int, workers: int, advance: Advance) -> None:
-    """Predict what is left, and keep each batch."""
+def _fill(
+    table: Table, left: Sequence[_Picture], options: _Options, size: int, workers: int, advance: Advance
+) -> dict[str, Notice]:
+    """Predict what is left, and keep each batch. Returns what was noticed of the pictures."""
+    noticed: dict[str, Notice] = {}
     batches = [left[start : start + size] for start in range(0, len(left), size)]
     stamps = [[stamp(picture.path) for picture in batch] for batch in batches]
     tasks = [_task(batch, options, absolute=workers > 0) for batch in batches]
@@ -129,7 +140,9 @@ def _fill(table: Table, left: Sequence[_Picture], options: _Options, size: int, 
     for batch, of_files, result in zip(batches, stamps, done, strict=True):
         rows = json.loads(result["rows"])
         table.add([[picture.name, *row[1:]] for picture, row in zip(batch, rows, strict=True)], of_files)
+        notices.merge(noticed, json.loads(result["notices"]))
         advance(len(rows))
+    return noticed
 
 
 @functools.lru_cache(1)
@@ -157,6 +170,8 @@ class _Task(_Options):
 class _Done(TypedDict):
     rows: str
     """Of predictions.csv, as JSON."""
+    notices: str
+    """What was noticed of the pictures, as JSON."""
 
 
 def _task(batch: Sequence[_Picture], options: _Options, absolute: bool) -> _Task:
@@ -168,7 +183,9 @@ def _predict_task(task: _Task) -> _Done:
     """One batch; a worker process keeps its model for the next."""
     predictor = _predictor(task["folder"], task["sliding"], task["overlap"], task["top_k"])
     files: list[Named] = [(path, name) for path, name in json.loads(task["files"])]
-    return {"rows": json.dumps(predictions.of_meta(predictor.meta).rows(predictor, files, Path(task["out"])))}
+    with notices.collected() as noticed:
+        rows = predictions.of_meta(predictor.meta).rows(predictor, files, Path(task["out"]))
+    return {"rows": json.dumps(rows), "notices": json.dumps(noticed)}
 
 
 def _on_ray(tasks: Sequence[_Task], workers: int) -> Iterator[_Done]:

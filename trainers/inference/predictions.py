@@ -24,9 +24,11 @@ from trainers.data.resize import Pixels, shrink
 from trainers.datasets import BadImage, Source
 from trainers.decode import decode, reading
 from trainers.inference import sheet
+from trainers.inference.png_by_bands import Draw, draw_png
 from trainers.inference.predictor import Predictor
 from trainers.inference.sliding_window import slide
 from trainers.messages import DatasetFacts, Scores
+from trainers.notices import notice
 from trainers.progress import Advance
 from trainers.recipe import Recipe
 from trainers.runs import mask_figures
@@ -124,8 +126,10 @@ class Classes:
         recipe, classes, task = predictor.recipe, predictor.meta["classes"], cast(ImageTask, predictor.task)
         found: dict[str, Pixels] = {}
         for path, _ in files:
-            with contextlib.suppress(BadImage, OSError):
+            try:
                 found[path] = _as_stored(path, recipe, predictor.meta)
+            except (BadImage, OSError) as error:
+                notice(str(error), path)
         blank = [""] * (len(self.header(predictor.meta, task, predictor.top_k)) - 1)
         if not found:
             return [[path, *blank] for path, _ in files]
@@ -178,18 +182,20 @@ class PixelClasses:
         for path, name in files:
             try:
                 picture = decode(path, predictor.meta["channels"], how=how)
-            except (BadImage, OSError):
+            except (BadImage, OSError) as error:
+                notice(str(error), path)
                 rows.append([path, "", *([""] * len(classes))])
                 continue
             labels = segment(predictor, picture)
-            shares = np.bincount(labels.reshape(-1), minlength=len(classes)) / labels.size
-            images = {
-                "masks": labels,
-                "colours": mask_figures.colour(labels, colours),
-                "overlays": mask_figures.overlay(picture, labels, colours),
+            counts = sum(np.bincount(row, minlength=len(classes)) for row in labels)  # whole it would take 8 bytes each
+            shares = np.asarray(counts) / labels.size
+            drawings: dict[str, Draw] = {
+                "masks": lambda _, labels: labels,
+                "colours": lambda _, labels: mask_figures.colour(labels, colours),
+                "overlays": lambda picture, labels: mask_figures.overlay(picture, labels, colours),
             }
-            for folder, image in images.items():
-                store.write(f"{folder}/{name}.png", mask_figures.save_png(image))
+            for folder, draw in drawings.items():
+                store.write(f"{folder}/{name}.png", draw_png(draw, picture, labels))
             rows.append([path, f"masks/{name}.png", *(f"{share:.4f}" for share in shares)])
         return rows
 
@@ -247,15 +253,20 @@ def segment(predictor: Predictor, picture: Pixels) -> Pixels:
     """Class numbers, uint8 (H, W), of a picture, uint8 (H, W, C), at its own size."""
     size = picture.shape[0], picture.shape[1]
     inner = size if predictor.sliding else _whole_size(size, predictor.recipe)
-    pixels = torch.tensor(shrink(picture, inner, "stretch")).permute(2, 0, 1).to(predictor.world.device)
-    image = predictor.preprocess.normalise(pixels[None].to(predictor.world.dtype))[0]
+    world = predictor.world
+    pixels = torch.from_numpy(np.require(shrink(picture, inner, "stretch"), requirements="W")).permute(2, 0, 1)
     window = predictor.recipe.image_size if predictor.sliding else inner
-    labels: list[Tensor] = []
-    with torch.inference_mode(), predictor.world.autocast():
-        for _, logits in slide(predictor.timed, image, window, predictor.overlap):
+    labels = np.empty(size, np.uint8)
+
+    def look(part: Tensor) -> Tensor:
+        return predictor.timed(predictor.preprocess.normalise(part.to(world.device).to(world.dtype)))
+
+    with torch.inference_mode(), world.autocast():
+        for top, logits in slide(look, pixels, window, predictor.overlap):
             wanted = (logits.shape[-2], logits.shape[-1]) if predictor.sliding else size
-            labels.append(predictor.task.labels(logits[None], wanted)[0].cpu())
-    return torch.cat(labels).to(torch.uint8).numpy()
+            band = predictor.task.labels(logits[None], wanted)[0]
+            labels[top : top + len(band)] = band.to(torch.uint8).cpu().numpy()
+    return labels
 
 
 def _whole_size(own: tuple[int, int], recipe: Recipe) -> tuple[int, int]:

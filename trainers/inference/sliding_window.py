@@ -28,9 +28,9 @@ def slide(
     than the logits of one window's height are held.
 
     Args:
-        model: takes (1, C, h, w), where h, w are those of `window` or of a smaller image, and returns logits
-            (1, classes, ...), which are brought to h x w.
-        image: (C, H, W).
+        model: takes a part of the image, (1, C, h, w), where h, w are those of `window` or of a smaller image, and
+            returns logits (1, classes, ...), which are brought to h x w.
+        image: (C, H, W), of any type; it stays where it is.
         window: height and width.
         overlap: share of a window that the next one covers again, 0 up to, not including, 1.
 
@@ -40,15 +40,16 @@ def slide(
     height, width = image.shape[-2:]
     rows, columns = min(window[0], height), min(window[1], width)
     tops, lefts = places(height, rows, overlap), places(width, columns, overlap)
-    taper = _taper(rows, image)[:, None] * _taper(columns, image)[None, :]
     total: Tensor | None = None
-    weight = image.new_zeros(rows, width)
     for top, following in zip(tops, [*tops[1:], height], strict=True):
         for left in lefts:
             logits = model(image[None, :, top : top + rows, left : left + columns])
             if logits.shape[-2:] != (rows, columns):
                 logits = functional.interpolate(logits, (rows, columns), mode="bilinear", align_corners=False)
-            total = logits.new_zeros(logits.shape[1], rows, width) if total is None else total
+            if total is None:
+                like = logits.new_empty(0, dtype=torch.promote_types(logits.dtype, torch.float32))
+                total, weight = like.new_zeros(logits.shape[1], rows, width), like.new_zeros(rows, width)
+                taper = _taper(rows, like)[:, None] * _taper(columns, like)[None, :]
             total[:, :, left : left + columns] += logits[0] * taper
             weight[:, left : left + columns] += taper
         assert total is not None
