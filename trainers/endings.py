@@ -62,4 +62,5 @@ def left_out(names: Iterable[str]) -> str | None:
     )
     installs = [name.replace("_", "-") for name, of in PLUGINS.items() if any(ending in endings for ending in of)]
     remedy = f"pip install {' '.join(installs)} lets them be read" if installs else "convert them if they are pictures"
-    return f"{endings.total():,} files are left out, as files of their endings are not read: {each}; {remedy}"
+    what = f"{endings.total():,} files are" if endings.total() > 1 else "1 file is"
+    return f"{what} left out, as files of such endings are not read: {each}; {remedy}"

@@ -206,7 +206,7 @@ def test_loose_pictures_and_files_that_are_not_read_are_said(tmp_path: Path) -> 
         (tmp_path / "a" / name).write_bytes(b"-")
     words = said(image_folder.source(str(tmp_path)))
     assert "2 pictures beside the class folders" in words
-    assert "3 files are left out, as files of their endings are not read: 2 .svg, such as a/1.svg; 1 .cr2" in words
+    assert "3 files are left out, as files of such endings are not read: 2 .svg, such as a/1.svg; 1 .cr2" in words
     assert "txt" not in words
 
 

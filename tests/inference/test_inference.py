@@ -24,6 +24,7 @@ from trainers.inference.export import export
 from trainers.inference.predict import predict
 from trainers.inference.predictions import segment
 from trainers.inference.predictor import Predictor
+from trainers.progress import Progress
 from trainers.recipe import Recipe, Scale, resolve
 from trainers.runs.mask_figures import palette
 from trainers.storage.store import Store
@@ -144,6 +145,24 @@ def test_predict_writes_masks_colours_and_overlays(runs: dict[str, str], raw: Pa
         assert pixels(tmp_path / "out" / kind / "0.png").shape == picture.shape
     shares = [float(rows[0][f"share of class{label}"]) for label in range(CLASSES)]
     np.testing.assert_allclose(shares, np.bincount(labels.ravel(), minlength=CLASSES) / labels.size, atol=1e-4)
+
+
+def test_predict_tells_of_files_it_leaves_out_and_why_others_cannot_be_read(
+    runs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (40, 32)).save(tmp_path / "in/0.png", save_all=True, append_images=[Image.new("RGB", (40, 32), 9)])
+    Image.new("RGB", (40, 32)).save(tmp_path / "in/1.jpe", format="JPEG")
+    (tmp_path / "in/2.png").write_bytes(b"")
+    for name in ("3.cr2", "notes.txt"):
+        (tmp_path / "in" / name).write_bytes(b"-")
+    _, bad = predict(runs["stretch"], [str(tmp_path / "in")], str(tmp_path / "out"), progress=Progress())
+    told = " ".join(capsys.readouterr().err.split())
+    assert bad == [str(tmp_path / "in/2.png")]
+    assert "1 file is left out" in told
+    assert ".cr2" in told
+    assert "the file is empty" in told
+    assert "several pages or frames" in told
 
 
 def test_what_is_for_masks_is_refused_elsewhere(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from trainers.decode import reading
 from trainers.formatting import check_is_path
 from trainers.inference.load import open_run, restore
 from trainers.messages import Json, RunFacts
@@ -72,6 +73,7 @@ def _input_of(recipe: Recipe, run: RunFacts, world: World) -> Json:
         "colours": meta.get("colours"),
         "input": f"{str(world.dtype).removeprefix('torch.')} (batch, channels, height, width)",
         "values": "(pixel / 255 - mean) / std",
+        **reading(recipe.dataset_args),
         "channels": meta["channels"],
         "image_size": list(recipe.image_size),
         "resize": recipe.resize,

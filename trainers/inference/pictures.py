@@ -60,10 +60,8 @@ def find_pictures(paths: Sequence[str]) -> Found:
     if not found.files:
         besides = f", besides the predictions in {', '.join(map(printable, found.own))}" if found.own else ""
         where = ", ".join(map(printable, paths))
-        unread = left_out(found.others)
-        raise ValueError(
-            f"no pictures in {where}{besides}; endings looked for: {', '.join(SUFFIXES)}{f'. {unread}' if unread else ''}"
-        )
+        unread = f". {unread}" if (unread := left_out(found.others)) else ""
+        raise ValueError(f"no pictures in {where}{besides}; endings looked for: {', '.join(SUFFIXES)}{unread}")
     return found
 
 
