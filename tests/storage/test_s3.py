@@ -170,7 +170,7 @@ def test_pictures_are_decoded_once_for_all_hosts_and_copied_once_to_each(
     assert shard.read_bytes() == whole
     assert sum(".arrow" in request and request.startswith("GET") for request in flaky.requests) == 1
 
-    monkeypatch.setattr(prepare, "_write_shard", None)  # nothing is decoded on a host that never saw the data
+    monkeypatch.setattr(prepare, "_decode_chunk", None)  # nothing is decoded on a host that never saw the data
     monkeypatch.setenv("TRAINYARD_CACHE", str(tmp_path / "third-host"))
     assert train(folder.address).status == "finished"
 

@@ -7,7 +7,7 @@ import functools
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
@@ -88,17 +88,9 @@ def predict(
     if sliding and not kind.own_size:
         raise ValueError(f"the run {run} classifies whole pictures: --sliding is for masks; leave it out")
     header = kind.header(meta, build.make_task(recipe, meta), top_k)
-    listed = find_pictures(paths)
     target = absolute(out)
-    if kind.own_size:
-        check_output(target, listed)
-    say = progress.message if progress else lambda text: None
-    if listed.own:
-        say(f"predictions of earlier commands are passed over: {', '.join(map(printable, listed.own))}")
-    warn = progress.warning if progress else lambda text: None
-    if unread := left_out(listed.others):
-        warn(unread)
-    pictures = list(map(_Picture, listed.files, map(printable, listed.files), _names_below(listed.files)))
+    say, warn = (progress.message, progress.warning) if progress else (lambda text: None, lambda text: None)
+    pictures = _list(paths, target if kind.own_size else None, say, warn)
     options: _Options = {"folder": folder.address, "out": str(target), "sliding": sliding, "overlap": overlap}
     options["top_k"] = top_k
     facts = _facts(folder, found, options)
@@ -112,12 +104,25 @@ def predict(
             noticed = _fill(table, left, options, size, workers, shown)
         for line in notices.describe(noticed):
             warn(line)
-        names = [picture.name for picture in pictures]
-        rows = table.rows(names)
+        rows = table.rows(names := [picture.name for picture in pictures])
         done = [(picture.path, row) for picture, row in zip(pictures, rows, strict=True) if row[1]]
         kind.finish(recipe, meta, Store(target), done, found["name"])
         bad = [row[0] for row in rows if not row[1]]
         return table.finish(names, {**facts, "pictures": len(rows), "undecoded": len(bad)}), bad
+
+
+def _list(
+    paths: Sequence[str], out: Path | None, say: Callable[[str], None], warn: Callable[[str], None]
+) -> list[_Picture]:
+    """The pictures of these paths; `out`: a folder to which pictures will be written."""
+    listed = find_pictures(paths)
+    if out is not None:
+        check_output(out, listed)
+    if listed.own:
+        say(f"predictions of earlier commands are passed over: {', '.join(map(printable, listed.own))}")
+    if unread := left_out(listed.others):
+        warn(unread)
+    return list(map(_Picture, listed.files, map(printable, listed.files), _names_below(listed.files)))
 
 
 def _facts(folder: Store, run: RunFacts, options: _Options) -> Json:

@@ -50,11 +50,11 @@ def choose_threads(recipe: Recipe, meta: Meta, model: nn.Module, world: World, m
     weights = sum(parameter.numel() for parameter in model.parameters())
     if most == 1 or world.sharded or world.device.type != "cpu" or pictures * weights > MOST_WORK:
         return most
-    shape = (pictures, meta["channels"], *recipe.image_size)
     try:
-        if _multiplications(model, torch.empty(shape, device="meta", dtype=world.dtype)) > MOST_WORK:
+        images = torch.zeros((pictures, meta["channels"], *recipe.image_size), dtype=world.dtype)
+        images = images.to(memory_format=torch.channels_last)
+        if pictures * _multiplications(model, images[:1], MOST_WORK // pictures) > MOST_WORK:
             return most
-        images = torch.zeros(shape, dtype=world.dtype).to(memory_format=torch.channels_last)
         once = _passes(copy.deepcopy(model).train(), images, world)
         return _fewest(once, most)
     except Exception:  # a model of the user's own: what is wrong with it shows in training
@@ -102,22 +102,34 @@ def _passes(model: nn.Module, images: Tensor, world: World) -> Callable[[], floa
     return once
 
 
-def _multiplications(model: nn.Module, images: Tensor) -> int:
-    """Of a forward pass, as its layers with weights make them; found without computing."""
-    found: list[int] = []
+class _Enough(Exception):
+    """Of the multiplications."""
+
+
+def _multiplications(model: nn.Module, picture: Tensor, enough: int) -> int:
+    """Of a forward pass, as its layers with weights make them; it ends where there are more than `enough`.
+
+    A pass of tensors without values would do as well, but importing what it needs takes longer than most of these.
+    """
+    found = 0
 
     def count(layer: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal found
         weight = getattr(layer, "weight", None)
         if isinstance(weight, Tensor) and weight.dim() > 1:  # of a convolution, or linear
             of = given[0] if getattr(layer, "transposed", False) else output
-            found.append(weight.numel() * of.numel() // of.shape[-1 if isinstance(layer, nn.Linear) else 1])
+            found += weight.numel() * of.numel() // of.shape[-1 if isinstance(layer, nn.Linear) else 1]
+        if found > enough:
+            raise _Enough
 
-    hooks = [layer.register_forward_hook(count) for layer in model.modules()]
+    hooks, training = [layer.register_forward_hook(count) for layer in model.modules()], model.training
     try:
-        tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        nothing = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
-        torch.func.functional_call(model, nothing, (images,))
+        with torch.no_grad():
+            model.eval()(picture)
+    except _Enough:
+        pass
     finally:
+        model.train(training)
         for hook in hooks:
             hook.remove()
-    return sum(found)
+    return found
