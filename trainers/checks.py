@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
+from trainers import own_code
 from trainers.datasets import Source
-from trainers.formatting import locate_error, nearest
-from trainers.messages import Facts
+from trainers.formatting import locate_error, nearest, shortened
+from trainers.messages import DatasetFacts, Facts, Meta, RunFacts
 from trainers.recipe import Recipe, recipe_names
 from trainers.runs.files import read_run, run_names
 from trainers.runs.provenance import machine
@@ -46,7 +49,77 @@ def check_init_from(recipe: Recipe, storage: Store, own: str = "") -> None:
         )
 
 
-def check_model(recipe: Recipe, source: Source) -> None:
+class Listed(NamedTuple):
+    """What is known of a data set's pictures before they are decoded."""
+
+    classes: Sequence[str]
+    pictures: Mapping[str, int]
+    """Split -> how many, those that cannot be decoded too."""
+    digest: str | None
+    """Of names and classes; None: not known."""
+
+
+def list_source(source: Source) -> Listed:
+    from trainers.data.source import list_digest
+
+    counts = {split: sum(len(item.targets) for item in items) for split, items in source.splits.items()}
+    return Listed(source.classes, counts, list_digest(source))
+
+
+def list_known(facts: DatasetFacts | Meta) -> Listed:
+    """Of a run, or of prepared data."""
+    skipped = [bad.get("split") for bad in facts.get("skipped", ())]
+    counts = {split: rows + skipped.count(split) for split, rows in facts.get("rows", {}).items()}
+    if None in skipped:  # by an older version: not known of which split
+        counts = {}
+    return Listed(facts.get("classes", ()), counts, facts.get("listing"))
+
+
+def check_same_data(run: RunFacts, now: Listed) -> None:
+    """That a run is resumed on the classes and pictures that it began with.
+
+    Data that was moved or touched is the same, and so is that of another test split. What is drawn in the pictures is
+    compared when they are decoded: `find_other_pixels`.
+
+    Args:
+        run: Its run.json.
+        now: The data set now.
+
+    Raises:
+        ValueError: It is other data; the message says what differs.
+    """
+    began, name = list_known(run["dataset"]), run["name"]
+    fix = f"put the data back as they were, or give another --run (--init-from {name} starts from its weights)"
+    if list(began.classes) not in ([], list(now.classes)):
+        gone, new = (
+            [e for e in a if e not in b] for a, b in ((began.classes, now.classes), (now.classes, began.classes))
+        )
+        parts = [f"{word} {shortened(some)}" for word, some in (("without", gone), ("with", new)) if some]
+        raise ValueError(
+            f"the run {name} began with the {len(began.classes)} classes {shortened(began.classes)}; the data now have "
+            f"{len(now.classes)}, {' and '.join(parts) or f'in another order: {shortened(now.classes)}'}: {fix}"
+        )
+    learned = [split for split in ("train", "val") if split in began.pictures]
+    other = [split for split in learned if began.pictures[split] != now.pictures.get(split)]
+    if other or (None not in (began.digest, now.digest) and began.digest != now.digest):
+        counts = [f"{began.pictures[split]:,} {split} pictures (now {now.pictures[split]:,})" for split in learned]
+        what = "" if other else "; some now have other names or classes"
+        raise ValueError(f"the run {name} began with {' and '.join(counts) or 'other pictures'}{what}: {fix}")
+
+
+def find_other_pixels(run: RunFacts, meta: Meta) -> list[str]:
+    """A warning where the same files hold other pixels or targets than when a run began."""
+    before, now = run["dataset"].get("fingerprint", ""), meta["fingerprint"]
+    if before == now or "-" in before:  # that of files, as older versions had it of streamed sets
+        return []
+    return [
+        f"the pictures or masks of {meta['dataset']} are not those that the run {run['name']} began with, though their "
+        "names are the same: files were edited, or other versions decode them otherwise; to train from the start, give "
+        "another --run"
+    ]
+
+
+def check_model(recipe: Recipe, source: Source, *, weights: bool = True) -> None:
     """Build the model and try it on pictures of zeros: one that does not fit the data is refused before they are
     decoded.
 
@@ -57,15 +130,19 @@ def check_model(recipe: Recipe, source: Source) -> None:
     Args:
         recipe: Its model, task, frozen parts and image_size.
         source: The data set's listing.
+        weights: Whether the model is built with the pretrained weights that it asks for, which must then be had here.
 
     Raises:
         ValueError: The model cannot be built, or does not go with the pictures and the task.
     """
     import torch
 
-    from trainers.training import distributed
+    from trainers.training import build, distributed
 
     facts, cpu = _facts(source), torch.device("cpu")
+    asked, recipe = recipe, build.without_weights(recipe)
+    if weights and asked != recipe:
+        _check_weights(asked, facts)
     model, where = _build_anywhere(recipe, facts)
     distributed.freeze(model, recipe.frozen)
     try:
@@ -80,7 +157,8 @@ def check_model(recipe: Recipe, source: Source) -> None:
         raise
     except Exception as error:
         what = f"pictures of {recipe.image_size[0]}x{recipe.image_size[1]} and task={recipe.task}"
-        raise ValueError(f"the model {recipe.model} does not go with {what}: {locate_error(error)}") from None
+        why = str(error) if isinstance(error, _ForwardError) else locate_error(error)
+        raise ValueError(f"the model {recipe.model} does not go with {what}: {why}") from None
     check_batches(recipe, facts, sum(len(item.targets) for item in source.splits["train"]))
 
 
@@ -160,11 +238,32 @@ def _build(recipe: Recipe, facts: Facts, where: torch.device) -> nn.Module:
     from trainers.training import build
 
     with where:
-        return build.build_model(build.without_weights(recipe), facts)
+        return build.build_model(recipe, facts)
+
+
+def _check_weights(recipe: Recipe, facts: Facts) -> None:
+    """Raises ValueError where the model refuses its pretrained weights, or they cannot be had."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a model without memory takes none
+        try:
+            _build(recipe, facts, torch.device("meta"))
+        except ValueError:
+            raise
+        except OSError as error:
+            raise ValueError(f"the model {recipe.model} cannot read its weights: {error}") from None
+        except Exception:  # of one that reads their values, the workers will tell
+            return
+
+
+class _ForwardError(Exception):
+    """A model of the user's own failed; the message says where."""
 
 
 def _try(model: nn.Module, recipe: Recipe, source: Source, facts: Facts, where: torch.device) -> None:
-    """A forward pass and the loss: do the sizes fit? Raises whatever the model raises."""
+    """A forward pass and the loss: do the sizes fit? Raises whatever the model raises; ValueError for what it returns
+    that a task of ours does not take."""
     import torch
 
     from trainers.data import targets
@@ -173,8 +272,30 @@ def _try(model: nn.Module, recipe: Recipe, source: Source, facts: Facts, where: 
     task = build.make_task(recipe, facts)
     shape = targets.kind(source.target).dummy(TRIED, recipe.image_size).shape
     with where:
-        output = model(torch.zeros(TRIED, source.channels, *recipe.image_size))
+        images = torch.zeros(TRIED, source.channels, *recipe.image_size)
+        try:
+            output = model(images)
+        except Exception as error:
+            if own_code.is_file(recipe.model):
+                raise _ForwardError(f"forward() of {type(model).__name__} raised {locate_error(error)}") from error
+            raise
+        wanted = (TRIED, build.count_outputs(recipe, facts), *shape[1:])
+        fits = isinstance(output, torch.Tensor) and len(output.shape) == len(wanted) and output.shape[:2] == wanted[:2]
+        if output is None or not (fits or own_code.is_file(recipe.task)):
+            raise ValueError(
+                f"the model {recipe.model}: forward() of {type(model).__name__} returned {_describe(output)} for "
+                f"pictures {tuple(images.shape)}; task={recipe.task} needs a tensor {wanted}"
+            )
         task.loss(output, torch.zeros(shape, dtype=torch.int64))
+
+
+def _describe(output: object) -> str:
+    """What a model returned, for people."""
+    import torch
+
+    if isinstance(output, torch.Tensor):
+        return f"a tensor {tuple(output.shape)}"
+    return "None" if output is None else f"a {type(output).__name__}"
 
 
 def _weights(model: nn.Module) -> int:

@@ -18,12 +18,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, Protocol, Self, cast
+from typing import Literal, NamedTuple, Protocol, Self, cast
 
-from trainers.checks import check_batches, check_init_from, check_model
+from trainers.checks import (
+    check_batches,
+    check_init_from,
+    check_model,
+    check_same_data,
+    find_other_pixels,
+    list_known,
+    list_source,
+)
 from trainers.datasets import Source
 from trainers.formatting import parse_size
 from trainers.messages import (
+    CodeCopy,
     DatasetFacts,
     DataSpec,
     DoneEvent,
@@ -38,10 +47,19 @@ from trainers.messages import (
 )
 from trainers.progress import Progress
 from trainers.recipe import Recipe, Scale, resolve
-from trainers.resolve import END, Circumstances, PlaceFacts, Resolved, is_over, resolve_recipe
+from trainers.resolve import (
+    END,
+    Circumstances,
+    PlaceFacts,
+    Resolved,
+    is_over,
+    resolve_normalisation,
+    resolve_recipe,
+)
+from trainers.runs import code
 from trainers.runs.events import Control, Listener
 from trainers.runs.files import check_run_name, count_epochs, new_run_name, read_history, read_run
-from trainers.runs.provenance import commit, versions
+from trainers.runs.provenance import changed_since, commit, versions
 from trainers.runs.record import Record
 from trainers.runtime.local import ThisProcess
 from trainers.runtime.preflight import this_node
@@ -145,26 +163,27 @@ def fit(
     run = check_run_name(run) if run else new_run_name(storage, name)
     folder = storage / run
     with lock(folder, progress, control.stop), Signals(control.stop) as signals:
-        earlier = read_run(folder)
-        epochs_run = count_epochs(folder) if earlier else 0
-        known = Circumstances(run=run, earlier=earlier, epochs_run=epochs_run, adopts=control.adopt is not None)
+        requested, known, warnings = _agree(code.absolute(requested), run, folder, control)
+        earlier = known.earlier
         early = resolve_recipe(requested, scale, known, fit_memory).recipe
         if earlier is None:
             check_init_from(early, storage, run)
-        elif over := is_over(early, earlier, epochs_run):
+        elif over := is_over(early, earlier, known.epochs_run):
             progress.message(f"the run {run} {over}")
-            return RunResult(folder.address, earlier, read_history(folder))
+            return RunResult(folder.address, cast(RunFacts, read_run(folder)), read_history(folder))
         with _place(scale) as place, contextlib.ExitStack() as stack:
-            data = _stand(early, scale, place, storage, data, progress)
-            if earlier is not None and not known.adopts:
-                data = _as_begun(data, earlier)
-            known = dataclasses.replace(known, place=_place_facts(scale, place), meta=data["meta"])
+            opened = _open(early, scale, known, place, folder, storage, data, progress)
+            for warning in (warnings := [*warnings, *opened.warnings]):
+                progress.warning(warning)
+            known = dataclasses.replace(known, place=_place_facts(scale, place), meta=opened.data["meta"])
+            requested, known = opened.name_copies(requested, known)
             resolved = resolve_recipe(requested, scale, known, fit_memory)
             if resolved.fits:  # in micro-batches of the memory's choice, of the pictures that can be used
-                check_batches(resolved.recipe, data["meta"], data["meta"]["rows"]["train"])
+                meta = opened.data["meta"]
+                check_batches(resolved.recipe, meta, meta["rows"]["train"])
             if resolved.note:
                 progress.warning(resolved.note)
-            facts = _new_run(known, name, resolved, scale, place)
+            facts = _new_run(known, name, resolved, scale, place, opened.copies, warnings)
             record = stack.enter_context(contextlib.closing(Record(folder, facts, control.first_picture)))
             listener = Listener(record, progress, begun, resolved.recipe.epochs, control)
             if not resolved.fits:
@@ -173,7 +192,8 @@ def fit(
                 if scale.on_ray:
                     listener.wait_for(f"waiting for {_describe_workers(scale)} to start")
                 signals.training_starts()
-                _run(place, _job(facts, folder, storage, data, place, control), listener, signals.stop)
+                job = _job(resolved.recipe, facts, folder, storage, opened.data, place, control)
+                _run(place, job, listener, signals.stop)
     progress.summary(record.run, folder.address)
     return RunResult(folder.address, record.run, listener.history)
 
@@ -202,26 +222,106 @@ def prepare_data(recipe: Recipe, scale: Scale, progress: Progress) -> DataSpec:
         ValueError: The model does not go with the data, or these cannot be used.
     """
     source = _scan(recipe, scale, progress)
-    check_model(recipe, source)
+    check_model(recipe, source, weights=_here(scale))
     return _prepare(recipe, scale, source, Store(scale.storage or default_storage()), progress)
 
 
-def _stand(
-    recipe: Recipe, scale: Scale, place: Place, storage: Store, data: DataSpec | None, progress: Progress
-) -> DataSpec:
+def _agree(requested: Recipe, run: str, folder: Store, control: Control) -> tuple[Recipe, Circumstances, list[str]]:
+    """A request, and what an earlier run.json holds, both naming the run's own copies; and warnings of what changed."""
+    earlier, begun = read_run(folder), bool((folder / "checkpoints").names())
+    warnings: list[str] = []
+    if earlier is not None:
+        if not begun:  # nothing was learned: a model that was mended meanwhile is the one to use
+            earlier = cast(RunFacts, {**earlier, "code": {}})
+        requested, earlier, warnings = code.agree(requested, earlier, folder)
+        if begun and (changed := changed_since(earlier)):
+            warnings.append(f"since the run {run} began, versions have changed: {changed}; results may differ")
+    known = Circumstances(
+        run=run,
+        earlier=earlier,
+        epochs_run=count_epochs(folder) if earlier else 0,
+        begun=begun,
+        adopts=control.adopt is not None,
+    )
+    return requested, known, warnings
+
+
+class _Opened(NamedTuple):
+    """What a run is made of, checked and prepared."""
+
+    folder: Store
+    """Of the run."""
+    copies: dict[str, CodeCopy]
+    data: DataSpec
+    warnings: list[str]
+
+    def name_copies(self, requested: Recipe, known: Circumstances) -> tuple[Recipe, Circumstances]:
+        """A request and what an earlier run.json holds, both naming all of the run's own copies."""
+        earlier = known.earlier
+        if earlier is not None:
+            earlier = code.with_copies(cast(RunFacts, {**earlier, "code": self.copies}), self.folder)
+        return code.name_copies(requested, self.folder, self.copies), dataclasses.replace(known, earlier=earlier)
+
+
+def _open(
+    recipe: Recipe,
+    scale: Scale,
+    known: Circumstances,
+    place: Place,
+    folder: Store,
+    storage: Store,
+    data: DataSpec | None,
+    progress: Progress,
+) -> _Opened:
     """Wait until the place stands; check the model and prepare the data, where that is not done."""
     if note := warm_up_note(recipe):
         progress.warning(note)
     source = _scan(recipe, scale, progress) if data is None else None  # while Ray starts
+    if known.resumed is not None:
+        listed = list_known(data["meta"]) if data is not None else list_source(cast(Source, source))
+        check_same_data(known.resumed, listed)
     with progress.waiting("starting Ray") if scale.on_ray else contextlib.nullcontext():
         warnings = place.wait()
     for warning in warnings:
         progress.warning(warning)
-    if data is None:
-        assert source is not None
-        check_model(recipe, source)
-        data = _prepare(recipe, scale, source, storage, progress)
-    return data
+    if source is not None:
+        check_model(recipe, source, weights=known.resumed is None and _here(scale))
+    copies = code.keep(recipe, folder, known.earlier.get("code", {}) if known.earlier is not None else {})
+    if source is not None:
+        try:
+            data = _prepare(code.name_copies(recipe, folder, copies), scale, source, storage, progress)
+        except BaseException:
+            if known.earlier is None:  # nothing is left of a run that never began
+                folder.delete(code.FOLDER)
+            raise
+    assert data is not None
+    data, notes = _set_numbers(recipe, data, known.resumed, storage, progress)
+    return _Opened(folder, copies, data, notes)
+
+
+def _here(scale: Scale) -> bool:
+    """Whether the workers run on this machine, and read what it has."""
+    return not scale.on_ray or "RAY_ADDRESS" not in os.environ
+
+
+def _set_numbers(
+    recipe: Recipe, data: DataSpec, resumed: RunFacts | None, storage: Store, progress: Progress
+) -> tuple[DataSpec, list[str]]:
+    """The data, normalised and weighted as when the run began, or else as its first weights were trained; and warnings
+    of what changed."""
+    from trainers.data.meta import keep_numbers
+
+    if resumed is not None:
+        notes = find_other_pixels(resumed, data["meta"])
+        return {**data, "meta": keep_numbers(data["meta"], resumed["dataset"])}, notes
+    start = None
+    if (name := recipe.init_from) is not None:
+        before = read_run(Store(name) if "/" in name else storage / name)
+        start = before.get("dataset") if before is not None else None
+    meta, note = resolve_normalisation(recipe, data["meta"], start)
+    if note:
+        progress.message(note)
+    return {**data, "meta": meta}, []
 
 
 def _place_facts(scale: Scale, place: Place) -> PlaceFacts:
@@ -245,7 +345,7 @@ def _prepare(recipe: Recipe, scale: Scale, source: Source, storage: Store, progr
     from trainers.data.batches import Cached
     from trainers.data.meta import describe
     from trainers.data.prepare import measure, prepare
-    from trainers.data.source import cache_folder, choose_mode, published
+    from trainers.data.source import cache_folder, choose_mode, list_digest, published
 
     cache, there = cache_folder(storage), published(storage)
     mode = choose_mode(scale.data_mode, recipe, source, cache, ray=scale.on_ray)
@@ -256,6 +356,7 @@ def _prepare(recipe: Recipe, scale: Scale, source: Source, storage: Store, progr
             recipe, source, cache, published=there, ray=scale.on_ray, advance=advance, warn=progress.warning
         )
     folder, meta = (found, Cached(found).meta) if isinstance(found, Path) else (None, found)
+    meta = {**meta, "listing": list_digest(source)}
     for line in describe(meta):
         progress.message(line)
     if recipe.batch_size > meta["rows"]["train"]:
@@ -272,27 +373,28 @@ def _prepare(recipe: Recipe, scale: Scale, source: Source, storage: Store, progr
     }
 
 
-def _as_begun(data: DataSpec, earlier: RunFacts) -> DataSpec:
-    """The data, normalised and weighted as when the run began."""
-    from trainers.data.meta import keep_numbers
-
-    return {**data, "meta": keep_numbers(data["meta"], earlier["dataset"])}
-
-
 def _ending(status: Status, message: str) -> DoneEvent:
     from trainers.runtime.worker import ending
 
     return ending(status, message)
 
 
-def _new_run(known: Circumstances, name: str, resolved: Resolved, scale: Scale, place: Place) -> RunFacts:
+def _new_run(
+    known: Circumstances,
+    name: str,
+    resolved: Resolved,
+    scale: Scale,
+    place: Place,
+    copies: dict[str, CodeCopy],
+    warnings: Sequence[str],
+) -> RunFacts:
     """What run.json holds at the start."""
     assert known.meta is not None
     facts: RunFacts = {
         "name": known.run,
         "status": "running",
         "recipe_name": name,
-        "recipe": resolved.recipe.to_json(),
+        "recipe": code.without_copies(resolved.recipe, copies),
         "scale": scale.to_json(),
         "dataset": _dataset_facts(resolved.recipe.dataset, known.meta),
         "machine": {"nodes": []},
@@ -305,6 +407,10 @@ def _new_run(known: Circumstances, name: str, resolved: Resolved, scale: Scale, 
         "finished": None,
         "command": " ".join(sys.argv),
     }
+    if copies:
+        facts["code"] = copies
+    if known.resumed is not None and (changed := [*known.resumed.get("changed", []), *warnings]):
+        facts["changed"] = list(dict.fromkeys(changed))
     if resolved.memory is not None:
         facts["memory"] = resolved.memory
     if ends := _ends(known, resolved.recipe):
@@ -340,9 +446,11 @@ def _dataset_facts(name: str, meta: Meta) -> DatasetFacts:
     return cast(DatasetFacts, {"name": name, **recorded})
 
 
-def _job(facts: RunFacts, folder: Store, storage: Store, data: DataSpec, place: Place, control: Control) -> Job:
+def _job(
+    recipe: Recipe, facts: RunFacts, folder: Store, storage: Store, data: DataSpec, place: Place, control: Control
+) -> Job:
     return {
-        "recipe": facts["recipe"],
+        "recipe": recipe.to_json(),
         "scale": facts["scale"],
         "folder": folder.address,
         "storage": storage.address,

@@ -85,6 +85,8 @@ class Meta(Facts):
     """"splits" and "classes" -> pictures that occur in two of them."""
     fingerprint: str
     """Of all pixels and targets."""
+    listing: NotRequired[str]
+    """Of the names and classes of the pictures that are learned from; not in meta.json."""
     shards: NotRequired[dict[str, list[str]]]
     """Split -> files; missing where pictures are streamed."""
     files: NotRequired[dict[str, tuple[int, str]]]
@@ -427,6 +429,7 @@ class DatasetFacts(TypedDict, total=False):
 
     name: str
     fingerprint: str
+    listing: str
     rows: dict[str, int]
     classes: list[str]
     channels: int
@@ -439,6 +442,17 @@ class DatasetFacts(TypedDict, total=False):
     class_areas: list[int]
     skipped: Sequence[SkippedImage]
     repeated: dict[str, Repeated]
+
+
+class CodeCopy(TypedDict):
+    """A file of the user's own that a run is made of, and what it imports from beside it."""
+
+    path: str
+    """Where it lay, on the host of the driver."""
+    copy: str
+    """Below the run folder."""
+    files: dict[str, str]
+    """Name below the file's folder -> SHA-256; the file itself comes first."""
 
 
 class PredictedMemory(TypedDict):
@@ -506,3 +520,7 @@ class RunFacts(RunEnd):
     command: str
     memory: NotRequired[PredictedMemory]
     ends: NotRequired[list[NewEnd]]
+    code: NotRequired[dict[str, CodeCopy]]
+    """"dataset", "model" or "task" -> the file, where that is one of the user's own."""
+    changed: NotRequired[list[str]]
+    """What had changed, in words, when the run was resumed."""

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import ast
-import functools
 import importlib
-import importlib.util
-import os
-import sys
 import types
 from pathlib import Path
 from typing import Any, Literal
 
-from trainers.formatting import locate_error, nearest
+from trainers import own_code
+from trainers.formatting import nearest
 
 Kind = Literal["models", "datasets", "tasks", "recipes"]
 _ENTRY = {"models": "build", "datasets": "source", "tasks": "make"}
@@ -25,28 +22,20 @@ def load(kind: Kind, name: str) -> types.ModuleType:
     Raises:
         ValueError: there is none, or the user's own cannot be imported.
     """
-    if not name.endswith(".py"):
-        _module_path(kind, name)
-        return importlib.import_module(f"trainers.{kind}.{name}")
     path = _module_path(kind, name)
-    module_name = f"trainyard_user_{path.stem}"
-    loaded = sys.modules.get(module_name)
-    if loaded is not None and loaded.__file__ == str(path):
-        return loaded
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # dataclasses and pickles look a class's module up here
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[module_name]
-        raise ValueError(f"{path} cannot be imported: {locate_error(error)}") from None
-    return module
+    return own_code.load(path) if own_code.is_file(name) else importlib.import_module(f"trainers.{kind}.{name}")
 
 
-@functools.lru_cache
+def identify(kind: Kind, name: str) -> str:
+    """What tells a module from others: its name; of the user's own FILE.py also its content, not where it lies.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = _module_path(kind, name)
+    return f"{path.stem} {own_code.digest(own_code.read(path))}" if own_code.is_file(name) else name
+
+
 def arguments(kind: Kind, name: str, function: str) -> dict[str, Any]:
     """Argument name -> default of a model's build(), a data set's source() or a task's make(), without importing it.
 
@@ -61,26 +50,26 @@ def arguments(kind: Kind, name: str, function: str) -> dict[str, Any]:
     return {**{arg.arg: ... for arg in found.args}, **defaults}
 
 
-@functools.lru_cache
 def choices(kind: Kind, name: str, function: str) -> dict[str, tuple[object, ...]]:
     """Argument name -> the values it may have, for those annotated `Literal[...]`; see `arguments`."""
     found: dict[str, tuple[object, ...]] = {}
     for arg in _function(kind, name, function).args.kwonlyargs:
         note = arg.annotation
+        optional: tuple[object, ...] = ()
+        if isinstance(note, ast.BinOp) and ast.unparse(note.right) == "None":  # Literal[...] | None
+            note, optional = note.left, (None,)
         if isinstance(note, ast.Subscript) and isinstance(note.value, ast.Name) and note.value.id == "Literal":
             allowed = _literal(note.slice)
-            found[arg.arg] = allowed if isinstance(allowed, tuple) else (allowed,)
+            found[arg.arg] = (*(allowed if isinstance(allowed, tuple) else (allowed,)), *optional)
     return found
 
 
-@functools.lru_cache
 def annotated(kind: Kind, name: str, function: str) -> dict[str, str]:
     """Argument name -> its annotation as it is written, for those that have one; see `arguments`."""
     found = _function(kind, name, function).args
     return {arg.arg: ast.unparse(arg.annotation) for arg in (*found.args, *found.kwonlyargs) if arg.annotation}
 
 
-@functools.lru_cache
 def constant(kind: Kind, name: str, constant: str, default: object = ...) -> Any:
     """A module's constant, a literal, without importing it.
 
@@ -94,7 +83,7 @@ def constant(kind: Kind, name: str, constant: str, default: object = ...) -> Any
         ValueError: there is none, and no default.
     """
     path = _module_path(kind, name)
-    for node in _parse(path).body:
+    for node in own_code.parse(path).body:
         if isinstance(node, ast.Assign) and [t.id for t in node.targets if isinstance(t, ast.Name)] == [constant]:
             return _literal(node.value)
     if default is not ...:
@@ -116,22 +105,12 @@ def _function(kind: Kind, name: str, function: str) -> ast.FunctionDef:
 
 
 def _functions(path: Path) -> dict[str, ast.FunctionDef]:
-    return {node.name: node for node in _parse(path).body if isinstance(node, ast.FunctionDef)}
-
-
-def _parse(path: Path) -> ast.Module:
-    try:
-        return ast.parse(path.read_text(), filename=str(path))
-    except (SyntaxError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as Python: {locate_error(error)}") from None
+    return {node.name: node for node in own_code.parse(path).body if isinstance(node, ast.FunctionDef)}
 
 
 def _module_path(kind: Kind, name: str) -> Path:
-    if name.endswith(".py"):
-        path = Path(os.path.expanduser(name)).absolute()
-        if not path.is_file():
-            raise ValueError(f"there is no file {path}")
-        return path
+    if own_code.is_file(name):
+        return own_code.locate(name)
     path = Path(__file__).parent / kind / f"{name}.py"
     missing = name.startswith("_") or not path.is_file()
     if missing or (kind == "tasks" and _ENTRY[kind] not in _functions(path)):

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from trainers.messages import Meta, PredictedMemory, RunFacts
+from trainers.messages import DatasetFacts, Meta, PredictedMemory, RunFacts
 from trainers.recipe import Recipe, Scale, resolve_micro_batch
+from trainers.registry import constant
 from trainers.training.schedule import learning_rate
 
 if TYPE_CHECKING:
@@ -45,10 +46,17 @@ class Circumstances:
     """What run.json held of the same run: it is resumed."""
     epochs_run: int = 0
     """Epochs that this has had."""
+    begun: bool = False
+    """Whether that run has a checkpoint: something was learned."""
     adopts: bool = False
     """Whether it continues from another run's checkpoint, with a recipe of its own."""
     place: PlaceFacts | None = None
     meta: Meta | None = None
+
+    @property
+    def resumed(self) -> RunFacts | None:
+        """The earlier run.json, where training goes on from what it learned."""
+        return self.earlier if self.begun and not self.adopts else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,3 +186,36 @@ def is_over(recipe: Recipe, earlier: RunFacts, epochs_run: int) -> str | None:
         f"{over}: {epochs_run - best['epoch']} epochs brought no better {best['metric']} than epoch {best['epoch']}; "
         "to go on, give a larger --patience, or --patience none"
     )
+
+
+def resolve_normalisation(recipe: Recipe, meta: Meta, start: DatasetFacts | None) -> tuple[Meta, str]:
+    """Normalise pictures as the weights that training starts from were trained.
+
+    Args:
+        recipe: Its model, and `weights` of the model's arguments.
+        meta: What is known of the data.
+        start: `dataset` of the run that `init_from` names; None: it names none.
+
+    Returns:
+        `meta`, with the mean and deviation that hold; and what people should know of it, or "".
+
+    Raises:
+        ValueError: The weights need pictures of another number of channels.
+    """
+    weights = recipe.model_args.get("weights")
+    offered = constant("models", recipe.model, "NORMALISATION", {})
+    if start is not None and len(start.get("mean", ())) == meta["channels"]:
+        mean, std, of = start["mean"], start["std"], f"the run {recipe.init_from}"
+    elif start is None and weights in offered:
+        (mean, std), of = map(list, offered[weights]), f"weights={weights}"
+        if len(mean) != meta["channels"]:
+            raise ValueError(
+                f"{of} needs pictures of {len(mean)} channels, and {recipe.dataset} gives {meta['channels']}: give "
+                f"--dataset-args channels={len(mean)} (grey ones then have three equal channels), or leave weights out"
+            )
+    else:
+        return meta, ""
+    if (mean, std) == (meta["mean"], meta["std"]):
+        return meta, ""
+    note = f"pictures are normalised as {of} asks: mean {', '.join(f'{value:.3f}' for value in mean)}"
+    return {**meta, "mean": list(mean), "std": list(std)}, note

@@ -13,6 +13,7 @@ from trainers.data import contract, targets
 from trainers.datasets import Item, Source
 from trainers.decode import revision
 from trainers.recipe import Recipe
+from trainers.registry import identify
 from trainers.storage.store import CACHE, Store
 
 
@@ -30,6 +31,8 @@ def published(storage: Store) -> Store | None:
     return storage / CACHE if storage.local is None else None
 
 
+LEARNED = ("train", "val")
+"""Splits that training needs: weights and the best epoch come from them."""
 FORMAT = 2
 """Of `meta.json` and the shards; another one is prepared again."""
 
@@ -40,7 +43,7 @@ def scan_files(recipe: Recipe, data: str | None) -> Source:
     if len(source.classes) < 2:
         raise ValueError(f"there must be two classes or more; {data or recipe.dataset} has {source.classes}")
     targets.check_task(recipe.task, source, recipe.dataset)
-    for split in ("train", "val"):
+    for split in LEARNED:
         if not sum(len(item.targets) for item in source.splits.get(split, ())):
             held = ", ".join(f"{name} {len(items)}" for name, items in source.splits.items()) or "none"
             raise ValueError(
@@ -52,7 +55,8 @@ def scan_files(recipe: Recipe, data: str | None) -> Source:
 def cache_key(recipe: Recipe, source: Source) -> str:
     """Changes with anything that the shards depend on: arguments, size, and each file's path, size and time."""
     digest = hashlib.sha256()
-    of_recipe = [recipe.dataset, recipe.dataset_args, recipe.storage_size, recipe.resize, recipe.on_bad_image]
+    data_set = identify("datasets", recipe.dataset)
+    of_recipe = [data_set, recipe.dataset_args, recipe.storage_size, recipe.resize, recipe.on_bad_image]
     wanted = [*of_recipe, source.classes, source.colours, FORMAT]
     digest.update(json.dumps(wanted, sort_keys=True, default=list).encode())
     seen: dict[str, str] = {}
@@ -84,6 +88,16 @@ def size_of(items: Iterable[Item]) -> int:
     """Bytes of the raw files, without those that are not there."""
     paths = {path for item in items for path in raw_files(item)}
     return sum(os.path.getsize(path) for path in paths if os.path.exists(path))
+
+
+def list_digest(source: Source) -> str:
+    """Of the names, splits and classes of the pictures that are learned from, in their order: a data set that was
+    moved, whose files were touched, or that got another test split, is the same."""
+    digest = hashlib.sha256(json.dumps(list(source.classes)).encode())
+    for split in LEARNED:
+        for item in source.splits[split]:
+            digest.update(f"{split} {item.name} {list(item.targets)}\n".encode(errors="surrogatepass"))
+    return digest.hexdigest()
 
 
 def raw_files(item: Item) -> list[str]:

@@ -7,6 +7,7 @@ import torch
 from trainers.formatting import nearest
 from trainers.messages import DatasetFacts, Facts, RunFacts
 from trainers.recipe import Recipe
+from trainers.runs.code import with_copies
 from trainers.runs.files import read_run, run_names
 from trainers.storage.store import Store, default_storage
 from trainers.training import build
@@ -15,13 +16,17 @@ from trainers.training.device import choose_device
 from trainers.training.distributed import World
 from trainers.training.state import TrainState
 
+MOST_WORDS = 300
+"""Characters of an error of torch that a message quotes."""
+
 
 def open_run(run: str, storage: str | None = None) -> tuple[Store, RunFacts]:
-    """The folder of a run, by name or path, and what its run.json holds. Raises ValueError, with the nearest names."""
+    """The folder of a run, by name or path, and what its run.json holds; its recipe names the run's own copies of the
+    user's files. Raises ValueError, with the nearest names."""
     below = Store(storage or default_storage())
     for folder in (below / run, Store(run)):
         if (found := read_run(folder)) is not None:
-            return folder, found
+            return folder, with_copies(found, folder)
     raise ValueError(f"there is no run {run!r} in {below.address}{nearest(run, run_names(below))}")
 
 
@@ -42,6 +47,12 @@ def restore(
     world = World(0, 1, device or choose_device(), recipe.precision)  # type: ignore[arg-type]
     weights = Checkpoints(folder).best_weights()
     state = build.create_state(recipe, meta, world, fresh=False)
-    state.model.load_state_dict(weights)
+    try:
+        state.model.load_state_dict(weights)
+    except RuntimeError as error:  # names and shapes, a line each
+        raise ValueError(
+            f"the weights of {folder.address} do not fit the model {recipe.model} as it is now: "
+            f"{' '.join(str(error).split())[:MOST_WORDS]}; put its file back as it was in training"
+        ) from None
     state.ema = None
     return state, world

@@ -7,6 +7,7 @@ from torch import Tensor
 from trainers.inference.load import restore
 from trainers.messages import RunFacts
 from trainers.recipe import Recipe
+from trainers.runs.code import with_copies
 from trainers.storage.store import Store
 from trainers.training import build
 from trainers.training.preprocess import Preprocess
@@ -23,7 +24,7 @@ class Predictor:
             overlap: share of a window that its neighbours cover too, 0 up to, not including, 1.
             top_k: classes that are named for a whole picture.
         """
-        found: RunFacts = folder.read_json("run.json")
+        found: RunFacts = with_copies(folder.read_json("run.json"), folder)
         self.recipe, self.meta = Recipe.from_json(found["recipe"]), found["dataset"]
         self.state, self.world = restore(self.recipe, self.meta, folder)
         self.preprocess = Preprocess(self.recipe, self.meta, self.world)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import pickle
+import socket
 from typing import Any
 
 import torch
+
+SILENT_SECONDS = 20.0
+"""A download fails where no byte has come for so long."""
 
 
 def resnet_weights(depth: int) -> dict[str, torch.Tensor]:
@@ -19,6 +23,8 @@ def resnet_weights(depth: int) -> dict[str, torch.Tensor]:
     offered: Any = models.get_model_weights(f"resnet{depth}")
     chosen = offered.DEFAULT
     path = os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(chosen.url))
+    waiting = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENT_SECONDS)  # torch sets none: behind a firewall it would wait for minutes
     try:
         state: dict[str, torch.Tensor] = chosen.get_state_dict(
             progress=False, check_hash=True, weights_only=True, map_location="cpu"
@@ -28,4 +34,6 @@ def resnet_weights(depth: int) -> dict[str, torch.Tensor]:
             f"weights=imagenet: {chosen.url} could not be read ({error}). "
             f"Leave weights out of --model-args for random weights, or put that file at {path}"
         ) from error
+    finally:
+        socket.setdefaulttimeout(waiting)
     return state

@@ -22,7 +22,7 @@ Parameters with depth 18, 3 channels and 11 classes:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,8 @@ LAST_CHANNELS = {18: (64, 512), 34: (64, 512), 50: (256, 2048)}
 """Depth -> channels of the first and the last stage of the ResNet."""
 RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
 """Output stride -> rates of the ASPP."""
+NORMALISATION = {"imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
+"""Value of `weights` -> mean and standard deviation of the channels of the pictures that they were trained on."""
 SMALLEST = 32
 WIDTH, LOW_WIDTH = 256, 48
 
@@ -46,7 +48,7 @@ def build(
     depth: int = 18,
     output_stride: int = 16,
     dropout: float = 0.1,
-    weights: str | None = None,
+    weights: Literal["imagenet"] | None = None,
 ) -> nn.Module:
     """DeepLabv3+: (N, channels, height, width) -> logits (N, classes, height, width).
 

@@ -17,11 +17,15 @@ starts at 1, not 0.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import nn
 
 from trainers.models._imagenet import resnet_weights
 
 DEPTHS = (18, 34, 50, 101)
+NORMALISATION = {"imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
+"""Value of `weights` -> mean and standard deviation of the channels of the pictures that they were trained on."""
 SMALLEST = {"standard": 32, "3x3": 8}
 
 
@@ -32,7 +36,7 @@ def build(
     classes: int,
     depth: int = 18,
     stem: str = "standard",
-    weights: str | None = None,
+    weights: Literal["imagenet"] | None = None,
 ) -> nn.Module:
     """ResNet-18, 34, 50 or 101: (N, channels, height, width) -> logits (N, classes).
 

@@ -11,7 +11,9 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from trainers import limits
 from trainers.messages import Gpu, Machine
@@ -47,6 +49,14 @@ def commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() or None if result.returncode == 0 else None
+
+
+def changed_since(run: Mapping[str, Any]) -> str:
+    """What is other than in run.json of a run that is resumed, in words; "" where nothing is."""
+    now = {**versions(), "commit": commit()}
+    then = {**run.get("versions", {}), "commit": run.get("commit")}
+    pairs = [(name, then[name], now[name]) for name in now if then.get(name) and now[name]]
+    return ", ".join(f"{name} {old} (now {new})" for name, old, new in pairs if old != new)
 
 
 def machine() -> Machine:

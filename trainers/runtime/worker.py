@@ -56,15 +56,17 @@ def work(
         saving: Whether rank 0 is to save; likewise.
         heartbeat: Follows the progress of this rank; None: nobody watches for stalls.
     """
-    recipe, scale = Recipe.from_json(job["recipe"]), Scale.from_json(job["scale"])
+    scale = Scale.from_json(job["scale"])
     device.set_threads(job["threads"])
-    world = World(rank, size, device.choose_device(), recipe.precision, scale.strategy)  # type: ignore[arg-type]
+    world = World(rank, size, device.choose_device(), job["recipe"]["precision"], scale.strategy)
     device.reset_peak_memory(world.device)
     report({"kind": "machine", "host": socket.gethostname(), "machine": machine()})
     state: TrainState | None = None
     before: dict[str, float] = {}
+    recipe = _open_recipe(job, world)
+    if isinstance(recipe, str):
+        return ending("failed", recipe)
     try:
-        _refuse_unshared(job, world)
         data = _open_data(job, recipe, scale)
         checkpoints = Checkpoints(Store(job["folder"]), attempt, lambda step: report({"kind": "saved", "step": step}))
         state = _restore(recipe, data.meta, world, checkpoints, job, report)
@@ -98,6 +100,17 @@ def work(
     if takes_part and state is not None and state.best and summary.status not in ("failed", "out_of_memory"):
         event["pictures"] = _show(recipe, state, data, world, checkpoints)
     return event
+
+
+def _open_recipe(job: Job, world: World) -> Recipe | str:
+    """The recipe, whose own files lie in the storage; or why it cannot be opened here."""
+    try:
+        _refuse_unshared(job, world)
+        return Recipe.from_json(job["recipe"])
+    except ValueError as error:
+        return str(error)
+    except OSError as error:
+        return explain(error)
 
 
 def _show(recipe: Recipe, state: TrainState, data: Data, world: World, checkpoints: Checkpoints) -> list[Picture]:

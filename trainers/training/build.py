@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from trainers import own_code
 from trainers.data import targets
 from trainers.formatting import locate_error
 from trainers.messages import DatasetFacts, Facts
@@ -25,7 +26,7 @@ from trainers.training.state import TrainState
 
 def build_model(recipe: Recipe, meta: Facts | DatasetFacts) -> nn.Module:
     """The recipe's model with the weights of its seed, on the CPU. Raises ValueError where data and model differ."""
-    facts = {"image_size": recipe.image_size, "channels": meta["channels"], "classes": _outputs(recipe, meta)}
+    facts = {"image_size": recipe.image_size, "channels": meta["channels"], "classes": count_outputs(recipe, meta)}
     for name, value in facts.items():
         if recipe.model_args.get(name, value) != value:
             raise ValueError(
@@ -33,7 +34,17 @@ def build_model(recipe: Recipe, meta: Facts | DatasetFacts) -> nn.Module:
                 f"leave {name} out of --model-args"
             )
     torch.manual_seed(recipe.seed)
-    model: nn.Module = load("models", recipe.model).build(**{**recipe.model_args, **facts})
+    module = load("models", recipe.model)
+    try:
+        model = module.build(**{**recipe.model_args, **facts})
+    except ValueError as error:
+        if not own_code.is_file(recipe.model):
+            raise
+        raise ValueError(f"the model {recipe.model} cannot be built: build() raised {locate_error(error)}") from None
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"the model {recipe.model}: build() returned {type(model).__name__}; it must return a torch.nn.Module"
+        )
     return model
 
 
@@ -54,7 +65,7 @@ def score_names(recipe: Recipe, meta: Facts | DatasetFacts) -> list[str]:
     """The bare names of the scores that the recipe's task gives."""
     task = make_task(recipe, meta)
     target = torch.from_numpy(target_of(recipe).dummy(2, (8, 8)).copy()).long()
-    counts = task.counts(torch.zeros(2, _outputs(recipe, meta), *target.shape[1:]), target)
+    counts = task.counts(torch.zeros(2, count_outputs(recipe, meta), *target.shape[1:]), target)
     scores = task.scores({name: count.numpy() for name, count in {**counts.total, **counts.per_image}.items()})
     return [name for name, value in scores.items() if isinstance(value, float)]
 
@@ -64,7 +75,7 @@ def target_of(recipe: Recipe) -> targets.Target:
     return targets.kind(constant("tasks", recipe.task, "TARGET"))
 
 
-def _outputs(recipe: Recipe, meta: Facts | DatasetFacts) -> int:
+def count_outputs(recipe: Recipe, meta: Facts | DatasetFacts) -> int:
     """Channels, or logits, that the task needs of the model. Raises ValueError where it cannot learn the classes."""
     with _locating(recipe.task):
         return int(load("tasks", recipe.task).outputs(len(meta["classes"])))
