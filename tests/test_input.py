@@ -212,7 +212,7 @@ def test_what_trainers_offers_is_listed() -> None:
 
 def test_a_recipe_file_that_is_broken_is_named_with_the_line(cli: Cli, tmp_path: Path) -> None:
     broken = {
-        "syntax.py": ("x = 1\ndef fast(:\n", "cannot be imported: invalid syntax (line 2)"),
+        "syntax.py": ("x = 1\ndef fast(:\n", "cannot be read as Python: invalid syntax (line 2)"),
         "missing.py": ("import no_such_module\n", "No module named 'no_such_module' (missing.py, line 1)"),
         "raises.py": ("1 / 0\n", "ZeroDivisionError: division by zero (raises.py, line 1)"),
         "nothing.py": ("slow = 3\n", "has no function fast() that returns a Recipe"),

@@ -154,7 +154,7 @@ def _prepare(argv: list[str]) -> int:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _EvaluateOptions:
     split: str | None = None
-    """Which pictures. None: test, where the data has such a split, else val."""
+    """Which pictures. None: test, where the data has such a split, else val, else all."""
     native: bool = False
     """Score masks at their own size: what the model says is resized to it."""
     sliding: bool = False
@@ -163,7 +163,7 @@ class _EvaluateOptions:
     overlap: float = 0.25
     """Share of a window that the next one covers too."""
     data: str | None = None
-    """Where the raw data lies. None: where it lay in training."""
+    """Where the raw data lies: the same, moved, or other data of the run's classes. None: where it lay in training."""
     storage: str | None = None
     """Folder that run folders lie under. None: $TRAINYARD_STORAGE, else ~/trainyard."""
     json: bool = False
@@ -178,7 +178,8 @@ def _evaluate(argv: list[str]) -> int:
     from trainers.inference.evaluate import evaluate
     from trainers.progress import Progress
 
-    with Progress().bar("evaluating", None) as advance:
+    progress = Progress()
+    with progress.bar("evaluating", None) as advance:
         scores = evaluate(
             names[0],
             options.split,
@@ -188,6 +189,7 @@ def _evaluate(argv: list[str]) -> int:
             sliding=options.sliding,
             overlap=options.overlap,
             advance=advance,
+            warn=progress.warning,
         )
     if options.json:
         print(json.dumps(scores))

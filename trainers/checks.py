@@ -156,9 +156,8 @@ def check_model(recipe: Recipe, source: Source, *, weights: bool = True) -> None
     except ValueError:
         raise
     except Exception as error:
-        what = f"pictures of {recipe.image_size[0]}x{recipe.image_size[1]} and task={recipe.task}"
         why = str(error) if isinstance(error, _ForwardError) else locate_error(error)
-        raise ValueError(f"the model {recipe.model} does not go with {what}: {why}") from None
+        raise ValueError(f"the model {recipe.model} does not go with {_asked(recipe)}: {why}") from None
     check_batches(recipe, facts, sum(len(item.targets) for item in source.splits["train"]))
 
 
@@ -257,6 +256,10 @@ def _check_weights(recipe: Recipe, facts: Facts) -> None:
             return
 
 
+def _asked(recipe: Recipe) -> str:
+    return f"pictures of {recipe.image_size[0]}x{recipe.image_size[1]} and task={recipe.task}"
+
+
 class _ForwardError(Exception):
     """A model of the user's own failed; the message says where."""
 
@@ -283,8 +286,8 @@ def _try(model: nn.Module, recipe: Recipe, source: Source, facts: Facts, where: 
         fits = isinstance(output, torch.Tensor) and len(output.shape) == len(wanted) and output.shape[:2] == wanted[:2]
         if output is None or not (fits or own_code.is_file(recipe.task)):
             raise ValueError(
-                f"the model {recipe.model}: forward() of {type(model).__name__} returned {_describe(output)} for "
-                f"pictures {tuple(images.shape)}; task={recipe.task} needs a tensor {wanted}"
+                f"the model {recipe.model} does not go with {_asked(recipe)}: forward() of {type(model).__name__} "
+                f"returned {_describe(output)} for {TRIED} pictures; it must return a tensor {wanted}"
             )
         task.loss(output, torch.zeros(shape, dtype=torch.int64))
 

@@ -33,6 +33,14 @@ def list_files(dataset: str, data: str | None, args: Mapping[str, object]) -> So
     return _check_source(f"{dataset}: source()", _call(source, dataset, "source()"))
 
 
+def list_scored(dataset: str, data: str | None, known: Sequence[str], args: Mapping[str, object]) -> Source | None:
+    """What `scored` of a data set returns; None where it has none. Raises ValueError as `list_files` does."""
+    if not hasattr(load("datasets", dataset), "scored"):
+        return None
+    scored = functools.partial(_function(dataset, "scored"), data, known, **args)
+    return _check_source(f"{dataset}: scored()", _call(scored, dataset, "scored()"))
+
+
 def reader(dataset: str, channels: int) -> Callable[[Item], list[Sample]]:
     """`read` of a data set, whose results are checked.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from trainers import notices
@@ -23,18 +23,22 @@ Sample = tuple[Pixels, Any]
 class Decoder:
     """Items of a recipe's data set, as pictures and targets of the recipe's stored size."""
 
-    def __init__(self, recipe: Recipe, target: Target, channels: int, classes: int) -> None:
+    def __init__(
+        self, recipe: Recipe, target: Target, channels: int, classes: int, numbers: Sequence[int] | None = None
+    ) -> None:
         """
         Args:
             recipe: names the data set, the stored size and how pictures are brought to it.
             target: the data set's kind.
             channels: of its pictures.
             classes: how many there are.
+            numbers: of each class as the data set numbers it, its number; None: the same.
         """
         self.read_item = reader(recipe.dataset, channels)
         self.dataset = recipe.dataset
         self.size, self.resize = recipe.storage_size, recipe.resize
-        self.target, self.channels, self.classes = target, channels, classes
+        self.target, self.channels, self.numbers = target, channels, numbers
+        self.classes = classes if numbers is None else len(numbers)
         self._notices: dict[str, Notice] = {}
         self._lock = threading.Lock()
 
@@ -53,7 +57,8 @@ class Decoder:
     def _checked(self, item: Item) -> Iterator[Sample]:
         for image, target in self.read_item(item):
             try:
-                yield image, self.target.check(item.name, image, target, self.classes)
+                checked = self.target.check(item.name, image, target, self.classes)
+                yield image, checked if self.numbers is None else self.target.renumber(checked, self.numbers)
             except TypeError as error:
                 where = f"{self.dataset}: read() of the item {item.name!r}"
                 raise ValueError(f"{where} returned a pair where {error}") from None

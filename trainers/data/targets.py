@@ -72,6 +72,10 @@ class Target(Protocol):
         """
         ...
 
+    def renumber(self, target: Any, numbers: Sequence[int]) -> Any:
+        """A checked target with other numbers of the classes: `numbers[old]` is the new one."""
+        ...
+
     def resize(self, target: Any, size: Size, how: str) -> Any:
         """A checked target as it goes with the picture that `shrink` brings to `size`; `how`: see Recipe.resize."""
         ...
@@ -146,6 +150,9 @@ class Labels:
             raise BadImage(f"{name}: its class is number {label}; allowed are 0 to {classes - 1}")
         return label
 
+    def renumber(self, target: int, numbers: Sequence[int]) -> int:
+        return numbers[target]
+
     def resize(self, target: int, size: Size, how: str) -> int:
         return target
 
@@ -210,6 +217,11 @@ class Masks:
             ids = ", ".join(str(number + classes) for number in wrong[:8])
             raise BadImage(f"{name}: the mask holds {ids}; allowed are 0 to {classes - 1}, and {IGNORED} for no class")
         return target
+
+    def renumber(self, target: Array, numbers: Sequence[int]) -> Array:
+        table = np.full(256, IGNORED, np.uint8)
+        table[: len(numbers)] = numbers
+        return table[target]
 
     def resize(self, target: Array, size: Size, how: str) -> Array:
         return shrink(target[:, :, None], size, how, mask=True)[:, :, 0]

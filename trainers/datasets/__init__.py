@@ -5,6 +5,12 @@ A data set module offers two functions, and imports nothing of ours but the type
     source(data, **args) -> Source           list the files (fast: no decoding)
     read(item) -> list of (image, target)    decode one item; called once for each, anywhere in the cluster
 
+It may offer a third, for scores on other data than that of training:
+
+    scored(data, known, **args) -> Source    the folders as they are: no split is needed, none is split off; where
+                                             there are no folders of splits, all is the split ALL; `known` are the
+                                             run's classes
+
 An image is uint8 (height, width, channels). A target is of the kind that the source names (data/targets.py): of
 "labels" the number of its class; of "masks" uint8 (height, width) of the image's own size, with the class number of
 each pixel, or IGNORED.
@@ -27,6 +33,8 @@ from trainers.formatting import printable
 
 IGNORED = 255
 """A pixel of a mask that belongs to no class: neither loss nor scores count it."""
+ALL = "all"
+"""The split of pictures that lie in no folder of a split, where they are scored."""
 MASK = -1
 """Stands in an item's `targets` for a mask, which `read` returns."""
 
@@ -70,6 +78,8 @@ class Source:
     """RGB of each class in pictures of masks. None: chosen for you."""
     warnings: Sequence[str] = ()
     """What a person should know of this choice of pictures."""
+    numbers: Sequence[int] | None = None
+    """Of each class as `read` numbers it, its number in `classes`; None: the same. Of data that a run is scored on."""
     masks: InitVar[bool] = False
     """The older way to say target="masks"; files of one's own may still use it."""
 

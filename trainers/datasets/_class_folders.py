@@ -11,10 +11,10 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from trainers.datasets import Args, Item, Source
+from trainers.datasets import ALL, Args, Item, Source
 from trainers.datasets._files import assign_splits
 from trainers.datasets._looks_like import IMAGES, LABELS, MASKS, looks_like
-from trainers.datasets._splits import Given, Layout, descend, find_splits, may_be_split, split_names
+from trainers.datasets._splits import Given, Layout, descend, find_scored, find_splits, may_be_split, split_names
 from trainers.endings import SUFFIXES, left_out
 from trainers.formatting import composed, printable, shortened
 from trainers.listing import Tree, list_folder, walk
@@ -84,6 +84,35 @@ def picture_source(
         )
         items |= {split: [pool[position] for position in positions] for split, positions in assigned.items()}
     return Source(classes=classes, channels=channels, splits=items, warnings=warnings)
+
+
+def scored_source(
+    root: str, classes: Sequence[str], *, channels: int, given: Given, samples: int = 1, args: Args
+) -> Source:
+    """One item a picture of data that a run is scored on: the folders as they are, whatever splits there are.
+
+    Args:
+        root: The folder.
+        classes: Those of the run.
+        channels, given, samples, args: As `picture_source` takes them.
+
+    Raises:
+        ValueError: The folder has another layout.
+    """
+    folders = find_scored(root, given, classes)
+    splits = {split: _read(root, split, of) for split, of in (folders or {ALL: [""]}).items()}
+    warnings: list[str] = []
+    if not folders:
+        splits = _classes_first(splits[ALL], warnings) or splits
+    without = [split for split, of in splits.items() if not of.classes]
+    if len(without) == len(splits):
+        _check_class_folders(splits[without[0]])
+    for split in without:  # pictures without classes cannot be scored
+        warnings.append(f"{splits.pop(split).where} holds no class folders and is left out")
+    names = sorted({name for of in splits.values() for name in of.classes if of.pictures(name)})
+    items = {split: list(_items(root, names, of, samples, args)) for split, of in splits.items()}
+    warnings += [said for of in splits.values() for said in _say_passed(of)]
+    return Source(classes=names, channels=channels, splits=items, warnings=warnings)
 
 
 def _items(root: str, classes: Sequence[str], of: _Split, samples: int, args: Args) -> Iterator[Item]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 
+from trainers.datasets import ALL
 from trainers.datasets._looks_like import looks_like
 from trainers.datasets._pairs import HOLE, SAME, Pair, Pattern, find_pairs, guess_pairs, need_folders, pattern_of
-from trainers.datasets._splits import SPLITS, Given, descend, find_splits
+from trainers.datasets._splits import SPLITS, Given, Layout, descend, find_scored, find_splits
 from trainers.endings import left_out
 from trainers.formatting import printable, shortened
 from trainers.listing import list_folder, walk
@@ -27,15 +28,18 @@ def read_patterns(picture_pattern: str | None, mask_pattern: str | None) -> Patt
     )
 
 
-def find_splits_of_pairs(root: str, holds: str, given: Given, patterns: Patterns) -> tuple[Found, list[str]]:
-    """The pairs of each split, "train" alone where there are no splits; and what to say of them."""
+def find_splits_of_pairs(
+    root: str, holds: str, given: Given, patterns: Patterns, *, scored: bool = False
+) -> tuple[Found, list[str]]:
+    """The pairs of each split, and what to say of them. Without splits all is "train"; ALL, where it is to be scored,
+    and then no split is needed."""
     try:
-        folders, warnings = _folders(root, holds, given)
+        folders, warnings = _folders(root, holds, given, scored)
     except ValueError as error:
         boxes = looks_like(root, masks=False)
         raise ValueError(f"{error}. {boxes}" if boxes else str(error)) from None
     found: Found = {}
-    for split in (split for split in SPLITS if split in folders):
+    for split in (split for split in (*SPLITS, ALL) if split in folders):
         found[split] = []
         for pictures, masks in folders[split]:
             if patterns is not None:
@@ -49,15 +53,15 @@ def find_splits_of_pairs(root: str, holds: str, given: Given, patterns: Patterns
     return found, list(dict.fromkeys(warnings))
 
 
-def _folders(root: str, holds: str, given: Given) -> tuple[dict[str, list[Pair]], list[str]]:
+def _folders(root: str, holds: str, given: Given, scored: bool) -> tuple[dict[str, list[Pair]], list[str]]:
     """The folders of pictures and masks of each split, and what to say of them."""
     images, masks = _named(root, "images"), _named(root, "masks")
     if images or masks:
         need_folders(root, [images or "images", masks or "masks"], holds)
         assert images is not None
         assert masks is not None
-        return _split_below(root, images, masks, given)
-    layout = find_splits(root, given, "images/* and train/masks/*")
+        return _split_below(root, images, masks, given, scored)
+    layout = Layout(find_scored(root, given)) if scored else find_splits(root, given, "images/* and train/masks/*")
     if not layout.folders:
         need_folders(root, ["images", "masks"], holds)
     warnings = [*layout.warnings, *(_say_left(root, folder) for folder in layout.left)]
@@ -73,9 +77,15 @@ def _folders(root: str, holds: str, given: Given) -> tuple[dict[str, list[Pair]]
     return folders, warnings
 
 
-def _split_below(root: str, images: str, masks: str, given: Given) -> tuple[dict[str, list[Pair]], list[str]]:
+def _split_below(
+    root: str, images: str, masks: str, given: Given, scored: bool
+) -> tuple[dict[str, list[Pair]], list[str]]:
     """Of the form images/train and masks/train."""
-    layouts = [find_splits(os.path.join(root, name), given, "*") for name in (images, masks)]
+    below = [os.path.join(root, name) for name in (images, masks)]
+    if scored:
+        layouts = [Layout(find_scored(name, given)) for name in below]
+    else:
+        layouts = [find_splits(name, given, "*") for name in below]
     of_images, of_masks = (layout.folders for layout in layouts)
     warnings = [*layouts[0].warnings, *layouts[1].warnings]
     warnings += [_say_left(root, f"{images}/{name}") for name in layouts[0].left]
@@ -98,7 +108,7 @@ def _split_below(root: str, images: str, masks: str, given: Given) -> tuple[dict
             (f"{images}/{one}".rstrip("/"), f"{masks}/{other}".rstrip("/"))
             for one, other in zip(places, of_masks[split], strict=True)
         ]
-    return folders or {"train": [(images, masks)]}, warnings
+    return folders or {ALL if scored else "train": [(images, masks)]}, warnings
 
 
 def _say_left(root: str, folder: str) -> str:

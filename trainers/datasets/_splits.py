@@ -73,13 +73,14 @@ class Layout:
     """Whether the user named the folder of train: then nothing is guessed about it."""
 
 
-def find_splits(root: str, given: Given | None = None, holds: str = "<class>/*") -> Layout:
+def find_splits(root: str, given: Given | None = None, holds: str = "<class>/*", *, needs_train: bool = True) -> Layout:
     """The folders of the splits.
 
     Args:
         root: The folder of the data set.
         given: What the user says of it.
         holds: What lies in the folder of a split, for errors.
+        needs_train: Whether there must be a train split.
 
     Raises:
         ValueError: Several folders may be one split, there is no train, or a folder that the user names is not there.
@@ -101,7 +102,7 @@ def find_splits(root: str, given: Given | None = None, holds: str = "<class>/*")
                 f"--dataset-args {split}={_word(folders[0])}, or {split}={_word(','.join(folders))} for all"
             )
     found |= said
-    if "train" not in found:
+    if needs_train and "train" not in found:
         raise ValueError(_no_train(root, names, found, holds))
     taken = {folder.split("/")[0] for folders in found.values() for folder in folders}
     left = [name for name in names if name not in taken] if taken != {""} else []
@@ -129,6 +130,35 @@ def split_names(names: Sequence[str]) -> dict[str, str]:
         if len(set(of.values())) > 1:
             found |= of
     return found
+
+
+def find_scored(root: str, given: Given, known: Sequence[str] = ()) -> dict[str, list[str]]:
+    """The folders of the splits of data that a run is scored on: there may be one alone, such as test_set.
+
+    Args:
+        root: The folder of the data.
+        given: What the user said of the training data; folders that are not here do not count.
+        known: Names of folders that are none, such as those of the run's classes.
+
+    Raises:
+        ValueError: Several folders may be one split.
+    """
+    here = {split: value for split, value in given.items() if value is not None and _are_here(root, value)}
+    if folders := find_splits(root, here, needs_train=False).folders:
+        return folders
+    names = list_folder(root).folders
+    if any(composed(name) in known for name in names):
+        return {}
+    words = {name: [token for token in _tokens(name) if token in WORDS] for name in names}
+    splits = {name: WORDS[found[0]] for name, found in words.items() if len(found) == 1}
+    if not splits or len(set(splits.values())) < len(splits):
+        return {}
+    return {split: [name] for name, split in splits.items()}
+
+
+def _are_here(root: str, value: object) -> bool:
+    several = value if isinstance(value, list | tuple) else [value]
+    return all(os.path.isdir(os.path.join(root, str(each))) for each in several)
 
 
 def may_be_split(name: str) -> bool:

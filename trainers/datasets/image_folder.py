@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trainers.datasets import Item, Source
-from trainers.datasets._class_folders import picture_source
+from trainers.datasets._class_folders import picture_source, scored_source
 from trainers.datasets._files import existing_folder
 from trainers.datasets._splits import Folders
 from trainers.decode import check_reading, decode, reading
@@ -65,6 +65,22 @@ def source(
         given={"train": train, "val": val, "test": test},
         args={"channels": channels, **check_reading(value_range, alpha)},
     )
+
+
+def scored(
+    data: str | None,
+    known: Sequence[str],
+    *,
+    channels: int = 3,
+    train: Folders = None,
+    val: Folders = None,
+    test: Folders = None,
+    **_: object,
+) -> Source:
+    """List pictures that a run of these classes is scored on."""
+    given = {"train": train, "val": val, "test": test}
+    root = existing_folder(data, HOLDS)
+    return scored_source(root, known, channels=channels, given=given, args={"channels": channels})
 
 
 def read(item: Item) -> list[tuple[Pixels, int]]:

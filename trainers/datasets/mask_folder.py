@@ -34,6 +34,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -137,6 +138,58 @@ def source(
         colours=scheme.colours,
         warnings=(*warnings, *scheme.warnings),
     )
+
+
+def scored(
+    data: str | None,
+    known: Sequence[str],
+    *,
+    channels: int = 3,
+    threshold: float | str | None = None,
+    classes: int | Sequence[str] | None = None,
+    picture_pattern: str | None = None,
+    mask_pattern: str | None = None,
+    train: Folders = None,
+    val: Folders = None,
+    test: Folders = None,
+    **_: object,
+) -> Source:
+    """List pairs that a run of these classes is scored on; masks may hold some of them only."""
+    root = existing_folder(data, HOLDS)
+    given = {"train": train, "val": val, "test": test}
+    found, warnings = find_splits_of_pairs(
+        root, HOLDS, given, read_patterns(picture_pattern, mask_pattern), scored=True
+    )
+    scheme = _scheme_of_run(root, [mask for pairs in found.values() for _, mask in pairs], threshold, classes, known)
+    args = {"channels": channels, **scheme.args}
+    return Source(
+        classes=scheme.classes,
+        channels=channels,
+        splits={split: mask_items(root, pairs, args) for split, pairs in found.items()},
+        target="masks",
+        colours=scheme.colours,
+        warnings=warnings,
+    )
+
+
+def _scheme_of_run(
+    root: str,
+    masks: Sequence[str],
+    threshold: float | str | None,
+    classes: int | Sequence[str] | None,
+    known: Sequence[str],
+) -> _Scheme:
+    """What masks hold that are scored against a run's classes."""
+    if threshold is not None or classes is not None or os.path.isfile(os.path.join(root, CLASSES_FILE)):
+        return _scheme(root, masks, threshold, classes)
+    first = _first(root, masks)
+    numbered = [re.fullmatch(r"class(\d+)", name) for name in known]
+    if None in numbered or (first.values.ndim == 3 and not is_grey(first)):
+        raise ValueError(
+            f"{root} has no {CLASSES_FILE}, which says what the masks hold; copy it there from the data of training, "
+            f"whose classes are {shortened(known)}"
+        )
+    return _of_ids({int(match[1]): match[0] for match in numbered if match}, first)
 
 
 def read(item: Item) -> list[tuple[Pixels, Mask]]:

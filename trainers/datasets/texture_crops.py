@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import Sequence
 
 from trainers.datasets import BadImage, Item, Source
-from trainers.datasets._class_folders import picture_source
+from trainers.datasets._class_folders import picture_source, scored_source
 from trainers.datasets._files import existing_folder
 from trainers.datasets._splits import Folders
 from trainers.decode import check_reading, decode, reading
@@ -65,6 +65,29 @@ def source(
         given={"train": train, "val": val, "test": test},
         samples=crops_per_photo,
         args={"crop_size": crop_size, "split_seed": split_seed, **check_reading(value_range, alpha)},
+    )
+
+
+def scored(
+    data: str | None,
+    known: Sequence[str],
+    *,
+    crop_size: int = 1000,
+    crops_per_photo: int = 50,
+    split_seed: int = 0,
+    train: Folders = None,
+    val: Folders = None,
+    test: Folders = None,
+    **_: object,
+) -> Source:
+    """List photographs that a run of these classes is scored on."""
+    return scored_source(
+        existing_folder(data, HOLDS),
+        known,
+        channels=1,
+        given={"train": train, "val": val, "test": test},
+        samples=crops_per_photo,
+        args={"crop_size": crop_size, "split_seed": split_seed},
     )
 
 

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from trainers.data.batches import Cached
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from typing import cast
+
+from trainers.checks import list_known, list_source
+from trainers.data import contract, shard_transfer, targets
+from trainers.data.batches import Cached, Data
+from trainers.data.decoded import Decoded
+from trainers.data.meta import keep_numbers
 from trainers.data.prepare import prepare
-from trainers.data.source import cache_folder, published, scan_files
-from trainers.formatting import check_is_path
+from trainers.data.source import cache_folder, cache_key, published, scan_files
+from trainers.datasets import ALL, Source
+from trainers.formatting import check_is_path, composed, shortened
 from trainers.inference import predictions
 from trainers.inference.load import open_run, restore
 from trainers.inference.predictor import Predictor, check_overlap
-from trainers.messages import Scores
+from trainers.messages import DatasetFacts, Meta, RunFacts, Scores
 from trainers.progress import Advance
 from trainers.recipe import Recipe, Scale
 from trainers.storage.store import Store, default_storage
 from trainers.training.evaluate import evaluate_split
 from trainers.training.step import Run
+
+FIRST = ("test", "val", "train", ALL)
+"""Splits in the order in which one is chosen."""
 
 
 def evaluate(
@@ -27,18 +40,20 @@ def evaluate(
     sliding: bool = False,
     overlap: float = 0.25,
     advance: Advance = lambda n: None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Scores:
-    """Score the best checkpoint of a run.
+    """Score the best checkpoint of a run, by its own classes and normalisation.
 
     Args:
         run: its name below `storage`, or its folder.
-        split: by default "test" where the data has one, else "val".
-        data: where the raw data lies, by default where it lay in training.
+        split: by default "test" where the data has one, else "val", else whatever there is.
+        data: where the raw data lies, by default where it lay in training. Other data may lack splits and classes.
         storage: where run folders lie, by default the usual place.
         native: whether masks are scored at their own size, to which the logits are resized.
         sliding: whether pictures too keep their own size and a window of image_size is moved over them.
         overlap: share of a window that its neighbours cover too.
         advance: gets the number of pictures done.
+        warn: gets what a person should know of the choice of pictures.
 
     Returns:
         `split`, `rows`, `classes`, every score by bare name, `per_class`, and `ms_per_image`, of the model alone:
@@ -51,10 +66,7 @@ def evaluate(
     folder, found = open_run(run, storage)
     recipe, scale = Recipe.from_json(found["recipe"]), Scale.from_json(found["scale"])
     check_overlap(overlap)
-    source = scan_files(recipe, data or scale.data)
-    split = split or ("test" if "test" in source.splits else "val")
-    if split not in source.splits:
-        raise ValueError(f"the data has no split {split!r}; it has {', '.join(source.splits)}")
+    source, split = _find(recipe, found, data, split, warn)
     kind = predictions.of_meta(found["dataset"])
     if (native or sliding) and not kind.own_size:
         raise ValueError(
@@ -63,12 +75,98 @@ def evaluate(
     if native or sliding:
         predictor = Predictor(folder, sliding, overlap)
         return {"split": split, **kind.evaluate(predictor, source, split, advance)}
-    below = Store(storage or scale.storage or default_storage())
-    cached = Cached(prepare(recipe, source, cache_folder(below), published=published(below)))
-    state, world = restore(recipe, cached.meta, folder)
-    run_ = Run(recipe=recipe, state=state, data=cached, world=world, model=state.model)
+    opened = _open(recipe, source, split, found["dataset"], Store(storage or scale.storage or default_storage()), warn)
+    state, world = restore(recipe, opened.meta, folder)
+    run_ = Run(recipe=recipe, state=state, data=opened, world=world, model=state.model)
     loss, counts, ms_per_image = evaluate_split(run_, split)
-    rows = int(cached.meta["rows"][split])
+    rows = int(opened.meta["rows"][split])
     advance(rows)
-    about = {"split": split, "rows": rows, "classes": cached.meta["classes"], "loss": loss}
+    about = {"split": split, "rows": rows, "classes": opened.meta["classes"], "loss": loss}
     return {**about, "ms_per_image": ms_per_image, **run_.task.scores(counts)}
+
+
+def _find(
+    recipe: Recipe, run: RunFacts, data: str | None, split: str | None, warn: Callable[[str], None]
+) -> tuple[Source, str]:
+    """The listing of the pictures to score, their classes numbered as the run's, and the split."""
+    begun, lay = run["dataset"], run["scale"].get("data")
+    other = data is not None and (lay is None or os.path.realpath(os.path.expanduser(data)) != os.path.realpath(lay))
+    found = _scored(recipe, data, begun["classes"]) if other else None
+    if found is not None:
+        chosen = next(name for name in FIRST if name in found.splits) if split is None else split
+        if split is None and chosen == ALL and (moved := _as_trained(recipe, data, begun)) is not None:
+            found, chosen = moved, next(name for name in FIRST if name in moved.splits)
+        elif chosen == ALL:
+            rows = sum(len(item.targets) for item in found.splits[ALL])
+            warn(
+                f"{data} has no folders of splits: all its {rows:,} pictures are scored, also those that the run "
+                "learned from, should there be any; --split val scores the part that training would set aside"
+            )
+        elif chosen not in found.splits and (ALL in found.splits or (chosen == "val" and "train" in found.splits)):
+            found = None  # as training would split it
+    if found is None:
+        found = scan_files(recipe, data or lay)
+        chosen = split or next(name for name in FIRST if name in found.splits)
+    if chosen not in found.splits:
+        raise ValueError(f"the data has no split {chosen!r}; it has {', '.join(found.splits)}")
+    if not any(item.targets for item in found.splits[chosen]):
+        raise ValueError(f"{data or lay or recipe.dataset} holds no pictures in the split {chosen!r}; add some")
+    if other:
+        for warning in found.warnings:
+            warn(warning)
+    return _number(found, chosen, begun["classes"], run["name"], data or lay or recipe.dataset), chosen
+
+
+def _scored(recipe: Recipe, data: str | None, known: Sequence[str]) -> Source | None:
+    """Other data, with the splits that it has; None: the data set lists it as for training."""
+    found = contract.list_scored(recipe.dataset, data, known, recipe.dataset_args)
+    if found is not None:
+        targets.check_task(recipe.task, found, recipe.dataset)
+    return found
+
+
+def _as_trained(recipe: Recipe, data: str | None, begun: DatasetFacts) -> Source | None:
+    """The data as in training, where it is that of training, moved."""
+    try:
+        found = scan_files(recipe, data)
+    except ValueError:
+        return None
+    then, now = list_known(begun), list_source(found)
+    same = then.digest == now.digest if then.digest is not None else then.pictures == now.pictures
+    return found if same and list(then.classes) == list(now.classes) else None
+
+
+def _number(source: Source, split: str, classes: Sequence[str], run: str, data: str) -> Source:
+    """The listing with the run's classes and numbers. Raises ValueError for a class that the run does not know."""
+    if list(source.classes) == list(classes):
+        return source
+    places = {composed(name): number for number, name in enumerate(classes)}
+    listed = targets.kind(source.target).listed(source.splits[split])
+    used = range(len(source.classes)) if listed is None else set(listed.tolist())
+    unknown = [source.classes[number] for number in sorted(used) if composed(source.classes[number]) not in places]
+    if unknown:
+        raise ValueError(
+            f"{data} holds classes that the run {run} does not know: {shortened(unknown)}; it knows "
+            f"{shortened(classes)}. Rename them, or leave them out"
+        )
+    numbers = [places.get(composed(name), 0) for name in source.classes]  # those that are not known do not occur
+    return dataclasses.replace(source, classes=list(classes), numbers=numbers)
+
+
+def _open(
+    recipe: Recipe, source: Source, split: str, begun: DatasetFacts, storage: Store, warn: Callable[[str], None]
+) -> Data:
+    """Prepared pictures where there are some, else decoded while they are scored."""
+    cache, there = cache_folder(storage), published(storage)
+    if source.numbers is None and _is_prepared(cache_key(recipe, source), Store(cache), there):
+        cached = Cached(prepare(recipe, source, cache, published=there))
+        cached.meta = keep_numbers(cached.meta, begun)
+        return cached
+    decoded = Decoded(recipe, source, split, cast(Meta, begun))
+    if decoded.skipped:
+        warn(f"{len(decoded.skipped)} pictures cannot be decoded and are left out: {shortened(decoded.skipped)}")
+    return decoded
+
+
+def _is_prepared(key: str, cache: Store, there: Store | None) -> bool:
+    return any(shard_transfer.META in (place / key).names() for place in (cache, there) if place is not None)

@@ -212,7 +212,7 @@ class PixelClasses:
                 "target); leave out --native and --sliding"
             )
         target = targets.kind(source.target)
-        decoder = Decoder(predictor.recipe, target, source.channels, len(source.classes))
+        decoder = Decoder(predictor.recipe, target, source.channels, len(source.classes), source.numbers)
         totals: dict[str, Ints] = {}
         tables: dict[str, list[Ints]] = {}
         for picture, mask in _ahead(decoder.read_raw(item) for item in source.splits[split]):
