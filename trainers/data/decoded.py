@@ -7,13 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from trainers import limits
+from trainers import limits, notices
 from trainers.data import targets
 from trainers.data.batches import Batch
 from trainers.data.decoder import Decoder, Sample
 from trainers.data.meta import report_bad
 from trainers.data.sampler import Pass
 from trainers.datasets import Item, Source
+from trainers.formatting import shortened
 from trainers.messages import Meta
 from trainers.recipe import Recipe
 
@@ -57,6 +58,11 @@ class Decoded:
             samples = [kept[number][index] for number, index in zip(wanted, self._within[of.ids].tolist(), strict=True)]
             images, found = zip(*samples, strict=True)
             yield Batch(of, np.stack(images), self.target.stack(found))
+
+    def take_warnings(self) -> list[str]:
+        """What was noticed of the pictures, for people."""
+        left = [f"{len(self.skipped)} pictures cannot be decoded and are left out: {shortened(self.skipped)}"]
+        return [*left[: len(self.skipped)], *notices.describe(self._decoder.take_notices())]
 
     def _read(self, items: Sequence[Item]) -> Iterator[tuple[Item, list[Sample] | str]]:
         with ThreadPoolExecutor(limits.cpus()) as threads:

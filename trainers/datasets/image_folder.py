@@ -16,11 +16,12 @@ of train becomes val. Licence: that of the pictures.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from trainers.datasets import Item, Source
 from trainers.datasets._class_folders import picture_source, scored_source
 from trainers.datasets._files import existing_folder
-from trainers.datasets._splits import Folders
+from trainers.datasets._splits import SPLITS, Folders
 from trainers.decode import check_reading, decode, reading
 from trainers.pixels import Pixels
 
@@ -67,20 +68,15 @@ def source(
     )
 
 
-def scored(
-    data: str | None,
-    known: Sequence[str],
-    *,
-    channels: int = 3,
-    train: Folders = None,
-    val: Folders = None,
-    test: Folders = None,
-    **_: object,
-) -> Source:
-    """List pictures that a run of these classes is scored on."""
-    given = {"train": train, "val": val, "test": test}
-    root = existing_folder(data, HOLDS)
-    return scored_source(root, known, channels=channels, given=given, args={"channels": channels})
+def scored(data: str | None, known: Sequence[str], *, channels: int = 3, **args: Any) -> Source:
+    """List pictures that a run of the classes `known` is scored on."""
+    return scored_source(
+        existing_folder(data, HOLDS),
+        known,
+        channels=channels,
+        given={split: args.get(split) for split in SPLITS},
+        args={"channels": channels, **reading(args)},
+    )
 
 
 def read(item: Item) -> list[tuple[Pixels, int]]:

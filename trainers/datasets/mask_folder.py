@@ -46,8 +46,8 @@ from trainers.datasets._files import existing_folder
 from trainers.datasets._masks import MOST_ID, Colour, Mask, RawMask, above, by_colour, by_id, is_grey, load, read_pair
 from trainers.datasets._paired_folders import find_splits_of_pairs, read_patterns
 from trainers.datasets._pairs import LISTED, assign_pairs, mask_items
-from trainers.datasets._splits import Folders
-from trainers.decode import check_reading
+from trainers.datasets._splits import SPLITS, Folders
+from trainers.decode import check_reading, reading
 from trainers.formatting import shortened
 from trainers.limits import cpus
 from trainers.pixels import Pixels
@@ -147,25 +147,20 @@ def scored(
     channels: int = 3,
     threshold: float | str | None = None,
     classes: int | Sequence[str] | None = None,
-    picture_pattern: str | None = None,
-    mask_pattern: str | None = None,
-    train: Folders = None,
-    val: Folders = None,
-    test: Folders = None,
-    **_: object,
+    **args: Any,
 ) -> Source:
-    """List pairs that a run of these classes is scored on; masks may hold some of them only."""
+    """List pairs that a run of the classes `known` is scored on; masks may hold some of them only."""
     root = existing_folder(data, HOLDS)
-    given = {"train": train, "val": val, "test": test}
-    found, warnings = find_splits_of_pairs(
-        root, HOLDS, given, read_patterns(picture_pattern, mask_pattern), scored=True
-    )
+    given = {split: args.get(split) for split in SPLITS}
+    patterns = read_patterns(args.get("picture_pattern"), args.get("mask_pattern"))
+    found, warnings = find_splits_of_pairs(root, HOLDS, given, patterns, scored=True)
     scheme = _scheme_of_run(root, [mask for pairs in found.values() for _, mask in pairs], threshold, classes, known)
-    args = {"channels": channels, **scheme.args}
+    turned = {name: args[name] for name in ("mask_orientation",) if args.get(name) is not None}
+    of_items = {"channels": channels, **scheme.args, **reading(args), **turned}
     return Source(
         classes=scheme.classes,
         channels=channels,
-        splits={split: mask_items(root, pairs, args) for split, pairs in found.items()},
+        splits={split: mask_items(root, pairs, of_items) for split, pairs in found.items()},
         target="masks",
         colours=scheme.colours,
         warnings=warnings,

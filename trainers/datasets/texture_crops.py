@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 from trainers.datasets import BadImage, Item, Source
 from trainers.datasets._class_folders import picture_source, scored_source
 from trainers.datasets._files import existing_folder
-from trainers.datasets._splits import Folders
+from trainers.datasets._splits import SPLITS, Folders
 from trainers.decode import check_reading, decode, reading
 from trainers.pixels import Pixels
 
@@ -75,19 +76,16 @@ def scored(
     crop_size: int = 1000,
     crops_per_photo: int = 50,
     split_seed: int = 0,
-    train: Folders = None,
-    val: Folders = None,
-    test: Folders = None,
-    **_: object,
+    **args: Any,
 ) -> Source:
-    """List photographs that a run of these classes is scored on."""
+    """List photographs that a run of the classes `known` is scored on."""
     return scored_source(
         existing_folder(data, HOLDS),
         known,
         channels=1,
-        given={"train": train, "val": val, "test": test},
+        given={split: args.get(split) for split in SPLITS},
         samples=crops_per_photo,
-        args={"crop_size": crop_size, "split_seed": split_seed},
+        args={"crop_size": crop_size, "split_seed": split_seed, **reading(args)},
     )
 
 

@@ -9,7 +9,7 @@ from typing import cast
 
 from trainers.checks import list_known, list_source
 from trainers.data import contract, shard_transfer, targets
-from trainers.data.batches import Cached, Data
+from trainers.data.batches import Cached
 from trainers.data.decoded import Decoded
 from trainers.data.meta import keep_numbers
 from trainers.data.prepare import prepare
@@ -75,12 +75,14 @@ def evaluate(
     if native or sliding:
         predictor = Predictor(folder, sliding, overlap)
         return {"split": split, **kind.evaluate(predictor, source, split, advance)}
-    opened = _open(recipe, source, split, found["dataset"], Store(storage or scale.storage or default_storage()), warn)
+    opened = _open(recipe, source, split, found["dataset"], Store(storage or scale.storage or default_storage()))
     state, world = restore(recipe, opened.meta, folder)
     run_ = Run(recipe=recipe, state=state, data=opened, world=world, model=state.model)
     loss, counts, ms_per_image = evaluate_split(run_, split)
     rows = int(opened.meta["rows"][split])
     advance(rows)
+    for warning in opened.take_warnings() if isinstance(opened, Decoded) else ():
+        warn(warning)
     about = {"split": split, "rows": rows, "classes": opened.meta["classes"], "loss": loss}
     return {**about, "ms_per_image": ms_per_image, **run_.task.scores(counts)}
 
@@ -153,19 +155,14 @@ def _number(source: Source, split: str, classes: Sequence[str], run: str, data: 
     return dataclasses.replace(source, classes=list(classes), numbers=numbers)
 
 
-def _open(
-    recipe: Recipe, source: Source, split: str, begun: DatasetFacts, storage: Store, warn: Callable[[str], None]
-) -> Data:
+def _open(recipe: Recipe, source: Source, split: str, begun: DatasetFacts, storage: Store) -> Cached | Decoded:
     """Prepared pictures where there are some, else decoded while they are scored."""
     cache, there = cache_folder(storage), published(storage)
     if source.numbers is None and _is_prepared(cache_key(recipe, source), Store(cache), there):
         cached = Cached(prepare(recipe, source, cache, published=there))
         cached.meta = keep_numbers(cached.meta, begun)
         return cached
-    decoded = Decoded(recipe, source, split, cast(Meta, begun))
-    if decoded.skipped:
-        warn(f"{len(decoded.skipped)} pictures cannot be decoded and are left out: {shortened(decoded.skipped)}")
-    return decoded
+    return Decoded(recipe, source, split, cast(Meta, begun))
 
 
 def _is_prepared(key: str, cache: Store, there: Store | None) -> bool:
