@@ -144,3 +144,92 @@ def test_an_odd_picture_out_and_a_single_picture_are_refused(tmp_path: Path) -> 
         checks.check_batches(recipe, facts, 3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"add training pictures$"):
         checks.check_batches(recipe, facts, 1)  # type: ignore[arg-type]
+
+
+RETURNS = """
+import torch
+
+
+class Net(torch.nn.Module):
+    def __init__(self, channels, classes):
+        super().__init__()
+        self.head = torch.nn.Conv2d(channels, classes, 1)
+
+    def forward(self, images):
+        pixels = self.head(images)
+        logits = pixels.mean((2, 3))
+        {forward}
+
+
+def build(image_size, channels, classes):
+    {build}
+"""
+NET = "return Net(channels, classes)"
+
+
+def returning(folder: Path, forward: str = "return logits", build: str = NET, **changes: object) -> Recipe:
+    path = folder / "model.py"
+    path.write_text(RETURNS.format(forward=forward, build=build))
+    return resolve("digits.cnn").replace(model=str(path), model_args={}, **changes)
+
+
+@pytest.mark.parametrize("size", [(8, 8), LARGE])
+@pytest.mark.parametrize(
+    ("forward", "words"),
+    [
+        ("pass", r"forward\(\) of Net returned None for 2 pictures; it must return a tensor \(2, 10\)"),
+        ("return (logits, pixels)", r"returned a tuple for 2 pictures; it must return a tensor \(2, 10\)"),
+        ("return {'out': logits}", r"returned a dict"),
+        ("return pixels", r"returned a tensor \(2, 10, \d+, \d+\)"),
+        ("return logits[:, :4]", r"returned a tensor \(2, 4\)"),
+        ("return torch.cat([logits, logits], 1)", r"returned a tensor \(2, 20\)"),
+        ("return logits[0]", r"returned a tensor \(10,\)"),
+        (
+            "raise ValueError('no such stage')",
+            r"Net raised ValueError: no such stage \(model.py, line 13\)",
+        ),
+        ("return logits + missing", r"forward\(\) of Net raised NameError.*\(model\.py, line 13\)"),
+    ],
+)
+def test_what_a_model_returns_is_said_with_file_function_and_shape(
+    forward: str, words: str, size: tuple[int, int], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=rf"^the model {tmp_path}/model\.py .*{words}"):
+        check(returning(tmp_path, forward, image_size=size))
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        ("pass", r"build\(\) returned NoneType; it must return a torch\.nn\.Module"),
+        ("return 3", r"build\(\) returned int"),
+        ("raise ValueError('width is odd')", r"build\(\) raised ValueError: width is odd \(model\.py, line 17\)"),
+        ("return Net(channels, None)", r"cannot be built: TypeError"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_said_with_file_and_function(build: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"^the model {tmp_path}/model\.py.*{words}"):
+        check(returning(tmp_path, build=build))
+
+
+def test_a_task_of_ones_own_may_take_more_than_a_tensor(tmp_path: Path) -> None:
+    task = tmp_path / "task.py"
+    task.write_text(
+        "from trainers.tasks.classify import Classify, outputs\nTARGET = 'labels'\n\n\n"
+        "def outputs(classes):\n    return classes\n\n\n"
+        "class Pair(Classify):\n    def loss(self, output, target):\n"
+        "        return super().loss(output[0], target)\n\n\n"
+        "def make(classes, class_weights=None):\n    return Pair(classes, class_weights)\n"
+    )
+    check(returning(tmp_path, "return (logits, pixels)", task=str(task)))
+    with pytest.raises(ValueError, match="returned None"):
+        check(returning(tmp_path, "return None", task=str(task)))
+
+
+@pytest.mark.parametrize("model", ["resnet", "deeplabv3plus"])
+def test_weights_that_are_not_offered_are_refused_with_the_recipe(model: str) -> None:
+    recipe = resolve("resnet.r18" if model == "resnet" else "deeplab.camvid")
+    with pytest.raises(ValueError, match=r"model_args weights=coco is not allowed; .* one of imagenet, none"):
+        recipe.replace(model_args={"weights": "coco"})
+    for value in ("imagenet", None):
+        recipe.replace(model_args={"weights": value})

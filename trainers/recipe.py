@@ -393,6 +393,11 @@ def _take_types(value: _Value) -> None:
         object.__setattr__(value, name, _read(name, getattr(value, name), hint))
 
 
+def _word(value: object) -> str:
+    """As one writes it on a command line."""
+    return "none" if value is None else str(value)
+
+
 def _require(holds: bool, name: str, value: object, allowed: str) -> None:
     if not holds:
         raise ValueError(f"{name}={value} is not allowed; {name} takes {allowed}")
@@ -415,7 +420,7 @@ def _check_arguments(
         _check_name(key, allowed, f"argument of {kind[:-1]} {name!r}")
         default, chosen = allowed[key], choices(kind, name, function).get(key)
         if chosen is not None:
-            _require(value in chosen, f"{kind[:-1]}_args {key}", value, f"one of {', '.join(map(str, chosen))}")
+            _require(value in chosen, f"{kind[:-1]}_args {key}", value, f"one of {', '.join(map(_word, chosen))}")
             continue
         if default is ... or default is None or isinstance(default, list | tuple | dict):
             continue

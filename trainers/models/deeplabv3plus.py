@@ -75,7 +75,8 @@ def build(
         raise ValueError(f"weights={weights!r} is not offered: use 'imagenet', or leave it out")
     if weights and channels != 3:
         raise ValueError(
-            f"weights=imagenet needs images of 3 channels, got {channels} channels: change these, or leave weights out"
+            f"weights=imagenet needs images of 3 channels, got {channels} channels: change these (--dataset-args "
+            "channels=3 gives grey pictures three equal channels), or leave weights out"
         )
     height, width = image_size
     if min(height, width) < SMALLEST:

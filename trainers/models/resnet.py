@@ -69,7 +69,8 @@ def build(
     if weights and (channels != 3 or stem != "standard"):
         raise ValueError(
             "weights=imagenet needs images of 3 channels and stem=standard, "
-            f"got {channels} channels and stem={stem}: change these, or leave weights out"
+            f"got {channels} channels and stem={stem}: change these (--dataset-args channels=3 gives grey pictures "
+            "three equal channels), or leave weights out"
         )
 
     from torchvision import models  # here, because it takes seconds and other models do without
