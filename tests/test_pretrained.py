@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.small import small_recipe
 from PIL import Image
 from torchvision import models
 
@@ -19,7 +18,7 @@ from trainers.__main__ import main
 from trainers.fitting import RunResult, fit
 from trainers.inference.evaluate import evaluate
 from trainers.inference.export import export
-from trainers.recipe import Recipe, Scale
+from trainers.recipe import Recipe, Scale, resolve
 from trainers.resolve import resolve_normalisation
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -51,8 +50,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(root: Path, data: Path, run: str = "x", **changes: Any) -> RunResult:
-    small = {"image_size": (32, 32), "epochs": 1, "batch_size": 4, "lr": 0.01, "precision": "fp32", "augment": {}}
-    recipe = small_recipe("resnet.r18", **{**small, **changes})
+    small = {"image_size": (32, 32), "stored_size": None, "epochs": 1, "batch_size": 4, "warmup_epochs": 0.0}
+    model = {"model": changes.pop("model", "resnet")}
+    recipe = resolve("resnet.r18", precision="fp32").replace(**model).replace(**{**small, **changes})
     return fit(recipe, scale=Scale(workers=0, cpus_per_worker=1, storage=str(root), data=str(data)), run=run)
 
 
@@ -152,7 +152,7 @@ def test_grey_pictures_are_refused_with_the_way_to_colour(tmp_path: Path, data: 
 
 
 def recipe_with(weights: str | None) -> Recipe:
-    return small_recipe("deeplab.camvid", model_args={"weights": weights})
+    return resolve("deeplab.camvid", model_args={"weights": weights})
 
 
 def test_deeplab_asks_for_the_same() -> None:

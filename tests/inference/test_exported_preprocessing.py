@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.small import small_recipe
 from PIL import Image, ImageOps
 
 from trainers.fitting import fit
 from trainers.inference.export import export
 from trainers.inference.predict import predict
-from trainers.recipe import Recipe, Scale
+from trainers.recipe import Recipe, Scale, resolve
 
 RNG = np.random.default_rng(3)
 
@@ -91,14 +90,14 @@ def resize(image: Image.Image, step: Mapping[str, Any]) -> Image.Image:
 
 def recipe_of(**changes: Any) -> Recipe:
     small = {
-        "model": "linear_cnn",
         "image_size": (16, 16),
+        "stored_size": None,
         "epochs": 2,
-        "batch_size": 4,
+        "batch_size": 6,
         "lr": 0.05,
-        "precision": "fp32",
+        "warmup_epochs": 0.0,
     }
-    return small_recipe("resnet.r18", **{**small, **changes})
+    return resolve("resnet.r18").replace(model="linear_cnn", precision="fp32").replace(**{**small, **changes})
 
 
 @pytest.mark.parametrize(

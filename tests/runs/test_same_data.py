@@ -24,7 +24,7 @@ from trainers.__main__ import main
 from trainers.fitting import RunResult, fit
 from trainers.inference.evaluate import evaluate
 from trainers.inference.predict import predict
-from trainers.recipe import Recipe, Scale
+from trainers.recipe import Recipe, Scale, resolve
 from trainers.runs import provenance
 
 HERE = Scale(workers=0, cpus_per_worker=1)
@@ -48,8 +48,8 @@ def draw_splits(folder: Path, classes: str = "abc", splits: tuple[str, ...] = ("
 
 
 def recipe_of(**changes: Any) -> Recipe:
-    small = {"model": "linear_cnn", "image_size": (8, 8), "epochs": 2, "batch_size": 6, "lr": 0.05, "precision": "fp32"}
-    return small_recipe("resnet.r18", **{**small, **changes})
+    small = {"image_size": (8, 8), "stored_size": None, "epochs": 2, "batch_size": 6, "lr": 0.05, "warmup_epochs": 0.0}
+    return resolve("resnet.r18").replace(model="linear_cnn", precision="fp32").replace(**{**small, **changes})
 
 
 def train(root: Path, data: Path, **changes: Any) -> RunResult:
