@@ -116,6 +116,8 @@ class SweepFacts(TypedDict):
     concurrency: int
     memory_limit_bytes: int | None
     """Of each worker's device."""
+    origins: NotRequired[dict[str, str]]
+    """What trials are made of besides the plan: origins.py."""
 
 
 class SweepContent(SweepFacts):

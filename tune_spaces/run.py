@@ -38,6 +38,7 @@ from tune_spaces import forecast
 from tune_spaces.candidates import Chosen, choose, describe_left_out, differences, left_out
 from tune_spaces.clock import Clock
 from tune_spaces.messages import Mode, SweepContent, SweepFacts, SweepStatus
+from tune_spaces.origins import Origins, check_origins, find_origins
 from tune_spaces.ranges import Range
 from tune_spaces.resources import Capacity, Places, Request, resolve_places
 from tune_spaces.sweep import REPEATED, Cell, Sweep, format_values
@@ -112,9 +113,11 @@ def run(
             _connect(cluster, progress)
             prepared = PreparedData(sweep.scale, progress)
             chosen = choose(sweep, earlier, prepared.prepare)
+            origins = find_origins(chosen.cells, prepared)
+            check_origins(name, earlier.get("origins", {}) if earlier else {}, origins)
             request = dataclasses.replace(request, trials=_count(sweep, chosen.cells))
             plan = _resolve(sweep, name, folder, chosen.cells[0].recipe, request, cluster, prepared)
-            state = SweepState(folder, _facts(plan, space_name), earlier, begun)
+            state = SweepState(folder, _facts(plan, space_name, origins), earlier, begun)
             trials = Trials(plan, prepared, state)
             _add(trials, chosen, earlier, progress)
             clock = Clock(budget)
@@ -242,7 +245,7 @@ def _resolve_metric(sweep: Sweep, recipe: Recipe, meta: Meta) -> tuple[str, Mode
     return wanted, "min" if wanted == "loss" or wanted in task.errors else "max"
 
 
-def _facts(plan: Plan, space_name: str) -> SweepFacts:
+def _facts(plan: Plan, space_name: str, origins: Origins) -> SweepFacts:
     return {
         "name": plan.name,
         "start_id": plan.start_id,
@@ -257,6 +260,7 @@ def _facts(plan: Plan, space_name: str) -> SweepFacts:
         "command": " ".join(sys.argv),
         "concurrency": plan.places.concurrency,
         "memory_limit_bytes": plan.memory_limit,
+        "origins": origins,
     }
 
 
