@@ -88,6 +88,8 @@ def check_same_data(run: RunFacts, now: Listed) -> None:
     Raises:
         ValueError: It is other data; the message says what differs.
     """
+    from trainers.data.source import LEARNED
+
     began, name = list_known(run["dataset"]), run["name"]
     fix = f"put the data back as they were, or give another --run (--init-from {name} starts from its weights)"
     if list(began.classes) not in ([], list(now.classes)):
@@ -99,7 +101,7 @@ def check_same_data(run: RunFacts, now: Listed) -> None:
             f"the run {name} began with the {len(began.classes)} classes {shortened(began.classes)}; the data now have "
             f"{len(now.classes)}, {' and '.join(parts) or f'in another order: {shortened(now.classes)}'}: {fix}"
         )
-    learned = [split for split in ("train", "val") if split in began.pictures]
+    learned = [split for split in LEARNED if split in began.pictures]
     other = [split for split in learned if began.pictures[split] != now.pictures.get(split)]
     if other or (None not in (began.digest, now.digest) and began.digest != now.digest):
         counts = [f"{began.pictures[split]:,} {split} pictures (now {now.pictures[split]:,})" for split in learned]
@@ -109,8 +111,15 @@ def check_same_data(run: RunFacts, now: Listed) -> None:
 
 def find_other_pixels(run: RunFacts, meta: Meta) -> list[str]:
     """A warning where the same files hold other pixels or targets than when a run began."""
-    before, now = run["dataset"].get("fingerprint", ""), meta["fingerprint"]
-    if before == now or "-" in before:  # that of files, as older versions had it of streamed sets
+    from trainers.data.source import LEARNED
+
+    before = run["dataset"]
+    if "fingerprints" in before and "fingerprints" in meta:
+        same = all(meta["fingerprints"].get(split) == before["fingerprints"].get(split) for split in LEARNED)
+    else:  # of all splits; older versions had of streamed sets that of the files, with a "-"
+        comparable = "-" not in before.get("fingerprint", "-") and before["rows"].keys() == meta["rows"].keys()
+        same = not comparable or before["fingerprint"] == meta["fingerprint"]
+    if same:
         return []
     return [
         f"the pictures or masks of {meta['dataset']} are not those that the run {run['name']} began with, though their "

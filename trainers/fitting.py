@@ -200,7 +200,7 @@ def fit(
 
 def prepare(recipe: Recipe, scale: Scale) -> str:
     """Decode the pictures of a recipe, without training. Returns the folder of the shards. Raises ValueError."""
-    storage, progress = Store(scale.storage or default_storage()), Progress()
+    storage, progress, recipe = Store(scale.storage or default_storage()), Progress(), code.absolute(recipe)
     with _place(scale) as place:
         source = _scan(recipe, scale, progress)
         place.wait()
@@ -221,6 +221,7 @@ def prepare_data(recipe: Recipe, scale: Scale, progress: Progress) -> DataSpec:
     Raises:
         ValueError: The model does not go with the data, or these cannot be used.
     """
+    recipe = code.absolute(recipe)
     source = _scan(recipe, scale, progress)
     check_model(recipe, source, weights=_here(scale))
     return _prepare(recipe, scale, source, Store(scale.storage or default_storage()), progress)

@@ -85,6 +85,8 @@ class Meta(Facts):
     """"splits" and "classes" -> pictures that occur in two of them."""
     fingerprint: str
     """Of all pixels and targets."""
+    fingerprints: NotRequired[dict[str, str]]
+    """Split -> the same of its own. Missing in files of older versions."""
     listing: NotRequired[str]
     """Of the names and classes of the pictures that are learned from; not in meta.json."""
     shards: NotRequired[dict[str, list[str]]]
@@ -429,6 +431,7 @@ class DatasetFacts(TypedDict, total=False):
 
     name: str
     fingerprint: str
+    fingerprints: dict[str, str]
     listing: str
     rows: dict[str, int]
     classes: list[str]

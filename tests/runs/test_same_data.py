@@ -268,7 +268,7 @@ def test_class_folders_alone_are_split_as_in_training_where_they_are_its_own(tmp
     run = train(tmp_path, data, dataset_args={"val_share": 0.2, "test_share": 0.2})
     expected = evaluate(run.folder)
     assert expected["split"] == "test"
-    moved = shutil.move(data, tmp_path / "moved")
+    moved = str(data.rename(tmp_path / "moved"))
     again = evaluate(run.folder, data=moved)
     assert {**again, "ms_per_image": 0} == {**expected, "ms_per_image": 0}
     draw(Path(moved), "a", 1, start=70)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from trainers.data.resize import Pixels
-from trainers.data.targets import class_number
+from trainers.data.targets import class_number, kind
 from trainers.datasets import BadImage, Item, Source
 from trainers.formatting import locate_error, printable
 from trainers.registry import load
@@ -103,7 +103,7 @@ def _check_source(where: str, source: object) -> Source:
             f"{where}: splits is {_describe(source.splits)}; expected is a mapping of train, val and, where there is "
             "one, test to lists of Item"
         )
-    most = len(classes) if source.target == "labels" else None
+    most = len(classes) if kind(source.target).one_class else None
     splits = {split: _check_items(where, split, items, most) for split, items in source.splits.items()}
     if isinstance(source.warnings, str):
         source = dataclasses.replace(source, warnings=[source.warnings])

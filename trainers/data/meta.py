@@ -66,6 +66,7 @@ def summarise(recipe: Recipe, source: Source, done: Sequence[ShardResult], bad: 
         "skipped": bad,
         "repeated": _find_repeated(done, source),
         "fingerprint": _fingerprint(done),
+        "fingerprints": {split: _fingerprint(some) for split, some in parts.items()},
         "notices": {},
     }
     for result in done:
