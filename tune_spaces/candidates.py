@@ -60,9 +60,16 @@ def choose(sweep: Sweep, earlier: SweepContent | None, check: Callable[[Cell], N
         further = (values for values in given if setting(values) not in known)
         chosen.take(_made(sweep, further, numbers, check), sweep.trials)
     if not chosen.cells:
-        first = next(iter(chosen.left_out))
-        raise ValueError(f"no trial can be; the first, {format_values(first['values'])}: {first['reason']}")
+        raise ValueError(_none_can_be(chosen.left_out))
     return chosen
+
+
+def _none_can_be(entries: Sequence[LeftOut]) -> str:
+    """Why there is no trial: the one reason, or the first of several."""
+    first = entries[0]
+    if all(entry["reason"] == first["reason"] for entry in entries):
+        return first["reason"]
+    return f"no trial can be; the first, {format_values(first['values'])}: {first['reason']}"
 
 
 def _made(

@@ -115,7 +115,9 @@ def test_what_only_the_data_shows_is_left_out_too() -> None:
     ],
 )
 def test_a_sweep_without_any_trial_that_can_be_is_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"micro_batch_size=256 does not divide|no trial can be; the first, "):
+    with pytest.raises(
+        ValueError, match=r"micro_batch_size=256 does not|no trial can be; the first, .* over workers=7|^workers=1:2"
+    ):
         choose(sweep(**changes), None)
 
 
