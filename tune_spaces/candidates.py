@@ -39,15 +39,13 @@ def choose(sweep: Sweep, earlier: SweepContent | None, check: Callable[[Cell], N
     Raises:
         ValueError: There is none that can be, with the reason of the first.
     """
-    from tune_spaces.ray_tune import draws  # takes seconds
-
     recorded = earlier["trials"] if earlier else []
     chosen, numbers = Chosen(), {entry["number"] for entry in recorded}
     if sweep.search == "tpe":
         chosen.take(_made(sweep, settings(sweep), numbers, check), None)
         if any(isinstance(values, Range) for values in sweep.space.values()):
             chosen.left_out.clear()  # with ranges at their lower ends: they will not be proposed
-            chosen.take(_made(sweep, draws(sweep), numbers, check), 1)
+            chosen.take(_made(sweep, _drawn(sweep), numbers, check), 1)
     else:
         entries = [entry for entry in recorded if not entry["repeat_of"]]
         for entry in entries:
@@ -56,12 +54,18 @@ def choose(sweep: Sweep, earlier: SweepContent | None, check: Callable[[Cell], N
                 check(again)
             chosen.cells.append(again)
         known = {setting(entry["values"]) for entry in entries}
-        given = sweep.grid() if sweep.search == "grid" else draws(sweep)
+        given = sweep.grid() if sweep.search == "grid" else _drawn(sweep)
         further = (values for values in given if setting(values) not in known)
         chosen.take(_made(sweep, further, numbers, check), sweep.trials)
     if not chosen.cells:
         raise ValueError(_none_can_be(chosen.left_out))
     return chosen
+
+
+def _drawn(sweep: Sweep) -> Iterator[Values]:
+    from tune_spaces.ray_tune import draws  # takes seconds, which no grid needs
+
+    return draws(sweep)
 
 
 def _none_can_be(entries: Sequence[LeftOut]) -> str:
@@ -135,7 +139,7 @@ def differences(was: PlanFacts, sweep: Sweep) -> list[str]:
     if sweep.search != "tpe" and most is not None and (least is None or most < least):
         had = "every combination" if least is None else str(least)
         found.append(f"trials was {had} and is now {most}, which is fewer")
-    if sweep.scheduler == "pbt" and not found and (most != least or was["space"] != now["space"]):
+    if sweep.scheduler == "pbt" and not found and (most != least or was.get("space") != now["space"]):
         found.append("scheduler=pbt trains all trials together, so none can be added")
     return found
 
@@ -143,8 +147,9 @@ def differences(was: PlanFacts, sweep: Sweep) -> list[str]:
 def _fewer_values(was: PlanFacts, sweep: Sweep) -> list[str]:
     """Fields of which the sweep tried what its space no longer has."""
     found = []
-    for key in dict.fromkeys([*was["space"], *sweep.space]):
-        before, now = was["space"].get(key), sweep.space.get(key)
+    space = was.get("space") or {}
+    for key in dict.fromkeys([*space, *sweep.space]):
+        before, now = space.get(key), sweep.space.get(key)
         if before is None or now is None:
             found.append(f"{key} {'was not' if before is None else 'is no longer'} in the space")
         elif isinstance(before, list):

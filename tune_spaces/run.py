@@ -128,7 +128,7 @@ def run(
             from tune_spaces.runner import Runner
 
             status = Runner(trials, progress, clock).run(stop, repeats)
-        _finish(plan, state, status, clock, progress)
+        _finish(trials.plan, state, status, clock, progress)
     return SweepResult(folder.address, state.content)
 
 
@@ -159,7 +159,7 @@ def _is_over(earlier: SweepContent, sweep: Sweep, chosen: Chosen, repeats: int) 
     if sweep.search == "tpe":
         more = (sweep.trials or 0) > (was.get("trials") or 0)
     else:
-        grown = was.get("trials") != now["trials"] or was["space"] != now["space"]
+        grown = was.get("trials") != now["trials"] or was.get("space") != now["space"]
         more = grown and len(chosen.cells) > sum(not entry["repeat_of"] for entry in earlier["trials"])
     return earlier["status"] == "finished" and repeats <= earlier.get("repeats", 1) and not more
 
@@ -281,6 +281,8 @@ def _add(trials: Trials, chosen: Chosen, earlier: SweepContent | None, progress:
         if entry["name"] not in trials:
             trials.restore(entry)
     trials.state.content["left_out"] = chosen.left_out
+    if trials.plan.sweep.search != "tpe":
+        trials.plan = dataclasses.replace(trials.plan, trials=len(trials.entries(repeats=False)))
 
 
 def _announce(trials: Trials, chosen: Chosen, clock: Clock, goes_on: bool, progress: Progress) -> float | None:
@@ -298,7 +300,7 @@ def _announce(trials: Trials, chosen: Chosen, clock: Clock, goes_on: bool, progr
     epochs = sum(epochs_left(trials, left).values()) + plan.sweep.most_epochs * unknown
     text = f"{plan.trials} trials of {plan.sweep.recipe}{_how(plan.sweep)}, {plan.places.concurrency} at once, "
     text += f"at most {epochs:,} epochs"
-    if plan.sweep.search != "grid" and plan.trials < (plan.sweep.trials or 0):
+    if plan.sweep.search != "grid" and plan.trials < (plan.sweep.trials or 0) and not chosen.left_out:
         text = f"the space has no more than {plan.trials} settings: {text}"
     with progress.waiting("a short probe of the speed"):
         expected = _forecast(trials, left, chosen.cells[0], unknown)
@@ -352,6 +354,8 @@ def _finish(plan: Plan, state: SweepState, status: SweepStatus, clock: Clock, pr
     saved = savings(state.trials, {trial["name"]: state.history(trial["name"]) for trial in state.trials})
     state.content["epochs"], state.content["training_seconds"] = saved["epochs"], saved["training_seconds"]
     state.finish(status, message)
+    for line in describe_left_out(state.content.get("left_out", [])) if plan.sweep.search == "tpe" else ():
+        progress.message(line)
     progress.message(message)
     if not state.ranked():
         out_of_time = "; the budget ended before the first epoch did" if status == "out_of_time" else ""

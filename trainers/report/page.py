@@ -111,7 +111,7 @@ def page(
             }
             for name, those in groups.items()
         ],
-        pictures=[picture for run in best if run for picture in _pictures(run, "winner" if sweeps else "best run")],
+        pictures=[picture for run in best if run for picture in _pictures(run, _what(run, sweeps, groups))],
         origins=_origins(all_of_them),
         records=[(each.label, json.dumps(each.info, indent=1)) for each in all_of_them],
     )
@@ -286,6 +286,12 @@ def _scatters(runs: Sequence[PageRun], colours: Mapping[str, str]) -> Charts:
     those = ", ".join(named) if len(named) <= 4 else f"any of the {len(named)} on it"
     about = f"The dashed line is the Pareto front: no run is both faster and better than {those}." if named else ""
     return Charts("Score against training time", about, [picture for picture in drawn if picture])
+
+
+def _what(run: PageRun, sweeps: Sequence[PageSweep], groups: Mapping[str, object]) -> str:
+    if sweeps:
+        return "winner"
+    return f"best run, {run.group or 'unknown data'}" if len(groups) > 1 else "best run"
 
 
 def _pictures(run: PageRun, what: str) -> list[dict[str, str]]:
