@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,16 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
         runs = ["sweep"] if name == "sweep" else [f"sweep/{entry['name']}" for entry in trials[:3]]
         text = report(runs, storage=str(folder), format="html", **options)  # type: ignore[arg-type]
         (folder / f"{name}.html").write_text(text)
+    rates = {"low": 1e-4, "high": 1.0, "log": True}
+    drawn = [trial(n, values={"lr": 0.001 * 1.7**n, "momentum": 0.5 + 0.04 * n}) for n in range(9)]
+    make_sweep(folder / "storage", "random", drawn, plan={"space": {"lr": rates, "momentum": {**rates, "log": False}}})
+    (folder / "random.html").write_text(report(["random"], storage=str(folder / "storage"), format="html"))
+    for number, data in enumerate(["/data/gravel", "/data/a_folder_with_a_long_name_" + "x" * 60]):
+        shutil.copytree(folder / "sweep" / trials[0]["name"], folder / "storage" / f"run{number}")
+        run = json.loads((folder / "storage" / f"run{number}" / "run.json").read_text())
+        run |= {"dataset": {"name": "image_folder", "fingerprint": data}, "scale": {"workers": 0, "data": data}}
+        (folder / "storage" / f"run{number}" / "run.json").write_text(json.dumps(run))
+    (folder / "storage.html").write_text(report([], storage=str(folder / "storage"), format="html"))
     return folder
 
 
@@ -115,10 +126,12 @@ def click(browser: Any, header: str) -> None:
     )
 
 
-def test_the_page_is_no_wider_than_the_window_and_shows_all_its_pictures(page: Any) -> None:
+@pytest.mark.parametrize("page", ["runs", "sweep", "storage", "random"], indirect=True)
+def test_the_page_is_no_wider_than_the_window_and_shows_all_its_pictures(page: Any, request: Any) -> None:
     assert overflow(page) <= 0
     assert page.execute_script("return document.querySelectorAll('svg.chart').length") >= 4
-    assert page.execute_script("return [...document.images].map(image => image.naturalWidth)") == [1, 1]
+    shown = {"runs": 2, "sweep": 2, "storage": 4, "random": 0}[request.node.callspec.params["page"]]
+    assert page.execute_script("return [...document.images].map(image => image.naturalWidth)") == [1] * shown
     page.execute_script("for (const each of document.querySelectorAll('details')) each.open = true")
     assert overflow(page) <= 0
     outside = (
