@@ -96,7 +96,7 @@ def measure_sharded(recipe: Recipe, meta: Mapping[str, Any], ranks: int) -> int:
         processes = [context.Process(target=_measure_rank, args=each) for each in arguments]
         for process in processes:
             process.start()
-        found = [peaks.get(timeout=240) for _ in processes]
+        found = [peaks.get(timeout=900) for _ in processes]
         for process in processes:
             process.join()
     return max(found)

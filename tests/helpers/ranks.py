@@ -12,7 +12,8 @@ from typing import Any
 from unittest import mock
 
 Job = dict[str, Any]
-SECONDS = 240
+SECONDS = 900
+"""After which ranks hang: for one job, on a machine that does other work."""
 
 
 def run_ranks(jobs: Sequence[tuple[Job, int]]) -> list[list[dict[str, Any]]]:

@@ -35,11 +35,21 @@ def made(name: str, **changes: Any) -> tuple[Recipe, dict[str, Any]]:
     return made, facts(made, channels, classes)
 
 
+def assert_measured(predicted: int, measured: int, recipe: Recipe, meta: dict[str, Any]) -> None:
+    """Up to 5 %, and to what kernels borrow for themselves on the way back, which is the processor's affair.
+
+    Predicted are the two copies of a weight that oneDNN makes with AVX2 or AVX-512; on a processor without these it
+    makes four, and other libraries may make none.
+    """
+    weights = [p.numel() for p in _model(recipe, meta).parameters() if p.ndim == 4]
+    copy = max(weights) * (8 if recipe.precision == "fp64" else 4)
+    assert 0.95 * measured - 2 * copy <= predicted <= 1.05 * measured + 2 * copy
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_prediction_is_what_the_allocator_hands_out(name: str) -> None:
     recipe, meta = made(name)  # a batch of 3, which is not traced
-    predicted = peak_memory.predict(recipe, meta)
-    assert predicted == pytest.approx(measure(recipe, meta), rel=0.05)
+    assert_measured(peak_memory.predict(recipe, meta), measure(recipe, meta), recipe, meta)
 
 
 @pytest.mark.parametrize(
@@ -56,13 +66,13 @@ def test_a_prediction_is_what_the_allocator_hands_out(name: str) -> None:
 )
 def test_what_a_recipe_asks_for_is_counted(changes: dict[str, Any]) -> None:
     recipe, meta = made("resnet-18", **changes)
-    assert peak_memory.predict(recipe, meta) == pytest.approx(measure(recipe, meta), rel=0.05)
+    assert_measured(peak_memory.predict(recipe, meta), measure(recipe, meta), recipe, meta)
 
 
 def test_bf16_takes_less_than_fp32_and_is_predicted_as_well() -> None:
     recipe, meta = made("unet", precision="bf16", batch_size=4)
     predicted = peak_memory.predict(recipe, meta)
-    assert predicted == pytest.approx(measure(recipe, meta), rel=0.05)
+    assert_measured(predicted, measure(recipe, meta), recipe, meta)
     assert predicted < peak_memory.predict(recipe.replace(precision="fp32"), meta)
 
 
@@ -70,7 +80,7 @@ def test_bf16_takes_less_than_fp32_and_is_predicted_as_well() -> None:
 def test_activations_that_are_made_again_are_predicted_as_well(name: str) -> None:
     recipe, meta = made(name)
     predicted = peak_memory.predict(recipe, meta, activation_checkpointing=True)
-    assert predicted == pytest.approx(measure(recipe, meta, activation_checkpointing=True), rel=0.05)
+    assert_measured(predicted, measure(recipe, meta, activation_checkpointing=True), recipe, meta)
     assert predicted < 0.95 * peak_memory.predict(recipe, meta)
 
 
