@@ -181,8 +181,8 @@ class TestSegmentersAtSmallSize:
         self, module: Any, arguments: dict[str, Any], size: tuple[int, int]
     ) -> None:
         torch.manual_seed(0)
-        model = module.build(image_size=size, channels=3, classes=2, **arguments).eval()
-        images = torch.rand(4, 3, *size)
+        model = module.build(image_size=size, channels=3, classes=2, **arguments).double().eval()
+        images = torch.rand(4, 3, *size, dtype=torch.float64)
         batch = torch.export.Dim("batch")
         exported = torch.export.export(model, (images[:2],), dynamic_shapes=({0: batch},)).module()
         for rows in (1, 4):
