@@ -34,6 +34,7 @@ from trainers.runtime.resources import cluster_total, gpu_of_worker, named_resou
 from trainers.runtime.signals import Signals
 from trainers.storage.run_lock import lock
 from trainers.storage.store import Store, default_storage
+from trainers.training.schedule import warm_up_note
 from tune_spaces import forecast
 from tune_spaces.candidates import Chosen, choose, describe_left_out, differences, left_out
 from tune_spaces.clock import Clock
@@ -310,6 +311,8 @@ def _announce(trials: Trials, chosen: Chosen, clock: Clock, goes_on: bool, progr
         progress.console.print(forecast.table(entries, expected.seconds if expected else {}))
     for line in describe_left_out(chosen.left_out):
         progress.message(line)
+    if notes := [note for each in left if (note := warm_up_note(each.recipe))]:
+        progress.warning(notes[0] + (f" (one of {len(notes)} such trials)" if len(notes) > 1 else ""))
     progress.message(text)
     if clock.seconds is not None and (left or unknown):
         what = f"the budget of {format_duration(clock.seconds)} counts from the start of the first trial"

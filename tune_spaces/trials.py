@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
+from trainers.checks import check_batches
 from trainers.fitting import prepare_data
 from trainers.messages import DataSpec, Meta
 from trainers.progress import Progress
-from trainers.recipe import Recipe, Scale, affecting
+from trainers.recipe import Recipe, Scale, affecting, resolve_micro_batch
 from trainers.runs.files import read_run
 from trainers.storage.store import Store
 from trainers.training.memory_fit import context_bytes, fit_memory
@@ -32,7 +33,8 @@ class PreparedData:
         self._refused: dict[str, ValueError] = {}
 
     def prepare(self, each: Cell) -> None:
-        """Prepare what a trial reads. Raises ValueError where that cannot be, or holds less than a batch."""
+        """Prepare what a trial reads. Raises ValueError where that cannot be, holds less than a batch, or comes by one
+        picture to a model that needs more."""
         key = _data_key(each.recipe)
         if key in self._refused:
             raise self._refused[key]
@@ -55,6 +57,7 @@ class PreparedData:
                 f"batch_size={each.recipe.batch_size} is more than the {rows:,} training pictures; "
                 f"give batch sizes up to {rows}"
             )
+        check_batches(resolve_micro_batch(each.recipe, each.scale), self.meta(each.recipe), rows)
 
     def __getitem__(self, recipe: Recipe) -> DataSpec:
         return self._specs[_data_key(recipe)]
