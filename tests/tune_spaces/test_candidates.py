@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from trainers.progress import Progress
 from trainers.recipe import Scale
+from tune_spaces import trials
 from tune_spaces.candidates import choose, describe_left_out, differences, next_number
 from tune_spaces.ranges import Range
 from tune_spaces.run import _is_over
@@ -104,6 +106,18 @@ def test_what_only_the_data_shows_is_left_out_too() -> None:
     assert describe_left_out(chosen.left_out)[1].endswith(
         "and 1 more: batch_size=64 is more than the 40 training pictures"
     )
+
+
+def test_batches_of_one_picture_are_left_out_where_batch_norm_needs_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ResNet-18 at 32x32 ends in a single pixel; of three pictures by two, one is alone."""
+    meta = {"channels": 3, "classes": ["a", "b"], "class_counts": {"train": [2, 1]}, "rows": {"train": 3}}
+    spec = {"mode": "cache", "folder": None, "published": None, "node": None, "meta": meta}
+    monkeypatch.setattr(trials, "prepare_data", lambda *_: spec)
+    sizes = {"image_size": (32, 32), "stored_size": (32, 32)}
+    made = sweep(recipe="resnet.r18", changes=sizes, scale=Scale(workers=0), space={"batch_size": [1, 2, 3]})
+    chosen = choose(made, None, trials.PreparedData(Scale(workers=0), Progress()).prepare)
+    assert [each.values for each in chosen.cells] == [{"batch_size": 3}]
+    assert all("cannot be trained on one picture" in each["reason"] for each in chosen.left_out)
 
 
 @pytest.mark.parametrize(
