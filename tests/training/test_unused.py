@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from helpers.ranks import run_ranks
 from helpers.small import job, last_weights, small_recipe
 from torch import nn
 
 from trainers.training.distributed import World
-from trainers.training.unused import describe_unused, leave_out_unused
+from trainers.training.unused import describe_unused, explain_left_out, leave_out_unused
 
 WORLD = World(0, 2, torch.device("cpu"), "fp32")
 META: Any = {
@@ -73,6 +74,43 @@ def test_what_a_pass_leaves_out_loses_its_gradient_and_nothing_else_changes(
     assert all(each.grad is None for each in made.parameters())
     after = made.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+class Moody(Net):
+    """The spare head is used in every second pass."""
+
+    passes = 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.passes += 1
+        found = self.body(images)
+        return (self.head(found) + self.spare(found) if self.passes % 2 else self.head(found)) * self.scale  # type: ignore[no-any-return]
+
+
+def test_a_model_that_uses_other_parameters_in_each_pass_is_named() -> None:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    try:
+        model = Moody()
+        model.head.bias.requires_grad_(False)
+        wrapped = nn.parallel.DistributedDataParallel(model)
+
+        def passes() -> None:
+            for _ in range(4):
+                wrapped(torch.rand(3, 1, 8, 8)).sum().backward()
+
+        with pytest.raises(RuntimeError) as raised:
+            passes()
+    finally:
+        dist.destroy_process_group()
+    text = explain_left_out(str(raised.value), model)
+    assert text is not None
+    assert "leave spare.weight, spare.bias out" in text
+    assert "--workers 1" in text
+
+
+@pytest.mark.parametrize("error", ["out of memory", "Expected to have finished reduction in the prior iteration"])
+def test_other_errors_are_not_explained_so(error: str) -> None:
+    assert explain_left_out(error, Net()) is None
 
 
 def test_a_long_list_is_cut() -> None:

@@ -27,6 +27,7 @@ from trainers.training.examples import show_best_and_worst
 from trainers.training.loop import Summary
 from trainers.training.state import TrainState
 from trainers.training.step import Reporter
+from trainers.training.unused import explain_left_out
 
 Report = Callable[[Event], None]
 
@@ -92,9 +93,10 @@ def work(
     except OSError as error:
         summary = Summary("failed", explain(error))
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        explained = _explain_error(error, recipe, state)
+        if explained is None:
             raise
-        summary = Summary("out_of_memory", _advise(recipe, error))
+        summary = explained
     event = _ending(summary, state, recipe, job["data"]["meta"], world, before)
     takes_part = rank == 0 or world.sharded
     if takes_part and state is not None and state.best and summary.status not in ("failed", "out_of_memory"):
@@ -244,6 +246,15 @@ def _ending(
     event["best"] = state.best
     event["final"] = {**losses, **scores}
     return event
+
+
+def _explain_error(error: BaseException, recipe: Recipe, state: TrainState | None) -> Summary | None:
+    """How a run ends after an error that would come again; None of one that may not."""
+    if _is_out_of_memory(error):
+        return Summary("out_of_memory", _advise(recipe, error))
+    if state is not None and (left_out := explain_left_out(str(error), state.model)):
+        return Summary("failed", left_out)
+    return None
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

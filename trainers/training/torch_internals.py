@@ -7,6 +7,7 @@ still there. torch has no public names for trees, dispatch modes and fake tensor
 from __future__ import annotations
 
 import contextlib
+import re
 
 from torch import UntypedStorage
 
@@ -19,7 +20,16 @@ from torch.nn.modules.batchnorm import _NormBase as NormBase
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["BatchNorm", "NormBase", "TorchDispatchMode", "fake_tensors", "needs_numbers", "storage_key", "tree_leaves"]
+__all__ = [
+    "BatchNorm",
+    "NormBase",
+    "TorchDispatchMode",
+    "fake_tensors",
+    "needs_numbers",
+    "storage_key",
+    "tree_leaves",
+    "without_gradient",
+]
 
 
 def fake_tensors() -> contextlib.AbstractContextManager[object]:
@@ -27,6 +37,15 @@ def fake_tensors() -> contextlib.AbstractContextManager[object]:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def without_gradient(error: str) -> list[int]:
+    """Which parameters, by their place among those that are trained, DDP waited for in vain; empty of other errors."""
+    # tests/training/test_unused.py: test_a_model_that_uses_other_parameters_in_each_pass_is_named
+    if "Expected to have finished reduction in the prior iteration" not in error:
+        return []
+    found = re.search(r"did not receive grad for rank \d+: ([\d ]+)", error)
+    return [int(number) for number in found[1].split()] if found else []
 
 
 def needs_numbers(error: BaseException) -> bool:

@@ -10,6 +10,7 @@ from trainers.phase import phase
 from trainers.recipe import Recipe
 from trainers.training import build, distributed
 from trainers.training.distributed import World
+from trainers.training.torch_internals import without_gradient
 
 TRIED = 2
 """Pictures of the pass that is tried, at most: BatchNorm needs more than one."""
@@ -56,6 +57,19 @@ def leave_out_unused(recipe: Recipe, meta: Meta, model: nn.Module, world: World)
             if name in unused:
                 parameter.requires_grad_(False)
     return unused
+
+
+def explain_left_out(error: str, model: nn.Module) -> str | None:
+    """A line for people where DDP failed, as some passes leave parameters out that others use; None of other errors."""
+    trained = [name for name, each in model.named_parameters() if each.requires_grad]
+    names = [trained[number] for number in without_gradient(error) if number < len(trained)]
+    if not names:
+        return None
+    shown = ", ".join(names[:SHOWN])
+    return (
+        f"some forward passes of the model leave {shown} out, and others do not: several workers cannot exchange such "
+        "gradients; let each pass use them, train with --workers 1 or 0, or freeze them with --frozen"
+    )
 
 
 def describe_unused(names: list[str]) -> str:
