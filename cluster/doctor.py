@@ -342,15 +342,11 @@ def _clock(probe: _Probe) -> Clock:
 def _cluster(scale: Scale, nodes: Sequence[Host]) -> ClusterFacts:
     """What the cluster as a whole has, and the resources of each worker that `scale` asks for."""
     from trainers.runtime.ray_internals import addable_resources, free_resources
-    from trainers.runtime.resources import named_resources, refuse_what_never_fits, share_of_cpus
+    from trainers.runtime.resources import gpu_of_worker, named_resources, refuse_what_never_fits, share_of_cpus
 
     shapes = [node.resources for node in nodes]
     cpus = scale.cpus_per_worker or share_of_cpus(shapes, scale.worker_range[1])
-    resources = {"CPU": float(cpus)}
-    gpus = scale.gpus_per_worker
-    if gpus or (gpus is None and any(shape.get("GPU", 0) for shape in shapes)):
-        resources["GPU"] = gpus or 1.0
-    resources |= named_resources(scale)
+    resources = {"CPU": float(cpus), **gpu_of_worker(scale, shapes), **named_resources(scale)}
     unfit = None
     try:
         refuse_what_never_fits(scale.worker_range[0], resources, shapes)

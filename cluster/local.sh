@@ -17,6 +17,11 @@ export RAY_worker_niceness=${RAY_worker_niceness:-0} # as nice as this shell; by
 # Without this Ray replaces 127.0.0.1 by the host's own address, and listens on all of them. Jobs inherit it.
 export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0
 
+# No proxy reaches loopback.
+no_proxy=${no_proxy:-${NO_PROXY:-}}
+export no_proxy="${no_proxy:+$no_proxy,}localhost,127.0.0.1"
+export NO_PROXY=$no_proxy
+
 # A port that is taken, by another cluster or by the Ray that a sweep has started, is replaced by a free one; Ray itself
 # would leave out what was to listen there, the start of jobs say, and not mention it.
 free_port() {

@@ -201,7 +201,7 @@ def fit(
 def prepare(recipe: Recipe, scale: Scale) -> str:
     """Decode the pictures of a recipe, without training. Returns the folder of the shards. Raises ValueError."""
     storage, progress, recipe = Store(scale.storage or default_storage()), Progress(), code.absolute(recipe)
-    with _place(scale) as place:
+    with _place(scale.replace(gpus_per_worker=0)) as place:
         source = _scan(recipe, scale, progress)
         place.wait()
         return str(_prepare(recipe, scale, source, storage, progress)["folder"])

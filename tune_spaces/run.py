@@ -338,7 +338,11 @@ def _forecast(trials: Trials, left: list[Cell], example: Cell, unknown: int) -> 
     if not (left or unknown) or not all(trials.data.is_cached(each.recipe) for each in known):
         return None
     data = {each.name: trials.data[each.recipe] for each in known}
+    import torch
+
     places = trials.plan.places
+    if places.gpus != torch.cuda.is_available():
+        return None  # the trials run on another kind of device than is here to probe
     further = unknown if left else unknown - 1
     return forecast.forecast(known, epochs, data, places.threads, places.concurrency, further)
 

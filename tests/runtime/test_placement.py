@@ -16,6 +16,7 @@ from trainers.runtime.resources import (
     gpu_of_worker,
     named_resources,
     refuse_shards_of_one_gpu,
+    refuse_to_starve,
     refuse_what_never_fits,
     shares_gpus,
     smallest_share,
@@ -196,3 +197,10 @@ def test_a_later_group_of_workers_keeps_the_precision_of_the_first() -> None:
 def test_a_precision_that_is_fixed_is_not_asked_for(precision: str) -> None:
     job = cast(RayJob, {"recipe": {"precision": precision}})
     assert ray_train._with_precision(job, None, mock.Mock(gather_objects=None)) is job
+
+
+def test_a_cpu_that_the_autoscaler_will_add_is_one_to_decode_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="the cluster has 0; give fewer --workers"):
+        refuse_to_starve(2, 1.0, cluster_total([EMPTY_HEAD], "CPU"))
+    monkeypatch.setattr(resources, "addable_resources", lambda: {"CPU": 32.0})
+    refuse_to_starve(2, 1.0, cluster_total([EMPTY_HEAD], "CPU"))

@@ -196,7 +196,7 @@ def _predict_task(task: _Task) -> _Done:
 def _on_ray(tasks: Sequence[_Task], workers: int) -> Iterator[_Done]:
     from trainers.runtime.ray_train import Cluster
 
-    with Cluster(Scale(workers=workers)) as cluster:
+    with Cluster(Scale(workers=workers, gpus_per_worker=0)) as cluster:  # tasks of Ray Data, which ask for none
         cluster.wait()
         yield from ray_map(tasks, _predict_task, most=workers)
 

@@ -27,6 +27,7 @@ from trainers.runtime.ray_folder import some_home
 from trainers.runtime.ray_internals import connect, refresh_cluster_view, start_on_loopback
 from trainers.runtime.resources import (
     cluster_address,
+    cluster_total,
     gpu_of_worker,
     holds,
     host_of,
@@ -170,7 +171,7 @@ class Cluster:
         import ray
 
         if job["data"]["mode"] == "stream":
-            refuse_to_starve(self.scale.worker_range[1], self._resources["CPU"], ray.cluster_resources())
+            refuse_to_starve(self.scale.worker_range[1], self._resources["CPU"], cluster_total(self.nodes(), "CPU"))
         name = f"trainyard-{uuid.uuid4().hex[:12]}"
         coordinator = _start_coordinator(name, self.scale.max_failures)
         traces = Store(job["storage"]) / ".ray"

@@ -57,12 +57,12 @@ def refuse_shards_of_one_gpu(scale: Scale) -> None:
         )
 
 
-def refuse_to_starve(workers: int, cpus: float, cluster: Mapping[str, float]) -> None:
+def refuse_to_starve(workers: int, cpus: float, total: float) -> None:
     """Streaming decodes in tasks of Ray Data, which wait for ever where the workers hold every CPU."""
-    if cluster.get("CPU", 0) < workers * cpus + 1:
+    if total < workers * cpus + 1:
         raise ValueError(
             f"workers={workers} with {cpus:g} CPUs each leaves no CPU to decode pictures on: the cluster has "
-            f"{cluster.get('CPU', 0):g}; give fewer --workers or --cpus-per-worker, or --data-mode cache"
+            f"{total:g}; give fewer --workers or --cpus-per-worker, or --data-mode cache"
         )
 
 
