@@ -43,3 +43,9 @@ def test_mentions_are_found_in_any_notation() -> None:
     # Neither folders elsewhere nor placeholders are mentions.
     text += " /tmp/trainers/other.py ~/cluster/x.yaml {ROOT}/tests/c.py"
     assert mentions(text) == {"trainers/gone.py", "tests/a/b.py", "cluster/*.yaml", "tests/**/test_gone.py"}
+
+
+def test_no_advice_opens_tensorboard_to_the_network() -> None:
+    lines = [line for path in FILES for line in path.read_text().splitlines() if "tensorboard --logdir" in line]
+    assert lines
+    assert not [line for line in lines if "--bind_all" in line or "--host" in line]

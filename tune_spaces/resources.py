@@ -71,6 +71,8 @@ class Capacity:
     """Those that a Ray of our own was started with: more than the real ones."""
     gpus: float = 0.0
     """Of all hosts."""
+    host_cpus: float = math.inf
+    """Of the smallest host that trials may run on; no trial may ask for more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +117,8 @@ def resolve_places(request: Request, capacity: Capacity) -> Places:
     concurrency = request.at_once(usable)
     if capacity.gpus and not request.several_workers:
         concurrency = min(concurrency, int(capacity.gpus / GPU_SHARES[0]))
-    threads = request.cpus_per_worker or (1 if request.several_workers else max(1, usable // concurrency))
+    most = usable if capacity.host_cpus == math.inf else int(capacity.host_cpus)
+    threads = request.cpus_per_worker or (1 if request.several_workers else max(1, min(usable // concurrency, most)))
     alone = capacity.ours and not request.several_workers
     return Places(
         concurrency=concurrency,

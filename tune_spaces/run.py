@@ -30,7 +30,7 @@ from trainers.report.sweep_stats import DID_NOT_FIT, savings
 from trainers.runs.files import check_run_name, new_run_name
 from trainers.runs.provenance import commit, versions
 from trainers.runtime.ray_train import Cluster
-from trainers.runtime.resources import cluster_total, gpu_of_worker, named_resources, refuse_what_never_fits
+from trainers.runtime.resources import cluster_total, gpu_of_worker, holds, named_resources, refuse_what_never_fits
 from trainers.runtime.signals import Signals
 from trainers.storage.run_lock import lock
 from trainers.storage.store import Store, default_storage
@@ -227,6 +227,7 @@ def _resolve_places(sweep: Sweep, request: Request, cluster: Cluster) -> Places:
         cpus=cpus() if ours else int(cluster_total(nodes, "CPU")),
         ray_cpus=nodes[0]["CPU"] if ours else 0.0,
         gpus=cluster_total(nodes, "GPU") if gpu else 0,
+        host_cpus=min((node["CPU"] for node in nodes if node.get("CPU") and holds(node, gpu)), default=1.0),
     )
     return resolve_places(request, capacity)
 

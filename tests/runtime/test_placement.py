@@ -8,8 +8,10 @@ from unittest import mock
 import pytest
 
 from trainers.messages import RayJob
+from trainers.progress import Progress
 from trainers.recipe import Scale
-from trainers.runtime import ray_train, resources
+from trainers.runs.events import Control, Listener
+from trainers.runtime import preflight, ray_train, resources
 from trainers.runtime.coordinator import Coordinator
 from trainers.runtime.resources import (
     cluster_total,
@@ -204,3 +206,58 @@ def test_a_cpu_that_the_autoscaler_will_add_is_one_to_decode_on(monkeypatch: pyt
         refuse_to_starve(2, 1.0, cluster_total([EMPTY_HEAD], "CPU"))
     monkeypatch.setattr(resources, "addable_resources", lambda: {"CPU": 32.0})
     refuse_to_starve(2, 1.0, cluster_total([EMPTY_HEAD], "CPU"))
+
+
+def test_the_precision_that_the_workers_found_is_recorded() -> None:
+    record = mock.Mock(run={"recipe": {"precision": "auto", "epochs": 3}})
+    record.store.local = None
+    listener = Listener(record, Progress(), 0.0, 3, Control())
+    listener({"kind": "start", "history": [], "step": 0, "epoch": 0, "precision": "bf16"})
+    assert record.run["recipe"] == {"precision": "bf16", "epochs": 3}
+    assert record.mock_calls[-2:] == [mock.call.write(), mock.call.restore([])]
+
+
+# The memory is that of the workers' GPUs -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "sizes"),
+    [("23028\n", [23028 * 2**20]), ("81559\n16384\n", [81559 * 2**20, 16384 * 2**20]), ("[N/A]\n", []), ("", [])],
+)
+def test_the_memory_of_gpus_is_read_from_their_driver(said: str, sizes: list[int]) -> None:
+    with mock.patch("subprocess.run", return_value=mock.Mock(stdout=said)):
+        assert preflight.gpu_memory({}) == {"bytes": sizes}
+
+
+def test_the_smallest_gpu_that_a_worker_may_get_counts() -> None:
+    hosts = [preflight.Host(str(number), "", "", 0, has) for number, has in enumerate([*HOSTS, CPU_HEAD])]
+    found = {"0": {"bytes": [2**36]}, "1": {"bytes": [2**34, 2**35]}, "2": {"error": "no nvidia-smi"}}
+
+    def answer(asked: list[preflight.Host], *_: object) -> object:
+        return {host.id: found[host.id] for host in asked}
+
+    with mock.patch.multiple(preflight, ray_hosts=mock.Mock(return_value=hosts), on_every=answer):
+        assert preflight.smallest_gpu({"GPU": 1.0}) == 2**34
+        assert preflight.smallest_gpu({"GPU": 1.0, "accelerator_type:A100": 0.001}) == 2**36
+        assert preflight.smallest_gpu({"GPU": 4.0}) is None
+
+
+@pytest.mark.parametrize(
+    ("scale", "ours", "expected"),
+    [
+        (Scale(), False, 2**34),
+        (Scale(gpus_per_worker=0.5), False, 2**33),
+        (Scale(gpus_per_worker=2), False, 2**34),
+        (Scale(gpus_per_worker=0), False, int(0.85 * 2**35)),  # the hosts' own
+    ],
+)
+def test_a_step_may_take_what_the_worker_has_whatever_the_driver_has(scale: Scale, ours: bool, expected: int) -> None:
+    cluster = ray_train.Cluster(scale)
+    cluster.ours = ours
+    cluster._resources = {"CPU": 1.0, **gpu_of_worker(scale, HOSTS)}
+    cluster.gpus = "GPU" in cluster._resources
+    with (
+        mock.patch.object(cluster, "nodes", return_value=HOSTS),
+        mock.patch.object(ray_train, "smallest_gpu", return_value=2**34),
+    ):
+        assert cluster.worker_memory(1) == expected

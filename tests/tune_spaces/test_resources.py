@@ -25,6 +25,8 @@ from tune_spaces.resources import (
 GIB = 2**30
 LAPTOP = Capacity(ours=True, cpus=8, ray_cpus=10)
 CLUSTER = Capacity(ours=False, cpus=17)
+HOSTS = Capacity(ours=False, cpus=32, host_cpus=8)
+AT_ZERO = Capacity(ours=False, cpus=32, host_cpus=1)
 CARDS = Capacity(ours=False, cpus=65, gpus=2)
 
 
@@ -42,6 +44,9 @@ CARDS = Capacity(ours=False, cpus=65, gpus=2)
         ({"workers": 1}, CLUSTER, 16, 0, 1, 1.0),  # one CPU is left for data tasks
         ({"workers": 1, "trials": 4}, CLUSTER, 4, 0, 4, 4.0),
         ({"workers": 3}, CLUSTER, 5, 0, 1, 1.0),
+        ({"workers": 1, "trials": 2}, HOSTS, 2, 0, 8, 8.0),  # no trial asks for more than a host has
+        ({"workers": 1, "trials": 8}, HOSTS, 8, 0, 3, 3.0),
+        ({"workers": 1, "trials": 2}, AT_ZERO, 2, 0, 1, 1.0),  # what hosts will have is not known
         ({"workers": 1}, CARDS, 16, 0, 4, 4.0),  # eight on each of two cards
         ({"workers": 2}, CARDS, 32, 0, 1, 1.0),
     ],
