@@ -7,6 +7,7 @@
 #
 # `ray stop` ends it, with every other Ray of this user on this machine.
 set -euo pipefail
+: "${HOME:?is not set, and Ray keeps its token there; set it to a folder of your own}"
 
 # Without a token `ray start` leaves authentication off.
 [ -s "$HOME/.ray/auth_token" ] || ray get-auth-token --generate >/dev/null

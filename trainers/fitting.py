@@ -183,7 +183,7 @@ def fit(
                 check_batches(resolved.recipe, meta, meta["rows"]["train"])
             if resolved.note:
                 progress.warning(resolved.note)
-            facts = _new_run(known, name, resolved, scale, place, opened.copies, warnings)
+            facts = _new_run(known, name, resolved, scale, _threads(earlier, place, control), opened.copies, warnings)
             record = stack.enter_context(contextlib.closing(Record(folder, facts, control.first_picture)))
             listener = Listener(record, progress, begun, resolved.recipe.epochs, control)
             if not resolved.fits:
@@ -385,7 +385,7 @@ def _new_run(
     name: str,
     resolved: Resolved,
     scale: Scale,
-    place: Place,
+    threads: Threads,
     copies: dict[str, CodeCopy],
     warnings: Sequence[str],
 ) -> RunFacts:
@@ -399,7 +399,7 @@ def _new_run(
         "scale": scale.to_json(),
         "dataset": _dataset_facts(resolved.recipe.dataset, known.meta),
         "machine": {"nodes": []},
-        "threads": _threads(known.earlier, place),
+        "threads": threads,
         "versions": versions(),
         "commit": commit(),
         "attempt": known.earlier.get("attempt", 0) + 1 if known.earlier else 1,
@@ -432,10 +432,10 @@ def _ends(known: Circumstances, recipe: Recipe) -> list[NewEnd]:
     return ends
 
 
-def _threads(earlier: RunFacts | None, place: Place) -> Threads:
+def _threads(earlier: RunFacts | None, place: Place, control: Control) -> Threads:
     """A run that is resumed computes in as many as before, where the place grants as many as then."""
     before = earlier.get("threads") if earlier else None
-    if not place.fewer_threads:
+    if not (place.fewer_threads or control.fewer_threads):
         return {"used": place.threads, "of": place.threads}
     return before if before and before["of"] == place.threads else {"used": None, "of": place.threads}
 

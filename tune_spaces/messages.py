@@ -159,6 +159,8 @@ class TrialConfig(TypedDict):
     name: str
     recipe: Json
     scale: Json
+    fewer_threads: bool
+    """Whether nobody asked for as many CPUs as the scale says: fewer threads will do where they are as fast."""
     data: TrialData
     resources: dict[str, float]
     """What Tune reserves for it."""

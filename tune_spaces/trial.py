@@ -200,6 +200,7 @@ class _Watch(Control):
             return {"status": "pending" if self.best is None else "interrupted", "message": ""}
         config, shared = self.config, self.shared
         recipe, scale = Recipe.from_json(config["recipe"]), Scale.from_json(config["scale"])
+        self.fewer_threads = config["fewer_threads"]
         sweep = _folder(shared, config).parent
         if not sees(sweep, FILE, shared["start_id"]):
             return {"status": "failed", "message": not_shared(sweep, [socket.gethostname()])}

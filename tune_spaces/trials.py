@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
+from trainers import limits
 from trainers.checks import check_batches
 from trainers.fitting import prepare_data
 from trainers.messages import DataSpec, Meta
@@ -192,12 +193,15 @@ class Trials:
         """What Tune gives the actor of a trial."""
         plan = self.plan
         # What is resolved already: what fits, and how the data is read.
-        scale = each.scale.replace(memory=None, data_mode="auto", cpus_per_worker=plan.places.threads)
+        asked = plan.sweep.scale.cpus_per_worker or limits.threads()
+        threads = min(plan.places.threads, asked or plan.places.threads)
+        scale = each.scale.replace(memory=None, data_mode="auto", cpus_per_worker=threads)
         share = gpu_share(self.state[each.name]["memory_bytes"], plan.memory_limit, context_bytes(plan.places.gpus))
         return {
             "name": each.name,
             "recipe": each.recipe.to_json(),
             "scale": (scale if each.scale.worker_range[1] > 1 else scale.replace(workers=0)).to_json(),
+            "fewer_threads": asked is None,
             "data": self.data.for_trial(each.recipe),
             "resources": plan.places.reserve(each.scale, plan.sweep.scheduler, share),
         }

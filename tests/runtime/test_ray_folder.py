@@ -81,16 +81,46 @@ def test_where_no_folder_will_do_the_remedy_is_named(short: Path, monkeypatch: p
 
 
 def test_who_has_no_home_gets_one_as_long_as_ray_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/somewhere")
-    with some_home():
-        assert os.environ["HOME"] == "/somewhere"
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", _nobody)
-    with some_home():
+    with some_home(writable=False):
         home = Path.home()
         assert stat.S_IMODE(home.stat().st_mode) == 0o700
     assert "HOME" not in os.environ
     assert not home.exists()
+
+
+@pytest.mark.parametrize("kind", ["missing", "a file", "of the system", "closed"])
+def test_a_home_that_takes_no_token_is_replaced_for_a_ray_of_our_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """As in containers that run under a number of their own, with HOME=/."""
+    (tmp_path / "file").touch()
+    (tmp_path / "closed" / ".ray").mkdir(parents=True)
+    home = {
+        "missing": tmp_path / "file" / "home",
+        "a file": tmp_path / "file",
+        "of the system": Path("/proc"),
+        "closed": tmp_path / "closed",
+    }[kind]
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with some_home(writable=False):  # a cluster's token is read
+        assert os.environ["HOME"] == str(home)
+    with some_home(writable=True):
+        assert os.environ["HOME"] != str(home)
+        assert Path.home().is_dir()
+    assert os.environ["HOME"] == str(home)
+
+
+def test_a_home_that_takes_a_token_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with some_home(writable=True):
+        assert os.environ["HOME"] == str(tmp_path / "home")
+    (tmp_path / "home" / ".ray" / "auth_token").touch()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with some_home(writable=True):
+        assert os.environ["HOME"] == str(tmp_path / "home")
 
 
 def _nobody(uid: int) -> object:

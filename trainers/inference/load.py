@@ -12,7 +12,7 @@ from trainers.runs.files import read_run, run_names
 from trainers.storage.store import Store, default_storage
 from trainers.training import build
 from trainers.training.checkpoint import Checkpoints
-from trainers.training.device import choose_device
+from trainers.training.device import choose_device, limit_threads
 from trainers.training.distributed import World
 from trainers.training.state import TrainState
 
@@ -44,6 +44,7 @@ def restore(
     Returns:
         The state, with the model alone filled in, and the world it lives in.
     """
+    limit_threads()
     world = World(0, 1, device or choose_device(), recipe.precision)  # type: ignore[arg-type]
     weights = Checkpoints(folder).best_weights()
     state = build.create_state(recipe, meta, world, fresh=False)

@@ -35,6 +35,8 @@ class Control:
 
     adopt: tuple[str, int] | None = None
     """(run folder, step) of another run's checkpoint to continue from, in place of the run's own newest."""
+    fewer_threads = False
+    """Whether the CPUs of the run's scale are what the sweep grants: fewer threads will do where they are as fast."""
     first_picture = 0.0
     """Seconds before which nothing is drawn, but at the end."""
 

@@ -35,17 +35,37 @@ def ray_folder() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def some_home() -> Iterator[None]:
-    """An empty home folder for a user who has none: Ray asks for it when it is imported."""
-    if os.path.isabs(os.path.expanduser("~")):
+def some_home(writable: bool) -> Iterator[None]:
+    """An empty home folder for a user who has none: Ray asks for it when it is imported.
+
+    Args:
+        writable: Likewise for one whose home takes no file: a Ray of our own writes its token there.
+    """
+    home = os.path.expanduser("~")
+    if os.path.isabs(home) and not (writable and _refuses_token(Path(home))):
         yield
         return
+    given = os.environ.get("HOME")
     with tempfile.TemporaryDirectory(prefix="trainyard-home-", ignore_cleanup_errors=True) as folder:
         os.environ["HOME"] = folder
         try:
             yield
         finally:
-            del os.environ["HOME"]
+            if given is None:
+                del os.environ["HOME"]
+            else:
+                os.environ["HOME"] = given
+
+
+def _refuses_token(home: Path) -> bool:
+    folder = home / ".ray"
+    try:
+        if (folder / "auth_token").exists():
+            return False
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return True
+    return not os.access(folder, os.W_OK | os.X_OK)
 
 
 def _choose() -> Path:

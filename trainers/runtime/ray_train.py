@@ -109,7 +109,7 @@ class Cluster:
         os.environ.update({name: os.environ.get(name, value) for name, value in environment.items()})
         if cluster_address() and os.path.exists(os.path.expanduser("~/.ray/auth_token")):
             os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported
-        self._home.enter_context(some_home())
+        self._home.enter_context(some_home(writable=cluster_address() is None))
         ask_directly(host_of(cluster_address()))
         self._thread.start()
         return self

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 from pathlib import Path
 from typing import Literal
 
 import torch
 
+from trainers import limits
 from trainers.messages import PeakMemory
 
 _BF16_OF_AMD = ("gfx908", "gfx90a", "gfx94", "gfx95", "gfx11", "gfx12")
@@ -35,13 +37,21 @@ def _computes_bf16(number: int) -> bool:
 
 
 def choose_device() -> torch.device:
-    """The GPU that this process was given, else the CPU."""
+    """The GPU that this process was given, else the CPU.
+
+    Not the GPU of a Mac: it has no float64, in which sums of losses and BatchNorm's statistics are kept.
+    """
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def set_threads(threads: int) -> None:
     """So many threads for arithmetic, whatever OMP_NUM_THREADS says: Ray sets it to one for its workers."""
     torch.set_num_threads(threads)
+
+
+def limit_threads() -> None:
+    """No more threads than this process may use CPUs: torch knows of no quotas."""
+    torch.set_num_threads(min(torch.get_num_threads(), limits.cpus()))
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
@@ -63,7 +73,8 @@ def peak_memory(device: torch.device) -> PeakMemory:
     """Largest memory so far, in bytes: of this process, and of torch's allocator on its GPU (None on a CPU)."""
     import resource
 
-    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     with contextlib.suppress(OSError):
         found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
         host = int(found[1]) * 1024 if found else host
