@@ -4,8 +4,8 @@
     data/val/<class>/**
     data/test/<class>/**
 
-Read are jpg, jpeg, png, webp, bmp, gif (its first picture), tif, tiff, ppm and pgm, at any depth below a
-class folder; hidden files, those of systems (thumbnails, waste baskets), other files and pictures outside class
+Read are jpg, png, webp, avif, tif, bmp, gif, ppm and what else Pillow reads (trainers/endings.py), at any depth below
+a class folder; hidden files, those of systems (thumbnails, waste baskets), other files and pictures outside class
 folders are not. Names of splits are understood as people write them (training_set, seg_train, train2017, dev,
 eval), which is then said; `train`, `val` and `test` name the folders, or several, below data. data/<class>/<split>
 will do too, and a test folder without classes is left out. Accents of a class may be written in either Unicode form.
