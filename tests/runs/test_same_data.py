@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.small import small_recipe
+from helpers.small import small_data, small_recipe
 from PIL import Image
 
 from trainers.__main__ import main
+from trainers.data.contract import list_scored
 from trainers.fitting import RunResult, fit
 from trainers.inference.evaluate import evaluate
 from trainers.inference.predict import predict
@@ -378,3 +379,16 @@ def test_masks_that_hold_one_class_alone_are_scored(args: dict[str, Any], tmp_pa
     draw_masks(tmp_path / "other" / "test", (7,))
     scores = evaluate(run.folder, data=str(tmp_path / "other"))
     assert (scores["split"], scores["rows"], len(scores["classes"])) == ("test", 4, 2)
+
+
+@pytest.mark.parametrize("name", ["camvid", "cityscapes"])
+def test_published_data_of_which_one_split_is_there_is_scored(name: str, tmp_path: Path) -> None:
+    root = Path(small_data({"camvid": "unet.camvid", "cityscapes": "erfnet.decoder"}[name], tmp_path / "data") or "")
+    for train_folder in [path for path in root.rglob("*") if path.name in ("train", "trainannot")]:
+        shutil.rmtree(train_folder)
+    found = list_scored(name, str(root), [], {})
+    assert found is not None
+    assert {split: len(items) for split, items in found.splits.items()} == {
+        "camvid": {"val": 5, "test": 3},
+        "cityscapes": {"val": 5},
+    }[name]

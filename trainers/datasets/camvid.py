@@ -26,6 +26,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
+from typing import Any
 
 from trainers.datasets import IGNORED, Item, Source
 from trainers.datasets._files import existing_folder
@@ -159,6 +161,16 @@ def source(data: str | None, *, split: str = "sequence", split_seed: int = 0) ->
         colours=list(CLASSES.values()),
         warnings=warnings,
     )
+
+
+def scored(data: str | None, known: Sequence[str], **args: Any) -> Source:  # noqa: ARG001
+    """As `source`, but of fixed splits some may be missing."""
+    root = existing_folder(data, HOLDS)
+    here = [name for name in ("train", "val", "test") if os.path.isdir(os.path.join(root, f"{name}annot"))]
+    if not here or "train" in here:
+        return source(data, **args)
+    splits = {name: mask_items(root, find_pairs(root, name, f"{name}annot"), {"labels": "ids"}) for name in here}
+    return Source(classes=list(CLASSES), channels=3, splits=splits, target="masks", colours=list(CLASSES.values()))
 
 
 def read(item: Item) -> list[tuple[Pixels, Mask]]:

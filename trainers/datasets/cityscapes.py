@@ -14,6 +14,9 @@ the benchmark), so there is no test split here: published figures "on test" cann
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+
 from trainers.datasets import IGNORED, Item, Source
 from trainers.datasets._files import existing_folder
 from trainers.datasets._masks import Mask, by_id, read_pair
@@ -51,8 +54,18 @@ IDS = {
 
 
 def source(data: str | None) -> Source:
+    return _list(existing_folder(data, HOLDS), ("train", "val"))
+
+
+def scored(data: str | None, known: Sequence[str]) -> Source:  # noqa: ARG001
+    """List those of the splits that are there; their classes are always the same."""
     root = existing_folder(data, HOLDS)
-    folders = [(f"leftImg8bit/{split}", f"gtFine/{split}") for split in ("train", "val")]
+    here = [split for split in ("train", "val") if os.path.isdir(os.path.join(root, "gtFine", split))]
+    return _list(root, here or ("train", "val"))
+
+
+def _list(root: str, names: Sequence[str]) -> Source:
+    folders = [(f"leftImg8bit/{split}", f"gtFine/{split}") for split in names]
     need_folders(root, [folder for pair in folders for folder in pair], HOLDS)
     splits = {}
     for pictures, masks in folders:
