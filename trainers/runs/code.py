@@ -111,7 +111,8 @@ def agree(requested: Recipe, run: RunFacts, folder: Store) -> tuple[Recipe, RunF
         if path != each["path"] and not same:
             raise ValueError(
                 f"the run {run['name']} exists with another recipe: {field} was {each['path']!r} and is now "
-                f"{path or requested.to_json()[field]!r}. Give another --run, or the old values"
+                f"{path or requested.to_json()[field]!r}{', which holds something else' if path else ''}. Give another "
+                "--run, or the old values"
             )
         names[field] = (folder / each["copy"]).address
         if not same:
