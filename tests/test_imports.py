@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 # A package, or a module that lies beside them, may import those of the lines above its own.
 LEVELS = [
     "formatting limits messages phase ratios confusion values",
-    "notices endings process",
+    "notices endings process time_left",
     "pixels",
     "decode",
     "progress listing",

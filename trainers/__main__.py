@@ -1,4 +1,4 @@
-"""python -m trainers list | train | evaluate | predict | export | prepare | report
+"""python -m trainers list | train | evaluate | predict | export | prepare | cache | report
 
 Exit codes: 0 done, 1 failed, 2 bad usage or input, 3 out of memory, 130 interrupted.
 Messages and progress go to stderr; what was asked for goes to stdout.
@@ -15,14 +15,16 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from trainers.cli import cli, leading, parse, run_command
-from trainers.formatting import check_is_path
+from trainers.formatting import check_is_path, format_size, printable
 from trainers.recipe import Recipe, Scale, describe, recipe_names, resolve
 from trainers.registry import load
 from trainers.storage.store import explain
 
 if TYPE_CHECKING:
+    from trainers.data.prepared_sets import PreparedSet
     from trainers.fitting import RunResult
     from trainers.messages import Scores
+    from trainers.storage.store import Store
 
 USAGE = """usage: python -m trainers COMMAND ...
 
@@ -32,6 +34,7 @@ USAGE = """usage: python -m trainers COMMAND ...
   predict RUN PATH... --out DIR the class of each picture, as a CSV; masks and overlays
   export RUN --out FILE         the model as a torch.export program
   prepare RECIPE [...]          decode the pictures, without training
+  cache list | clean            prepared pictures: what lies there; remove what is of no use any more
   report [RUN...]               runs side by side
 
 COMMAND --help says more."""
@@ -149,6 +152,68 @@ def _prepare(argv: list[str]) -> int:
         _download(recipe, scale)
     print(prepare(recipe, scale))
     return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _CacheOptions:
+    all: bool = False
+    """clean: remove every set that no running command uses, not those alone whose files have changed."""
+    show: bool = False
+    """clean: list what would be removed, and remove nothing."""
+    storage: str | None = None
+    """Folder that run folders lie under; the sets lie in its folder cache, or in $TRAINYARD_CACHE. None:
+    $TRAINYARD_STORAGE, else ~/trainyard."""
+
+
+def _cache(argv: list[str]) -> int:
+    words, flags = leading(argv)
+    options = cli(_CacheOptions, flags, "python -m trainers cache list|clean")
+    if words not in (["list"], ["clean"]):
+        raise ValueError("usage: python -m trainers cache list | clean [--all] [--show]")
+    from trainers.data import prepared_sets
+    from trainers.data.source import cache_folder
+    from trainers.progress import Progress
+    from trainers.storage.store import Store, default_storage
+
+    storage, progress = Store(options.storage or default_storage()), Progress()
+    cache = cache_folder(storage)
+    with progress.waiting("listing the raw files of the prepared sets"):
+        if words == ["list"]:
+            found = prepared_sets.list_sets(cache)
+        else:
+            found = prepared_sets.clean(cache, everything=options.all, show=options.show)
+    _print_sets(found, storage)
+    done = "" if words == ["list"] else "would be removed" if options.show else "removed"
+    total = format_size(sum(each.bytes for each in found))
+    progress.message(f"{len(found)} sets, {total}, in {cache} {done}".rstrip())
+    return 0
+
+
+def _print_sets(found: Sequence[PreparedSet], storage: Store) -> None:
+    """Prepared sets, one a line: the largest last, above what they take in all."""
+    from datetime import datetime
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from trainers.runs.files import runs_by_data
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("set", "size", "pictures", "last used", "state", "data", "runs"):
+        table.add_column(column, justify="right" if column in ("size", "pictures") else "left")
+    runs = runs_by_data(storage) if found else {}
+    for each in sorted(found, key=lambda each: each.bytes):
+        state = "in use" if each.in_use else f"unknown: {each.why}" if each.why else each.state
+        names = runs.get(each.fingerprint or "", [])
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        used = f"{datetime.fromtimestamp(each.used):%Y-%m-%d %H:%M}"
+        words = (each.folder.name, format_size(each.bytes), f"{each.pictures:,}", used, state, each.data or "")
+        table.add_row(*map(printable, words), f"{', '.join(names[:3])}{more}")
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDE
+    if found:
+        console.print(table)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -365,6 +430,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "predict": _predict,
     "export": _export,
     "prepare": _prepare,
+    "cache": _cache,
     "report": _report,
 }
 

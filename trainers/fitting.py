@@ -255,6 +255,8 @@ class _Opened(NamedTuple):
     copies: dict[str, CodeCopy]
     data: DataSpec
     warnings: list[str]
+    held: object
+    """Keeps the prepared pictures from being removed."""
 
     def name_copies(self, requested: Recipe, known: Circumstances) -> tuple[Recipe, Circumstances]:
         """A request and what an earlier run.json holds, both naming all of the run's own copies."""
@@ -275,6 +277,8 @@ def _open(
     progress: Progress,
 ) -> _Opened:
     """Wait until the place stands; check the model and prepare the data, where that is not done."""
+    from trainers.data.prepared_sets import hold
+
     if note := warm_up_note(recipe):
         progress.warning(note)
     source = _scan(recipe, scale, progress) if data is None else None  # while Ray starts
@@ -297,7 +301,7 @@ def _open(
             raise
     assert data is not None
     data, notes = _set_numbers(recipe, data, known.resumed, storage, progress)
-    return _Opened(folder, copies, data, notes)
+    return _Opened(folder, copies, data, notes, hold(data["folder"]))
 
 
 def _here(scale: Scale) -> bool:
@@ -346,6 +350,7 @@ def _prepare(recipe: Recipe, scale: Scale, source: Source, storage: Store, progr
     from trainers.data.batches import Cached
     from trainers.data.meta import describe
     from trainers.data.prepare import measure, prepare
+    from trainers.data.prepared_sets import note_superseded
     from trainers.data.source import cache_folder, choose_mode, list_digest, published
 
     cache, there = cache_folder(storage), published(storage)
@@ -360,6 +365,8 @@ def _prepare(recipe: Recipe, scale: Scale, source: Source, storage: Store, progr
     meta = {**meta, "listing": list_digest(source)}
     for line in describe(meta):
         progress.message(line)
+    if folder is not None and (note := note_superseded(folder)):
+        progress.message(note)
     if recipe.batch_size > meta["rows"]["train"]:
         progress.warning(
             f"batch_size={recipe.batch_size} is more than the {meta['rows']['train']} training pictures: "

@@ -97,6 +97,8 @@ class Meta(Facts):
     """Split -> what people are shown of each row; where rows are drawn."""
     notices: NotRequired[dict[str, Notice]]
     """Kind -> what was noticed of the files."""
+    origin: NotRequired[Json]
+    """What it was made of (data/prepared_sets.py)."""
 
 
 class Notice(TypedDict):
@@ -290,7 +292,8 @@ class StepEvent(TypedDict):
     score: str | None
     images_per_second: float
     data_wait_share: float
-    seconds_left: float
+    seconds_left: float | None
+    """None: it cannot be told yet."""
 
 
 class FileEvent(TypedDict):

@@ -11,13 +11,14 @@ from typing import IO, cast
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
 from trainers.formatting import format_duration
 from trainers.messages import Line, RunFacts, RunSeconds, StepEvent
 from trainers.process import Lasting
+from trainers.time_left import TimeLeft
 
 Advance = Callable[[int], None]
 QUIET_SECONDS = 1.0
@@ -54,17 +55,21 @@ class Progress:
         """A bar over `total` things; yields a function to call with the number of those that are done since."""
         begun = last = time.monotonic()
         done = 0
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        about, left = (TextColumn(f"{{task.{name}}}") for name in ("description", "fields[left]"))
+        columns = (about, BarColumn(), MofNCompleteColumn(), left)
         shown = Bar(*columns, console=self.console, transient=True, disable=not self.live)
-        task = shown.add_task(description, total=total)
+        task = shown.add_task(description, total=total, left="")
+        time_left = TimeLeft()
 
         def advance(count: int = 1) -> None:
             nonlocal done, last
             done += count
-            shown.advance(task, count)
+            still = None if total is None else _left(time_left.at(done, total))
+            shown.update(task, advance=count, left=still or "")
             if not self.live and time.monotonic() - last > LINE_SECONDS:
                 last = time.monotonic()
-                self.message(f"{description}: {done:,}" + ("" if total is None else f" of {total:,}"))
+                of = "" if total is None else f" of {total:,}"
+                self.message(f"{description}: {done:,}{of}{f', {still}' if still else ''}")
 
         with shown:
             yield advance
@@ -100,7 +105,7 @@ class Progress:
         """Show how far training is."""
         self._left = event["seconds_left"]
         speed = _speed(event["images_per_second"], event["data_wait_share"])
-        parts = [f"loss {event['loss']:.4g}", event["score"], *speed, f"{format_duration(self._left)} left"]
+        parts = [f"loss {event['loss']:.4g}", event["score"], *speed, _left(self._left)]
         text = "  ".join(filter(None, parts))
         if not self.live:
             if time.monotonic() - self._last_line > STEP_LINE_SECONDS:
@@ -127,7 +132,7 @@ class Progress:
         if self.live and not better and time.monotonic() - self._last_line < 1:
             return
         scores = [f"{name} {line[name]:.4f}" for name in line if name in _SHOWN]
-        left = [] if self._left is None else [f"{format_duration(self._left)} left"]
+        left = list(filter(None, [_left(self._left)]))
         losses = f"train loss {line['train/loss']:.4f}  val loss {line['val/loss']:.4f}"
         words = [f"epoch {line['epoch']}/{epochs}", losses, *scores]
         if better:
@@ -170,6 +175,10 @@ class Progress:
     def _line(self, text: str) -> None:
         self._last_line = time.monotonic()
         self.console.print(escape(text))
+
+
+def _left(seconds: float | None) -> str | None:
+    return None if seconds is None else f"{format_duration(seconds)} left"
 
 
 _SHOWN = ("val/accuracy", "val/miou", "val/iou", "val/boundary_f1")

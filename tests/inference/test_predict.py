@@ -256,6 +256,25 @@ def test_two_commands_do_not_write_to_one_folder(run: str, tmp_path: Path) -> No
     assert len(rows(predict(run, [str(tmp_path / "q")], out, advance=meanwhile)[0])) == 1
 
 
+def test_a_run_that_was_trained_anew_predicts_with_its_new_weights(storage: Path, run: str, tmp_path: Path) -> None:
+    assert Path(run).exists()
+    for index in range(4):
+        save(tmp_path / f"q/{index}.png", 60 * index)
+    recipe = resolve("digits.cnn", dataset="image_folder", image_size=16, batch_size=4, epochs=1, lr=0.001)
+    scale = Scale(workers=0, cpus_per_worker=1, storage=storage, data=storage / "raw")
+
+    def table(out: str) -> str:
+        return predict("anew", [str(tmp_path / "q")], str(tmp_path / out), storage=str(storage))[0].read_text()
+
+    fit(recipe, scale=scale, run="anew")
+    before = table("out")
+    shutil.rmtree(storage / "anew")
+    fit(recipe.replace(seed=1), scale=scale, run="anew")
+    after = table("out")
+    module._predictor.cache_clear()
+    assert after == table("fresh") != before
+
+
 # What is written ---------------------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from trainers.data import targets
+from trainers.data.prepared_sets import Held
 from trainers.data.sampler import Pass
 from trainers.data.targets import Array, gather
 from trainers.messages import Meta
@@ -52,6 +53,7 @@ class Cached:
         self.meta: Meta = meta or json.loads((self.folder / "meta.json").read_text())
         self.meta["target"] = targets.of_meta(self.meta).name  # older versions wrote none
         self._open: dict[str, tuple[list[Array], list[Array], Array]] = {}
+        self._held = Held(self.folder)
 
     def batches(self, split: str, passes: Iterable[Pass]) -> Iterator[Batch]:
         images, found, first_rows = self._split(split)

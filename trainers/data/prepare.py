@@ -24,6 +24,7 @@ import numpy as np
 from trainers.data import shard_transfer, targets
 from trainers.data.decoder import Decoder
 from trainers.data.meta import report_bad, summarise
+from trainers.data.prepared_sets import Held, origin
 from trainers.data.ray_map import ray_map
 from trainers.data.source import cache_key, row_bytes, size_of
 from trainers.data.targets import Array, hash_pixels
@@ -148,7 +149,8 @@ def _prepare(
         ) from None
     token = uuid.uuid4().hex[:8]
     try:
-        _publish(folder, token, _read_all(recipe, source, folder, token, ray, advance))
+        with Held(folder):
+            _publish(folder, token, _read_all(recipe, source, folder, token, ray, advance))
     except BaseException:
         for path in folder.glob(f"*-{token}-*.arrow"):
             path.unlink(missing_ok=True)
@@ -178,7 +180,7 @@ def _read_all(recipe: Recipe, source: Source, folder: Path | None, token: str, r
     bad = [entry for result in done for entry in result["bad"]]
     if bad and recipe.on_bad_image == "fail":
         raise ValueError(report_bad(bad))
-    return summarise(recipe, source, done, bad)
+    return {**summarise(recipe, source, done, bad), "origin": origin(recipe, source)}
 
 
 def _chunks(recipe: Recipe, source: Source) -> list[tuple[str, list[Item]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -49,7 +50,7 @@ def scan_files(recipe: Recipe, data: str | None) -> Source:
             raise ValueError(
                 f"{data or recipe.dataset} has no pictures for the {split} split; add some (its splits are {held})"
             )
-    return source
+    return dataclasses.replace(source, data=data)
 
 
 def cache_key(recipe: Recipe, source: Source) -> str:

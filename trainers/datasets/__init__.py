@@ -80,6 +80,8 @@ class Source:
     """What a person should know of this choice of pictures."""
     numbers: Sequence[int] | None = None
     """Of each class as `read` numbers it, its number in `classes`; None: the same. Of data that a run is scored on."""
+    data: str | None = None
+    """What the user named; filled in for the data set."""
     masks: InitVar[bool] = False
     """The older way to say target="masks"; files of one's own may still use it."""
 

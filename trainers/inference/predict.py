@@ -88,12 +88,12 @@ def predict(
     if sliding and not kind.own_size:
         raise ValueError(f"the run {run} classifies whole pictures: --sliding is for masks; leave it out")
     header = kind.header(meta, build.make_task(recipe, meta), top_k)
+    say, warn = (progress.message, progress.warning) if progress else (lambda text: None,) * 2
     target = absolute(out)
-    say, warn = (progress.message, progress.warning) if progress else (lambda text: None, lambda text: None)
     pictures = _list(paths, target if kind.own_size else None, say, warn)
-    options: _Options = {"folder": folder.address, "out": str(target), "sliding": sliding, "overlap": overlap}
-    options["top_k"] = top_k
-    facts = _facts(folder, found, options)
+    origin, chosen = _origin(folder, found), _Chosen(sliding=sliding, overlap=overlap, top_k=top_k)
+    facts = {**origin, **chosen}
+    options: _Options = {"folder": folder.address, "weights": json.dumps(origin), "out": str(target), **chosen}
     with open_table(target, header, facts) as table:
         left = [each for each in pictures if not table.has(each.name, each.path, kind.file_of(each.stem))]
         if len(left) < len(pictures):
@@ -104,20 +104,22 @@ def predict(
             noticed = _fill(table, left, options, size, workers, shown)
         for line in notices.describe(noticed):
             warn(line)
-        rows = table.rows(names := [picture.name for picture in pictures])
+        names = [picture.name for picture in pictures]
+        rows = table.rows(names)
+        bad = [row[0] for row in rows if not row[1]]
         done = [(picture.path, row) for picture, row in zip(pictures, rows, strict=True) if row[1]]
         kind.finish(recipe, meta, Store(target), done, found["name"])
-        bad = [row[0] for row in rows if not row[1]]
         return table.finish(names, {**facts, "pictures": len(rows), "undecoded": len(bad)}), bad
 
 
-def _list(
-    paths: Sequence[str], out: Path | None, say: Callable[[str], None], warn: Callable[[str], None]
-) -> list[_Picture]:
-    """The pictures of these paths; `out`: a folder to which pictures will be written."""
+Say = Callable[[str], None]
+
+
+def _list(paths: Sequence[str], masks: Path | None, say: Say, warn: Say) -> list[_Picture]:
+    """The pictures to predict; `masks` is the folder that masks are written to, if any."""
     listed = find_pictures(paths)
-    if out is not None:
-        check_output(out, listed)
+    if masks is not None:
+        check_output(masks, listed)
     if listed.own:
         say(f"predictions of earlier commands are passed over: {', '.join(map(printable, listed.own))}")
     if unread := left_out(listed.others):
@@ -125,12 +127,11 @@ def _list(
     return list(map(_Picture, listed.files, map(printable, listed.files), _names_below(listed.files)))
 
 
-def _facts(folder: Store, run: RunFacts, options: _Options) -> Json:
-    """Where predictions come from, for predictions.json."""
+def _origin(folder: Store, run: RunFacts) -> Json:
+    """The weights that predictions come from, for predictions.json."""
     best = run.get("best")
-    chosen = {name: options[name] for name in ("sliding", "overlap", "top_k")}
-    origin = {"run": run["name"], "folder": folder.address, "start_id": run.get("start_id")}
-    return {**origin, "best": dict(best) if best else None, **chosen}
+    about = {"run": run["name"], "folder": folder.address, "start_id": run.get("start_id")}
+    return {**about, "best": dict(best) if best else None}
 
 
 def _fill(
@@ -151,18 +152,27 @@ def _fill(
 
 
 @functools.lru_cache(1)
-def _predictor(address: str, sliding: bool, overlap: float, top_k: int) -> Predictor:
+def _predictor(address: str, weights: str, sliding: bool, overlap: float, top_k: int) -> Predictor:
+    """That of the last call; `weights` says which they are: a run may have gone on since."""
+    assert weights
     return Predictor(Store(address), sliding, overlap, top_k)
 
 
-class _Options(TypedDict, total=False):
-    """What all pictures have in common."""
+class _Chosen(TypedDict):
+    """What the user chose."""
 
-    folder: str
-    out: str
     sliding: bool
     overlap: float
     top_k: int
+
+
+class _Options(_Chosen):
+    """What all pictures have in common."""
+
+    folder: str
+    weights: str
+    """Of the run, as JSON: they change while it trains."""
+    out: str
 
 
 class _Task(_Options):
@@ -186,7 +196,7 @@ def _task(batch: Sequence[_Picture], options: _Options, absolute: bool) -> _Task
 
 def _predict_task(task: _Task) -> _Done:
     """One batch; a worker process keeps its model for the next."""
-    predictor = _predictor(task["folder"], task["sliding"], task["overlap"], task["top_k"])
+    predictor = _predictor(task["folder"], task["weights"], task["sliding"], task["overlap"], task["top_k"])
     files: list[Named] = [(path, name) for path, name in json.loads(task["files"])]
     with notices.collected() as noticed:
         rows = predictions.of_meta(predictor.meta).rows(predictor, files, Path(task["out"]))

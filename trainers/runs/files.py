@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
@@ -104,6 +105,25 @@ def count_epochs(folder: Store) -> int:
         return len(folder.read("metrics.jsonl").splitlines())
     except FileNotFoundError:
         return 0
+
+
+def runs_by_data(storage: Store) -> dict[str, list[str]]:
+    """Fingerprint of the data -> the runs that were trained on it, those within folders of runs too."""
+    found: dict[str, list[str]] = {}
+    for name in run_names(storage):
+        run = _read_or_none(storage / name)
+        folder = storage / name
+        found_here = {name: run} if run else {f"{name}/{each}": _read_or_none(folder / each) for each in folder.names()}
+        for each, facts in found_here.items():
+            if facts and (data := facts.get("dataset", {}).get("fingerprint")):
+                found.setdefault(data, []).append(each)
+    return found
+
+
+def _read_or_none(folder: Store) -> RunFacts | None:
+    with contextlib.suppress(ValueError, OSError):
+        return read_run(folder)
+    return None
 
 
 def run_names(storage: Store) -> list[str]:

@@ -90,7 +90,7 @@ class Meter:
                 "score": None if best is None else f"{run.task.metric} {best[name]:.4f}",
                 "images_per_second": rate,
                 "data_wait_share": sums["data_wait"] / seconds,
-                "seconds_left": (run.recipe.epochs - done) * run.rows / rate,
+                "seconds_left": run.time_left.at(done, run.recipe.epochs),
             }
         )
 

@@ -31,6 +31,7 @@ from trainers.messages import Event
 from trainers.phase import phase
 from trainers.recipe import Recipe
 from trainers.tasks.base import Task
+from trainers.time_left import TimeLeft
 from trainers.training import device, distributed
 from trainers.training.batchnorm import BatchNormStatistics
 from trainers.training.build import make_task
@@ -70,6 +71,7 @@ class Run:
     last_save: float = field(default_factory=time.monotonic)
     """By time.monotonic(), as the next."""
     last_pictures: float = field(default_factory=time.monotonic)
+    time_left: TimeLeft = field(default_factory=TimeLeft)
 
     def __post_init__(self) -> None:
         self.task = make_task(self.recipe, self.data.meta)
