@@ -163,6 +163,13 @@ def opened(path: str) -> Iterator[Image.Image]:
     raise BadImage(f"{path} cannot be decoded: {cause}; replace or remove it") from None
 
 
+def free_memory() -> int:
+    """Bytes that this process may still take."""
+    import psutil
+
+    return min(int(psutil.virtual_memory().available), limits.memory() - int(psutil.Process().memory_info().rss))
+
+
 @functools.cache
 def _prepare_pillow() -> None:
     """Lift Pillow's limits against attackers: pixels do not depend on what else lies in a file, and memory is checked
@@ -233,8 +240,6 @@ def notice_pages(picture: Image.Image, path: str) -> None:
 @contextlib.contextmanager
 def _room(picture: Image.Image, channels: int) -> Iterator[None]:
     """Whether there is memory for a large picture, which is then decoded alone. Raises BadImage."""
-    import psutil
-
     pixels = picture.width * picture.height
     if pixels <= LARGE:
         yield
@@ -243,7 +248,7 @@ def _room(picture: Image.Image, channels: int) -> Iterator[None]:
     copies = 2 if orientation_of(picture) > 1 else 1
     needed = pixels * (copies * of_mode + channels) + 16 * BAND
     with _ONE_AT_A_TIME:
-        free = min(psutil.virtual_memory().available, limits.memory() - psutil.Process().memory_info().rss)
+        free = free_memory()
         if needed > free:
             raise ValueError(
                 f"its {picture.width}x{picture.height} pixels need {needed / 2**30:.1f} GiB of memory, and "

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from trainers.formatting import printable
 
 PLUGINS: Mapping[str, Sequence[str]] = {"pillow_heif": (".heic", ".heif", ".hif"), "pillow_jxl": (".jxl",)}
-"""Package that teaches Pillow to read files -> their endings."""
+"""Module that teaches Pillow to read files -> their endings."""
+_PACKAGES = {"pillow_heif": "pillow-heif", "pillow_jxl": "pillow-jxl-plugin"}
+"""Module -> what to install."""
 _ENDINGS: Sequence[str] = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c", ".tga", ".qoi", ".pcx", ".sgi"),
@@ -60,7 +62,7 @@ def left_out(names: Iterable[str]) -> str | None:
         f"{count:,} {ending or 'without an ending'}, such as {examples[ending]}"
         for ending, count in sorted(endings.items(), key=lambda entry: (-entry[1], entry[0]))[:10]
     )
-    installs = [name.replace("_", "-") for name, of in PLUGINS.items() if any(ending in endings for ending in of)]
+    installs = [_PACKAGES[name] for name, of in PLUGINS.items() if any(ending in endings for ending in of)]
     remedy = f"pip install {' '.join(installs)} lets them be read" if installs else "convert them if they are pictures"
     what = f"{endings.total():,} files are" if endings.total() > 1 else "1 file is"
     return f"{what} left out, as files of such endings are not read: {each}; {remedy}"

@@ -18,7 +18,7 @@ from torch.nn import functional
 from trainers.__main__ import main
 from trainers.data.source import scan_files
 from trainers.fitting import fit
-from trainers.inference import load
+from trainers.inference import load, predictions
 from trainers.inference.evaluate import evaluate
 from trainers.inference.export import export
 from trainers.inference.predict import predict
@@ -163,6 +163,19 @@ def test_predict_tells_of_files_it_leaves_out_and_why_others_cannot_be_read(
     assert ".cr2" in told
     assert "the file is empty" in told
     assert "several pages or frames" in told
+
+
+def test_a_picture_whose_logits_do_not_fit_into_memory_is_named(
+    runs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (40, 32)).save(tmp_path / "0.png")
+    monkeypatch.setattr(predictions, "LARGE", 100)
+    monkeypatch.setattr(predictions, "free_memory", lambda: 1000)
+    for sliding in (False, True):
+        out = tmp_path / f"out{sliding}"
+        _, bad = predict(runs["stretch"], [str(tmp_path / "0.png")], str(out), sliding=sliding, progress=Progress())
+        assert len(bad) == (not sliding)
+        assert ("40x32 pixels, whose logits need" in " ".join(capsys.readouterr().err.split())) == (not sliding)
 
 
 def test_what_is_for_masks_is_refused_elsewhere(

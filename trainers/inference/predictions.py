@@ -22,13 +22,14 @@ from trainers.data import targets
 from trainers.data.decoder import Decoder, Sample
 from trainers.data.resize import Pixels, shrink
 from trainers.datasets import BadImage, Source
-from trainers.decode import decode, reading
+from trainers.decode import decode, free_memory, reading
 from trainers.inference import sheet
 from trainers.inference.png_by_bands import Draw, draw_png
 from trainers.inference.predictor import Predictor
 from trainers.inference.sliding_window import slide
 from trainers.messages import DatasetFacts, Scores
 from trainers.notices import notice
+from trainers.pixels import LARGE
 from trainers.progress import Advance
 from trainers.recipe import Recipe
 from trainers.runs import mask_figures
@@ -182,6 +183,7 @@ class PixelClasses:
         for path, name in files:
             try:
                 picture = decode(path, predictor.meta["channels"], how=how)
+                _check_room(predictor, picture, path)
             except (BadImage, OSError) as error:
                 notice(str(error), path)
                 rows.append([path, "", *([""] * len(classes))])
@@ -247,6 +249,18 @@ def _as_stored(path: str, recipe: Recipe, meta: DatasetFacts) -> Pixels:
 def class_colours(meta: DatasetFacts) -> Sequence[Sequence[int]]:
     """Those of the classes in pictures of masks."""
     return meta.get("colours") or mask_figures.palette(len(meta["classes"]))
+
+
+def _check_room(predictor: Predictor, picture: Pixels, path: str) -> None:
+    """Raises BadImage where the logits of a large picture, at its own size, would not fit into memory."""
+    height, width = picture.shape[:2]
+    needed = height * width * (4 * len(predictor.meta["classes"]) + 8)
+    if predictor.sliding or height * width <= LARGE or needed <= (free := free_memory()):
+        return
+    raise BadImage(
+        f"{path} has {width}x{height} pixels, whose logits need {needed / 2**30:.1f} GiB of memory, and "
+        f"{free / 2**30:.1f} GiB are free; give --sliding, which needs little"
+    )
 
 
 def segment(predictor: Predictor, picture: Pixels) -> Pixels:
