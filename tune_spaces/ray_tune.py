@@ -37,6 +37,7 @@ from ray.tune.search.variant_generator import generate_variants
 from trainers.messages import Line
 from trainers.runtime.failures import diagnose
 from trainers.runtime.ray_internals import ExploreHook, last_failure, out_of_memory_is_a_death, parse_death
+from trainers.runtime.shortage import Shortage
 from tune_spaces.clock import Clock
 from tune_spaces.coordinator import SweepCoordinator
 from tune_spaces.messages import Coordinator, Shared, TrialConfig, Values
@@ -337,10 +338,11 @@ class Listener(_NotKept, tune.Callback):
             ended: called with the name of a trial that is over.
         """
         self.sweep_state, self.metric, self.coordinator, self.ended = sweep_state, metric, coordinator, ended
-        self.clock = clock
+        self.clock, self.started = clock, threading.Event()
 
     def on_trial_start(self, iteration: int, trials: list[TunedTrial], trial: TunedTrial, **info: object) -> None:
         self.clock.start()
+        self.started.set()
         self.sweep_state.start(trial.config["trial"]["name"])
 
     def on_trial_result(
@@ -363,11 +365,44 @@ class Listener(_NotKept, tune.Callback):
         self.ended(name)
 
 
+class Waiting(_NotKept, tune.Stopper):
+    """Until a trial starts: says what the trials wait for, and ends the sweep at once where that is requested."""
+
+    def __init__(
+        self,
+        stop: threading.Event,
+        started: threading.Event,
+        resources: Mapping[str, float],
+        say: Callable[[str], None],
+    ) -> None:
+        """Prepare to wait.
+
+        Args:
+            stop: set by whoever wants the sweep to end.
+            started: set once a trial has started, which ends by itself.
+            resources: that Tune reserves for a trial.
+            say: gets a line for people.
+        """
+        self.stop, self.started, self.say = stop, started, say
+        self._shortage = Shortage(1, resources)
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        if self.started.is_set():
+            return False
+        if line := self._shortage.check():
+            self.say(line["text"])
+        return self.stop.is_set()
+
+
 def tune_trials(
     search: Queue | None,
     population: Sequence[TrialConfig],
     schedule: TrialScheduler,
     listener: Listener,
+    waiting: Waiting,
     shared: Shared,
 ) -> None:
     """Run trials until the search has no more, or those of a population that learns together (pbt).
@@ -377,6 +412,7 @@ def tune_trials(
         population: their configurations.
         schedule: what `scheduler` made.
         listener: records what becomes of them.
+        waiting: until one of them starts.
         shared: what holds for all trials.
     """
     for name, value in _ENVIRONMENT.items():
@@ -410,6 +446,7 @@ def tune_trials(
                 storage_path=scratch,
                 verbose=0,
                 callbacks=[listener],
+                stop=waiting,
                 failure_config=tune.FailureConfig(max_failures=ATTEMPTS - 1),
             ),
         )

@@ -74,7 +74,9 @@ class Runner:
         population = [self.trials.configure_member(each) for each in waiting] if kind == "pbt" else []
         try:
             searched = None if kind == "pbt" else queue
-            ray_tune.tune_trials(searched, population, schedule, listener, self.trials.shared(coordinator_name))
+            resources = plan.places.reserve(plan.sweep.scale, kind)
+            room = ray_tune.Waiting(stop, listener.started, resources, self.progress.message)
+            ray_tune.tune_trials(searched, population, schedule, listener, room, self.trials.shared(coordinator_name))
         finally:
             requests.close()
             ray_tune.end_coordinator(coordinator)

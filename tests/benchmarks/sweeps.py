@@ -30,6 +30,7 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -309,9 +310,9 @@ def our_trials(many: str) -> None:
         }
         listener = ray_tune.Listener(sweep_state, "accuracy", coordinator, Clock(None), lambda name: None)
         ray_tune.Trial = Idle  # type: ignore[misc,assignment]
-        ray_tune.tune_trials(
-            queue, [], ray_tune.scheduler(space, "asha", 1, "accuracy", "max", coordinator), listener, shared
-        )
+        scheduler = ray_tune.scheduler(space, "asha", 1, "accuracy", "max", coordinator)
+        waiting = ray_tune.Waiting(threading.Event(), listener.started, {}, print)
+        ray_tune.tune_trials(queue, [], scheduler, listener, waiting, shared)
         ended = [each["status"] for each in sweep_state.trials]
         assert ended == ["finished"] * len(cells), f"trials ended as {ended}"
         return time.perf_counter() - start

@@ -329,26 +329,30 @@ time.sleep(300)
 
 
 @pytest.mark.slow
-def test_a_run_that_waits_says_for_whom_and_stops_at_once(cluster: dict[str, str], storage: Path) -> None:
+def test_what_waits_says_for_whom_and_stops_at_once(cluster: dict[str, str], storage: Path) -> None:
     environment = {**cluster, "RAY_AUTH_MODE": "token"}
     command = [sys.executable, "-c", _HOLDER]
     with subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "holding\n"
-        with start_training(cluster, storage, "waiting", "--workers", "1", "--cpus-per-worker", "2") as process:
-            assert process.stderr is not None
-            line = next((line for line in process.stderr if "the workers wait" in line), "")
-            process.send_signal(signal.SIGINT)
-            begun = time.monotonic()
-            err = process.stderr.read()
-            assert process.wait(SECONDS) == 130, err
-            assert time.monotonic() - begun < 20
+        for process in (
+            start_training(cluster, storage, "waiting", "--workers", "1", "--cpus-per-worker", "2"),
+            start_sweep(cluster, storage, "waiting-too", "0.01,0.02", "--cpus-per-worker", "2"),
+        ):
+            with process:
+                assert process.stderr is not None
+                line = next((line for line in process.stderr if "the workers wait" in line), "")
+                process.send_signal(signal.SIGINT)
+                begun = time.monotonic()
+                err = process.stderr.read()
+                assert process.wait(SECONDS) == 130, err
+                assert time.monotonic() - begun < 20
+            assert "1 of 3 CPU are free, and 1 x 2 needed" in line
+            assert re.search(r"python -c .*holds 2 CPU", line)
+            assert "--cpus-per-worker asks for less" in line
         holder.kill()
-    assert "1 of 3 CPU are free, and 1 x 2 needed" in line
-    assert re.search(r"python -c .*holds 2 CPU", line)
-    assert "--cpus-per-worker asks for less" in line
-    assert "interrupted while workers were waited for" in err
     assert json.loads((storage / "waiting/run.json").read_text())["status"] == "interrupted"
+    assert json.loads((storage / "waiting-too/sweep.json").read_text())["status"] == "interrupted"
 
 
 @pytest.mark.slow

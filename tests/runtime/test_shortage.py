@@ -67,6 +67,7 @@ def test_the_same_line_is_said_once_and_a_change_again(monkeypatch: pytest.Monke
     nodes = [{"NodeID": "one", "Alive": True, "Resources": {"CPU": 4.0}}]
     with (
         mock.patch("ray.nodes", return_value=nodes),
+        mock.patch("ray.get_runtime_context"),
         mock.patch.object(shortage, "free_resources", return_value=free),
         mock.patch.object(shortage, "_held_by_jobs", return_value={OTHER: {"CPU": 3.0}}),
     ):
@@ -81,25 +82,45 @@ def test_the_same_line_is_said_once_and_a_change_again(monkeypatch: pytest.Monke
         assert watch.check() is None
 
 
-def test_a_cluster_that_does_not_list_its_jobs_still_tells_what_is_short() -> None:
-    with mock.patch("ray.util.state.list_jobs", side_effect=ConnectionError):
-        assert shortage._held_by_jobs() == {}
-
-
-def test_what_jobs_hold_is_added_up_by_the_names_that_people_know() -> None:
+def listed(**own: Any) -> Any:
+    """What the cluster lists: two jobs, of which the first has a placement group and actors; `own` changes it."""
     jobs = [mock.Mock(job_id="01", submission_id="job-1", metadata={"command": "python -m trainers train mnist.cnn"})]
-    groups = [
-        mock.Mock(state="CREATED", creator_job_id="01", bundles=[{"unit_resources": {"CPU": 1.0}}] * 2),
-        mock.Mock(state="PENDING", creator_job_id="01", bundles=[{"unit_resources": {"CPU": 9.0}}]),
-    ]
+    groups = [mock.Mock(creator_job_id="01", bundles=[{"unit_resources": {"CPU": 1.0}}] * 2)]
     actors = [
         mock.Mock(job_id="01", placement_group_id=None, required_resources={"CPU": 0.5}),
         mock.Mock(job_id="01", placement_group_id="within", required_resources={"CPU": 1.0}),
         mock.Mock(job_id="02", placement_group_id=None, required_resources={"GPU": 1.0}),
+        mock.Mock(job_id="03", placement_group_id=None, required_resources={"CPU": 9.0}),
     ]
+    return mock.patch.multiple(
+        "ray.util.state",
+        list_jobs=mock.Mock(return_value=jobs, **own),
+        list_placement_groups=mock.Mock(return_value=groups),
+        list_actors=mock.Mock(return_value=actors),
+    )
+
+
+def test_what_other_jobs_hold_is_added_up_by_the_names_that_people_know() -> None:
+    with listed():
+        assert shortage._held_by_jobs("03") == {OTHER: {"CPU": 2.5}, "another job": {"GPU": 1.0}}
+
+
+def test_a_job_that_has_its_places_does_not_wait_for_others() -> None:
+    with listed():
+        assert shortage._held_by_jobs("01") is None
+
+
+def test_a_cluster_that_does_not_list_its_jobs_is_not_guessed_about() -> None:
+    with listed(side_effect=ConnectionError):
+        assert shortage._held_by_jobs("03") is None
+
+
+def test_nothing_is_said_of_workers_whose_processes_start() -> None:
     with (
-        mock.patch("ray.util.state.list_jobs", return_value=jobs),
-        mock.patch("ray.util.state.list_placement_groups", return_value=groups),
-        mock.patch("ray.util.state.list_actors", return_value=actors),
+        mock.patch.object(shortage, "FIRST_SECONDS", 0.0),
+        mock.patch("ray.nodes", return_value=[{"NodeID": "one", "Alive": True, "Resources": {"CPU": 4.0}}]),
+        mock.patch("ray.get_runtime_context"),
+        mock.patch.object(shortage, "free_resources", return_value={"one": {"CPU": 1.0}}),
+        mock.patch.object(shortage, "_held_by_jobs", return_value=None),
     ):
-        assert shortage._held_by_jobs() == {OTHER: {"CPU": 2.5}, "another job": {"GPU": 1.0}}
+        assert Shortage(1, {"CPU": 2.0}).check() is None

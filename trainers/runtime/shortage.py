@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -42,9 +41,10 @@ class Shortage:
         left = free_resources()
         nodes = [node for node in ray.nodes() if node["Alive"]]
         free, whole = [left.get(node["NodeID"], {}) for node in nodes], [node["Resources"] for node in nodes]
-        text = explain(self.workers, self.resources, free, whole, {})
-        if text:
-            text = explain(self.workers, self.resources, free, whole, _held_by_jobs())
+        text = ""
+        if explain(self.workers, self.resources, free, whole, {}):
+            held = _held_by_jobs(ray.get_runtime_context().get_job_id())
+            text = "" if held is None else explain(self.workers, self.resources, free, whole, held)
         self._next = time.monotonic() + AGAIN_SECONDS
         if text in ("", self._said):
             return None
@@ -99,22 +99,37 @@ def _total(nodes: Sequence[Resources], name: str) -> float:
     return sum(node.get(name, 0) for node in nodes)
 
 
-def _held_by_jobs() -> dict[str, dict[str, float]]:
-    """Job, as people know it -> what its placement groups and actors hold; empty where the cluster lists none."""
+def _held_by_jobs(own: str) -> dict[str, dict[str, float]] | None:
+    """Job, as people know it -> what its placement groups and actors hold.
+
+    Args:
+        own: Ray's name of this job.
+
+    Returns:
+        None where this job has its places, and its processes start; and where the cluster lists none, for want of its
+        dashboard.
+    """
     from ray.util import state
 
     held: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
-    with contextlib.suppress(Exception):  # without its dashboard a cluster does not tell
+    try:
         names = {job.job_id: _name(job) for job in state.list_jobs(timeout=ANSWER_SECONDS)}
-        for group in state.list_placement_groups(detail=True, timeout=ANSWER_SECONDS):
-            if group.state == "CREATED":
-                for bundle in group.bundles or ():
-                    _add(held[names.get(group.creator_job_id, "another job")], bundle.get("unit_resources") or {})
-        for actor in state.list_actors(
+        groups = state.list_placement_groups(
+            filters=[("state", "=", "CREATED")], detail=True, timeout=ANSWER_SECONDS, raise_on_missing_output=False
+        )
+        actors = state.list_actors(
             filters=[("state", "=", "ALIVE")], detail=True, timeout=ANSWER_SECONDS, raise_on_missing_output=False
-        ):
-            if not actor.placement_group_id:
-                _add(held[names.get(actor.job_id, "another job")], actor.required_resources or {})
+        )
+    except Exception:  # whatever Ray raises then
+        return None
+    if any(group.creator_job_id == own for group in groups):
+        return None
+    for group in groups:
+        for bundle in group.bundles or ():
+            _add(held[names.get(group.creator_job_id, "another job")], bundle.get("unit_resources") or {})
+    for actor in actors:
+        if not actor.placement_group_id and actor.job_id != own:
+            _add(held[names.get(actor.job_id, "another job")], actor.required_resources or {})
     return {job: dict(resources) for job, resources in held.items()}
 
 
