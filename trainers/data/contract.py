@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trainers import own_code
 from trainers.data.resize import Pixels
 from trainers.data.targets import class_number, kind
 from trainers.datasets import BadImage, Item, Source
@@ -79,7 +80,7 @@ def _call(function: Callable[[], object], dataset: str, what: str) -> object:
     except (BadImage, MemoryError):
         raise
     except Exception as error:
-        if not dataset.endswith(".py"):
+        if not own_code.is_file(dataset):
             raise
         raise ValueError(f"{dataset}: {what} failed: {printable(locate_error(error))}") from None
 

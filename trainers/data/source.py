@@ -71,7 +71,7 @@ def cache_key(recipe: Recipe, source: Source) -> str:
             stamp = " ".join(stamps)
             line = f"{split} {item.name} {stamp} {list(item.targets)} {item.args}\n"
             digest.update(line.encode(errors="surrogateescape"))  # names need not be UTF-8
-    name = Path(recipe.dataset).stem
+    name = data_set.rpartition(" ")[0] or data_set
     height, width = recipe.storage_size
     return f"{name}-{height}x{width}-{digest.hexdigest()[:16]}"
 
