@@ -62,6 +62,16 @@ def choose(sweep: Sweep, earlier: SweepContent | None, check: Callable[[Cell], N
     return chosen
 
 
+def confirm(chosen: Chosen, sweep: Sweep, earlier: SweepContent | None, check: Callable[[Cell], None]) -> Chosen:
+    """The same trials; chosen anew where a check, as in `choose`, shows that some cannot be."""
+    try:
+        for each in chosen.cells:
+            check(each)
+    except ValueError:
+        return choose(sweep, earlier, check)
+    return chosen
+
+
 def _drawn(sweep: Sweep) -> Iterator[Values]:
     from tune_spaces.ray_tune import draws  # takes seconds, which no grid needs
 

@@ -36,7 +36,7 @@ from trainers.storage.run_lock import lock
 from trainers.storage.store import Store, default_storage
 from trainers.training.schedule import warm_up_note
 from tune_spaces import forecast
-from tune_spaces.candidates import Chosen, choose, describe_left_out, differences, left_out
+from tune_spaces.candidates import Chosen, choose, confirm, describe_left_out, differences, left_out
 from tune_spaces.clock import Clock
 from tune_spaces.messages import Mode, SweepContent, SweepFacts, SweepStatus
 from tune_spaces.origins import Origins, check_origins, find_origins
@@ -113,7 +113,7 @@ def run(
         with Cluster(sweep.scale, slots=request.slots(cpus())) as cluster:
             _connect(cluster, progress)
             prepared = PreparedData(sweep.scale, progress)
-            chosen = choose(sweep, earlier, prepared.prepare)
+            chosen = confirm(chosen, sweep, earlier, prepared.prepare)
             origins = find_origins(chosen.cells, prepared)
             check_origins(name, earlier.get("origins", {}) if earlier else {}, origins)
             request = dataclasses.replace(request, trials=_count(sweep, chosen.cells))

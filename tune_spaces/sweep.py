@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import importlib
 import itertools
 import json
@@ -150,17 +151,24 @@ class Sweep:
             return False
         return True
 
+    @functools.cached_property
+    def _changed(self) -> Recipe | ValueError:
+        """The recipe with the changes; why that cannot be, where they need some of the space."""
+        try:
+            return resolve(self.recipe).replace(**self.changes)
+        except ValueError as error:
+            return error
+
     @property
     def base(self) -> Recipe:
         """The recipe that values are put into; where its changes need some of the space, with the first that can be.
         Raises ValueError."""
-        try:
-            return resolve(self.recipe).replace(**self.changes)
-        except ValueError:
-            for values in itertools.islice(settings(self), MOST_TRIED):
-                if self._can_be(values):
-                    return self.recipe_with(values)
-            raise
+        if isinstance(self._changed, Recipe):
+            return self._changed
+        for values in itertools.islice(settings(self), MOST_TRIED):
+            if self._can_be(values):
+                return self.recipe_with(values)
+        raise self._changed
 
     @property
     def most_epochs(self) -> int:
@@ -172,13 +180,10 @@ class Sweep:
     def recipe_with(self, values: Values) -> Recipe:
         """The recipe of a trial; of what the values say of a Scale it takes nothing. Raises ValueError where they do
         not go together."""
-        own = resolve(self.recipe)
         given = nested({key: value for key, value in values.items() if key.partition(".")[0] in _names(Recipe)})
-        try:
-            base = own.replace(**self.changes)
-        except ValueError:  # what the changes need may be among the values
-            return own.replace(**_merged(self.changes, given))
-        return base.replace(**given)
+        if isinstance(self._changed, Recipe):
+            return self._changed.replace(**given)
+        return resolve(self.recipe).replace(**_merged(self.changes, given))
 
     def grid(self) -> Iterator[dict[str, object]]:
         """Every combination of the values, the last key changing fastest. Raises ValueError for too many."""
@@ -220,7 +225,8 @@ def cell(sweep: Sweep, number: int, values: Values) -> Cell:
     """The trial with these values. Raises ValueError where they do not go together."""
     try:
         recipe = sweep.recipe_with(values)
-        scale = sweep.scale.replace(**{key: value for key, value in values.items() if key in _names(Scale)})
+        places = {key: value for key, value in values.items() if key in _names(Scale)}
+        scale = sweep.scale.replace(**places) if places else sweep.scale
         if scale.worker_range[1] > 1:
             resolve_micro_batch(recipe, scale)
     except ValueError as error:
@@ -360,6 +366,7 @@ def format_values(values: Values) -> str:
     return " ".join(f"{key}={format_value(value)}" for key, value in values.items())
 
 
+@functools.cache
 def _names(kind: type) -> list[str]:
     return [each.name for each in dataclasses.fields(kind)]
 

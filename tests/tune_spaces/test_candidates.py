@@ -12,7 +12,7 @@ import pytest
 from trainers.progress import Progress
 from trainers.recipe import Scale
 from tune_spaces import trials
-from tune_spaces.candidates import choose, describe_left_out, differences, next_number
+from tune_spaces.candidates import choose, confirm, describe_left_out, differences, next_number
 from tune_spaces.ranges import Range
 from tune_spaces.run import _is_over
 from tune_spaces.sweep import Cell, Sweep, plain, setting
@@ -101,7 +101,7 @@ def test_what_only_the_data_shows_is_left_out_too() -> None:
         if each.recipe.batch_size > 32:
             raise ValueError(f"batch_size={each.recipe.batch_size} is more than the 40 training pictures")
 
-    chosen = choose(sweep(), None, check)
+    chosen = confirm(choose(sweep(), None), sweep(), None, check)
     assert [each.values for each in chosen.cells] == [{"lr": 0.01, "batch_size": 32}, {"lr": 0.1, "batch_size": 32}]
     assert describe_left_out(chosen.left_out)[1].endswith(
         "and 1 more: batch_size=64 is more than the 40 training pictures"
@@ -118,6 +118,12 @@ def test_batches_of_one_picture_are_left_out_where_batch_norm_needs_more(monkeyp
     chosen = choose(made, None, trials.PreparedData(Scale(workers=0), Progress()).prepare)
     assert [each.values for each in chosen.cells] == [{"batch_size": 3}]
     assert all("cannot be trained on one picture" in each["reason"] for each in chosen.left_out)
+
+
+def test_trials_that_can_all_be_are_made_once() -> None:
+    chosen, seen = choose(sweep(), None), list[Cell]()
+    assert confirm(chosen, sweep(), None, seen.append) is chosen
+    assert seen == chosen.cells
 
 
 @pytest.mark.parametrize(
