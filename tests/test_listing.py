@@ -60,6 +60,17 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     assert tree.again == ["a/same"]
 
 
+@pytest.mark.parametrize("name", ["thumbs", "Thumbnails", "_thumb"])
+def test_thumbnails_beside_their_pictures_are_not_taken_twice(tmp_path: Path, name: str) -> None:
+    files(tmp_path, "a/1.jpg", "a/2.jpg", f"a/{name}/1.png", f"a/{name}/2.png")
+    tree = walk(str(tmp_path), "a")
+    assert (tree.pictures, tree.again) == (["a/1.jpg", "a/2.jpg"], [f"a/{name}"])
+    files(tmp_path, f"a/{name}/3.jpg")
+    assert len(walk(str(tmp_path), "a").pictures) == 5
+    files(tmp_path, f"b/{name}/1.jpg")
+    assert walk(str(tmp_path), "b").pictures == [f"b/{name}/1.jpg"]
+
+
 @pytest.mark.parametrize("target", [".", "..", "../a", "deep/back"])
 def test_links_in_circles_are_said_with_their_path(tmp_path: Path, target: str) -> None:
     files(tmp_path, "a/1.jpg", "a/deep/2.jpg")

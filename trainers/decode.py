@@ -160,6 +160,8 @@ def opened(path: str) -> Iterator[Image.Image]:
         cause = f"its {size} pixels do not fit into memory; shrink it or cut it into tiles"
     except Exception as error:  # a damaged file makes Pillow raise nearly anything
         cause = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+        if os.path.islink(path) and not os.path.exists(path):
+            cause = f"it is a link to {os.readlink(path)}, which is not there"
     raise BadImage(f"{path} cannot be decoded: {cause}; replace or remove it") from None
 
 

@@ -74,12 +74,19 @@ class Tree:
     others: list[str] = field(default_factory=list)
     """Files that are no pictures."""
     again: list[str] = field(default_factory=list)
-    """Links to a folder that was listed before: its pictures are not taken twice."""
+    """Folders whose pictures are taken already: links to one that was listed before, and thumbnails."""
+    root: str = ""
+    """The folder itself, as it was given."""
+
+    def top(self, picture: str) -> str:
+        """The folder directly in this one in which a picture lies; "" where it lies in none."""
+        folder, mark, _ = picture[len(self.root) + 1 if self.root else 0 :].partition("/")
+        return folder if mark else ""
 
 
 def walk(root: str, folder: str) -> Tree:
     """List all that lies below `folder`, a path below `root`. Raises ValueError for a link to a folder above it."""
-    tree, seen = Tree(), set[str]()
+    tree, seen = Tree(root=folder), set[str]()
 
     def visit(below: str, above: tuple[str, ...]) -> None:
         path = f"{folder}/{below}".rstrip("/") if folder else below
@@ -95,6 +102,9 @@ def walk(root: str, folder: str) -> Tree:
         tree.pictures += [f"{start}{name}" for name in found.pictures]
         tree.others += [f"{start}{name}" for name in found.others]
         for name in found.folders:
+            if _are_thumbnails(os.path.join(root, path, name), found.pictures):
+                tree.again.append(f"{start}{name}")
+                continue
             inner = f"{below}/{name}" if below else name
             tree.folders.append(inner)
             visit(inner, (*above, where))
@@ -102,6 +112,15 @@ def walk(root: str, folder: str) -> Tree:
     visit("", ())
     tree.pictures.sort(key=_order)
     return tree
+
+
+def _are_thumbnails(folder: str, beside: list[str]) -> bool:
+    """Whether a folder of that name holds but small copies of the pictures beside it."""
+    if "thumb" not in os.path.basename(folder).lower() or not beside:
+        return False
+    stems = {os.path.splitext(name)[0] for name in beside}
+    held = list_folder(folder)
+    return not held.folders and {os.path.splitext(name)[0] for name in held.pictures} <= stems
 
 
 def _order(name: str) -> tuple[str, str]:

@@ -144,6 +144,9 @@ def test_the_data_folder_itself_may_be_named(tmp_path: Path) -> None:
     own = image_folder.source(str(tmp_path), train=".")
     assert (own.classes, sum(found(own).values())) == (["a", "b", "part1"], 60)
     assert found(own).keys() == {"train", "val", "test"}
+    checked = image_folder.source(str(tmp_path), train=".", val="part1")
+    assert (checked.classes, found(checked)) == (["a", "b"], {"train": 40, "val": 20})
+    assert not checked.warnings
 
 
 @pytest.mark.parametrize(
@@ -166,7 +169,7 @@ def test_classes_with_folders_of_equal_names_below_are_said(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("train", "test"), [("train", "test"), ("Training", "Val"), ("train_set", "test_set")])
 def test_splits_below_the_class_folders_are_splits(tmp_path: Path, train: str, test: str) -> None:
-    folder(tmp_path, f"cat/{train}", f"cat/{test}:5", f"dog/{train}/deep", f"dog/{test}:5", "dog/extra:3")
+    folder(tmp_path, f"cat/{train}", f"cat/{test}/extra:5", f"dog/{train}/deep", f"dog/{test}:5", "dog/extra:3")
     source = image_folder.source(str(tmp_path))
     assert source.classes == ["cat", "dog"]
     split = "val" if test == "Val" else "test"

@@ -128,7 +128,8 @@ def _items(root: str, classes: Sequence[str], of: _Split, samples: int, args: Ar
 def _list(root: str, layout: Layout) -> tuple[dict[str, _Split], list[str]]:
     """The class folders of each split, and what to say of them. Raises ValueError."""
     folders = layout.folders or {"train": [""]}
-    splits = {split: _read(root, split, of) for split, of in folders.items()}
+    everywhere = [folder for of in folders.values() for folder in of]
+    splits = {split: _read(root, split, of, everywhere) for split, of in folders.items()}
     warnings = list(layout.warnings)
     for split in [split for split, of in splits.items() if split == "test" and _unlabelled(of, splits["train"])]:
         count = len(splits[split].loose) + sum(len(tree.pictures) for [tree] in splits[split].classes.values())
@@ -150,13 +151,14 @@ def _list(root: str, layout: Layout) -> tuple[dict[str, _Split], list[str]]:
     return splits, warnings
 
 
-def _read(root: str, split: str, folders: Sequence[str]) -> _Split:
+def _read(root: str, split: str, folders: Sequence[str], everywhere: Sequence[str]) -> _Split:
+    """The class folders in some folders; `everywhere`: those of all splits, which are no classes."""
     where = [descend(root, folder, split) for folder in folders]
     found = _Split(" and ".join(printable(os.path.join(root, folder).rstrip("/")) for folder in where))
     trees: dict[str, list[Tree]] = {}
     for folder in where:
         listing = list_folder(os.path.join(root, folder))
-        beside = {other.split("/")[0] for other in folders} if folder == "" else set()
+        beside = {other.split("/")[0] for other in everywhere} if folder == "" else set()
         for name in listing.folders:
             if name not in beside:
                 tree = walk(root, f"{folder}/{name}" if folder else name)
@@ -186,7 +188,7 @@ def _classes_first(of: _Split, warnings: list[str]) -> dict[str, _Split] | None:
         for tree in trees:
             for split in set(by_name.values()):
                 below = {folder for folder, each in by_name.items() if each == split}
-                pictures = [picture for picture in tree.pictures if _top(tree, picture) in below]
+                pictures = [picture for picture in tree.pictures if tree.top(picture) in below]
                 part = found.setdefault(split, _Split(f"{of.where}/<class>/{'|'.join(sorted(below))}"))
                 part.classes.setdefault(name, []).append(Tree(pictures=pictures))
     if not having:
@@ -206,11 +208,6 @@ def _classes_first(of: _Split, warnings: list[str]) -> dict[str, _Split] | None:
         + "; --dataset-args train=. takes all together"
     )
     return found
-
-
-def _top(tree: Tree, picture: str) -> str:
-    """The folder directly below the class folder in which a picture lies; "" where it lies in none."""
-    return next((folder for folder in tree.folders if "/" not in folder and f"/{folder}/" in f"/{picture}"), "")
 
 
 # ---- checks ----
@@ -355,7 +352,7 @@ def _say_passed(of: _Split) -> list[str]:
         )
     again = [path for tree in trees for path in tree.again]
     if again:
-        warnings.append(f"links to folders that are listed already are left out: {shortened(again)}")
+        warnings.append(f"folders of pictures that are taken already are left out: {shortened(again)}")
     unread = left_out(other for tree in trees for other in tree.others)
     if unread:
         warnings.append(f"{of.where}: {unread}")

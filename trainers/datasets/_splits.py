@@ -105,7 +105,7 @@ def find_splits(root: str, given: Given | None = None, holds: str = "<class>/*",
     if needs_train and "train" not in found:
         raise ValueError(_no_train(root, names, found, holds))
     taken = {folder.split("/")[0] for folders in found.values() for folder in folders}
-    left = [name for name in names if name not in taken] if taken != {""} else []
+    left = [name for name in names if name not in taken] if "" not in taken else []
     return Layout(found, left, _say(root, found, said), given="train" in said)
 
 
