@@ -64,7 +64,8 @@ def test_names_that_are_no_utf8_are_trained_on_and_predicted(
 
 
 @pytest.mark.skipif(os.uname().sysname == "Darwin", reason="names are UTF-8 there")
-def test_masks_of_names_that_are_no_utf8(tmp_path: Path, storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("storage")
+def test_masks_of_names_that_are_no_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = os.fsencode(tmp_path) + b"/data/"
     for number in range(6):
         picture(root + b"images/\xe9%d.png" % number, number)

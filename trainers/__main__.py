@@ -382,6 +382,7 @@ def _report(argv: list[str]) -> int:
         baseline=options.baseline,
         price_per_hour=options.price_per_hour,
     )
+    text = printable(text)  # paths need not be UTF-8
     if options.out is None:
         print(text)
     else:
