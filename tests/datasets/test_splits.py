@@ -187,7 +187,7 @@ def test_test_folders_without_classes_are_left_out(tmp_path: Path, place: str) -
     train = "seg_train" if place.startswith("seg") else "train"
     source = image_folder.source(str(folder(tmp_path, f"{train}/a", f"{train}/b", place)))
     assert found(source) == {"train": 36, "val": 4}
-    assert "holds 7 pictures without class folders: it is left out as a test split" in said(source)
+    assert "holds 7 pictures without class folders" in said(source)
 
 
 @pytest.mark.parametrize("other", ["seg_pred/seg_pred", "unlabeled", "extra/a", "images_more/deep/er"])
@@ -221,6 +221,27 @@ def test_classes_that_a_split_lacks(tmp_path: Path) -> None:
     folder(tmp_path, "val/d", "val/e")
     with pytest.raises(ValueError, match="val holds classes that train lacks: d, e; train has a, b, c"):
         image_folder.source(str(tmp_path))
+
+
+def test_a_single_folder_called_like_a_split_is_asked_about(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds one class folder only, 'train'"):
+        image_folder.source(str(folder(tmp_path, "train")))
+
+
+def test_a_test_folder_of_a_misspelled_class_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="test holds classes that train lacks: CAT .CAT is cat but for its spelling"):
+        image_folder.source(str(folder(tmp_path, "train/cat", "train/dog", "test/CAT")))
+
+
+def test_what_is_left_out_need_not_be_sound(tmp_path: Path) -> None:
+    folder(tmp_path, "train/a", "train/b", "old/a")
+    (tmp_path / "old/again").symlink_to(".")
+    assert "old is left out" in said(image_folder.source(str(tmp_path)))
+
+
+@pytest.mark.parametrize("names", [("-1", "1"), ("C", "C++"), ("0.5", "05"), ("n01", "n1")])
+def test_names_that_differ_in_more_than_spelling_need_no_word(tmp_path: Path, names: tuple[str, str]) -> None:
+    assert not image_folder.source(str(folder(tmp_path, *names))).warnings
 
 
 def test_all_empty_class_folders_are_named(tmp_path: Path) -> None:
@@ -271,7 +292,17 @@ def test_the_order_of_pictures_does_not_depend_on_the_form(tmp_path: Path) -> No
     assert orders[0] == orders[1]
 
 
-@pytest.mark.parametrize(("one", "other"), [("Cat", "cat"), ("red fox", "red_fox"), ("n1 ", "n1"), ("\uff43at", "cat")])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Cat", "cat"),
+        ("red fox", "red_fox"),
+        ("n1 ", "n1"),
+        ("red-fox", "Red Fox"),
+        ("a\u200bb", "ab"),
+        ("\uff43at", "cat"),
+    ],
+)
 def test_names_that_look_alike(tmp_path: Path, one: str, other: str) -> None:
     source = image_folder.source(str(folder(tmp_path / "whole", one, other, "dog")))
     assert len(source.classes) == 3

@@ -7,7 +7,9 @@ said: a split that is no class, class folders in several places, names that look
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -30,6 +32,8 @@ class _Split:
     """Class -> what lies below its folder, or its folders; sorted."""
     loose: list[str] = field(default_factory=list)
     """Pictures beside the class folders."""
+    two_forms: list[str] = field(default_factory=list)
+    """Classes with two folders beside each other, whose names are in two Unicode forms."""
 
     def pictures(self, name: str) -> list[str]:
         return [picture for tree in self.classes.get(name, ()) for picture in tree.pictures]
@@ -132,9 +136,11 @@ def _list(root: str, layout: Layout) -> tuple[dict[str, _Split], list[str]]:
     splits = {split: _read(root, split, of, everywhere) for split, of in folders.items()}
     warnings = list(layout.warnings)
     for split in [split for split, of in splits.items() if split == "test" and _unlabelled(of, splits["train"])]:
-        count = len(splits[split].loose) + sum(len(tree.pictures) for [tree] in splits[split].classes.values())
+        of = splits[split]
+        count = len(of.loose) + sum(len(of.pictures(name)) for name in of.classes)
+        which = f" but for {shortened(list(of.classes))}, which train lacks" if of.classes else ""
         warnings.append(
-            f"{splits[split].where} holds {count} pictures without class folders: it is left out as a test split; "
+            f"{of.where} holds {count} pictures without class folders{which}: it is left out as a test split; "
             "trainers predict takes it"
         )
         del splits[split]
@@ -151,7 +157,7 @@ def _list(root: str, layout: Layout) -> tuple[dict[str, _Split], list[str]]:
     return splits, warnings
 
 
-def _read(root: str, split: str, folders: Sequence[str], everywhere: Sequence[str]) -> _Split:
+def _read(root: str, split: str, folders: Sequence[str], everywhere: Sequence[str] = ()) -> _Split:
     """The class folders in some folders; `everywhere`: those of all splits, which are no classes."""
     where = [descend(root, folder, split) for folder in folders]
     found = _Split(" and ".join(printable(os.path.join(root, folder).rstrip("/")) for folder in where))
@@ -159,10 +165,11 @@ def _read(root: str, split: str, folders: Sequence[str], everywhere: Sequence[st
     for folder in where:
         listing = list_folder(os.path.join(root, folder))
         beside = {other.split("/")[0] for other in everywhere} if folder == "" else set()
-        for name in listing.folders:
-            if name not in beside:
-                tree = walk(root, f"{folder}/{name}" if folder else name)
-                trees.setdefault(printable(composed(name)), []).append(tree)
+        names = [name for name in listing.folders if name not in beside]
+        for name in names:
+            tree = walk(root, f"{folder}/{name}" if folder else name)
+            trees.setdefault(printable(composed(name)), []).append(tree)
+        found.two_forms += [name for name, count in Counter(map(composed, names)).items() if count > 1]
         found.loose += [f"{folder}/{name}" if folder else name for name in listing.pictures]
     found.classes = {name: trees[name] for name in sorted(trees)}
     return found
@@ -172,7 +179,8 @@ def _unlabelled(of: _Split, train: _Split) -> bool:
     """Whether a test folder holds pictures alone, or one folder of them that is no class."""
     if not of.classes:
         return bool(of.loose)
-    return len(of.classes) == 1 and not of.classes.keys() & train.classes.keys() and not of.loose
+    known = set(map(_spelling, train.classes))
+    return len(of.classes) == 1 and _spelling(next(iter(of.classes))) not in known and not of.loose
 
 
 def _classes_first(of: _Split, warnings: list[str]) -> dict[str, _Split] | None:
@@ -278,10 +286,12 @@ def _check_classes(splits: Mapping[str, _Split]) -> list[str]:
             f"folder in which the class folders, or train/ val/ test/, lie?{inner}"
         )
     warnings = _say_alike(train)
+    spelled = {_spelling(name): name for name in classes}
     for of in splits.values():
-        unknown = [name for name in of.classes if of.pictures(name) and name not in classes]
+        unknown = [name for name in of.classes if of.pictures(name) and name not in train.classes]
         if unknown:
-            alike = [f"{name} is {other} but for its spelling" for name in unknown for other in _alike(name, classes)]
+            known = ((name, spelled.get(_spelling(name))) for name in unknown)
+            alike = [f"{name} is {other} but for its spelling" for name, other in known if other]
             raise ValueError(
                 f"{of.where} holds classes that train lacks: {shortened(unknown)}"
                 f"{f' ({shortened(alike)})' if alike else ''}; train has {shortened(classes)}. Rename or remove them, "
@@ -301,7 +311,10 @@ def _check_classes(splits: Mapping[str, _Split]) -> list[str]:
 
 
 def _say_left(root: str, name: str, train: _Split) -> list[str]:
-    inner = walk(root, name)
+    try:
+        inner = walk(root, name)
+    except ValueError:  # what is left out need not be sound
+        return [f"{printable(os.path.join(root, name))} is left out: its name is that of no split"]
     if not inner.pictures:
         return []
     same = {composed(folder) for folder in inner.folders} & train.classes.keys()
@@ -315,10 +328,9 @@ def _say_left(root: str, name: str, train: _Split) -> list[str]:
 def _say_alike(of: _Split) -> list[str]:
     """Folders of one split whose names hardly differ."""
     warnings = [
-        f"{of.where} holds {len(trees)} folders called {name}, whose accents are in two Unicode forms (NFC and NFD); "
-        "they are one class"
-        for name, trees in of.classes.items()
-        if len(trees) > 1 and " and " not in of.where
+        f"{of.where} holds two folders called {name}, whose accents are in two Unicode forms (NFC and NFD); they are "
+        "one class"
+        for name in of.two_forms
     ]
     first: dict[str, str] = {}
     for name in of.classes:
@@ -331,14 +343,11 @@ def _say_alike(of: _Split) -> list[str]:
     return warnings
 
 
-def _alike(name: str, classes: Sequence[str]) -> list[str]:
-    return [other for other in classes if _spelling(other) == _spelling(name)]
-
-
 def _spelling(name: str) -> str:
     """What remains of a name without case, spaces and the like."""
-    folded = unicodedata.normalize("NFKC", name).casefold()
-    return "".join(each for each in folded if each.isalnum()) or folded
+    folded = unicodedata.normalize("NFKC", name).casefold().replace("_", " ")
+    seen = "".join(each for each in folded if unicodedata.category(each) != "Cf")  # not what takes no room
+    return re.sub(r"(?<=\w)[\s-]+(?=\w)", " ", seen).strip()
 
 
 def _say_passed(of: _Split) -> list[str]:

@@ -169,7 +169,7 @@ def may_be_split(name: str) -> bool:
 def descend(root: str, folder: str, split: str) -> str:
     """The folder itself, or the one of the same meaning in it where it holds nothing else: seg_train/seg_train."""
     listing = list_folder(os.path.join(root, folder))
-    if len(listing.folders) == 1 and not listing.pictures:
+    if folder and len(listing.folders) == 1 and not listing.pictures:
         inner = listing.folders[0]
         if inner == os.path.basename(folder) or split_names([inner]).get(inner) == split:
             return descend(root, f"{folder}/{inner}", split)
