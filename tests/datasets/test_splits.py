@@ -229,7 +229,7 @@ def test_a_single_folder_called_like_a_split_is_asked_about(tmp_path: Path) -> N
 
 
 def test_a_test_folder_of_a_misspelled_class_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="test holds classes that train lacks: CAT .CAT is cat but for its spelling"):
+    with pytest.raises(ValueError, match=r"test holds classes that train lacks: CAT .CAT is cat but for its spelling"):
         image_folder.source(str(folder(tmp_path, "train/cat", "train/dog", "test/CAT")))
 
 
