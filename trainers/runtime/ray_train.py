@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 90.0
 """Ray itself waits for minutes where something else listens at the address."""
 GRACE_SECONDS = 30.0
+"""For workers to end, and for a new group of them to stand, when a run ends or is to stop."""
 RESIZE_SECONDS = 10.0
 """Between two checks of elastic training whether the cluster has room for more workers."""
 NETWORK_SECONDS = 900
@@ -222,7 +223,7 @@ class Cluster:
             if stop.is_set() and not stop_requested:
                 stop_requested = True
                 coordinator.ask_to_stop.remote()
-            if stop.is_set() and ended_at is None and _is_silent(heard_at, stall_detector.stall_seconds):
+            if stop.is_set() and ended_at is None and _is_silent(heard_at, GRACE_SECONDS):
                 listen(_interrupted())
                 return
             if self.scale.elastic and time.monotonic() - refreshed_at > RESIZE_SECONDS:
