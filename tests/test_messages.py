@@ -11,7 +11,8 @@ ROOT = Path(__file__).parent.parent
 SNIPPET = """
 from typing import assert_never
 
-from trainers.messages import DataSpec, DoneEvent, Event, Job, Meta, RunFacts
+from trainers.messages import DataSpec, DoneEvent, Event, Job, Meta
+from trainers.run_facts import RunFacts
 
 
 def make_job(data: DataSpec) -> Job:

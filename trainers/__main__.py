@@ -23,7 +23,7 @@ from trainers.storage.store import explain
 if TYPE_CHECKING:
     from trainers.data.prepared_sets import PreparedSet
     from trainers.fitting import RunResult
-    from trainers.messages import Scores
+    from trainers.run_facts import Scores
     from trainers.storage.store import Store
 
 USAGE = """usage: python -m trainers COMMAND ...

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from trainers import own_code
 from trainers.datasets import Source
 from trainers.formatting import locate_error, nearest, shortened
-from trainers.messages import DatasetFacts, Facts, Meta, RunFacts
+from trainers.messages import Facts, Meta
 from trainers.recipe import Recipe, recipe_names
+from trainers.run_facts import DatasetFacts, RunFacts
 from trainers.runs.files import read_run, run_names
 from trainers.runs.provenance import machine
 from trainers.storage.store import Store

@@ -31,20 +31,7 @@ from trainers.checks import (
 )
 from trainers.datasets import Source
 from trainers.formatting import parse_size
-from trainers.messages import (
-    CodeCopy,
-    DatasetFacts,
-    DataSpec,
-    DoneEvent,
-    Event,
-    Job,
-    Line,
-    Meta,
-    NewEnd,
-    RunFacts,
-    Status,
-    Threads,
-)
+from trainers.messages import DataSpec, DoneEvent, Event, Job, Line, Meta
 from trainers.progress import Progress
 from trainers.recipe import Recipe, Scale, resolve
 from trainers.resolve import (
@@ -56,6 +43,7 @@ from trainers.resolve import (
     resolve_normalisation,
     resolve_recipe,
 )
+from trainers.run_facts import CodeCopy, DatasetFacts, NewEnd, RunFacts, Status, Threads
 from trainers.runs import code
 from trainers.runs.events import Control, Listener
 from trainers.runs.files import check_run_name, count_epochs, new_run_name, read_history, read_run

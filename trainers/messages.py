@@ -8,47 +8,35 @@ pickled into a file. A key that is missing or misspelt is a type error.
     GroupStart, Requests   the run's coordinator to rank 0
     Meta                   `meta.json` of a prepared data set
     ShardResult            a task that decodes pictures to the one that writes `meta.json`
-    RunFacts               `run.json`
 
-Light: NumPy is imported for type checking only.
+What run.json holds: run_facts.py. Light: NumPy is imported for type checking only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
+
+from trainers.run_facts import (
+    Best,
+    Json,
+    Machine,
+    PeakMemory,
+    Repeated,
+    Scores,
+    SkippedImage,
+    Status,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-Json = dict[str, Any]
-"""A JSON object whose keys its own type knows: `Recipe.to_json()`, `Scale.to_json()`."""
 Line = dict[str, float]
 """A line of metrics.jsonl: numbers of an epoch by name."""
-Scores = dict[str, Any]
-"""Scores by bare name, and `per_class`: their lists."""
-Status = Literal["finished", "stopped_early", "interrupted", "failed", "out_of_memory"]
-"""How a run ended."""
 
 
 # The data set ------------------------------------------------------------------------------------------------------
-
-
-class SkippedImage(TypedDict):
-    """A picture that could not be used."""
-
-    name: str
-    why: str
-    split: NotRequired[str]
-    """Missing in files of older versions."""
-
-
-class Repeated(TypedDict):
-    """Pictures with equal pixels: how many, and some of their names."""
-
-    count: int
-    examples: list[str]
 
 
 class Facts(TypedDict):
@@ -216,23 +204,6 @@ class Sums(TypedDict, total=False):
     """Of the last step."""
 
 
-class Best(TypedDict):
-    """The best epoch so far."""
-
-    epoch: int
-    metric: str
-    value: float
-    step: NotRequired[int]
-    """Of its checkpoint; not in run.json."""
-
-
-class PeakMemory(TypedDict):
-    """Bytes; None where they are not known."""
-
-    host: int | None
-    device: int | None
-
-
 class MachineEvent(TypedDict):
     """The host of a rank."""
 
@@ -397,136 +368,3 @@ class Requests(TypedDict):
     """Checkpoints requested so far."""
     hurry: bool
     """Whether to save often: a host is about to be taken back."""
-
-
-# The run folder ----------------------------------------------------------------------------------------------------
-
-
-class Gpu(TypedDict):
-    name: str
-    memory_bytes: int
-
-
-class Machine(TypedDict):
-    """What a process may use of its host."""
-
-    cpu: str
-    cores: int
-    memory_bytes: int
-    gpus: list[Gpu]
-
-
-class Nodes(TypedDict):
-    nodes: list[Machine]
-
-
-class Threads(TypedDict):
-    """For arithmetic, of each worker: rounding depends on them."""
-
-    used: int | None
-    """None: as few as are as fast, which the workers find out."""
-    of: int
-    """Those that it may use."""
-
-
-class DatasetFacts(TypedDict, total=False):
-    """What run.json says of the data: enough to predict without it."""
-
-    name: str
-    fingerprint: str
-    fingerprints: dict[str, str]
-    listing: str
-    rows: dict[str, int]
-    classes: list[str]
-    channels: int
-    masks: bool
-    target: str
-    colours: list[list[int]] | None
-    mean: list[float]
-    std: list[float]
-    class_counts: dict[str, list[int]]
-    class_areas: list[int]
-    skipped: Sequence[SkippedImage]
-    repeated: dict[str, Repeated]
-
-
-class CodeCopy(TypedDict):
-    """A file of the user's own that a run is made of, and what it imports from beside it."""
-
-    path: str
-    """Where it lay, on the host of the driver."""
-    copy: str
-    """Below the run folder."""
-    files: dict[str, str]
-    """Name below the file's folder -> SHA-256; the file itself comes first."""
-
-
-class PredictedMemory(TypedDict):
-    """Peak memory of a step on its device."""
-
-    predicted_bytes: int
-    limit_bytes: int | None
-    measured_bytes: NotRequired[int]
-    error: NotRequired[float]
-    """predicted / measured - 1"""
-
-
-class RunSeconds(TypedDict):
-    """Where the time of a run went, over all attempts but for `setup`."""
-
-    total: float
-    setup: float | None
-    """Until the workers first stood; None: they never did."""
-    compute: float
-    data_wait: float
-    evaluate: float
-    checkpoint: float
-
-
-class RunEnd(TypedDict, total=False):
-    """What the end of a run adds to run.json."""
-
-    message: str
-    seconds: RunSeconds
-    images_per_second: float | None
-    peak_memory_bytes: PeakMemory
-    epochs_run: int
-    best: Best | None
-    final: Scores
-
-
-class NewEnd(TypedDict):
-    """A run that was resumed with another end than it had."""
-
-    after_epoch: int
-    """Epochs that it had had."""
-    changed: dict[str, list[int | None]]
-    """Field of the recipe -> the old value and the new one."""
-    at: str
-
-
-class RunFacts(RunEnd):
-    """What run.json holds."""
-
-    name: str
-    status: Literal["running"] | Status
-    recipe_name: str
-    recipe: Json
-    scale: Json
-    dataset: DatasetFacts
-    machine: Nodes
-    threads: NotRequired[Threads]
-    """Missing in files of older versions."""
-    versions: dict[str, str]
-    commit: str | None
-    attempt: int
-    start_id: str
-    started: str
-    finished: str | None
-    command: str
-    memory: NotRequired[PredictedMemory]
-    ends: NotRequired[list[NewEnd]]
-    code: NotRequired[dict[str, CodeCopy]]
-    """"dataset", "model" or "task" -> the file, where that is one of the user's own."""
-    changed: NotRequired[list[str]]
-    """What had changed, in words, when the run was resumed."""

@@ -16,8 +16,9 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from trainers.formatting import format_duration
-from trainers.messages import Line, RunFacts, RunSeconds, StepEvent
+from trainers.messages import Line, StepEvent
 from trainers.process import Lasting
+from trainers.run_facts import RunFacts, RunSeconds
 from trainers.time_left import TimeLeft
 
 Advance = Callable[[int], None]

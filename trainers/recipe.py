@@ -18,7 +18,7 @@ from trainers.formatting import check_is_path, locate_error, nearest, parse_size
 from trainers.registry import arguments, choices, constant, load
 
 if TYPE_CHECKING:  # it imports NumPy
-    from trainers.messages import Json
+    from trainers.run_facts import Json
 
 SCHEDULE_ARGS = {"constant": {}, "step": {"every": 10, "factor": 0.1}, "cosine": {}, "polynomial": {"power": 0.9}}
 

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from trainers.messages import DatasetFacts, Meta, PredictedMemory, RunFacts
+from trainers.messages import Meta
 from trainers.recipe import Recipe, Scale, resolve_micro_batch
 from trainers.registry import constant
+from trainers.run_facts import DatasetFacts, PredictedMemory, RunFacts
 from trainers.training.schedule import learning_rate
 
 if TYPE_CHECKING:

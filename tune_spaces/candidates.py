@@ -73,7 +73,7 @@ def confirm(chosen: Chosen, sweep: Sweep, earlier: SweepContent | None, check: C
 
 
 def _drawn(sweep: Sweep) -> Iterator[Values]:
-    from tune_spaces.ray_tune import draws  # takes seconds, which no grid needs
+    from tune_spaces.proposals import draws  # takes seconds, which no grid needs
 
     return draws(sweep)
 

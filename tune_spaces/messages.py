@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, NotRequired, Protocol, TypedDict
 
-from trainers.messages import Best, Json, Meta
+from trainers.messages import Meta
+from trainers.run_facts import Best, Json
 
 Values = Mapping[str, object]
 """What a sweep gives a trial: field -> number, text, true or false, size; model_args.num_filters is a field too."""

@@ -9,6 +9,7 @@ from trainers.progress import Progress
 from tune_spaces import candidates, ray_tune
 from tune_spaces.clock import Clock
 from tune_spaces.messages import Coordinator, SweepStatus
+from tune_spaces.proposals import MOST_PROPOSALS, Tpe
 from tune_spaces.sweep import Cell, cell, format_values, setting
 from tune_spaces.sweep_state import OVER, RANKED, dominates
 from tune_spaces.trials import Trials
@@ -46,7 +47,7 @@ class Runner:
 
     def _tune(self, waiting: list[Cell], stop: threading.Event, kind: str, search: str | None) -> SweepStatus:
         plan, state = self.plan, self.state
-        tpe = ray_tune.Tpe(plan.sweep, plan.metric, plan.mode, state) if search == "tpe" else None
+        tpe = Tpe(plan.sweep, plan.metric, plan.mode, state) if search == "tpe" else None
         if not waiting and tpe is None:
             return "finished"
         coordinator_name, coordinator = ray_tune.start_coordinator(state.sign)
@@ -84,14 +85,14 @@ class Runner:
             return "interrupted"
         return "out_of_time" if requests.out_of_time else "finished"
 
-    def _propose(self, tpe: ray_tune.Tpe) -> Cell | None:
+    def _propose(self, tpe: Tpe) -> Cell | None:
         """A further trial that TPE thinks good; None: there are enough, or no others."""
         trials, sweep = self.trials, self.plan.sweep
         assert sweep.trials is not None
         left_out = self.state.content.setdefault("left_out", [])
         kept = {setting(entry["values"]) for entry in trials.entries(repeats=False)}
         gone = {setting(entry["values"]) for entry in left_out}
-        while len(kept) < sweep.trials and len(gone) < ray_tune.MOST_PROPOSALS * sweep.trials:
+        while len(kept) < sweep.trials and len(gone) < MOST_PROPOSALS * sweep.trials:
             if (values := tpe.propose(kept | gone)) is None:
                 return None
             try:

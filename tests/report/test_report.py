@@ -19,10 +19,10 @@ from typing import Any, get_args
 import pytest
 from helpers.sweeps import make_sweep, trial
 
-from trainers.messages import RunFacts
 from trainers.recipe import resolve
 from trainers.report.reader import RunKey
 from trainers.report.report import report
+from trainers.run_facts import RunFacts
 
 ROOT = Path(__file__).parents[2]
 

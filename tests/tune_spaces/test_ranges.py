@@ -13,8 +13,8 @@ import pytest
 from trainers.storage.store import Store
 from tune_spaces.candidates import choose
 from tune_spaces.messages import RangeKind
+from tune_spaces.proposals import Tpe, draws
 from tune_spaces.ranges import Range
-from tune_spaces.ray_tune import Tpe, draws
 from tune_spaces.sweep import Sweep, setting
 from tune_spaces.sweep_state import SweepState
 

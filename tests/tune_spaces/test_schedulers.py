@@ -11,6 +11,7 @@ import pytest
 
 from trainers.storage.store import Store
 from tune_spaces import ray_tune
+from tune_spaces.proposals import Tpe, draws
 from tune_spaces.sweep import Range, Sweep, setting
 from tune_spaces.sweep_state import SweepState
 
@@ -61,8 +62,8 @@ def test_weak_trials_are_stopped_and_the_best_is_not(
     monkeypatch.setattr(ray_tune.ray, "get", lambda found: found)
     sweep, coordinator = made(search, scheduler), Recorded()
     facts: Any = {"metric": "accuracy", "mode": "max", "plan": {"scheduler": scheduler}}
-    tpe = ray_tune.Tpe(sweep, "accuracy", "max", SweepState(Store(tmp_path), facts, None)) if search == "tpe" else None
-    drawn = iter(sweep.grid() if search == "grid" else ray_tune.draws(sweep) if search == "random" else ())
+    tpe = Tpe(sweep, "accuracy", "max", SweepState(Store(tmp_path), facts, None)) if search == "tpe" else None
+    drawn = iter(sweep.grid() if search == "grid" else draws(sweep) if search == "random" else ())
     schedule: Any = ray_tune.scheduler(sweep, scheduler, EPOCHS, "accuracy", "max", coordinator)  # type: ignore[arg-type]
     scores: dict[str, float] = {}
     while len(scores) < TRIALS:

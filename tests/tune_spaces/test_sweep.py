@@ -17,7 +17,7 @@ from trainers.recipe import Scale, resolve
 from trainers.storage.store import Store
 from tune_spaces.__main__ import main
 from tune_spaces.candidates import choose
-from tune_spaces.ray_tune import draws
+from tune_spaces.proposals import draws
 from tune_spaces.run import SweepResult
 from tune_spaces.sweep import (
     Cell,
@@ -255,7 +255,7 @@ def test_a_sweep_that_is_cut_short_has_a_best_so_far(sweep_state: Callable[..., 
 def test_tpe_proposes_no_setting_twice_and_stops_where_there_are_no_others(
     sweep_state: Callable[..., SweepState],
 ) -> None:
-    from tune_spaces.ray_tune import Tpe
+    from tune_spaces.proposals import Tpe
 
     space = {"lr": [0.01, 0.1], "image_size": [(8, 8), (16, 16)]}
     sweep = Sweep(recipe="digits.cnn", space=space, search="tpe", trials=9)

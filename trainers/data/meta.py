@@ -11,8 +11,9 @@ import numpy as np
 from trainers import notices
 from trainers.data import targets
 from trainers.datasets import Source
-from trainers.messages import DatasetFacts, Meta, Repeated, ShardResult, SkippedImage
+from trainers.messages import Meta, ShardResult
 from trainers.recipe import Recipe
+from trainers.run_facts import DatasetFacts, Repeated, SkippedImage
 
 SHOWN = 20
 """Skipped or repeated pictures that a message names."""

@@ -30,8 +30,9 @@ from trainers.data.source import cache_key, row_bytes, size_of
 from trainers.data.targets import Array, hash_pixels
 from trainers.datasets import Item, Source
 from trainers.limits import cpus
-from trainers.messages import Meta, ShardResult, SkippedImage
+from trainers.messages import Meta, ShardResult
 from trainers.recipe import Recipe
+from trainers.run_facts import SkippedImage
 from trainers.storage.store import Store, explain, rename_once
 
 if TYPE_CHECKING:

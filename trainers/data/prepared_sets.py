@@ -18,8 +18,9 @@ from typing import Literal, Self
 from trainers.data.source import cache_key, scan_files
 from trainers.datasets import Source
 from trainers.formatting import format_size
-from trainers.messages import Json, Meta
+from trainers.messages import Meta
 from trainers.recipe import Recipe
+from trainers.run_facts import Json
 from trainers.storage.store import explain
 
 META, MEASURED = "meta.json", "measured.json"

@@ -19,9 +19,10 @@ from trainers.formatting import check_is_path, composed, shortened
 from trainers.inference import predictions
 from trainers.inference.load import open_run, restore
 from trainers.inference.predictor import Predictor, check_overlap
-from trainers.messages import DatasetFacts, Meta, RunFacts, Scores
+from trainers.messages import Meta
 from trainers.progress import Advance
 from trainers.recipe import Recipe, Scale
+from trainers.run_facts import DatasetFacts, RunFacts, Scores
 from trainers.storage.store import Store, default_storage
 from trainers.training.evaluate import evaluate_split
 from trainers.training.step import Run

@@ -10,8 +10,8 @@ import torch
 from trainers.decode import reading
 from trainers.formatting import check_is_path
 from trainers.inference.load import open_run, restore
-from trainers.messages import DatasetFacts, Json, RunFacts
 from trainers.recipe import Recipe
+from trainers.run_facts import DatasetFacts, Json, RunFacts
 from trainers.storage.store import Store, absolute
 from trainers.training.distributed import World
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from trainers.formatting import nearest
-from trainers.messages import DatasetFacts, Facts, RunFacts
+from trainers.messages import Facts
 from trainers.recipe import Recipe
+from trainers.run_facts import DatasetFacts, RunFacts
 from trainers.runs.code import with_copies
 from trainers.runs.files import read_run, run_names
 from trainers.storage.store import Store, default_storage

@@ -12,7 +12,7 @@ from typing import TypeGuard
 from trainers.endings import SUFFIXES, left_out
 from trainers.formatting import check_is_path, printable
 from trainers.listing import list_folder
-from trainers.messages import Json
+from trainers.run_facts import Json
 from trainers.storage.store import Store
 
 FACTS, TABLE = "predictions.json", "predictions.csv"

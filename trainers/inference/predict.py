@@ -21,9 +21,10 @@ from trainers.inference.pictures import check_output, find_pictures
 from trainers.inference.predictions import Named
 from trainers.inference.predictor import Predictor, check_overlap
 from trainers.inference.table import Table, open_table, stamp
-from trainers.messages import Json, Notice, RunFacts
+from trainers.messages import Notice
 from trainers.progress import Advance, Progress
 from trainers.recipe import Recipe, Scale
+from trainers.run_facts import Json, RunFacts
 from trainers.storage.store import Store, absolute
 from trainers.training import build
 

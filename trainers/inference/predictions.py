@@ -27,11 +27,11 @@ from trainers.inference import sheet
 from trainers.inference.png_by_bands import Draw, draw_png
 from trainers.inference.predictor import Predictor
 from trainers.inference.sliding_window import slide
-from trainers.messages import DatasetFacts, Scores
 from trainers.notices import notice
 from trainers.pixels import LARGE
 from trainers.progress import Advance
 from trainers.recipe import Recipe
+from trainers.run_facts import DatasetFacts, Scores
 from trainers.runs import mask_figures
 from trainers.storage.store import Store
 from trainers.tasks.base import CountsLabels, ImageTask, Ints, Task

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from trainers.inference.load import restore
-from trainers.messages import RunFacts
 from trainers.recipe import Recipe
+from trainers.run_facts import RunFacts
 from trainers.runs.code import with_copies
 from trainers.storage.store import Store
 from trainers.training import build

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from trainers.inference.pictures import FACTS, TABLE, is_facts
-from trainers.messages import Json
+from trainers.run_facts import Json
 from trainers.storage.store import Store
 
 PART = "predictions.partial.csv"

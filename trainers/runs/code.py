@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import cast
 
 from trainers import own_code
-from trainers.messages import CodeCopy, Json, RunFacts
 from trainers.own_code import MANIFEST, Manifest
 from trainers.recipe import Recipe
+from trainers.run_facts import CodeCopy, Json, RunFacts
 from trainers.storage.store import Store
 
 FIELDS = ("dataset", "model", "task")

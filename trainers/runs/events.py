@@ -10,19 +10,9 @@ from collections.abc import Mapping
 from typing import assert_never
 
 from trainers.confusion import to_draw
-from trainers.messages import (
-    Best,
-    DoneEvent,
-    EpochEvent,
-    Event,
-    Line,
-    Machine,
-    MachineEvent,
-    RunSeconds,
-    StartEvent,
-    ThreadsEvent,
-)
+from trainers.messages import DoneEvent, EpochEvent, Event, Line, MachineEvent, StartEvent, ThreadsEvent
 from trainers.progress import Progress
+from trainers.run_facts import Best, Machine, RunSeconds
 from trainers.runs.record import Record
 from trainers.storage.store import explain
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from trainers.formatting import abbreviated
-from trainers.messages import Best, DatasetFacts, Line, RunFacts
+from trainers.messages import Line
+from trainers.run_facts import Best, DatasetFacts, RunFacts
 
 if TYPE_CHECKING:
     import numpy as np

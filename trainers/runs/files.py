@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import cast
 
-from trainers.messages import Line, RunFacts
+from trainers.messages import Line
+from trainers.run_facts import RunFacts
 from trainers.storage.store import CACHE, Store
 
 

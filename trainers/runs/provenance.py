@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trainers import limits
-from trainers.messages import Gpu, Machine
+from trainers.run_facts import Gpu, Machine
 
 PACKAGES = ("ray", "torch", "torchvision", "pyarrow", "numpy")
 

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Unpack
 
-from trainers.messages import Line, Picture, RunEnd, RunFacts, Status
+from trainers.messages import Line, Picture
+from trainers.run_facts import RunEnd, RunFacts, Status
 from trainers.runs.figures import draw_confusion_of, draw_curves, to_png
 from trainers.runs.tensorboard import Board
 from trainers.storage.mirror import Mirror

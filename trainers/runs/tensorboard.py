@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from trainers.messages import Best, Line, RunFacts
+from trainers.messages import Line
 from trainers.recipe import affecting
+from trainers.run_facts import Best, RunFacts
 from trainers.runs.figures import to_png
 from trainers.storage.store import Store
 

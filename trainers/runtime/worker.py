@@ -13,9 +13,10 @@ from trainers.data import shard_transfer
 from trainers.data.batches import Cached, Data
 from trainers.data.source import scan_files
 from trainers.data.stream import Streamed
-from trainers.messages import DoneEvent, Event, Job, Meta, Picture, StartEvent, Status
+from trainers.messages import DoneEvent, Event, Job, Meta, Picture, StartEvent
 from trainers.phase import phase
 from trainers.recipe import Recipe, Scale
+from trainers.run_facts import Status
 from trainers.runs.files import not_shared, sees
 from trainers.runs.provenance import machine
 from trainers.runtime.stall_detector import Heartbeat

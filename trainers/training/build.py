@@ -12,10 +12,11 @@ from torch import nn
 from trainers import own_code
 from trainers.data import targets
 from trainers.formatting import locate_error
-from trainers.messages import DatasetFacts, Facts
+from trainers.messages import Facts
 from trainers.phase import phase
 from trainers.recipe import Recipe
 from trainers.registry import constant, load
+from trainers.run_facts import DatasetFacts
 from trainers.tasks.base import Task
 from trainers.tasks.class_weights import weigh_classes
 from trainers.training import distributed

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 
 from trainers import limits
-from trainers.messages import PeakMemory
+from trainers.run_facts import PeakMemory
 
 _BF16_OF_AMD = ("gfx908", "gfx90a", "gfx94", "gfx95", "gfx11", "gfx12")
 """How the names of AMD's GPUs begin that multiply matrices of bf16: MI100 and later, RDNA 3 and later."""

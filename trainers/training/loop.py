@@ -21,9 +21,10 @@ from typing import NamedTuple
 
 from trainers.data import sampler
 from trainers.data.batches import Data
-from trainers.messages import Line, Status
+from trainers.messages import Line
 from trainers.phase import phase
 from trainers.recipe import Recipe
+from trainers.run_facts import Status
 from trainers.training import device, distributed
 from trainers.training.batchnorm import BatchNormStatistics
 from trainers.training.checkpoint import Checkpoints

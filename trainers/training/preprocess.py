@@ -10,8 +10,9 @@ from torch import Tensor
 from trainers.data import augment, targets
 from trainers.data.batches import Batch
 from trainers.data.targets import Array
-from trainers.messages import DatasetFacts, Meta
+from trainers.messages import Meta
 from trainers.recipe import Recipe
+from trainers.run_facts import DatasetFacts
 from trainers.training.distributed import World
 
 

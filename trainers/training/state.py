@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from trainers.messages import Best, Line, Sums
+from trainers.messages import Line, Sums
+from trainers.run_facts import Best
 from trainers.training import distributed
 
 
