@@ -51,6 +51,7 @@ from trainers.runs.provenance import changed_since, commit, versions
 from trainers.runs.record import Record
 from trainers.runtime.local import ThisProcess
 from trainers.runtime.preflight import this_node
+from trainers.runtime.resources import cluster_address
 from trainers.runtime.signals import Signals
 from trainers.storage.run_lock import lock
 from trainers.storage.store import Store, default_storage, explain
@@ -294,7 +295,7 @@ def _open(
 
 def _here(scale: Scale) -> bool:
     """Whether the workers run on this machine, and read what it has."""
-    return not scale.on_ray or "RAY_ADDRESS" not in os.environ
+    return not scale.on_ray or cluster_address() is None
 
 
 def _set_numbers(
