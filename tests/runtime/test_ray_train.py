@@ -378,7 +378,7 @@ def test_masks_give_the_same_losses_and_scores_streamed_to_workers(
         done = subprocess.run(command, env=cluster, text=True, capture_output=True, timeout=SECONDS)
         assert done.returncode == 0, done.stderr
     found = sorted(path.relative_to(tmp_path / "0") for path in (tmp_path / "0").rglob("*") if path.is_file())
-    assert len(found) == 2 + 3 * 3  # the table, the legend, three of each picture
+    assert len(found) == 3 + 3 * 3  # the table, where it is from, the legend, three of each picture
     for path in found:
         assert (tmp_path / "0" / path).read_bytes() == (tmp_path / "2" / path).read_bytes(), path
 
@@ -441,7 +441,7 @@ def test_ray_data_prepares_and_predicts_as_this_process_does(cluster: dict[str, 
     assert there.meta["mean"] == here["data"]["meta"]["mean"]
 
     (tmp_path / "here" / "run" / "run.json").write_text(
-        json.dumps({**here, "dataset": here["data"]["meta"], "status": "finished"})
+        json.dumps({**here, "name": "run", "dataset": here["data"]["meta"], "status": "finished"})
     )
     for workers, out in (("0", "alone"), ("2", "together")):
         command = [sys.executable, "-m", "trainers", "predict", str(tmp_path / "here" / "run"), raw]
