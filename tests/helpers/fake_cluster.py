@@ -118,7 +118,7 @@ def serve(fake: FakeCluster) -> Iterator[FakeCluster]:
     loop, started = asyncio.new_event_loop(), threading.Event()
 
     async def start() -> web.AppRunner:
-        app = web.Application()
+        app = web.Application(client_max_size=100 * 2**20)  # as Ray's dashboard
         app.router.add_route("*", "/{path:.*}", fake.answer)
         runner = web.AppRunner(app, shutdown_timeout=1)
         await runner.setup()
