@@ -25,12 +25,12 @@ export NO_PROXY=$no_proxy
 
 # A port that is taken, by another cluster or by the Ray that a sweep has started, is replaced by a free one; Ray itself
 # would leave out what was to listen there, the start of jobs say, and not mention it.
-free_port() {
+free_port() { # the first of these ports, upwards or downwards
     local port=$1
-    while (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do port=$((port + 1)); done
+    while (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do port=$((port + $2)); done
     echo "$port"
 }
-head=$(free_port 6379) dashboard=$(free_port 8265) client=$(free_port 10001)
+head=$(free_port 6379 1) dashboard=$(free_port 8265 1) client=$(free_port 10001 -1) # Ray's workers have 10002 and more
 if [ "$dashboard" != 8265 ] && [[ " $*" != *" --dashboard-port"* ]]; then
     echo "port 8265 is taken: give --address 127.0.0.1:$dashboard to python -m cluster submit, status, logs and stop" >&2
 fi

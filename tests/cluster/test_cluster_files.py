@@ -402,6 +402,7 @@ def test_a_local_cluster_beside_another_ray_takes_free_ports_and_names_its_addre
                 free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 free.bind(("127.0.0.1", int(flags[name])))
     assert flags["dashboard-agent-listen-port"] == "0"  # Ray takes a free one
+    assert int(flags["ray-client-server-port"]) < 10002  # where the ports of Ray's workers begin
     assert f"--address 127.0.0.1:{flags['dashboard-port']}" in said
 
 
