@@ -16,7 +16,8 @@ from trainers import limits
 from trainers.__main__ import main
 from trainers.data.prepare import prepare
 from trainers.data.source import scan_files
-from trainers.recipe import resolve
+from trainers.recipe import Scale, resolve
+from trainers.runtime.local import ThisProcess
 
 DIGITS = ["train", "digits.cnn", "--workers", "0", "--epochs", "1", "--run", "one"]
 
@@ -141,3 +142,10 @@ def test_without_a_home_folder_the_storage_is_asked_for(
     for command in (DIGITS, ["report"], ["evaluate", "one"], ["export", "one", "--out", "m.pt2"]):
         assert main(command) == 2, command
         assert "give --storage a folder for runs, or set TRAINYARD_STORAGE" in " ".join(capfd.readouterr().err.split())
+
+
+def test_a_mac_says_that_its_gpu_stays_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ThisProcess(Scale(workers=0)).wait() == []
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    (warning,) = ThisProcess(Scale(workers=0)).wait()
+    assert "GPU of this Mac" in warning

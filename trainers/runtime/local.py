@@ -29,7 +29,7 @@ class ThisProcess:
         pass
 
     def wait(self) -> list[str]:
-        """Nothing to wait for, and no warnings."""
+        """Nothing to wait for. Returns a warning where the GPU of a Mac stays idle."""
         import torch
 
         from trainers.training.device import auto_precision
@@ -38,6 +38,8 @@ class ThisProcess:
         self.gpus = torch.cuda.is_available()
         self.auto_precision = auto_precision(self.gpus)
         self.memory = device_memory(self.gpus, 1)
+        if torch.backends.mps.is_available():
+            return ["the GPU of this Mac is not used: it has no float64, in which losses and statistics are summed up"]
         return []
 
     def train(self, job: Job, listen: Callable[[Event], None], stop: threading.Event) -> None:
