@@ -209,7 +209,13 @@ def test_evaluate_prints_a_table_of_classes(runs: dict[str, str], capsys: pytest
     assert {"miou", "accuracy", "boundary_f1", "dice", "f1", "fw_iou", "class_accuracy"} <= scores.keys()
 
 
-@pytest.mark.parametrize("name", ALL)
+LARGER = ("erfnet.decoder", "resnet.r50")
+"""Recipes of a model that a smaller one exports too: several seconds each."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LARGER else []) for name in ALL]
+)
 def test_every_recipe_exports_what_it_has_learned(storage: Path, tmp_path: Path, name: str) -> None:
     folder = small_data(name, storage / "raw" / name)
     recipe = small_recipe(name, epochs=1, precision="fp32")

@@ -333,7 +333,7 @@ def test_many_examples_stand_in_two_blocks() -> None:
     assert max(lefts[:16]) < min(lefts[16:])
 
 
-@pytest.mark.parametrize("classes", [1, 8, 24, 255])
+@pytest.mark.parametrize("classes", [1, 8, 24, pytest.param(255, marks=pytest.mark.slow)])
 def test_the_legend_alone_names_every_class(classes: int) -> None:
     names = [*DRONE, "_$x$", *(f"class {number}" * 9 for number in range(255))][:classes]
     colours = mask_figures.palette(classes)

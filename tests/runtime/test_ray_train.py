@@ -108,6 +108,7 @@ def losses(storage: Path, run: str) -> list[float]:
     return [line[name] for line in lines for name in ("train/loss", "val/loss")]
 
 
+@pytest.mark.slow
 def test_two_workers_learn_the_same_as_no_worker(cluster: dict[str, str], storage: Path) -> None:
     flags = ["--precision", "fp64", "--micro-batch-size", "32", "--epochs", "2", "--image-size", "12"]
     none = train(cluster, storage, "none", "--workers", "0", *flags)
