@@ -63,8 +63,7 @@ class Listed(NamedTuple):
 def list_source(source: Source) -> Listed:
     from trainers.data.source import list_digest
 
-    counts = {split: sum(len(item.targets) for item in items) for split, items in source.splits.items()}
-    return Listed(source.classes, counts, list_digest(source))
+    return Listed(source.classes, source.rows, list_digest(source))
 
 
 def list_known(facts: DatasetFacts | Meta) -> Listed:
@@ -168,7 +167,7 @@ def check_model(recipe: Recipe, source: Source, *, weights: bool = True) -> None
     except Exception as error:
         why = str(error) if isinstance(error, _ForwardError) else locate_error(error)
         raise ValueError(f"the model {recipe.model} does not go with {_asked(recipe)}: {why}") from None
-    check_batches(recipe, facts, sum(len(item.targets) for item in source.splits["train"]))
+    check_batches(recipe, facts, source.rows["train"])
 
 
 def check_batches(recipe: Recipe, facts: Facts, rows: int) -> None:

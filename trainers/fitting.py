@@ -344,9 +344,8 @@ def _prepare(recipe: Recipe, scale: Scale, source: Source, storage: Store, progr
 
     cache, there = cache_folder(storage), published(storage)
     mode = choose_mode(scale.data_mode, recipe, source, cache, ray=scale.on_ray)
-    total = sum(len(item.targets) for items in source.splits.values() for item in items)
     doing = "measuring pictures, once" if mode == "stream" else "preparing pictures"
-    with progress.bar(doing, total) as advance:  # nothing moves where it was done before
+    with progress.bar(doing, sum(source.rows.values())) as advance:  # nothing moves where it was done before
         found = (measure if mode == "stream" else prepare)(
             recipe, source, cache, published=there, ray=scale.on_ray, advance=advance, warn=progress.warning
         )

@@ -45,7 +45,7 @@ def scan_files(recipe: Recipe, data: str | None) -> Source:
         raise ValueError(f"there must be two classes or more; {data or recipe.dataset} has {source.classes}")
     targets.check_task(recipe.task, source, recipe.dataset)
     for split in LEARNED:
-        if not sum(len(item.targets) for item in source.splits.get(split, ())):
+        if not source.rows.get(split):
             held = ", ".join(f"{name} {len(items)}" for name, items in source.splits.items()) or "none"
             raise ValueError(
                 f"{data or recipe.dataset} has no pictures for the {split} split; add some (its splits are {held})"
@@ -107,8 +107,7 @@ def raw_files(item: Item) -> list[str]:
 
 def bytes_needed(recipe: Recipe, source: Source) -> int:
     """Size of the shards, in bytes."""
-    rows = sum(len(item.targets) for items in source.splits.values() for item in items)
-    return rows * row_bytes(recipe, source)
+    return sum(source.rows.values()) * row_bytes(recipe, source)
 
 
 def row_bytes(recipe: Recipe, source: Source) -> int:

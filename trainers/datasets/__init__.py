@@ -89,6 +89,11 @@ class Source:
         if masks:
             object.__setattr__(self, "target", "masks")
 
+    @property
+    def rows(self) -> dict[str, int]:
+        """Split -> samples by the listing, those that cannot be decoded too."""
+        return {split: sum(len(item.targets) for item in items) for split, items in self.splits.items()}
+
 
 def split_by_share(labels: Sequence[int], shares: Mapping[str, float], seed: int) -> dict[str, list[int]]:
     """Assign positions 0..n-1 to splits, stratified: each class is split by itself, by largest remainder.

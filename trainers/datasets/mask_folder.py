@@ -45,12 +45,12 @@ from trainers.datasets import IGNORED, Args, BadImage, Item, Source
 from trainers.datasets._files import existing_folder
 from trainers.datasets._masks import MOST_ID, Colour, Mask, RawMask, above, by_colour, by_id, is_grey, load, read_pair
 from trainers.datasets._paired_folders import find_splits_of_pairs, read_patterns
-from trainers.datasets._pairs import LISTED, assign_pairs, mask_items
+from trainers.datasets._pairs import LISTED, Pair, assign_pairs, mask_items
 from trainers.datasets._splits import SPLITS, Folders
 from trainers.decode import check_reading, reading
 from trainers.formatting import shortened
 from trainers.limits import cpus
-from trainers.pixels import Pixels
+from trainers.pixels import Pixels, Reading
 
 HOLDS = "images/* and masks/*, or train/images/* and train/masks/* and the same below val and test"
 CLASSES_FILE = "classes.csv"
@@ -128,16 +128,8 @@ def source(
         found = assign_pairs(root, pool, **shares, split_seed=split_seed) | found
     if mask_orientation not in (None, "upright", "stored"):
         raise ValueError(f"mask_orientation={mask_orientation} is not offered; use upright or stored")
-    turned = {} if mask_orientation is None else {"mask_orientation": mask_orientation}
-    args = {"channels": channels, **scheme.args, **check_reading(value_range, alpha), **turned}
-    return Source(
-        classes=scheme.classes,
-        channels=channels,
-        splits={split: mask_items(root, pairs, args) for split, pairs in found.items()},
-        target="masks",
-        colours=scheme.colours,
-        warnings=(*warnings, *scheme.warnings),
-    )
+    how = check_reading(value_range, alpha)
+    return _source(root, found, scheme, channels, how, mask_orientation, (*warnings, *scheme.warnings))
 
 
 def scored(
@@ -155,12 +147,25 @@ def scored(
     patterns = read_patterns(args.get("picture_pattern"), args.get("mask_pattern"))
     found, warnings = find_splits_of_pairs(root, HOLDS, given, patterns, scored=True)
     scheme = _scheme_of_run(root, [mask for pairs in found.values() for _, mask in pairs], threshold, classes, known)
-    turned = {name: args[name] for name in ("mask_orientation",) if args.get(name) is not None}
-    of_items = {"channels": channels, **scheme.args, **reading(args), **turned}
+    return _source(root, found, scheme, channels, reading(args), args.get("mask_orientation"), warnings)
+
+
+def _source(
+    root: str,
+    found: Mapping[str, Sequence[Pair]],
+    scheme: _Scheme,
+    channels: int,
+    how: Reading,
+    mask_orientation: str | None,
+    warnings: Sequence[str],
+) -> Source:
+    """The pairs as a listing."""
+    turned = {} if mask_orientation is None else {"mask_orientation": mask_orientation}
+    args = {"channels": channels, **scheme.args, **how, **turned}
     return Source(
         classes=scheme.classes,
         channels=channels,
-        splits={split: mask_items(root, pairs, of_items) for split, pairs in found.items()},
+        splits={split: mask_items(root, pairs, args) for split, pairs in found.items()},
         target="masks",
         colours=scheme.colours,
         warnings=warnings,

@@ -100,7 +100,7 @@ def _find(
         if split is None and chosen == ALL and (moved := _as_trained(recipe, data, begun)) is not None:
             found, chosen = moved, next(name for name in FIRST if name in moved.splits)
         elif chosen == ALL:
-            rows = sum(len(item.targets) for item in found.splits[ALL])
+            rows = found.rows[ALL]
             warn(
                 f"{data} has no folders of splits: all its {rows:,} pictures are scored, also those that the run "
                 "learned from, should there be any; --split val scores the part that training would set aside"

@@ -227,7 +227,7 @@ class PixelClasses:
                 tables.setdefault(name, []).append(count.cpu().numpy())
             advance(1)
         scores = predictor.task.scores({**totals, **{name: np.concatenate(parts) for name, parts in tables.items()}})
-        rows = sum(len(item.targets) for item in source.splits[split])
+        rows = source.rows[split]
         about = {"rows": rows, "classes": list(source.classes), "ms_per_image": 1000 * predictor.seconds / rows}
         return {**about, **scores}
 
