@@ -7,7 +7,9 @@ counts as a picture: whoever reads it reports it, with all others that cannot be
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -37,6 +39,12 @@ class Listing(NamedTuple):
 def is_picture(name: str) -> bool:
     """Whether a file of this name is read as a picture."""
     return name.lower().endswith(SUFFIXES)
+
+
+def words(name: str) -> list[str]:
+    """The words and numbers of a name, in lower case: trainSet_01 is train, set and 01."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", composed(name))
+    return re.findall(r"[^\W\d_]+|\d+", spaced.casefold())
 
 
 def passed_over(name: str) -> bool:
@@ -74,7 +82,7 @@ class Tree:
     others: list[str] = field(default_factory=list)
     """Files that are no pictures."""
     again: list[str] = field(default_factory=list)
-    """Folders whose pictures are taken already: links to one that was listed before, and thumbnails."""
+    """Folders whose pictures are taken already, links to one that was listed before and thumbnails, or are a run's."""
     root: str = ""
     """The folder itself, as it was given."""
 
@@ -91,7 +99,7 @@ def walk(root: str, folder: str) -> Tree:
     def visit(below: str, above: tuple[str, ...]) -> None:
         path = f"{folder}/{below}".rstrip("/") if folder else below
         where = os.path.realpath(os.path.join(root, path))
-        if where in above:
+        if any(f"{each}/".startswith(f"{where}/") for each in above):
             raise ValueError(f"{printable(os.path.join(root, path))} is a link to a folder above it; remove the link")
         if where in seen:
             tree.again.append(path)
@@ -102,14 +110,15 @@ def walk(root: str, folder: str) -> Tree:
         tree.pictures += [f"{start}{name}" for name in found.pictures]
         tree.others += [f"{start}{name}" for name in found.others]
         for name in found.folders:
-            if _are_thumbnails(os.path.join(root, path, name), found.pictures):
+            beside = os.path.join(root, path, name)
+            if _are_thumbnails(beside, found.pictures) or _is_run(beside):
                 tree.again.append(f"{start}{name}")
                 continue
             inner = f"{below}/{name}" if below else name
             tree.folders.append(inner)
             visit(inner, (*above, where))
 
-    visit("", ())
+    visit("", (os.path.realpath(os.path.join(root, os.path.dirname(folder))),) if folder else ())
     tree.pictures.sort(key=_order)
     return tree
 
@@ -123,6 +132,11 @@ def _are_thumbnails(folder: str, beside: list[str]) -> bool:
     return not held.folders and {os.path.splitext(name)[0] for name in held.pictures} <= stems
 
 
+def _is_run(folder: str) -> bool:
+    """Whether a folder is that of a run, whose figures are no pictures of a data set."""
+    return all(os.path.isfile(os.path.join(folder, name)) for name in ("run.json", "metrics.jsonl"))
+
+
 def _order(name: str) -> tuple[str, str]:
     """The same on every system, some of which take accents apart."""
     return composed(name), name
@@ -133,8 +147,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         if entry.is_dir():
             return True
-    except OSError:  # a link in a circle, or to where one may not look
-        return not is_picture(entry.name)
+    except OSError as error:  # a link in a circle, or to where one may not look
+        return not (os.path.splitext(entry.name)[1] if error.errno == errno.ELOOP else is_picture(entry.name))
     return entry.is_symlink() and not os.path.splitext(entry.name)[1] and not os.path.exists(entry.path)
 
 

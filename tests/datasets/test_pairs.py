@@ -92,7 +92,10 @@ def test_of_several_masks_for_each_picture_the_user_says_which(tmp_path: Path) -
 
 def test_masks_that_are_left_over_are_named_with_the_pattern_that_leaves_them_out(tmp_path: Path) -> None:
     files(pairs(tmp_path, "img_{}", "mask_{}", NUMBERS), "masks/mask_77.png")
-    with pytest.raises(ValueError, match=r"1 masks in masks without a picture in images: masks/mask_77\.png"):
+    with pytest.raises(ValueError, match=r"1 masks in masks without .*: masks/mask_77\.png\. Remove them, or add the"):
+        mask_folder.source(str(tmp_path), classes=2)
+    (tmp_path / "masks/mask_77.png").rename(tmp_path / "masks/empty_mask.png")
+    with pytest.raises(ValueError, match=r"leave them out by --dataset-args .*mask_pattern=mask_{name}"):
         mask_folder.source(str(tmp_path), classes=2)
 
 
@@ -174,6 +177,34 @@ def test_boxes_are_told_from_masks(tmp_path: Path, other: str) -> None:
     (tmp_path / other).write_bytes(b"-")
     with pytest.raises(ValueError, match=r"lacks the folder masks .*looks like detection data .*not offered yet"):
         mask_folder.source(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("imgs", "masks"), ("JPEGImages", "SegmentationMask"), ("images", "gt_masks")]
+)
+def test_folders_of_other_names_are_asked_for(tmp_path: Path, one: str, other: str) -> None:
+    files(tmp_path, *(f"{one}/{number}.jpg" for number in NUMBERS), *(f"{other}/{number}.png" for number in NUMBERS))
+    with pytest.raises(
+        ValueError, match=f"pictures in {one} and masks in {other}: give these folders the names images"
+    ):
+        mask_folder.source(str(tmp_path), classes=2)
+
+
+@pytest.mark.parametrize("form", ["{}/test", "test/{}"])
+def test_a_test_split_whose_folder_of_masks_is_empty_is_left_out(tmp_path: Path, form: str) -> None:
+    for number in NUMBERS:
+        files(tmp_path, *(f"{form.format(name).replace('test', 'train')}/{number}.png" for name in ("images", "masks")))
+    files(tmp_path, f"{form.format('images')}/1.png", f"{form.format('masks')}/.mask.png")
+    source = mask_folder.source(str(tmp_path), classes=2)
+    assert source.splits.keys() == {"train", "val"}
+    assert "left out as a test split" in said(source)
+
+
+def test_the_pattern_that_is_advised_is_understood(tmp_path: Path) -> None:
+    files(pairs(tmp_path, "{}", "{}.jpg", NUMBERS), "masks/empty_mask.png")
+    with pytest.raises(ValueError, match=r"leave them out by --dataset-args .*mask_pattern={name}\.jpg\.\*"):
+        mask_folder.source(str(tmp_path), classes=2)
+    assert len(matched(mask_folder.source(str(tmp_path), classes=2, mask_pattern="{name}.jpg.*"))) == len(NUMBERS)
 
 
 def test_masks_that_lead_nowhere_wait_for_being_read(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -9,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from trainers.data.source import scan_files
 from trainers.datasets import Source, image_folder, texture_crops
 from trainers.datasets._splits import split_names
+from trainers.recipe import Recipe
 
 
 def folder(root: Path, *places: str, each: int = 20) -> Path:
@@ -113,6 +117,24 @@ def test_folders_of_splits_are_used_and_it_is_said(tmp_path: Path, train: str, o
         (["fold_1/a", "fold_1/b", "fold_2/a", "fold_2/b"], "train=fold_1,fold_2 takes them together"),
         (["a", "b", "part1/a", "part1/b"], "part1 holds folders of these names too: class folders lie in one place"),
         (["cat", "dog", "old/dog"], "old holds a folder of that name too"),
+        (
+            ["fold1/train/a", "fold1/train/b", "fold1/val/a", "fold2/train/a", "fold2/train/b", "fold2/val/a"],
+            r"train=fold1/train,fold2/train val=fold1/val,fold2/val takes them together",
+        ),
+        (
+            ["train/a", "train/b", "train/old/a", "train/old/b"],
+            "train=train,train/old takes both places, train=train makes",
+        ),
+        (
+            ["mnist_png/training/0", "mnist_png/testing/0"],
+            "one class folder only, 'mnist_png'.* holds the folders testing, training: is it that?",
+        ),
+        (["images/a", "images/b", "meta:0"], "meta holds no pictures .*images holds the folders a, b: is it that?"),
+        (["train/a", "train/b", "val/images"], "If it holds pictures of all classes, put them into class folders"),
+        (
+            ["cats_train", "dogs_train", "cats_test", "dogs_test"],
+            "two folders for test, .* for all .each holds <class>",
+        ),
         (["cat/train", "cat/test", "dog"], "the class folders cat in .* hold train and other splits, dog not"),
     ],
 )
@@ -167,6 +189,25 @@ def test_classes_with_folders_of_equal_names_below_are_said(tmp_path: Path) -> N
     assert not image_folder.source(str(folder(tmp_path / "x", "a/images", "b/images"))).warnings
 
 
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        (
+            ["amazon/images/bike", "amazon/images/mug", "dslr/images/bike", "dslr/images/mug"],
+            "train=amazon/images,dslr/im",
+        ),
+        (
+            ["cat/train/2023", "cat/train/2024", "cat/val", "dog/train/2023", "dog/train/2024", "dog/val"],
+            "train=cat/train,",
+        ),
+        (["data/a", "data/b", "figures"], "data in .* is taken as a class. .*data holds the folders a, b: is it that?"),
+        (["box_train", "box_test", "query"], "taken as classes, box_test, box_train too; where these are splits, give"),
+    ],
+)
+def test_another_reading_of_class_folders_is_said(tmp_path: Path, places: list[str], words: str) -> None:
+    assert re.search(words, said(image_folder.source(str(folder(tmp_path, *places)))))
+
+
 @pytest.mark.parametrize(("train", "test"), [("train", "test"), ("Training", "Val"), ("train_set", "test_set")])
 def test_splits_below_the_class_folders_are_splits(tmp_path: Path, train: str, test: str) -> None:
     folder(tmp_path, f"cat/{train}", f"cat/{test}/extra:5", f"dog/{train}/deep", f"dog/{test}:5", "dog/extra:3")
@@ -201,6 +242,39 @@ def test_folders_beside_the_splits_without_pictures_need_no_word(tmp_path: Path)
     folder(tmp_path, "train/a", "train/b", "val/a", "val/b", "models:0")
     (tmp_path / "models/x.pt").write_bytes(b"-")
     assert not image_folder.source(str(tmp_path)).warnings
+
+
+@pytest.mark.parametrize("name", ["training", "train_2", "dev", "eval"])
+def test_folders_called_like_splits_that_hold_no_pictures_are_none(tmp_path: Path, name: str) -> None:
+    files(folder(tmp_path, "train/a", "train/b", "test/a", "test/b"), f"{name}/logs/x.txt")
+    source = image_folder.source(str(tmp_path))
+    assert (found(source), source.warnings) == ({"train": 36, "val": 4, "test": 40}, [])
+
+
+@pytest.mark.parametrize("place", ["test:0", "test/a:0"])
+def test_a_test_split_without_pictures_is_left_out(tmp_path: Path, place: str) -> None:
+    source = image_folder.source(str(folder(tmp_path, "train/a", "train/b", "val/a", "val/b", place, ".:2")))
+    assert found(source).keys() == {"train", "val"}
+    assert "test holds no pictures: it is left out" in said(source)
+    assert "2 pictures beside the splits" in said(source)
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [("train.zip", "unpack train.zip first"), ("labels.csv", r"lists of labels, such as labels.csv, are not read")],
+)
+def test_where_class_folders_are_missing_archives_and_tables_are_named(tmp_path: Path, other: str, words: str) -> None:
+    files(folder(tmp_path, "train", "test"), other)
+    with pytest.raises(ValueError, match=f"train holds 20 pictures and no class folders; .*{words}"):
+        image_folder.source(str(tmp_path))
+
+
+def test_runs_among_the_pictures_are_passed_over(tmp_path: Path) -> None:
+    for run in ("a/x", "runs/y"):
+        files(folder(tmp_path, "a", "b", f"{run}/figures"), f"{run}/run.json", f"{run}/metrics.jsonl")
+    source = image_folder.source(str(tmp_path))
+    assert (source.classes, sum(found(source).values())) == (["a", "b"], 40)
+    assert "or of runs, are left out: a/x, runs/y" in said(source)
 
 
 def test_loose_pictures_and_files_that_are_not_read_are_said(tmp_path: Path) -> None:
@@ -311,6 +385,29 @@ def test_names_that_look_alike(tmp_path: Path, one: str, other: str) -> None:
         image_folder.source(str(folder(tmp_path / "split", f"train/{one}", "train/dog", f"val/{other}")))
 
 
+@pytest.mark.parametrize("copy", ["cat (1)", "cat - Copy", "cat copy 2", "Cat (copy)"])
+def test_copies_of_a_folder_are_said(tmp_path: Path, copy: str) -> None:
+    words = said(image_folder.source(str(folder(tmp_path, "cat", copy, "dog"))))
+    assert "cat' and '" in words.lower() or f"'{copy}' and 'cat'" in words
+    assert "look alike" in words
+
+
+LEVELS = ["1 2 10", "grade_9 grade_10", "-2 -1 0", "0.5 2 10.5"]
+
+
+@pytest.mark.parametrize("levels", [*LEVELS, "01 02 10", "bad fair good", "1_loose 2_fair 3_dense", "low mid"])
+def test_levels_that_sort_otherwise_by_numbers_are_refused(tmp_path: Path, levels: str) -> None:
+    folder(tmp_path, *levels.split())
+    learned: Any = {"model": "linear_cnn", "epochs": 1, "batch_size": 4, "lr": 0.01}
+    recipe = Recipe(dataset="image_folder", task="ordinal", image_size=(8, 8), **learned)
+    if levels not in LEVELS:
+        assert list(scan_files(recipe, str(tmp_path)).classes) == levels.split()
+        return
+    with pytest.raises(ValueError, match=f"by numbers it is {', '.join(levels.split())}. Rename the class folders"):
+        scan_files(recipe, str(tmp_path))
+    assert len(scan_files(dataclasses.replace(recipe, task="classify"), str(tmp_path)).classes) == len(levels.split())
+
+
 # ---- boxes and masks ----
 
 
@@ -332,6 +429,13 @@ def files(root: Path, *names: str) -> None:
         (["train", "test"], ["train/000.txt", "train/001.txt"], "YOLO"),
         (["JPEGImages"], ["Annotations/000.xml", "ImageSets/Main/train.txt"], "Pascal VOC"),
         (["train", "val"], ["train/000.xml"], "Pascal VOC"),
+        (
+            ["VOC2007/JPEGImages", "VOC2012/JPEGImages"],
+            ["VOC2007/Annotations/0.xml", "VOC2012/Annotations/0.xml"],
+            "Pascal VOC",
+        ),
+        (["train", "val"], ["train/004.json"], "LabelMe"),
+        (["."], ["instances_default.json"], "COCO"),
         (["training/image_2", "testing/image_2"], ["training/label_2/000.txt"], "YOLO"),
     ],
 )
@@ -342,11 +446,42 @@ def test_detection_data_is_told_from_classes(tmp_path: Path, places: list[str], 
 
 
 @pytest.mark.parametrize(
-    "places", [["images", "masks"], ["JPEGImages", "SegmentationClass"], ["train/img", "train/gt"]]
+    "places",
+    [
+        ["images", "masks"],
+        ["JPEGImages", "SegmentationClass"],
+        ["train/img", "train/gt"],
+        ["images", "masks", "overlays"],
+        ["leftImg8bit/train/ulm", "leftImg8bit/val/bonn", "gtFine/train/ulm", "gtFine/val/bonn"],
+        ["img_dir/train", "img_dir/val", "ann_dir/train", "ann_dir/val"],
+        ["original_images", "label_images_semantic"],
+        ["ISIC_Train", "ISIC_Train_GT"],
+    ],
 )
 def test_masks_are_told_from_classes(tmp_path: Path, places: list[str]) -> None:
     with pytest.raises(ValueError, match=r"are no classes.*looks like pictures and their masks.*mask_folder"):
         image_folder.source(str(folder(tmp_path, *places)))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("mask", "nomask"), ("with_mask", "without_mask"), ("images", "photos"), ("label", "bottle"), ("gt", "golf")],
+)
+def test_classes_called_like_masks_are_classes(tmp_path: Path, names: tuple[str, str]) -> None:
+    source = image_folder.source(str(folder(tmp_path, *names)))
+    assert (source.classes, source.warnings) == (sorted(names), [])
+
+
+def test_masks_beside_the_pictures_of_a_class_are_left_out_and_said(tmp_path: Path) -> None:
+    folder(tmp_path, "covid/images", "covid/masks", "normal/images", "normal/masks")
+    files(
+        tmp_path, *(f"benign/b ({n}){end}.png" for n in range(20) for end in ("", "_mask")), "benign/b (1)_mask_1.png"
+    )
+    source = image_folder.source(str(tmp_path), test_share=0)
+    assert counts(source, "train") == {"benign": 18, "covid": 18, "normal": 18}
+    assert "61 files in class folders are left out, as they are masks of pictures beside them" in said(source)
+    files(tmp_path, "covid/images/001_mask.jpg")  # one alone is no mask
+    assert sum(found(image_folder.source(str(tmp_path), test_share=0)).values()) == 61
 
 
 def test_companions_of_pictures_in_class_folders_are_no_reason_to_refuse(tmp_path: Path) -> None:

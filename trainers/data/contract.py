@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -82,7 +83,9 @@ def _call(function: Callable[[], object], dataset: str, what: str) -> object:
     except Exception as error:
         if not own_code.is_file(dataset):
             raise
-        raise ValueError(f"{dataset}: {what} failed: {printable(locate_error(error))}") from None
+        inside = traceback.extract_tb(error.__traceback__)[-1].filename != __file__  # else its arguments do not fit
+        told = locate_error(error) if inside else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{dataset}: {what} failed: {printable(told)}") from None
 
 
 # ---- the listing ----

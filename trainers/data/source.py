@@ -6,13 +6,15 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from trainers.data import contract, targets
 from trainers.datasets import Item, Source
 from trainers.decode import revision
+from trainers.formatting import shortened
 from trainers.recipe import Recipe
 from trainers.registry import identify
 from trainers.storage.store import CACHE, Store
@@ -44,6 +46,8 @@ def scan_files(recipe: Recipe, data: str | None) -> Source:
     if len(source.classes) < 2:
         raise ValueError(f"there must be two classes or more; {data or recipe.dataset} has {source.classes}")
     targets.check_task(recipe.task, source, recipe.dataset)
+    if recipe.task == "ordinal":
+        _check_order(data or recipe.dataset, source.classes)
     for split in LEARNED:
         if not source.rows.get(split):
             held = ", ".join(f"{name} {len(items)}" for name, items in source.splits.items()) or "none"
@@ -51,6 +55,19 @@ def scan_files(recipe: Recipe, data: str | None) -> Source:
                 f"{data or recipe.dataset} has no pictures for the {split} split; add some (its splits are {held})"
             )
     return dataclasses.replace(source, data=data)
+
+
+def _check_order(what: str, classes: Sequence[str]) -> None:
+    """Raises ValueError where levels are sorted as text is, 1 10 2: an order of one's own is taken as it is."""
+    try:
+        natural = sorted(classes, key=float)
+    except ValueError:
+        natural = sorted(classes, key=lambda name: re.sub(r"\d+", lambda digits: digits[0].zfill(20), name))
+    if list(classes) == sorted(classes) != natural:
+        raise ValueError(
+            f"the levels of {what} would be in the order {shortened(classes)}, as names are sorted by letters; by "
+            f"numbers it is {shortened(natural)}. Rename the class folders so that both agree, as in 01, 02, ... 10"
+        )
 
 
 def cache_key(recipe: Recipe, source: Source) -> str:

@@ -36,8 +36,8 @@ def find_splits_of_pairs(
     try:
         folders, warnings = _folders(root, holds, given, scored)
     except ValueError as error:
-        boxes = looks_like(root, masks=False)
-        raise ValueError(f"{error}. {boxes}" if boxes else str(error)) from None
+        found_instead = looks_like(root, wanted=True)
+        raise ValueError(f"{error}. {found_instead}" if found_instead else str(error)) from None
     found: Found = {}
     for split in (split for split in (*SPLITS, ALL) if split in folders):
         found[split] = []
@@ -69,7 +69,7 @@ def _folders(root: str, holds: str, given: Given, scored: bool) -> tuple[dict[st
     for split, places in layout.folders.items():
         for place in (descend(root, place, split) for place in places):
             pair = [f"{place}/{_named(os.path.join(root, place), name) or name}" for name in ("images", "masks")]
-            if split == "test" and not os.path.isdir(os.path.join(root, pair[1])):
+            if split == "test" and not _holds_pictures(root, pair[1]):
                 warnings.append(f"{printable(os.path.join(root, place))} holds no masks: {UNLABELLED}")
                 continue
             need_folders(root, pair, holds)
@@ -89,6 +89,8 @@ def _split_below(
     of_images, of_masks = (layout.folders for layout in layouts)
     warnings = [*layouts[0].warnings, *layouts[1].warnings]
     warnings += [_say_left(root, f"{images}/{name}") for name in layouts[0].left]
+    if "test" in of_images and not any(_holds_pictures(below[1], place) for place in of_masks.get("test", ())):
+        of_masks.pop("test", None)
     if "test" in of_images and of_images.keys() - {"test"} == of_masks.keys():
         warnings.append(f"{printable(os.path.join(root, masks))} holds no masks of the test split: {UNLABELLED}")
         del of_images["test"]
@@ -109,6 +111,10 @@ def _split_below(
             for one, other in zip(places, of_masks[split], strict=True)
         ]
     return folders or {ALL if scored else "train": [(images, masks)]}, warnings
+
+
+def _holds_pictures(root: str, folder: str) -> bool:
+    return os.path.isdir(os.path.join(root, folder)) and bool(walk(root, folder).pictures)
 
 
 def _say_left(root: str, folder: str) -> str:

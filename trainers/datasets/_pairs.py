@@ -42,7 +42,8 @@ class Pattern(NamedTuple):
         return f"{folder}{mark}{inner}" if fits and len(name) > len(self.before) + len(self.after) else None
 
     def __str__(self) -> str:
-        return f"{self.before}{HOLE}{self.after}"
+        text = f"{self.before}{HOLE}{self.after}"
+        return f"{text}.*" if is_picture(text) else text  # of x.jpg.png, as one may give it
 
 
 SAME = Pattern()
@@ -50,7 +51,7 @@ SAME = Pattern()
 
 def pattern_of(argument: str, text: str) -> Pattern:
     """Read {name}_mask. Raises ValueError, which names the argument."""
-    bare = os.path.splitext(text)[0] if is_picture(text) else text
+    bare = os.path.splitext(text)[0] if is_picture(text) or text.endswith(".*") else text
     before, hole, after = bare.partition(HOLE)
     if not hole or HOLE in after or "/" in bare:
         raise ValueError(
@@ -157,9 +158,14 @@ def guess_pairs(root: str, pictures: str, masks: str, usual: Sequence[Pattern]) 
     [(pairs, (of_picture, of_mask))] = fitting.items()
     left = sorted(set(found) - {mask for _, mask in pairs})
     if left:
+        other = all(of_mask.key(_stem(mask, masks)) is None for mask in left)
         raise ValueError(
-            f"{len(left)} masks in {masks} without a picture in {pictures}: {shortened(left, LISTED)}. Remove them, or "
-            f"leave them out by --dataset-args {asked}"
+            f"{len(left)} masks in {masks} without a picture in {pictures}: {shortened(left, LISTED)}. Remove them"
+            + (
+                f", or leave them out by --dataset-args {asked}"
+                if other
+                else f", or add the pictures, named {of_picture}"
+            )
         )
     return list(pairs), [
         f"the mask of {of_picture} is taken to be {of_mask}, as all names in {pictures} and {masks} are"
@@ -266,8 +272,8 @@ def _report(
 def _candidates(pictures: Sequence[str], masks: Sequence[str]) -> Iterator[tuple[Pattern, Pattern]]:
     """Patterns by which the masks of some pictures may be named, those first that take the least away."""
     names = [composed(stem).rpartition("/")[2] for stem in pictures]
-    befores = _cuts(_common(names))
-    afters = [cut[::-1] for cut in _cuts(_common([name[::-1] for name in names]))]
+    befores = _cuts(common_start(names))
+    afters = [cut[::-1] for cut in _cuts(common_start([name[::-1] for name in names]))]
     held = dict.fromkeys(sorted(map(composed, masks)))
     seen: set[tuple[Pattern, Pattern]] = set()
     for of_picture in sorted((Pattern(b, a) for b in befores for a in afters), key=_taken_away):
@@ -290,7 +296,7 @@ def _taken_away(pattern: Pattern) -> tuple[int, int]:
     return sum(map(str.isalnum, text)), -len(text)
 
 
-def _common(names: Sequence[str]) -> str:
+def common_start(names: Sequence[str]) -> str:
     """The beginning that all names share."""
     first, last = min(names), max(names)
     return next((first[:end] for end, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), first)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from trainers.formatting import composed, printable, shortened
-from trainers.listing import list_folder
+from trainers.listing import list_folder, words
 
 SPLITS = ("train", "val", "test")
 PLAIN = {
@@ -87,19 +87,27 @@ def find_splits(root: str, given: Given | None = None, holds: str = "<class>/*",
     """
     said = {split: _named(root, split, value) for split, value in (given or {}).items() if value is not None}
     names = [name for name in list_folder(root).folders if not any(name in folders for folders in said.values())]
-    by_name = split_names(names)
+    by_name = {
+        name: split
+        for name, split in split_names(names).items()
+        if name.lower() in PLAIN or _holds_pictures(os.path.join(root, name))  # results may lie in eval/
+    }
     if not said and not _are_splits(root, names, by_name):
-        return Layout()
+        return Layout(warnings=_say_classes(root, by_name))
     found: dict[str, list[str]] = {}
     for name in names:
         if (split := by_name.get(name)) and split not in said:
             found.setdefault(split, []).append(name)
     for split, folders in found.items():
+        if len(folders) > 1:  # logs may lie in training/
+            holding = [name for name in folders if _holds_pictures(os.path.join(root, name))]
+            found[split] = folders = holding or folders
         if len(folders) > 1:
             raise ValueError(
                 f"{printable(root)} holds {len(folders) if len(folders) > 2 else 'two'} folders for {split}, "
                 f"{' and '.join(map(printable, folders))}; keep one of them, or say which: "
-                f"--dataset-args {split}={_word(folders[0])}, or {split}={_word(','.join(folders))} for all"
+                f"--dataset-args {split}={_word(folders[0])}, or {split}={_word(','.join(folders))} for all "
+                f"(each holds {holds.replace('train/', '')})"
             )
     found |= said
     if needs_train and "train" not in found:
@@ -117,14 +125,14 @@ def split_names(names: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     shared: dict[tuple[str, ...], dict[str, str]] = {}
     for name in names:
-        tokens = _tokens(name)
+        tokens = words(name)
         if match := _NAME.fullmatch("".join(tokens)):
             found[name] = WORDS[match[1]]
             continue
-        words = [token for token in tokens if _NAME.fullmatch(token)]
-        match = _NAME.fullmatch(words[0]) if len(words) == 1 else None
+        saying = [token for token in tokens if _NAME.fullmatch(token)]
+        match = _NAME.fullmatch(saying[0]) if len(saying) == 1 else None
         if match:
-            rest = tuple(token for token in tokens if token != words[0] and not token.isdigit())
+            rest = tuple(token for token in tokens if token != saying[0] and not token.isdigit())
             shared.setdefault(rest, {})[name] = WORDS[match[1]]
     for of in shared.values():
         if len(set(of.values())) > 1:
@@ -149,8 +157,8 @@ def find_scored(root: str, given: Given, known: Sequence[str] = ()) -> dict[str,
     names = list_folder(root).folders
     if any(composed(name) in known for name in names):
         return {}
-    words = {name: [token for token in _tokens(name) if token in WORDS] for name in names}
-    splits = {name: WORDS[found[0]] for name, found in words.items() if len(found) == 1}
+    saying = {name: [token for token in words(name) if token in WORDS] for name in names}
+    splits = {name: WORDS[found[0]] for name, found in saying.items() if len(found) == 1}
     if not splits or len(set(splits.values())) < len(splits):
         return {}
     return {split: [name] for name, split in splits.items()}
@@ -163,7 +171,7 @@ def _are_here(root: str, value: object) -> bool:
 
 def may_be_split(name: str) -> bool:
     """Whether a name has the word for a split in it, or is one of those into which people cut a data set."""
-    return any(token in WORDS for token in _tokens(name)) or bool(PARTS.fullmatch(composed(name).lower()))
+    return any(token in WORDS for token in words(name)) or bool(PARTS.fullmatch(composed(name).lower()))
 
 
 def descend(root: str, folder: str, split: str) -> str:
@@ -176,12 +184,6 @@ def descend(root: str, folder: str, split: str) -> str:
     return folder
 
 
-def _tokens(name: str) -> list[str]:
-    """The words and numbers of a name, in lower case."""
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", composed(name))
-    return re.findall(r"[^\W\d_]+|\d+", spaced.casefold())
-
-
 def _are_splits(root: str, names: Sequence[str], by_name: Mapping[str, str]) -> bool:
     """Whether folders that are called like splits are such: a class may be called train, the vehicle, or test tube."""
     plain = [name for name in by_name if name.lower() in PLAIN]
@@ -192,6 +194,16 @@ def _are_splits(root: str, names: Sequence[str], by_name: Mapping[str, str]) -> 
         return True
     deep = [name for name in by_name if list_folder(os.path.join(root, name)).folders]
     return any(by_name[name] == "train" for name in deep) or (len(deep) > 1 and len(deep) == len(names))
+
+
+def _holds_pictures(folder: str, deep: int = 5) -> bool:
+    """Whether there is a picture, so many folders deep; what is wrong with the folder is said by whoever takes it."""
+    try:
+        listing = list_folder(folder)
+    except ValueError:
+        return True
+    inner = (os.path.join(folder, name) for name in listing.folders)
+    return bool(listing.pictures) or (deep > 0 and any(_holds_pictures(each, deep - 1) for each in inner))
 
 
 def _named(root: str, split: str, value: object) -> list[str]:
@@ -227,6 +239,16 @@ def _say(root: str, found: Mapping[str, Sequence[str]], said: Mapping[str, Seque
         f"{split}={_word(','.join(found[split]))}" for split in SPLITS if split in found and split not in said
     )
     return [f"the folders in {printable(root)} are taken as {taken}, by their names; --dataset-args says otherwise"]
+
+
+def _say_classes(root: str, by_name: Mapping[str, str]) -> list[str]:
+    """Of folders that are taken as classes, though several are called like splits."""
+    if len(set(by_name.values())) < 2:
+        return []
+    return [
+        f"the folders in {printable(root)} are taken as classes, {shortened(sorted(by_name))} too; where these are "
+        "splits, give --dataset-args train=FOLDER val=FOLDER test=FOLDER"
+    ]
 
 
 def _word(text: str) -> str:
