@@ -196,8 +196,10 @@ def _read(root: str, split: str, folders: Sequence[str], everywhere: Sequence[st
             if masks := masks_beside(tree):
                 found.masks += sorted(masks)
                 tree.pictures = [picture for picture in tree.pictures if picture not in masks]
-                holding = {os.path.dirname(picture) for picture in tree.pictures}
-                tree.folders = [name for name in tree.folders if f"{tree.root}/{name}" in holding]
+                holding = {f"{os.path.dirname(picture)}/" for picture in tree.pictures}
+                tree.folders = [
+                    below for below in tree.folders if any(at.startswith(f"{tree.root}/{below}/") for at in holding)
+                ]
             found.again += tree.again
             if tree.pictures or not tree.again:  # no class where runs alone lie
                 trees.setdefault(printable(composed(name)), []).append(tree)
