@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from trainers.datasets._pairs import common_start
+from trainers.datasets._pairs import NEARLY, common_start
 from trainers.formatting import printable, shortened
 from trainers.listing import Listing, Tree, list_folder, walk, words
 
@@ -86,13 +86,13 @@ def _by_name(names: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _belong(pictures: Sequence[str], masks: Sequence[str]) -> bool:
-    """Whether the part of each picture's name that is its own is in the name of a mask."""
+    """Whether the part of a picture's name that is its own is in the name of a mask, for nearly all pictures."""
     if not pictures or not masks:
         return False
     before, after = len(common_start(pictures)), len(common_start([name[::-1] for name in pictures]))
     sampled = pictures[:: -(-len(pictures) // _SAMPLED)]
     cores = [name[before : len(name) - after] or name for name in sampled]
-    return all(any(core in mask for mask in masks) for core in cores)
+    return sum(any(core in mask for mask in masks) for core in cores) >= NEARLY * len(cores)
 
 
 # ---- the whole folder ----
