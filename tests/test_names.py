@@ -40,8 +40,8 @@ def facts(storage: Path, run: str) -> Any:
 @pytest.mark.skipif(os.uname().sysname == "Darwin", reason="names are UTF-8 there")
 @pytest.mark.parametrize(
     "name",
-    [b"data/stra\xdfe/%d.png", b"data\xe9/a/%d.png", b"data/a/b\xfcro/%d.png", b"data/a/\x83\x65%d.png"],
-    ids=["class", "data", "folder", "file"],
+    [b"data/stra\xdfe/b\xfcro/\x83\x65%d.png", b"data\xe9/a/%d.png"],
+    ids=["class and folder and file", "data"],
 )
 def test_names_that_are_no_utf8_are_trained_on_and_predicted(
     tmp_path: Path, storage: Path, name: bytes, capsys: pytest.CaptureFixture[str]
