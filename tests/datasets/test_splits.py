@@ -269,6 +269,13 @@ def test_where_class_folders_are_missing_archives_and_tables_are_named(tmp_path:
         image_folder.source(str(tmp_path))
 
 
+def test_what_cannot_be_read_hides_no_other_error(tmp_path: Path) -> None:
+    folder(tmp_path, "train", "val")
+    (tmp_path / "extra").symlink_to("/nowhere")
+    with pytest.raises(ValueError, match="train holds 20 pictures and no class folders"):
+        image_folder.source(str(tmp_path))
+
+
 def test_runs_among_the_pictures_are_passed_over(tmp_path: Path) -> None:
     for run in ("a/x", "runs/y"):
         files(folder(tmp_path, "a", "b", f"{run}/figures"), f"{run}/run.json", f"{run}/metrics.jsonl")

@@ -106,8 +106,11 @@ def looks_like(root: str, *, wanted: bool = False, deep: int = 2) -> str | None:
         wanted: Whether pictures with masks are what is wanted; the folders of both have other names then.
         deep: How many folders below each other are looked into.
     """
-    listing = list_folder(root)
-    found = (wanted and _masks(root, listing, wanted)) or _boxes(root, listing) or _masks(root, listing, wanted)
+    try:
+        listing = list_folder(root)
+        found = (wanted and _masks(root, listing, wanted)) or _boxes(root, listing) or _masks(root, listing, wanted)
+    except ValueError:  # a folder that cannot be read says nothing, and the error that led here is raised
+        return None
     if found or deep == 0:
         return found
     inner = [folder for folder in listing.folders if len(listing.folders) <= 8 or folder.lower() in IMAGES]
