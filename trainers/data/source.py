@@ -16,7 +16,7 @@ from trainers.datasets import Item, Source
 from trainers.decode import revision
 from trainers.formatting import shortened
 from trainers.recipe import Recipe
-from trainers.registry import identify
+from trainers.registry import constant, identify
 from trainers.storage.store import CACHE, Store
 
 
@@ -46,7 +46,7 @@ def scan_files(recipe: Recipe, data: str | None) -> Source:
     if len(source.classes) < 2:
         raise ValueError(f"there must be two classes or more; {data or recipe.dataset} has {source.classes}")
     targets.check_task(recipe.task, source, recipe.dataset)
-    if recipe.task == "ordinal":
+    if constant("tasks", recipe.task, "ORDERED", False):
         _check_order(data or recipe.dataset, source.classes)
     for split in LEARNED:
         if not source.rows.get(split):

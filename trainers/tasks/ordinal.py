@@ -26,6 +26,8 @@ from trainers.tasks.class_weights import weight_of_labels
 from trainers.tasks.classify import count_labels, ratios_of_classes
 
 TARGET = "labels"
+ORDERED = True
+"""The order of the classes is a part of what is learned."""
 
 
 def outputs(classes: int) -> int:
