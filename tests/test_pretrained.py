@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,29 @@ def test_a_model_of_ones_own_says_what_its_weights_ask(tmp_path: Path, data: Pat
     )
     run = train(tmp_path, data, model=str(path), model_args={"weights": "half"})
     assert run.run["dataset"]["mean"] == [0.5, 0.5, 0.5]
+
+
+def test_a_run_in_a_folder_of_runs_is_started_from_by_its_name(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tmp_path, data, "sweep/first", model="linear_cnn")
+    for number, name in enumerate(("sweep/first", f"{tmp_path}/sweep/first")):
+        train(tmp_path, data, str(number), model="linear_cnn", init_from=name)
+        assert "tensors start from" in capsys.readouterr().err
+
+
+def test_weights_that_do_not_fit_are_refused_before_decoding(tmp_path: Path, data: Path) -> None:
+    train(tmp_path, data, "first", model="linear_cnn")
+    prepared = sorted((tmp_path / "cache").iterdir())
+    with pytest.raises(ValueError, match="init_from=first: none of its weights fits this model; give the model"):
+        train(tmp_path, data, "second", init_from="first", image_size=24)
+    shutil.rmtree(tmp_path / "first/checkpoints")
+    with pytest.raises(ValueError, match="holds no checkpoint of a finished epoch"):
+        train(tmp_path, data, "second", init_from="first", image_size=24)
+    with pytest.raises(ValueError, match="there is no such run"):
+        train(tmp_path, data, "second", init_from=f"{tmp_path}/first/run.json")
+    assert sorted((tmp_path / "cache").iterdir()) == prepared
+    assert not (tmp_path / "second/run.json").exists()
 
 
 def flags(root: Path, data: Path, *more: str) -> list[str]:

@@ -123,6 +123,12 @@ def test_without_a_prediction_run_json_has_no_memory() -> None:
         ({"lr": 0.7}, Scale(), {"earlier": earlier()}, ("the run one", "lr was", "now 0.7", "--run")),
         ({"precision": "fp32"}, Scale(), {"earlier": earlier()}, ("precision was 'fp64'", "--run")),
         (
+            {"batch_size": 24},
+            Scale(),
+            {"earlier": earlier()},
+            (": batch_size was 64 and is now 24. Give",),
+        ),
+        (
             {},
             Scale(),
             {"earlier": {"recipe": REQUESTED.to_json() | {"lr": "x"}}},

@@ -24,7 +24,7 @@ SAME: list[tuple[str, str, list[Any]]] = [  # field, word of the command line, w
     ("nesterov", "true", [True, "true", "True"]),
     ("frozen", "0,1", ["0,1", ("0", "1"), ["0", "1"]]),
     ("augment", "horizontal_flip=0.5", [{"horizontal_flip": 0.5}, "horizontal_flip=0.5"]),
-    ("model_args", "depth=34", [{"depth": 34}, "depth=34"]),
+    ("model_args", "depth=34", [{"depth": 34}, "depth=34", {"depth": np.int64(34)}]),
     ("optimizer", "adamw", ["adamw"]),
     ("init_from", "first", ["first"]),
 ]

@@ -11,11 +11,12 @@ import dataclasses
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from trainers.cli import cli, leading, parse, run_command
 from trainers.formatting import check_is_path, format_size, printable
+from trainers.own_code import is_file
 from trainers.recipe import Recipe, Scale, describe, recipe_names, resolve
 from trainers.registry import load
 from trainers.storage.store import explain
@@ -440,7 +441,23 @@ def _parse(name: str, flags: Sequence[str], command: str = "train") -> Parsed:
     """The recipe called `name`, changed by the flags. Raises ValueError, or ends the process with code 2."""
     recipe = resolve(name)
     changes, scale, options = parse(recipe, Scale(), _Options(), flags, f"python -m trainers {command} {name}")
+    if options.run is not None:
+        changes |= _find_lost(changes, scale, options.run)
     return recipe.replace(**changes), scale, options
+
+
+def _find_lost(changes: Mapping[str, object], scale: Scale, run: str) -> dict[str, str]:
+    """The copies that a run has kept of files which its command names, and which are no longer there."""
+    from trainers.progress import Progress
+    from trainers.runs.code import find_lost
+    from trainers.storage.store import Store, default_storage
+
+    if not any(is_file(str(value)) for value in changes.values()):
+        return {}
+    found = find_lost(changes, Store(scale.storage or default_storage()) / run)
+    for field, copy in found.items():
+        Progress().warning(f"{changes[field]} is no longer there; the run {run} goes on with its copy, {copy}")
+    return found
 
 
 def _explain(usage: str, command: str) -> None:

@@ -13,7 +13,7 @@ from trainers.formatting import locate_error, nearest, shortened
 from trainers.messages import Facts, Meta
 from trainers.recipe import Recipe, recipe_names
 from trainers.run_facts import DatasetFacts, RunFacts
-from trainers.runs.files import read_run, run_names
+from trainers.runs.files import find_run, read_run, run_names
 from trainers.runs.provenance import machine
 from trainers.storage.store import Store
 
@@ -41,7 +41,7 @@ def check_init_from(recipe: Recipe, storage: Store, own: str = "") -> None:
         ValueError: It is not; the message names the nearest run.
     """
     run = recipe.init_from
-    if run is not None and read_run(Store(run) if "/" in run else storage / run) is None:
+    if run is not None and read_run(find_run(storage, run)) is None:
         before = f", train {run} first in the same command" if run in recipe_names() else ""
         others = [name for name in run_names(storage) if name != own.split("/")[0]]
         raise ValueError(
@@ -168,6 +168,31 @@ def check_model(recipe: Recipe, source: Source, *, weights: bool = True) -> None
         why = str(error) if isinstance(error, _ForwardError) else locate_error(error)
         raise ValueError(f"the model {recipe.model} does not go with {_asked(recipe)}: {why}") from None
     check_batches(recipe, facts, source.rows["train"])
+
+
+def check_start(recipe: Recipe, source: Source, storage: Store) -> None:
+    """That the model can start from the weights of `init_from`, where they lie on a disk of this machine.
+
+    Args:
+        recipe: Its model, and a run that `check_init_from` has found.
+        source: The data set's listing.
+        storage: Where runs lie.
+
+    Raises:
+        ValueError: That run has no weights yet, or none that fit.
+    """
+    from torch.nn.parameter import UninitializedTensorMixin
+
+    from trainers.training import build
+    from trainers.training.checkpoint import start_weights
+
+    run = recipe.init_from
+    if run is None or (folder := find_run(storage, run)).local is None:
+        return
+    model, _ = _build_anywhere(build.without_weights(recipe), _facts(source))
+    own = model.state_dict()
+    if not any(isinstance(value, UninitializedTensorMixin) for value in own.values()):  # their shapes are not known yet
+        start_weights(folder, run, own)
 
 
 def check_batches(recipe: Recipe, facts: Facts, rows: int) -> None:

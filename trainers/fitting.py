@@ -25,6 +25,7 @@ from trainers.checks import (
     check_init_from,
     check_model,
     check_same_data,
+    check_start,
     find_other_pixels,
     list_known,
     list_source,
@@ -46,7 +47,7 @@ from trainers.resolve import (
 from trainers.run_facts import CodeCopy, DatasetFacts, NewEnd, RunFacts, Status, Threads
 from trainers.runs import code
 from trainers.runs.events import Control, Listener
-from trainers.runs.files import check_run_name, count_epochs, new_run_name, read_history, read_run
+from trainers.runs.files import check_run_name, count_epochs, find_run, new_run_name, read_history, read_run
 from trainers.runs.provenance import changed_since, commit, versions
 from trainers.runs.record import Record
 from trainers.runtime.local import ThisProcess
@@ -157,6 +158,7 @@ def fit(
         early = resolve_recipe(requested, scale, known, fit_memory).recipe
         if earlier is None:
             check_init_from(early, storage, run)
+            warnings += code.describe_uncopied(early)
         elif over := is_over(early, earlier, known.epochs_run):
             progress.message(f"the run {run} {over}")
             return RunResult(folder.address, cast(RunFacts, read_run(folder)), read_history(folder))
@@ -221,6 +223,7 @@ def _agree(requested: Recipe, run: str, folder: Store, control: Control) -> tupl
     earlier, begun = read_run(folder), bool((folder / "checkpoints").names())
     warnings: list[str] = []
     if earlier is not None:
+        earlier = cast(RunFacts, {**earlier, "name": run})  # the folder may have been copied
         if not begun:  # nothing was learned: a model that was mended meanwhile is the one to use
             earlier = cast(RunFacts, {**earlier, "code": {}})
         requested, earlier, warnings = code.agree(requested, earlier, folder)
@@ -280,6 +283,8 @@ def _open(
         progress.warning(warning)
     if source is not None:
         check_model(recipe, source, weights=known.resumed is None and _here(scale))
+        if known.resumed is None:
+            check_start(recipe, source, storage)
     copies = code.keep(recipe, folder, known.earlier.get("code", {}) if known.earlier is not None else {})
     if source is not None:
         try:
@@ -310,7 +315,7 @@ def _set_numbers(
         return {**data, "meta": keep_numbers(data["meta"], resumed["dataset"])}, notes
     start = None
     if (name := recipe.init_from) is not None:
-        before = read_run(Store(name) if "/" in name else storage / name)
+        before = read_run(find_run(storage, name))
         start = before.get("dataset") if before is not None else None
     meta, note = resolve_normalisation(recipe, data["meta"], start)
     if note:

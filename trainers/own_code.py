@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import atexit
+import contextlib
 import functools
 import hashlib
 import importlib.machinery
@@ -118,8 +119,10 @@ def load(path: Path) -> types.ModuleType:
     files = read(path)
     key = digest(files)
     known, module = _loaded.get(path, (None, None))
-    if len(files) > 1 and (known != key or _folders[0] != str(path.parent)):
-        _prefer(path.parent, files)
+    if len(files) > 1:
+        home = _home(path, files)
+        if known != key or _folders[0] != str(home):
+            _prefer(home, files)
     if module is not None and known == key:
         return module
     name = f"trainyard_user_{path.stem}_{key[:8]}"
@@ -135,6 +138,17 @@ def load(path: Path) -> types.ModuleType:
         raise ValueError(f"{path} cannot be imported: {locate_error(error)}{_remedy(error, path)}") from None
     _loaded[path] = key, module
     return module
+
+
+def _home(path: Path, files: Files) -> Path:
+    """The folder to import from what a file imports: of a copy where it was copied from, as long as the same lies
+    there, with all that it reads from beside itself."""
+    origin = _origin(path).parent
+    try:
+        same = all((origin / name).read_bytes() == content for name, content in files.items())
+    except OSError:
+        same = False
+    return origin if same else path.parent
 
 
 def _remedy(error: Exception, path: Path) -> str:
@@ -192,11 +206,38 @@ def _is_neighbour(top: str, folder: Path) -> bool:
     """Whether an import finds what lies in `folder`, and nothing that is installed."""
     if top in sys.stdlib_module_names or top in OURS:
         return False
+    places = _places(top)
+    return places is None or any(place.is_relative_to(folder) for place in places)
+
+
+def _places(top: str) -> list[Path] | None:
+    """Where an import finds a module or package, but for what lies beside files of one's own; None: nowhere."""
     spec = importlib.machinery.PathFinder.find_spec(top, [name for name in sys.path if name not in _folders])
     if spec is None:
-        return True
+        return None
     places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or ())
-    return any(Path(place).absolute().is_relative_to(folder) for place in places)
+    return [Path(place).absolute() for place in places]
+
+
+def find_uncopied(path: Path) -> dict[str, Path]:
+    """What a file imports, and what that imports from beside it, that is neither beside it nor installed.
+
+    Returns:
+        Name of a module or package -> where it lies. Python finds it by PYTHONPATH or by the current folder.
+
+    Raises:
+        ValueError: The file cannot be read as Python.
+    """
+    files = read(path)
+    own = {Path(name).parts[0].removesuffix(".py") for name in files}
+    found: dict[str, Path] = {}
+    for name, content in files.items():
+        with contextlib.suppress(SyntaxError, ValueError):
+            for top in sorted(_imported(_parse(content, name)) - own - sys.stdlib_module_names - set(OURS)):
+                for place in (_places(top) or [])[:1]:
+                    if not {"site-packages", "dist-packages"}.intersection(place.parts):
+                        found[top] = place
+    return found
 
 
 @functools.lru_cache(maxsize=64)

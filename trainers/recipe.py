@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import os
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -314,7 +315,7 @@ def resolve_micro_batch(recipe: Recipe, scale: Scale) -> Recipe:
     return recipe.replace(micro_batch_size=recipe.batch_size // max(1, high))
 
 
-def resolve(name: str, **changes: Any) -> Recipe:
+def resolve(name: str | os.PathLike[str], **changes: Any) -> Recipe:
     """Find a recipe by its name.
 
     Args:
@@ -324,6 +325,9 @@ def resolve(name: str, **changes: Any) -> Recipe:
     Raises:
         ValueError: The name is unknown (with the nearest ones), or a value is not allowed.
     """
+    if isinstance(name, Recipe):
+        raise ValueError("resolve takes the name of a recipe, and this is one already; recipe.replace(...) changes it")
+    name = os.fspath(name)
     function = _recipe_function(name)
     try:
         recipe = function()

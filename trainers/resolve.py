@@ -126,8 +126,10 @@ def agree_with_earlier(requested: Recipe, earlier: Mapping[str, object], run: st
         old = Recipe.from_json(earlier)
     except ValueError as error:
         raise ValueError(f"the run {run} exists with an invalid recipe: {error}; give another --run") from None
-    if requested.micro_batch_size is None:
+    if requested.micro_batch_size is None and requested.batch_size == old.batch_size:
         requested = requested.replace(micro_batch_size=old.micro_batch_size)
+    elif requested.micro_batch_size is None:  # it need not divide the other batch, and that alone is to be named
+        old = old.replace(micro_batch_size=None)
     if requested.precision == "auto":
         requested = requested.replace(precision=old.precision)
     if old.precision == "auto":  # it ended before its workers could tell

@@ -43,11 +43,11 @@ def read(value: object, hint: object) -> object:
         return value
     if str in kinds and isinstance(value, int | float):
         return str(value)
-    if isinstance(value, numbers.Integral):
-        whole = int(value)  # NumPy's too
-        return (whole, whole) if Size in kinds and int not in kinds else whole
-    if isinstance(value, numbers.Real):
-        return float(value)
+    value = _plain_number(value)
+    if isinstance(value, int):
+        return (value, value) if Size in kinds and int not in kinds else value
+    if isinstance(value, Mapping):
+        return {name: _plain_number(each) for name, each in value.items()}
     if isinstance(value, list) and any(typing.get_origin(kind) is tuple for kind in kinds):
         value = tuple(value)
     if isinstance(value, tuple):
@@ -69,6 +69,15 @@ def _read_word(word: str, kinds: Sequence[object], optional: bool) -> object:
     return number_of(word, int if int in kinds else float, optional)
 
 
+def _plain_number(value: object) -> object:
+    """NumPy's numbers as Python's: JSON holds no others."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else value
+
+
 def _is_whole(value: object) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
@@ -77,9 +86,9 @@ def size_of(word: str) -> Size | None:
     """Height and width from "28", "512x1024" or "none". Raises ValueError."""
     if word.lower() == "none":
         return None
-    if not re.fullmatch(r"\d+(x\d+)?", word):
+    if not re.fullmatch(r"\d+(x\d+)?", word.lower()):
         raise ValueError(f"{word!r} is not a size; give 28, or height x width as in 512x1024")
-    sides = [int(side) for side in word.split("x")]
+    sides = [int(side) for side in word.lower().split("x")]
     return sides[0], sides[-1]
 
 

@@ -245,6 +245,32 @@ def test_another_runs_folder_and_a_foreign_file_are_left_alone(run: str, storage
     assert (tmp_path / "mine/predictions.json").read_text() == "[1, 2]"
 
 
+@pytest.mark.parametrize("name", ["predictions.png", "predictions.csv"])
+def test_files_of_the_users_own_are_not_written_over(run: str, tmp_path: Path, name: str) -> None:
+    save(tmp_path / "mine/1.png")
+    save(tmp_path / "mine/predictions.png").rename(tmp_path / "mine" / name)
+    before = (tmp_path / "mine" / name).read_bytes()
+    with pytest.raises(ValueError, match=f"holds a file {name} that predict did not write; give --out"):
+        predict(run, [str(tmp_path / "mine")], str(tmp_path / "mine"))
+    assert (tmp_path / "mine" / name).read_bytes() == before
+
+
+def test_a_table_of_an_older_version_is_replaced(run: str, tmp_path: Path) -> None:
+    save(tmp_path / "q/1.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/predictions.csv").write_text("path,class,probability\nold.png,dark,0.9\n")
+    assert len(rows(predict(run, [str(tmp_path / "q")], str(tmp_path / "out"))[0])) == 1
+
+
+def test_masks_of_names_that_differ_in_endings_alone_are_kept_apart(masks: str, tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.png", "a.jpg.png", "b.png", "b.png.jpg"):
+        save(tmp_path / "q" / name)
+    table = predict(masks, [str(tmp_path / "q")], str(tmp_path / "out"))[0]
+    made = {row["mask"] for row in rows(table)}
+    assert len(made) == 5
+    assert made == {f"masks/{path.name}" for path in (tmp_path / "out/masks").iterdir()}
+
+
 def test_two_commands_do_not_write_to_one_folder(run: str, tmp_path: Path) -> None:
     save(tmp_path / "q/1.png")
     out = str(tmp_path / "out")

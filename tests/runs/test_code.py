@@ -191,6 +191,58 @@ def test_a_model_finds_what_lies_beside_its_file(tmp_path: Path) -> None:
     evaluate(run.folder)
 
 
+def test_a_helper_finds_what_lies_beside_it_while_it_is_where_it_was(tmp_path: Path) -> None:
+    model = write(tmp_path / "project" / "mine.py", "import widths", "assert widths.read() == [3]")
+    (model.parent / "widths.py").write_text(
+        "import json\nfrom pathlib import Path\n\ndef read():\n"
+        "    return json.loads(Path(__file__).with_name('widths.json').read_text())\n"
+    )
+    (model.parent / "widths.json").write_text("[3]")
+    run = train(model, tmp_path / "runs")
+    assert evaluate(run.folder)["rows"] == 359
+    (model.parent / "widths.py").write_text("def read():\n    return [4]\n")  # the copy's is the one that counts
+    with pytest.raises(FileNotFoundError, match=r"widths\.json"):
+        evaluate(run.folder)
+
+
+def test_what_is_imported_from_elsewhere_and_not_kept_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write(tmp_path / "project/nets/mine.py", "import numpy, near\nfrom far.blocks import Block")
+    (model.parent / "near.py").write_text("import json, torch, farther")
+    (tmp_path / "project/far").mkdir()
+    (tmp_path / "project/far/blocks.py").write_text("class Block: pass")
+    (tmp_path / "project/farther.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path / "project"))
+    found = own_code.find_uncopied(model)
+    assert found == {"far": tmp_path / "project/far", "farther": tmp_path / "project/farther.py"}
+    train(model, tmp_path / "runs")
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("of which the run keeps no copy") == 2
+
+
+def test_a_run_goes_on_by_the_same_command_when_its_file_is_gone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write(tmp_path / "project" / "mine.py", "import parts")
+    (model.parent / "parts.py").write_text("")
+    flags = ["--workers", "0", "--cpus-per-worker", "1", "--storage", str(tmp_path / "runs"), "--run", "own"]
+    flags += ["--batch-size", "256", "--schedule", "constant", "--warmup-epochs", "0"]
+    command = ["train", "digits.cnn", "--model", str(model), *flags]
+    assert main([*command, "--epochs", "1"]) == 0
+    shutil.rmtree(model.parent)
+    assert main([*command, "--epochs", "2"]) == 0
+    assert "is no longer there; the run own goes on with its copy" in " ".join(capsys.readouterr().err.split())
+    run = json.loads((tmp_path / "runs/own/run.json").read_text())
+    assert (run["epochs_run"], run["code"]["model"]["path"], run["recipe"]["model"]) == (2, str(model), str(model))
+    shutil.copytree(tmp_path / "runs/own", tmp_path / "runs/copied")
+    assert main(["train", "digits.cnn", *flags, "--run", "copied"]) == 2
+    assert "the run copied exists with another recipe: model was" in capsys.readouterr().err
+    command[3] = str(tmp_path / "project" / "other.py")
+    assert main(command) == 2
+    assert "there is no file" in capsys.readouterr().err
+
+
 def test_a_file_that_is_edited_within_a_process_is_read_again(tmp_path: Path) -> None:
     model = write(tmp_path / "mine.py")
     first = train(model, tmp_path / "runs", "first")

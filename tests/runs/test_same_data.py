@@ -278,6 +278,40 @@ def test_class_folders_alone_are_split_as_in_training_where_they_are_its_own(tmp
     assert evaluate(run.folder, "val", data=moved)["rows"] < 19
 
 
+def grow(data: Path) -> None:
+    draw(data, "b", 4, start=60)
+
+
+def rename_picture(data: Path) -> None:
+    (data / "a" / "0.png").rename(data / "a" / "zero.png")
+
+
+@pytest.mark.parametrize("change", [grow, rename_picture])
+def test_data_that_changed_where_it_lay_is_told_of_when_it_is_scored(
+    change: Callable[[Path], None], tmp_path: Path
+) -> None:
+    data = draw_splits(tmp_path / "data", splits=(".",))
+    run = train(tmp_path, data, epochs=1)
+    said: list[str] = []
+    evaluate(run.folder, "val", warn=said.append)
+    assert said == []
+    change(data)
+    evaluate(run.folder, "val", warn=said.append)
+    [warning] = said
+    assert "the run r began with 15 train pictures" in warning
+    assert "may have learned from some" in warning
+
+
+def test_a_split_is_scored_where_the_others_were_removed(tmp_path: Path) -> None:
+    data = draw_splits(tmp_path / "data")
+    run = train(tmp_path, data, epochs=1)
+    expected = evaluate(run.folder)
+    shutil.rmtree(data / "train")
+    assert evaluate(run.folder)["accuracy"] == evaluate(run.folder, data=str(data))["accuracy"] == expected["accuracy"]
+    with pytest.raises(ValueError, match="no train split"):
+        evaluate(run.folder, "train")
+
+
 def test_nothing_is_kept_of_data_that_is_scored_once(run: RunResult, tmp_path: Path) -> None:
     cache = Path(run.folder).parent / "cache"
     before = sorted(cache.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from trainers.data.batches import Cached
 from trainers.data.decoded import Decoded
 from trainers.data.meta import keep_numbers
 from trainers.data.prepare import prepare
-from trainers.data.source import cache_folder, cache_key, published, scan_files
+from trainers.data.source import LEARNED, cache_folder, cache_key, published, scan_files
 from trainers.datasets import ALL, Source
 from trainers.formatting import check_is_path, composed, shortened
 from trainers.inference import predictions
@@ -108,16 +109,41 @@ def _find(
         elif chosen not in found.splits and (ALL in found.splits or (chosen == "val" and "train" in found.splits)):
             found = None  # as training would split it
     if found is None:
-        found = scan_files(recipe, data or lay)
+        found = _listed(recipe, data or lay, begun, split)
         chosen = split or next(name for name in FIRST if name in found.splits)
     if chosen not in found.splits:
         raise ValueError(f"the data has no split {chosen!r}; it has {', '.join(found.splits)}")
     if not any(item.targets for item in found.splits[chosen]):
         raise ValueError(f"{data or lay or recipe.dataset} holds no pictures in the split {chosen!r}; add some")
-    if other:
-        for warning in found.warnings:
-            warn(warning)
+    for warning in found.warnings if other else _find_other_pictures(found, run):
+        warn(warning)
     return _number(found, chosen, begun["classes"], run["name"], data or lay or recipe.dataset), chosen
+
+
+def _listed(recipe: Recipe, data: str | None, begun: DatasetFacts, split: str | None) -> Source:
+    """The data as in training; where it lacks what training needs, what there is, if that will do."""
+    try:
+        return scan_files(recipe, data)
+    except ValueError:
+        with contextlib.suppress(ValueError):
+            found = _scored(recipe, data, begun["classes"])
+            if found is not None and (split or found.splits.keys() - {ALL}) and split in (None, *found.splits):
+                return found
+        raise
+
+
+def _find_other_pictures(found: Source, run: RunFacts) -> list[str]:
+    """A warning where the data of a run is no longer what it was when the run began."""
+    then = list_known(run["dataset"])
+    if not found.splits.keys() >= set(LEARNED) or then.digest in (None, list_source(found).digest):
+        return []
+    counts = [
+        f"{count:,} {split} pictures (now {found.rows.get(split, 0):,})" for split, count in then.pictures.items()
+    ]
+    return [
+        f"the run {run['name']} began with {' and '.join(counts) or 'other pictures'}, and names or classes differ: it "
+        "may have learned from some of those that are scored now"
+    ]
 
 
 def _scored(recipe: Recipe, data: str | None, known: Sequence[str]) -> Source | None:

@@ -15,6 +15,9 @@ from trainers.run_facts import DatasetFacts, Json, RunFacts
 from trainers.storage.store import Store, absolute
 from trainers.training.distributed import World
 
+OTHER_FORMATS = (".onnx", ".engine", ".tflite", ".mlmodel", ".mlpackage", ".safetensors")
+"""Endings of files that hold no torch.export program, for whoever opens them by these."""
+
 
 def export(run: str, out: str, *, storage: str | None = None) -> Path:
     """Write the best checkpoint of a run as a torch.export program, for any batch size, and beside it `out`.json with
@@ -34,6 +37,9 @@ def export(run: str, out: str, *, storage: str | None = None) -> Path:
         ValueError: the model cannot be exported, or the two differ.
     """
     check_is_path("out", out)
+    if (suffix := Path(out).suffix.lower()) in OTHER_FORMATS or Path(out).expanduser().is_dir():
+        what = f"{suffix} is another format" if suffix in OTHER_FORMATS else "that is a folder"
+        raise ValueError(f"--out {out}: {what}; a torch.export program is written, give FILE.pt2")
     folder, found = open_run(run, storage)
     recipe, meta = Recipe.from_json(found["recipe"]), found["dataset"]
     state, world = restore(recipe, meta, folder, torch.device("cpu"))

@@ -96,13 +96,26 @@ def is_facts(value: object) -> TypeGuard[Json]:
     return isinstance(value, dict) and {"run", "folder", "start_id"} <= value.keys()
 
 
-def check_output(out: Path, found: Found) -> None:
-    """Refuse to write masks among pictures that are predicted: they could not be told apart, or would be overwritten.
+def check_output(out: Path, found: Found, *, masks: bool) -> None:
+    """Refuse to write over files of the user's own, or masks among pictures that are predicted.
+
+    Args:
+        out: The folder to write into.
+        found: The pictures.
+        masks: Whether masks are written, not classes.
 
     Raises:
-        ValueError: One of the folders that would be written holds other files.
+        ValueError: The folder, or one in it that would be written, holds other files.
     """
-    if os.path.realpath(out) not in found.folders or is_output(out):
+    if is_output(out):
+        return
+    drawn = FILES[0] if masks else FILES[1]
+    foreign = [drawn] if (out / drawn).exists() else [TABLE] if not _is_table(out / TABLE) else []
+    if foreign:
+        raise ValueError(
+            f"--out {out} holds a file {foreign[0]} that predict did not write; give --out a folder of its own"
+        )
+    if not masks or os.path.realpath(out) not in found.folders:
         return
     for name in FOLDERS:
         if (out / name).is_dir() and any((out / name).iterdir()):
@@ -110,3 +123,12 @@ def check_output(out: Path, found: Found) -> None:
                 f"--out {out} is among the pictures, and its folder {name}/ holds files that predict did not write; "
                 "give --out a folder of its own"
             )
+
+
+def _is_table(file: Path) -> bool:
+    """Whether a file is a table of `predict`, of an older version perhaps, or is not there."""
+    try:
+        with open(file, "rb") as stream:
+            return stream.read(5) in (b"path,", b"")
+    except FileNotFoundError:
+        return True

@@ -91,7 +91,7 @@ def predict(
     header = kind.header(meta, build.make_task(recipe, meta), top_k)
     say, warn = (progress.message, progress.warning) if progress else (lambda text: None,) * 2
     target = absolute(out)
-    pictures = _list(paths, target if kind.own_size else None, say, warn)
+    pictures = _list(paths, target, kind.own_size, say, warn)
     origin, chosen = _origin(folder, found), _Chosen(sliding=sliding, overlap=overlap, top_k=top_k)
     facts = {**origin, **chosen}
     options: _Options = {"folder": folder.address, "weights": json.dumps(origin), "out": str(target), **chosen}
@@ -116,11 +116,10 @@ def predict(
 Say = Callable[[str], None]
 
 
-def _list(paths: Sequence[str], masks: Path | None, say: Say, warn: Say) -> list[_Picture]:
-    """The pictures to predict; `masks` is the folder that masks are written to, if any."""
+def _list(paths: Sequence[str], out: Path, masks: bool, say: Say, warn: Say) -> list[_Picture]:
+    """The pictures to predict; `masks`: whether those are what is written to `out`."""
     listed = find_pictures(paths)
-    if masks is not None:
-        check_output(masks, listed)
+    check_output(out, listed, masks=masks)
     if listed.own:
         say(f"predictions of earlier commands are passed over: {', '.join(map(printable, listed.own))}")
     if unread := left_out(listed.others):
@@ -213,10 +212,10 @@ def _on_ray(tasks: Sequence[_Task], workers: int) -> Iterator[_Done]:
 
 
 def _names_below(files: Sequence[str]) -> list[str]:
-    """For each file its path below the folder that all share, without the ending; where two files differ in the
-    ending alone, with it."""
+    """For each file its path below the folder that all share, without the ending; where that is what another file is
+    called, with it."""
     shared = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in files])
     whole = [printable(os.path.relpath(os.path.abspath(path), shared)) for path in files]
     stems = [os.path.splitext(path)[0] for path in whole]
-    twice = {stem for stem, count in Counter(stems).items() if count > 1}
-    return [path if stem in twice else stem for path, stem in zip(whole, stems, strict=True)]
+    taken = Counter([*stems, *whole])
+    return [stem if taken[stem] == 1 else path for path, stem in zip(whole, stems, strict=True)]

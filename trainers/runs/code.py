@@ -14,6 +14,7 @@ from trainers import own_code
 from trainers.own_code import MANIFEST, Manifest
 from trainers.recipe import Recipe
 from trainers.run_facts import CodeCopy, Json, RunFacts
+from trainers.runs.files import read_run
 from trainers.storage.store import Store
 
 FIELDS = ("dataset", "model", "task")
@@ -76,6 +77,40 @@ def keep(recipe: Recipe, folder: Store, kept: Code) -> dict[str, CodeCopy]:
             copy = f"{below}/{own_code.locate(names[field]).name}"
             code[field] = {"path": names[field], "copy": copy, "files": own_code.hashes(files)}
     return code
+
+
+def describe_uncopied(recipe: Recipe) -> list[str]:
+    """A warning for each of a recipe's own files that imports what a run cannot keep a copy of."""
+    notes = []
+    for field, name in _own(recipe.to_json()).items():
+        for module, place in own_code.find_uncopied(own_code.locate(name)).items():
+            notes.append(
+                f"the {field} {name} imports {module} from {place}, of which the run keeps no copy, as it does not lie "
+                "beside that file: do not move or change it while you use the run"
+            )
+    return notes
+
+
+def find_lost(changes: Mapping[str, object], folder: Store) -> dict[str, str]:
+    """Of a command that names files which are no longer there: field -> the copy that a run has kept of that file.
+
+    Args:
+        changes: Field of a recipe -> what is asked for.
+        folder: Of the run.
+    """
+    run = read_run(folder)
+    code = run.get("code", {}) if run is not None else {}
+    names = {field: str(changes[field]) for field in FIELDS if field in changes and field in code}
+    lost = {
+        field: own_code.absolute(name)
+        for field, name in names.items()
+        if own_code.is_file(name) and "://" not in name and not own_code.absolute(name).exists()
+    }
+    return {
+        field: (folder / code[field]["copy"]).address
+        for field, path in lost.items()
+        if str(path) == code[field]["path"]
+    }
 
 
 def name_copies(recipe: Recipe, folder: Store, code: Code) -> Recipe:

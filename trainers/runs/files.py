@@ -86,6 +86,8 @@ def read_run(folder: Store) -> RunFacts | None:
     """
     try:
         found = folder.read_json("run.json")
+    except NotADirectoryError:
+        return None
     except ValueError as error:
         raise ValueError(f"{error}; fix it, or remove the run's folder") from None
     if found is None:
@@ -93,6 +95,13 @@ def read_run(folder: Store) -> RunFacts | None:
     if not (isinstance(found, dict) and {"status", "recipe", "scale"} <= found.keys()):
         raise ValueError(f"{folder.address}/run.json is not that of a run; fix it, or remove the run's folder")
     return cast(RunFacts, found)
+
+
+def find_run(storage: Store, run: str) -> Store:
+    """The folder of a run, by its name in a storage, as in "sweep/trial-3", or by its path."""
+    is_name = "/" not in run or (not run.startswith((".", "~", "/")) and "://" not in run)
+    below = storage / run if is_name else Store(run)
+    return Store(run) if "/" in run and read_run(below) is None else below
 
 
 def read_history(folder: Store) -> list[Line]:

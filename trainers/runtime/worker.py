@@ -17,12 +17,12 @@ from trainers.messages import DoneEvent, Event, Job, Meta, Picture, StartEvent
 from trainers.phase import phase
 from trainers.recipe import Recipe, Scale
 from trainers.run_facts import Status
-from trainers.runs.files import not_shared, sees
+from trainers.runs.files import find_run, not_shared, sees
 from trainers.runs.provenance import machine
 from trainers.runtime.stall_detector import Heartbeat
 from trainers.storage.store import Store, explain
 from trainers.training import build, device, loop, threads
-from trainers.training.checkpoint import Checkpoints
+from trainers.training.checkpoint import Checkpoints, start_weights
 from trainers.training.distributed import World
 from trainers.training.examples import show_best_and_worst
 from trainers.training.loop import Summary
@@ -210,11 +210,8 @@ def _restore(
 
 def _take_weights(state: TrainState, run: str, storage: Store, report: Report) -> None:
     """Start from the best weights of another run; parts of another shape keep their fresh values, and are named."""
-    given = Checkpoints(Store(run) if "/" in run else storage / run).best_weights()
     own = state.model.state_dict()
-    fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
-    if not fitting:
-        raise ValueError(f"init_from={run!r}: none of its weights fits this model")
+    fitting = start_weights(find_run(storage, run), run, own)
     state.load_weights(fitting, strict=False)
     if state.ema is not None:
         state.ema = {name: value.detach().clone() for name, value in state.model.state_dict().items()}

@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import io
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, cast
 
@@ -25,6 +25,27 @@ from trainers.storage.store import Store, explain
 from trainers.training.state import Snapshot, TrainState
 
 _phase = phase("writing or reading a checkpoint")
+
+
+def start_weights(folder: Store, run: str, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The best weights of a run that fit a model by name and shape.
+
+    Args:
+        folder: Of that run.
+        run: How the user calls it.
+        own: The model's.
+
+    Raises:
+        ValueError: None fits, or there are none.
+    """
+    given = Checkpoints(folder).best_weights()
+    fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
+    if not fitting:
+        raise ValueError(
+            f"init_from={run}: none of its weights fits this model; give the model and arguments of that run, or "
+            "--init-from none"
+        )
+    return fitting
 
 
 class _Waiting(NamedTuple):
