@@ -181,7 +181,7 @@ def check_start(recipe: Recipe, source: Source, storage: Store) -> None:
     Raises:
         ValueError: That run has no weights yet, or none that fit.
     """
-    from torch.nn.parameter import UninitializedTensorMixin
+    from torch.nn.parameter import is_lazy
 
     from trainers.training import build
     from trainers.training.checkpoint import start_weights
@@ -191,7 +191,7 @@ def check_start(recipe: Recipe, source: Source, storage: Store) -> None:
         return
     model, _ = _build_anywhere(build.without_weights(recipe), _facts(source))
     own = model.state_dict()
-    if not any(isinstance(value, UninitializedTensorMixin) for value in own.values()):  # their shapes are not known yet
+    if not any(is_lazy(value) for value in own.values()):  # their shapes are not known yet
         start_weights(folder, run, own)
 
 
