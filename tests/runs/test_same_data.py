@@ -11,6 +11,7 @@ import csv
 import json
 import os
 import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from helpers.small import small_data, small_recipe
 from PIL import Image
 
 from trainers.__main__ import main
+from trainers.checks import list_source
 from trainers.data.contract import list_scored
+from trainers.data.source import scan_files
 from trainers.fitting import RunResult, fit
 from trainers.inference.evaluate import evaluate
 from trainers.inference.predict import predict
@@ -151,6 +154,19 @@ def test_data_that_is_the_same_goes_on_without_a_word(
     assert again.status == "finished"
     assert "changed" not in again.run
     assert "warning" not in capsys.readouterr().err
+
+
+def test_names_that_a_system_writes_otherwise_are_the_same(tmp_path: Path) -> None:
+    """Copied from macOS to Linux, accents may stand apart from their letters."""
+    data = draw_splits(tmp_path / "data")
+    for split in ("train", "val"):
+        for index, name in enumerate(("\u00fc", "a\u00e9", "\uac00")):
+            (data / split / "a" / f"{index}.png").rename(data / split / "a" / f"{name}.png")
+    before = list_source(scan_files(recipe_of(), str(data)))
+    for path in sorted(data.rglob("*.png")):
+        path.rename(path.with_name(unicodedata.normalize("NFD", path.name)))
+    assert len(unicodedata.normalize("NFD", "\uac00")) == 2
+    assert list_source(scan_files(recipe_of(), str(data))) == before
 
 
 def test_pictures_that_were_edited_are_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

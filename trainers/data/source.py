@@ -14,7 +14,7 @@ from pathlib import Path
 from trainers.data import contract, targets
 from trainers.datasets import Item, Source
 from trainers.decode import revision
-from trainers.formatting import shortened
+from trainers.formatting import composed, shortened
 from trainers.recipe import Recipe
 from trainers.registry import constant, identify
 from trainers.storage.store import CACHE, Store
@@ -110,11 +110,13 @@ def size_of(items: Iterable[Item]) -> int:
 
 def list_digest(source: Source) -> str:
     """Of the names, splits and classes of the pictures that are learned from, in their order: a data set that was
-    moved, whose files were touched, or that got another test split, is the same."""
+    moved, perhaps to a system that writes accents otherwise, whose files were touched, or that got another test split,
+    is the same."""
     digest = hashlib.sha256(json.dumps(list(source.classes)).encode())
     for split in LEARNED:
         for item in source.splits[split]:
-            digest.update(f"{split} {item.name} {list(item.targets)}\n".encode(errors="surrogatepass"))
+            name = composed(item.name)
+            digest.update(f"{split} {name} {list(item.targets)}\n".encode(errors="surrogatepass"))
     return digest.hexdigest()
 
 
