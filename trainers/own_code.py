@@ -140,6 +140,14 @@ def load(path: Path) -> types.ModuleType:
     return module
 
 
+def describe_copy(name: str) -> str:
+    """What to do where a file fails that worked in training: the end of a message; "" for one that is no copy."""
+    path = locate(name)
+    if _manifest(path) is None:
+        return ""
+    return f"; this is the run's copy of {_origin(path)}: what that reads and imports must be there"
+
+
 def _home(path: Path, files: Files) -> Path:
     """The folder to import from what a file imports: of a copy where it was copied from, as long as the same lies
     there, with all that it reads from beside itself."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from trainers.formatting import nearest
+from trainers import own_code
+from trainers.formatting import locate_error, nearest
 from trainers.messages import Facts
 from trainers.recipe import Recipe
 from trainers.run_facts import DatasetFacts, RunFacts
@@ -48,7 +49,16 @@ def restore(
     limit_threads()
     world = World(0, 1, device or choose_device(), recipe.precision)  # type: ignore[arg-type]
     weights = Checkpoints(folder).best_weights()
-    state = build.create_state(recipe, meta, world, fresh=False)
+    try:
+        state = build.create_state(recipe, meta, world, fresh=False)
+    except ValueError:
+        raise
+    except Exception as error:
+        if not own_code.is_file(recipe.model):
+            raise
+        raise ValueError(
+            f"the model {recipe.model} cannot be built: {locate_error(error)}{own_code.describe_copy(recipe.model)}"
+        ) from None
     try:
         state.model.load_state_dict(weights)
     except RuntimeError as error:  # names and shapes, a line each
