@@ -107,7 +107,7 @@ def check_output(out: Path, found: Found, *, masks: bool) -> None:
     Raises:
         ValueError: The folder, or one in it that would be written, holds other files.
     """
-    if is_output(out):
+    if is_output(out) or (out / FACTS).exists():  # what is in that is checked when it is read
         return
     drawn = FILES[0] if masks else FILES[1]
     foreign = [drawn] if (out / drawn).exists() else [TABLE] if not _is_table(out / TABLE) else []
