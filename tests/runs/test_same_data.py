@@ -314,7 +314,7 @@ def test_data_that_changed_where_it_lay_is_told_of_when_it_is_scored(
     change(data)
     evaluate(run.folder, "val", warn=said.append)
     [warning] = said
-    assert "the run r began with 15 train pictures" in warning
+    assert f"the run r began with {run.run['dataset']['rows']['train']} train pictures" in warning
     assert "may have learned from some" in warning
 
 

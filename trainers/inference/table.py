@@ -103,7 +103,10 @@ def open_table(out: Path, header: Row, facts: Json) -> Iterator[Table]:
         raise ValueError(f"--out {out} cannot be written: {error.strerror}; give another folder") from None
     with part:
         _own(part, out)
-        earlier = Store(out).read_json(FACTS)
+        try:
+            earlier = Store(out).read_json(FACTS)
+        except ValueError as error:
+            raise ValueError(f"{error}; remove it, or give another --out") from None
         if earlier is not None:
             _refuse_another_run(earlier, facts, out)
         same = earlier is not None and all(earlier.get(name) == value for name, value in facts.items())
