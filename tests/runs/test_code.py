@@ -200,7 +200,7 @@ def test_a_helper_finds_what_lies_beside_it_while_it_is_where_it_was(tmp_path: P
     (model.parent / "widths.json").write_text("[3]")
     run = train(model, tmp_path / "runs")
     assert evaluate(run.folder)["rows"] == 359
-    (model.parent / "widths.py").write_text("def read():\n    return [4]\n")  # the copy's is the one that counts
+    (model.parent / "widths.json").unlink()
     with pytest.raises(ValueError, match=rf"widths\.json.*copy of {model}: what that reads and imports must be there"):
         evaluate(run.folder)
 

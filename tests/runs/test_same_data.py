@@ -307,7 +307,7 @@ def test_data_that_changed_where_it_lay_is_told_of_when_it_is_scored(
     change: Callable[[Path], None], tmp_path: Path
 ) -> None:
     data = draw_splits(tmp_path / "data", splits=(".",))
-    run = train(tmp_path, data, epochs=1)
+    run = train(tmp_path, data, epochs=1, dataset_args={"val_share": 0.2, "test_share": 0.2})
     said: list[str] = []
     evaluate(run.folder, "val", warn=said.append)
     assert said == []
