@@ -158,7 +158,6 @@ def fit(
         early = resolve_recipe(requested, scale, known, fit_memory).recipe
         if earlier is None:
             check_init_from(early, storage, run)
-            warnings += code.describe_uncopied(early)
         elif over := is_over(early, earlier, known.epochs_run):
             progress.message(f"the run {run} {over}")
             return RunResult(folder.address, cast(RunFacts, read_run(folder)), read_history(folder))
@@ -229,6 +228,8 @@ def _agree(requested: Recipe, run: str, folder: Store, control: Control) -> tupl
         requested, earlier, warnings = code.agree(requested, earlier, folder)
         if begun and (changed := changed_since(earlier)):
             warnings.append(f"since the run {run} began, versions have changed: {changed}; results may differ")
+    else:
+        warnings += code.describe_uncopied(requested)
     known = Circumstances(
         run=run,
         earlier=earlier,
