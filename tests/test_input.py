@@ -151,6 +151,7 @@ def test_wrong_names_are_reported_at_once_with_the_nearest_ones() -> None:
         ("--workers 0:2 --micro-batch-size 8", "workers=0:2 is not allowed"),
         ("--compile maybe", "'maybe' is neither true nor false"),
         ("--optimizer sgdd", "'sgdd'"),
+        ("--model resnet --model-args depth=19", "depth=19 is not allowed; model_args depth takes one of 18, 34"),
         ("--model-args num_filters", "'num_filters' is not of the form name=value"),
         ("--model-args num_filters=2.5", "num_filters of 'linear_cnn' takes a whole number"),
         ("--seed 99999999999999999999", "seed takes a number from 0 to 2**63 - 1"),
@@ -179,6 +180,14 @@ def test_wrong_names_are_reported_at_once_with_the_nearest_ones() -> None:
 def test_wrong_values_are_refused(cli: Cli, storage: Path, flags: str, words: str) -> None:
     assert_refused(cli(*DIGITS, *flags.split()), words)
     assert not storage.exists() or files(storage) == []
+
+
+def test_a_path_with_spaces_that_came_as_several_words_is_quoted(tmp_path: Path, cli: Cli) -> None:
+    folder = draw(tmp_path / "my photos 2024")
+    words = str(folder).split()
+    for command in (["train", "resnet.r18"], ["prepare", "resnet.r18"], ["evaluate", "run"]):
+        ended = cli(*command, "--data", *words, "--storage", tmp_path)
+        assert_refused(ended, f"--data {folder}: a path with spaces needs quotes: --data '{folder}'")
 
 
 @pytest.mark.parametrize("command", ["train", "prepare"])

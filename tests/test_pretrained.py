@@ -136,8 +136,8 @@ def flags(root: Path, data: Path, *more: str) -> list[str]:
         (["weights=imagenet", "stem=3x3"], "weights=imagenet needs images of 3 channels and stem=standard"),
         (["weights=imagenet", "--dataset-args", "channels=1"], "needs images of 3 channels"),
         (["weights=imagenet", "depth=34"], "could not be read"),  # behind a proxy that is not there
-        (["depth=19"], "depth=19 is not offered"),
-        (["stem=5x5"], "stem='5x5' is not offered"),
+        (["depth=19"], "depth=19 is not allowed; model_args depth takes one of 18, 34, 50, 101"),
+        (["stem=5x5"], "stem=5x5 is not allowed"),
         (["width=3"], "there is no argument of model 'resnet' called 'width'"),
     ],
 )

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from trainers.cli import cli, leading, parse, run_command
-from trainers.formatting import check_is_path, format_size, printable
+from trainers.formatting import check_is_path, format_size, printable, shortened
 from trainers.own_code import is_file
 from trainers.recipe import Recipe, Scale, describe, recipe_names, resolve
 from trainers.registry import load
@@ -72,7 +72,7 @@ def _train(argv: list[str]) -> int:
         if flags[:1] in (["-h"], ["--help"]):
             _explain("usage: python -m trainers train RECIPE [RECIPE...] [--FIELD VALUE...]", "train")
             return 0
-        raise ValueError(f"train needs the name of a recipe: {', '.join(recipe_names())}")
+        raise ValueError(f"train needs the name of a recipe, before all flags: {', '.join(recipe_names())}")
     stages = _stages(names, flags)  # all of them, before the first starts
     _, (_, scale, options) = stages[-1]
     if options.show:
@@ -331,7 +331,7 @@ def _predict(argv: list[str]) -> int:
         progress.message(f"what is done is kept in {options.out}; to go on, repeat the command")
         raise
     if bad:
-        progress.warning(f"{len(bad)} pictures cannot be decoded and have no class: {', '.join(bad[:10])}")
+        progress.warning(f"{len(bad)} pictures cannot be decoded and have no class: {shortened(bad)}")
     print(path)
     return 1 if len(bad) == json.loads(path.with_name("predictions.json").read_text())["pictures"] else 0
 

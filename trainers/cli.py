@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shlex
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -115,8 +117,10 @@ def cli(kind: type[Options], flags: Sequence[str], prog: str, default: Options |
         default: Values of fields without a flag; None: those of `kind`.
 
     Raises:
+        ValueError: A path with spaces has come as several words.
         SystemExit: With code 2, where flags cannot be read; 0 after --help.
     """
+    _check_spaces(flags)
     with _registry():
         return tyro.cli(
             kind,
@@ -125,6 +129,16 @@ def cli(kind: type[Options], flags: Sequence[str], prog: str, default: Options |
             prog=prog,
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
         )
+
+
+def _check_spaces(flags: Sequence[str]) -> None:
+    """Raises ValueError where words after a flag are a path only together."""
+    for position, flag in enumerate(flags):
+        words = leading(flags[position + 1 :])[0] if flag.startswith("--") else []
+        paths = (" ".join(words[:count]) for count in range(2, len(words) + 1))
+        found = next((path for path in paths if os.path.exists(os.path.expanduser(path))), None)
+        if found is not None:
+            raise ValueError(f"{flag} {found}: a path with spaces needs quotes: {flag} {shlex.quote(found)}")
 
 
 def _values(value: DataclassInstance) -> dict[str, Any]:

@@ -679,7 +679,7 @@ def test_mask_folder_below_split_folders(tmp_path: Path) -> None:
         "val": ["valid/images/0.jpg", "valid/images/1.jpg"],
         "test": ["test/images/0.jpg"],
     }
-    (tmp_path / "valid" / "masks").rename(tmp_path / "valid" / "labels")
+    (tmp_path / "valid" / "masks").rename(tmp_path / "valid" / "classes")
     with pytest.raises(ValueError, match=r"lacks the folder valid/masks \(it holds Train, test, valid\)"):
         mask_folder.source(str(tmp_path))
     (tmp_path / "Train").rename(tmp_path / "learn")
@@ -722,6 +722,48 @@ def test_mask_folder_names_of_masks(tmp_path: Path) -> None:
     touch(tmp_path / "masks" / "y" / "a_mask.png")
     with pytest.raises(ValueError, match=r"1 times two files of one name: masks/y/a\.png and masks/y/a_mask\.png"):
         mask_folder.source(str(tmp_path), threshold=1)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "masks", "others"),
+    [
+        ("JPEGImages", "SegmentationClass", ["SegmentationObject"]),  # CVAT, Pascal VOC
+        ("JPEGImages", "SegmentationClassPNG", ["SegmentationClass", "SegmentationClassVisualization"]),  # LabelMe
+        ("img", "masks_machine", ["ann", "masks_human"]),  # Supervisely
+        ("images", "labels", []),
+        ("Image", "GT", []),
+    ],
+)
+@pytest.mark.parametrize("place", ["", "train"])
+def test_mask_folder_as_programs_export_it(
+    tmp_path: Path, pictures: str, masks: str, others: list[str], place: str
+) -> None:
+    where = own(tmp_path, 5, folder=place) / place
+    (where / "images").rename(where / "renamed")
+    (where / "renamed").rename(where / pictures)
+    (where / "masks").rename(where / masks)
+    for other in others:
+        touch(where / other / ("0.npy" if other == "SegmentationClass" else "0.png"))
+    source = mask_folder.source(str(tmp_path))
+    below = f"{place}/" if place else ""
+    pairs = {(item.name, item.mask_path) for items in source.splits.values() for item in items}
+    assert pairs == {(f"{below}{pictures}/{n}.jpg", f"{tmp_path}/{below}{masks}/{n}.png") for n in range(5)}
+    assert any(f"the folders {pictures} and {masks} in {where}" in warning for warning in source.warnings)
+
+
+@pytest.mark.parametrize("place", ["", "train"])
+def test_mask_folder_of_pictures_beside_their_masks_says_what_to_do(tmp_path: Path, place: str) -> None:
+    touch(tmp_path / place / "street.jpg", tmp_path / place / "street_mask.png")
+    with pytest.raises(ValueError, match=r"such as street_mask\.png, side by side; move the pictures into"):
+        mask_folder.source(str(tmp_path))
+
+
+def test_mask_folder_of_two_kinds_of_masks_asks(tmp_path: Path) -> None:
+    own(tmp_path)
+    (tmp_path / "masks").rename(tmp_path / "gt")
+    touch(tmp_path / "labels" / "0.png")
+    with pytest.raises(ValueError, match=r"lacks the folder masks \(it holds gt, images, labels\)"):
+        mask_folder.source(str(tmp_path))
 
 
 def test_mask_folder_that_is_incomplete_is_refused(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from trainers.datasets import ALL
-from trainers.datasets._looks_like import looks_like
+from trainers.datasets._looks_like import IMAGES, LABELS, MASKS, looks_like
 from trainers.datasets._pairs import HOLE, SAME, Pair, Pattern, find_pairs, guess_pairs, need_folders, pattern_of
 from trainers.datasets._splits import SPLITS, Given, Layout, descend, find_scored, find_splits
 from trainers.endings import left_out
@@ -15,6 +15,9 @@ from trainers.listing import list_folder, walk
 UNLABELLED = "it is left out as a test split; trainers predict takes its pictures"
 Patterns = tuple[Pattern, Pattern] | None
 """Of the names of pictures and masks; None: the usual ones, or what all names have in common."""
+KINDS = ("images", "masks")
+EXPORTED = (IMAGES, MASKS | LABELS | {"segmentationclasspng", "masks_machine"})
+"""Names, in lower case, that programs in which masks are drawn give to these."""
 Found = dict[str, list[Pair]]
 """Split -> its pairs."""
 
@@ -55,26 +58,60 @@ def find_splits_of_pairs(
 
 def _folders(root: str, holds: str, given: Given, scored: bool) -> tuple[dict[str, list[Pair]], list[str]]:
     """The folders of pictures and masks of each split, and what to say of them."""
-    images, masks = _named(root, "images"), _named(root, "masks")
-    if images or masks:
-        need_folders(root, [images or "images", masks or "masks"], holds)
-        assert images is not None
-        assert masks is not None
-        return _split_below(root, images, masks, given, scored)
-    layout = Layout(find_scored(root, given)) if scored else find_splits(root, given, "images/* and train/masks/*")
+    layout = Layout()
+    if not any(_named(root, name) for name in KINDS):
+        layout = Layout(find_scored(root, given)) if scored else find_splits(root, given, "images/* and train/masks/*")
     if not layout.folders:
-        need_folders(root, ["images", "masks"], holds)
+        (images, masks), said = _pair(root, "", holds)
+        folders, warnings = _split_below(root, images, masks, given, scored)
+        return folders, [*said, *warnings]
     warnings = [*layout.warnings, *(_say_left(root, folder) for folder in layout.left)]
-    folders: dict[str, list[Pair]] = {}
+    folders = {}
     for split, places in layout.folders.items():
         for place in (descend(root, place, split) for place in places):
-            pair = [f"{place}/{_named(os.path.join(root, place), name) or name}" for name in ("images", "masks")]
-            if split == "test" and not _holds_pictures(root, pair[1]):
-                warnings.append(f"{printable(os.path.join(root, place))} holds no masks: {UNLABELLED}")
+            where = os.path.join(root, place)
+            has_masks = _holds_pictures(where, _named(where, KINDS[1]) or KINDS[1])
+            if split == "test" and not (has_masks or _exported(where) or _find_mixed(where)):
+                warnings.append(f"{printable(where)} holds no masks: {UNLABELLED}")
                 continue
-            need_folders(root, pair, holds)
-            folders.setdefault(split, []).append((pair[0], pair[1]))
+            pair, said = _pair(root, place, holds)
+            warnings += said
+            folders.setdefault(split, []).append(pair)
     return folders, warnings
+
+
+def _pair(root: str, place: str, holds: str) -> tuple[Pair, list[str]]:
+    """The folders of pictures and masks in `place`, a path below `root`, and what to say of them. Raises ValueError."""
+    where = os.path.join(root, place)
+    names = [_named(where, name) for name in KINDS]
+    said = []
+    if None in names and (exported := _exported(where)):
+        names = [*exported]
+        said = [f"the folders {names[0]} and {names[1]} in {printable(where)} are taken as its images and masks"]
+    elif None in names and (mixed := _find_mixed(where)):
+        raise ValueError(
+            f"{printable(where)} holds pictures and masks, such as {printable(mixed)}, side by side; move the pictures "
+            "into a folder images in it and the masks into a folder masks, their names may stay"
+        )
+    images, masks = (os.path.join(place, name or plain) for name, plain in zip(names, KINDS, strict=True))
+    need_folders(root, [images, masks], holds)
+    return (images, masks), said
+
+
+def _exported(folder: str) -> Pair | None:
+    """Pictures and masks by the names of exports; None where several may be meant, or none."""
+    each = [
+        [name for name in list_folder(folder).folders if name.lower() in known and walk(folder, name).pictures]
+        for known in EXPORTED
+    ]
+    return (each[0][0], each[1][0]) if [len(names) for names in each] == [1, 1] else None
+
+
+def _find_mixed(folder: str) -> str | None:
+    """A mask that lies beside its picture."""
+    stems = {os.path.splitext(name)[0]: name for name in list_folder(folder).pictures}
+    beside = (stem for stem in stems if stem.endswith("_mask") and stem.removesuffix("_mask") in stems)
+    return next((stems[stem] for stem in beside), None)
 
 
 def _split_below(

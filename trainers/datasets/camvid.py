@@ -38,7 +38,8 @@ from trainers.pixels import Pixels
 
 HOLDS = (
     "CamVid: train, trainannot, val, valannot and, where there is one, test, testannot (SegNet's form), or "
-    "701_StillsRaw_full and LabeledApproved_full (the form of Cambridge, both archives unpacked)"
+    "701_StillsRaw_full and LabeledApproved_full (the form of Cambridge, both archives unpacked); pictures and masks "
+    "of your own are read with --dataset mask_folder"
 )
 PICTURES = ("701_StillsRaw_full", "images/701_StillsRaw_full", "raw", "images")
 LABELS = ("LabeledApproved_full", "labels/LabeledApproved_full", "labels")

@@ -23,7 +23,10 @@ from trainers.datasets._masks import Mask, by_id, read_pair
 from trainers.datasets._pairs import Pattern, find_pairs, mask_items, need_folders
 from trainers.pixels import Pixels
 
-HOLDS = "leftImg8bit/{train,val}/<city>/*_leftImg8bit.png and gtFine/{train,val}/<city>/*_gtFine_labelIds.png"
+HOLDS = (
+    "leftImg8bit/{train,val}/<city>/*_leftImg8bit.png and gtFine/{train,val}/<city>/*_gtFine_labelIds.png; pictures "
+    "and masks of your own are read with --dataset mask_folder"
+)
 PICTURES, MASKS = Pattern(after="_leftImg8bit"), Pattern(after="_gtFine_labelIds")
 CLASSES = {
     "road": (7, (128, 64, 128)),

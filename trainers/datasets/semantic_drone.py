@@ -26,7 +26,10 @@ from trainers.datasets._masks import Mask, RawMask, above_mean, by_colour, by_id
 from trainers.datasets._pairs import assign_pairs, find_pairs, mask_items, need_folders
 from trainers.pixels import Pixels
 
-HOLDS = "original_images/*.jpg and label_images_semantic/*.png"
+HOLDS = (
+    "original_images/*.jpg and label_images_semantic/*.png; pictures and masks of your own are read with "
+    "--dataset mask_folder"
+)
 FORMS = (
     ("original_images", "label_images_semantic"),
     ("training_set/images", "training_set/gt/semantic/label_images"),

@@ -45,8 +45,8 @@ def build(
     image_size: tuple[int, int],
     channels: int,
     classes: int,
-    depth: int = 18,
-    output_stride: int = 16,
+    depth: Literal[18, 34, 50] = 18,
+    output_stride: Literal[8, 16] = 16,
     dropout: float = 0.1,
     weights: Literal["imagenet"] | None = None,
 ) -> nn.Module:

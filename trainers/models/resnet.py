@@ -34,8 +34,8 @@ def build(
     image_size: tuple[int, int],
     channels: int,
     classes: int,
-    depth: int = 18,
-    stem: str = "standard",
+    depth: Literal[18, 34, 50, 101] = 18,
+    stem: Literal["standard", "3x3"] = "standard",
     weights: Literal["imagenet"] | None = None,
 ) -> nn.Module:
     """ResNet-18, 34, 50 or 101: (N, channels, height, width) -> logits (N, classes).
