@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -10,8 +11,11 @@ from typing import Any
 import pytest
 from helpers.small import ALL
 
+from trainers.cli import parse
 from trainers.recipe import Recipe, Scale, describe, resolve
 from trainers.training import build
+from tune_spaces.candidates import choose
+from tune_spaces.sweep import Sweep
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -116,3 +120,35 @@ def test_a_recipe_a_model_and_a_data_set_may_be_files_of_ones_own(tmp_path: Path
         resolve(f"{file}:slow")
     with pytest.raises(ValueError, match="there is no file"):
         resolve(f"{tmp_path}/theirs.py:fast")
+
+
+@pytest.mark.parametrize(
+    ("changes", "stored"),
+    [
+        ({"image_size": 64}, (73, 73)),
+        ({"image_size": "112x56"}, (128, 64)),
+        ({"image_size": 448}, (512, 512)),
+        ({"image_size": 64, "stored_size": 256}, (256, 256)),
+        ({"image_size": 64, "stored_size": None}, None),
+        ({"lr": 0.2}, (256, 256)),
+    ],
+)
+def test_pictures_are_stored_as_much_larger_where_the_size_changes(
+    changes: dict[str, Any], stored: tuple[int, int] | None
+) -> None:
+    """Else the middle that is evaluated would be a small part of the picture."""
+    assert resolve("resnet.r18", **changes).stored_size == stored
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """No further flags."""
+
+
+@pytest.mark.parametrize("given", ["--stored-size 256", "--stored-size=256", "--stored_size 256x256"])
+def test_a_stored_size_that_is_given_stays(given: str) -> None:
+    flags = ["--image-size", "64", *given.split()]
+    changes, _, _ = parse(resolve("resnet.r18"), Scale(), Options(), flags, "train")
+    assert resolve("resnet.r18", **changes).stored_size == (256, 256)
+    swept = Sweep(recipe="resnet.r18", changes={"stored_size": 256}, space={"image_size": [(64, 64), (96, 96)]})
+    assert {each.recipe.stored_size for each in choose(swept, None).cells} == {(256, 256)}

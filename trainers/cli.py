@@ -103,7 +103,12 @@ def parse(
     )
     default = both(recipe=recipe_type(**_values(recipe)), scale=scale_type(**_values(scale)), options=options)
     parsed = cli(both, flags, prog, default)
-    changes = {field: value for field, value in _values(parsed.recipe).items() if value != getattr(recipe, field)}
+    stored = any(word.startswith(("--stored-size", "--stored_size")) for word in flags)  # else it follows image_size
+    changes = {
+        field: value
+        for field, value in _values(parsed.recipe).items()
+        if value != getattr(recipe, field) or (field == "stored_size" and stored)
+    }
     return changes, Scale(**_values(parsed.scale)), parsed.options
 
 

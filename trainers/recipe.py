@@ -88,7 +88,8 @@ class Recipe(_Value):
     image_size: tuple[int, int] = field(metadata={"affects": ("data", "memory", "training")})
     """Height x width that the model sees."""
     stored_size: tuple[int, int] | None = field(default=None, metadata={"affects": ("data", "memory", "training")})
-    """Height x width that pictures are stored at; larger than image_size where crops are drawn. None: image_size."""
+    """Height x width that pictures are stored at; larger than image_size where crops are drawn. None: image_size.
+    Where a recipe has one, it follows changes of image_size, in proportion."""
     resize: Literal["crop", "stretch", "pad"] = field(default="crop", metadata={"affects": ("data", "training")})
     """How a picture of another shape is brought to size: centre crop, stretch, or black bars."""
     on_bad_image: Literal["fail", "skip"] = field(default="fail", metadata={"affects": ("data",)})
@@ -167,6 +168,15 @@ class Recipe(_Value):
         _check_arguments("tasks", self.task, "make", self.task_args, given=("classes", "class_weights"))
         arguments("tasks", self.task, "outputs")
         constant("tasks", self.task, "TARGET")
+
+    def replace(self, **changes: Any) -> Self:
+        """As `_Value.replace`. Where `image_size` changes alone, `stored_size` stays as much larger as it was: else the
+        middle that is evaluated would be another part of the pictures."""
+        if self.stored_size is not None and "image_size" in changes and "stored_size" not in changes:
+            size = _read("image_size", changes["image_size"], _fields(type(self))["image_size"])
+            scales = zip(typing.cast(tuple[int, int], size), self.stored_size, self.image_size, strict=True)
+            changes["stored_size"] = tuple(round(new * stored / old) for new, stored, old in scales)
+        return super().replace(**changes)
 
     def _check_sizes(self) -> None:
         for name in ("image_size", "stored_size"):

@@ -182,7 +182,8 @@ class Sweep:
         not go together."""
         given = nested({key: value for key, value in values.items() if key.partition(".")[0] in _names(Recipe)})
         if isinstance(self._changed, Recipe):
-            return self._changed.replace(**given)
+            stored = {key: self.changes[key] for key in ("stored_size",) if key in self.changes}
+            return self._changed.replace(**{**stored, **given})  # else it would follow image_size
         return resolve(self.recipe).replace(**_merged(self.changes, given))
 
     def grid(self) -> Iterator[dict[str, object]]:

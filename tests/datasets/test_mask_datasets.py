@@ -753,7 +753,8 @@ def test_mask_folder_as_programs_export_it(
 
 @pytest.mark.parametrize("place", ["", "train"])
 def test_mask_folder_of_pictures_beside_their_masks_says_what_to_do(tmp_path: Path, place: str) -> None:
-    touch(tmp_path / place / "street.jpg", tmp_path / place / "street_mask.png")
+    for folder in {place, place and "valid"}:
+        touch(tmp_path / folder / "street.jpg", tmp_path / folder / "street_mask.png")
     with pytest.raises(ValueError, match=r"such as street_mask\.png, side by side; move the pictures into"):
         mask_folder.source(str(tmp_path))
 

@@ -4,10 +4,10 @@
     or   data/images/train/**, masks/train/**               data/val/images/**, val/masks/**
          data/images/val/**, masks/val/**                   data/test/images/**, test/masks/**
 
-Both folders may be called as programs export them (JPEGImages and SegmentationClass, img and masks_machine, images and
-labels). The mask of `a/x.jpg` is `a/x.png` or `a/x_mask.png`, of the picture's size. Names that differ in another way are
-matched where all files differ in the same way (img_1 and mask_1), or as `picture_pattern` and `mask_pattern` say
-({name}_leftImg8bit and {name}_gtFine_labelIds; masks of other names are then left out). Names of splits are
+Both folders may be called as programs export them (JPEGImages and SegmentationClass, img and masks_machine, images
+and labels). The mask of `a/x.jpg` is `a/x.png` or `a/x_mask.png`, of the picture's size. Names that differ in another
+way are matched where all files differ in the same way (img_1 and mask_1), or as `picture_pattern` and `mask_pattern`
+say ({name}_leftImg8bit and {name}_gtFine_labelIds; masks of other names are then left out). Names of splits are
 understood as in image_folder; "test" may be absent. Without splits, `val_share` and `test_share` are split off at
 random, seeded; with train but no val, `val_share` of train becomes val. Licence: that of the pictures.
 
