@@ -179,9 +179,7 @@ def test_boxes_are_told_from_masks(tmp_path: Path, other: str) -> None:
         mask_folder.source(str(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("one", "other"), [("imgs", "masks"), ("JPEGImages", "SegmentationMask"), ("images", "gt_masks")]
-)
+@pytest.mark.parametrize(("one", "other"), [("JPEGImages", "SegmentationMask"), ("images", "gt_masks")])
 def test_folders_of_other_names_are_asked_for(tmp_path: Path, one: str, other: str) -> None:
     files(tmp_path, *(f"{one}/{number}.jpg" for number in NUMBERS), *(f"{other}/{number}.png" for number in NUMBERS))
     with pytest.raises(
