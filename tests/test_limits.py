@@ -54,6 +54,10 @@ V1 = "4:cpu,cpuacct:/docker/ab\n1:name=systemd:/docker/ab\n"
         ({"own": V1, "groups/cpu/cpu.cfs_quota_us": "50000", "groups/cpu/cpu.cfs_period_us": "100000"}, 1),
         ({"own": "0::/\n", "groups/cpu.max": "nonsense"}, 6),
         ({"own": "0::/\n", "groups/cpu.max": "100000 0"}, 6),
+        ({"own": "0::/\n", "groups/cpu.max": "max"}, 6),
+        ({"own": "0::/../../a:b\n", "groups/cpu.max": "200000 100000"}, 2),  # of a process that was moved here
+        ({"own": "nonsense\n\n0::/\n", "groups/cpu.max": "200000 100000"}, 2),
+        ({"own": "1:name=systemd:/a\n0::/a\n", "groups/unified/a/cpu.max": "200000 100000"}, 6),
     ],
 )
 def test_cpus_are_those_of_affinity_and_quota(groups: Path, files: Mapping[str, str], expected: int) -> None:
@@ -62,14 +66,14 @@ def test_cpus_are_those_of_affinity_and_quota(groups: Path, files: Mapping[str, 
 
 
 def test_cpus_without_affinity_are_those_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     assert limits.cpus() == 8
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert limits.cpus() == 1
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [(None, None), ("", None), ("3", 3), ("4,2", 4), ("0", None), ("-1", None), ("many", None)]
+    ("text", "expected"), [(None, None), ("", None), ("3", 3), ("4,2", 4), ("0", None), ("-1", None), ("²", None)]
 )
 def test_threads_are_what_openmp_is_told(
     text: str | None, expected: int | None, monkeypatch: pytest.MonkeyPatch
@@ -92,3 +96,9 @@ def test_memory_is_that_of_the_control_groups(groups: Path, files: Mapping[str, 
     assert host == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     write(groups, files)
     assert limits.memory() == min(host, limit)
+
+
+def test_a_group_whose_name_is_no_utf_8_has_a_quota_too(groups: Path) -> None:
+    (groups / "own").write_bytes(b"0::/pod-\xff\n")
+    write(groups, {"groups/pod-\udcff/cpu.max": "200000 100000"})
+    assert limits.cpus() == 2

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from trainers.data.prepare import prepare
 from trainers.data.source import scan_files
 from trainers.recipe import Scale, resolve
 from trainers.runtime.local import ThisProcess
+from trainers.training import device
 
 DIGITS = ["train", "digits.cnn", "--workers", "0", "--epochs", "1", "--run", "one"]
 
@@ -52,7 +54,7 @@ def lacks(code: int) -> Callable[..., None]:
 
 def test_a_mac_knows_no_affinity(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """(vllm-project/vllm 19120)"""
-    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     assert main(DIGITS) == 0
     found = json.loads((storage / "one" / "run.json").read_text())
     assert found["machine"]["nodes"][0]["cores"] == found["threads"]["of"] == limits.cpus()
@@ -145,7 +147,22 @@ def test_without_a_home_folder_the_storage_is_asked_for(
 
 
 def test_a_mac_says_that_its_gpu_stays_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     assert ThisProcess(Scale(workers=0)).wait() == []
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
     (warning,) = ThisProcess(Scale(workers=0)).wait()
-    assert "GPU of this Mac" in warning
+    assert "GPU of this Mac is not used, training runs on its CPU" in warning
+    assert device.choose_device().type == "cpu" or torch.cuda.is_available()
+
+
+@pytest.mark.parametrize(("system", "largest"), [("linux", 300_000), ("darwin", 300_000 * 1024)])
+def test_peak_memory_is_bytes_where_there_is_no_proc(
+    monkeypatch: pytest.MonkeyPatch, system: str, largest: int
+) -> None:
+    """getrusage counts in KiB on Linux, in bytes on macOS."""
+    monkeypatch.setattr(Path, "read_text", lacks(errno.ENOENT))
+    monkeypatch.setattr(Path, "write_text", lacks(errno.ENOENT))
+    monkeypatch.setattr("resource.getrusage", lambda _: SimpleNamespace(ru_maxrss=largest))
+    monkeypatch.setattr("sys.platform", system)
+    device.reset_peak_memory(torch.device("cpu"))
+    assert device.peak_memory(torch.device("cpu")) == {"host": 300_000 * 1024, "device": None}

@@ -182,7 +182,7 @@ def _cache(argv: list[str]) -> int:
         if words == ["list"]:
             found = prepared_sets.list_sets(cache)
         else:
-            found = prepared_sets.clean(cache, everything=options.all, show=options.show)
+            found = prepared_sets.clean(cache, everything=options.all, show=options.show, warn=progress.warning)
     _print_sets(found, storage)
     done = "" if words == ["list"] else "would be removed" if options.show else "removed"
     total = format_size(sum(each.bytes for each in found))

@@ -23,7 +23,7 @@ def cpus() -> int:
 def threads() -> int | None:
     """What the user's OMP_NUM_THREADS says; None where it says nothing. "4,2" are 4 at the outermost level."""
     text = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return int(text) if text.isdigit() and int(text) else None
+    return int(text) if text.isdecimal() and int(text) else None
 
 
 def memory() -> int:
@@ -46,7 +46,8 @@ def _quotas() -> Iterator[float]:
 def _cgroup(controller: str, name_v2: str, name_v1: str) -> Iterator[str]:
     """What a file says in the control group of this process and in all above it, whose limits hold too."""
     for entry in _read(OWN_GROUPS).splitlines():
-        number, controllers, path = entry.split(":", 2)
+        number, _, rest = entry.partition(":")
+        controllers, _, path = rest.partition(":")
         if number != "0" and controller not in controllers.split(","):
             continue
         root, name = GROUPS, name_v2
@@ -63,6 +64,6 @@ def _cgroup(controller: str, name_v2: str, name_v1: str) -> Iterator[str]:
 def _read(file: Path) -> str:
     """The file's text; "" where it is not there, or is closed to us."""
     try:
-        return file.read_text()
+        return file.read_text(errors="surrogateescape")  # names of groups need not be UTF-8
     except OSError:
         return ""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,6 +121,48 @@ def test_a_set_in_use_is_never_removed(raw: Path, cache: Path) -> None:
     with Held(folder), Held(folder):
         assert clean(cache, everything=True) == []
     assert [each.folder for each in clean(cache)] == [folder]
+
+
+def closed_to_us(folder: Path, call: Callable[..., Any]) -> Callable[..., Any]:
+    """A system call as a folder of another user answers it."""
+
+    def closed(path: Path | int, *args: Any, **more: Any) -> Any:
+        if not isinstance(path, int) and folder in (Path(path), *Path(path).parents):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return call(path, *args, **more)
+
+    return closed
+
+
+def test_sets_that_are_closed_to_us_are_listed_and_hinder_nobody(
+    raw: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache that users with a strict umask share."""
+    theirs, ours = make(raw, cache), make(raw, cache, size=6)
+    for name in ("open", "scandir", "listdir"):
+        monkeypatch.setattr(os, name, closed_to_us(theirs, getattr(os, name)))
+    found = {each.folder: each for each in list_sets(cache)}
+    assert {folder: (each.state, each.why) for folder, each in found.items()} == {
+        theirs: ("unknown", "Permission denied"),
+        ours: ("current", ""),
+    }
+    told: list[str] = []
+    assert [each.folder for each in clean(cache, everything=True, warn=told.append)] == [ours]
+    assert told == [f"{theirs} cannot be removed: Permission denied"]
+    assert theirs.exists()
+
+
+def test_a_set_that_is_closed_to_us_asks_for_a_cache_of_our_own(
+    raw: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = make(raw, cache)
+    monkeypatch.setattr(os, "stat", closed_to_us(theirs / "meta.json", os.stat))
+    monkeypatch.setattr(Path, "touch", closed_to_us(theirs, Path.touch))
+    monkeypatch.setattr("trainers.data.decoder.Decoder.try_read", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(
+        ValueError, match=f"the cache {cache} cannot be written: Permission denied; set TRAINYARD_CACHE"
+    ):
+        make(raw, cache)
 
 
 def test_nothing_else_in_the_folder_is_touched(raw: Path, cache: Path) -> None:

@@ -261,3 +261,15 @@ def test_a_step_may_take_what_the_worker_has_whatever_the_driver_has(scale: Scal
         mock.patch.object(ray_train, "smallest_gpu", return_value=2**34),
     ):
         assert cluster.worker_memory(1) == expected
+
+
+@pytest.mark.parametrize("mac", [False, True])
+def test_a_ray_of_our_own_says_that_the_gpu_of_a_mac_stays_idle(monkeypatch: pytest.MonkeyPatch, mac: bool) -> None:
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: mac)
+    cluster = ray_train.Cluster(Scale(workers=1), slots=1)
+    cluster.ours = True
+    for event in (cluster.imported, cluster._ready):
+        event.set()
+    with mock.patch.object(cluster, "nodes", return_value=[{"CPU": 2.0}]):
+        warnings = cluster.wait()
+    assert ["GPU of this Mac" in warning for warning in warnings] == [True] * mac

@@ -66,6 +66,23 @@ def test_a_folder_of_another_user_is_left_alone(short: Path, monkeypatch: pytest
         assert found == short / f"ray-{os.getuid()}"
 
 
+def test_a_folder_that_is_hidden_in_another_users_is_left_alone(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TMPDIR as `su` hands it on: whether it is there cannot even be asked."""
+    monkeypatch.setenv("TMPDIR", str(short / "closed" / "tmp"))
+    (short / "closed").mkdir()
+    stat, reachable = os.stat, os.access
+
+    def closed(path: Path, *args: object, **more: object) -> object:
+        if short / "closed" in Path(os.fspath(path)).parents:
+            raise PermissionError(13, "Permission denied")
+        return stat(path, *args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", closed)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != short / "closed" and reachable(path, mode))
+    with ray_folder.ray_folder() as found:
+        assert short not in found.parents
+
+
 def test_where_no_folder_will_do_the_remedy_is_named(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     there = long(short)
     monkeypatch.setenv("RAY_TMPDIR", str(there))
@@ -117,10 +134,14 @@ def test_a_home_that_takes_a_token_stays(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     with some_home(writable=True):
         assert os.environ["HOME"] == str(tmp_path / "home")
-    (tmp_path / "home" / ".ray" / "auth_token").touch()
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    token = tmp_path / "home" / ".ray" / "auth_token"
+    token.touch()
+    monkeypatch.setattr(os, "access", lambda path, mode: path == token and mode == os.R_OK)
     with some_home(writable=True):
         assert os.environ["HOME"] == str(tmp_path / "home")
+    monkeypatch.setattr(os, "access", lambda path, mode: path != token)
+    with some_home(writable=True):  # a command under sudo wrote it
+        assert os.environ["HOME"] != str(tmp_path / "home")
 
 
 def _nobody(uid: int) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,6 +54,13 @@ def test_threads_are_doubled_as_long_as_that_pays(
     monkeypatch.setattr(device, "set_threads", set_to.append)
     assert threads._fewest(lambda: seconds[set_to[-1]], most) == expected
     assert list(dict.fromkeys(set_to)) == tried
+
+
+@pytest.mark.parametrize("held_up", [0, 1, 2])
+def test_a_pass_that_a_busy_machine_holds_up_decides_nothing(monkeypatch: pytest.MonkeyPatch, held_up: int) -> None:
+    monkeypatch.setattr(device, "set_threads", lambda _: None)
+    passes = itertools.count()
+    assert threads._fewest(lambda: 0.2 if next(passes) == held_up else 0.001, 64) == 1
 
 
 @pytest.mark.parametrize(

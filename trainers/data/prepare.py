@@ -115,7 +115,7 @@ def measure(
     """
     place = (published or Store(cache)) / cache_key(recipe, source)
     for name in (MEASURED, shard_transfer.META):
-        with contextlib.suppress(ValueError):  # not JSON: it is measured again
+        with contextlib.suppress(ValueError, PermissionError):  # not JSON, or closed to us: it is measured again
             if (known := place.read_json(name)) is not None:
                 return cast(Meta, known)
     meta = _read_all(recipe, source, None, "", ray, advance)
@@ -133,7 +133,7 @@ def _prepare(
     recipe: Recipe, source: Source, folder: Path, ray: bool, advance: Advance, warn: Callable[[str], None]
 ) -> None:
     """`prepare`, to a folder on this host or on a disk that it shares with others."""
-    if (folder / shard_transfer.META).exists():
+    if os.path.exists(folder / shard_transfer.META):  # not where the folder is closed to us, which is found below
         damage = shard_transfer.find_damage(folder)
         if damage is None:
             return

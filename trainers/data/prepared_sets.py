@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -99,7 +99,7 @@ def origin(recipe: Recipe, source: Source) -> Json:
 
 def list_sets(cache: Path) -> list[PreparedSet]:
     """The sets in a folder; of each the raw files are listed, to see whether it is still of them."""
-    return [_describe(folder) for folder in _folders(cache)]
+    return [_describe(folder) for folder in _folders(cache) if folder.exists()]
 
 
 def superseded(folder: Path) -> list[Path]:
@@ -122,7 +122,9 @@ def note_superseded(folder: Path) -> str | None:
     )
 
 
-def clean(cache: Path, *, everything: bool = False, show: bool = False) -> list[PreparedSet]:
+def clean(
+    cache: Path, *, everything: bool = False, show: bool = False, warn: Callable[[str], None] = lambda text: None
+) -> list[PreparedSet]:
     """Remove the sets that are of no use: outdated ones, and what commands that were killed have left.
 
     What a running command uses is never removed.
@@ -131,15 +133,20 @@ def clean(cache: Path, *, everything: bool = False, show: bool = False) -> list[
         cache: Their folder.
         everything: Whether to remove all others too: they would be prepared again.
         show: Whether to remove nothing.
+        warn: Gets which sets cannot be removed, as they are another user's, and why.
 
     Returns:
         What was removed.
-
-    Raises:
-        OSError: A set cannot be removed.
     """
     of_no_use = [each for each in list_sets(cache) if everything or each.state in ("outdated", "unfinished")]
-    return [each for each in of_no_use if not each.in_use and (show or _remove(each.folder))]
+    removed = []
+    for each in of_no_use:
+        try:
+            if not each.in_use and (show or _remove(each.folder)):
+                removed.append(each)
+        except OSError as error:
+            warn(f"{each.folder} cannot be removed: {explain(error)}")
+    return removed
 
 
 def size_of(folder: Path) -> int:
@@ -167,6 +174,19 @@ def _read_meta(folder: Path) -> Meta | dict[str, None]:
 
 
 def _describe(folder: Path) -> PreparedSet:
+    try:
+        return _look_into(folder)
+    except OSError as error:  # it is closed to this user, or was removed just now
+        return PreparedSet(folder, "unknown", explain(error), None, 0, 0, _changed(folder), False, None)
+
+
+def _changed(folder: Path) -> float:
+    with contextlib.suppress(OSError):
+        return folder.stat().st_mtime
+    return 0.0
+
+
+def _look_into(folder: Path) -> PreparedSet:
     meta = _read_meta(folder)
     state, why = _state(folder, meta)
     written = [path.stat().st_mtime for path in (folder, *folder.iterdir()) if path.exists()]

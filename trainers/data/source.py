@@ -152,9 +152,9 @@ def choose_mode(mode: str, recipe: Recipe, source: Source, cache: Path, ray: boo
     """
     if mode != "auto":
         return mode
-    home = next(path for path in (cache, *cache.parents) if path.exists())
+    home = next(path for path in (cache, *cache.parents) if os.path.exists(path))  # those closed to us are none
     needed, free = bytes_needed(recipe, source), shutil.disk_usage(home).free
-    if needed <= 0.9 * free or (cache / cache_key(recipe, source) / "meta.json").exists():
+    if needed <= 0.9 * free or os.path.exists(cache / cache_key(recipe, source) / "meta.json"):
         return "cache"
     if not ray:
         raise ValueError(

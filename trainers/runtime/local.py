@@ -32,15 +32,13 @@ class ThisProcess:
         """Nothing to wait for. Returns a warning where the GPU of a Mac stays idle."""
         import torch
 
-        from trainers.training.device import auto_precision
+        from trainers.training.device import auto_precision, warn_of_idle_gpu
         from trainers.training.memory_fit import device_memory
 
         self.gpus = torch.cuda.is_available()
         self.auto_precision = auto_precision(self.gpus)
         self.memory = device_memory(self.gpus, 1)
-        if torch.backends.mps.is_available():
-            return ["the GPU of this Mac is not used: it has no float64, in which losses and statistics are summed up"]
-        return []
+        return warn_of_idle_gpu()
 
     def train(self, job: Job, listen: Callable[[Event], None], stop: threading.Event) -> None:
         """Run `job` here; see `fitting.Place.train`."""

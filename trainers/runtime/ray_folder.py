@@ -60,8 +60,8 @@ def some_home(writable: bool) -> Iterator[None]:
 def _refuses_token(home: Path) -> bool:
     folder = home / ".ray"
     try:
-        if (folder / "auth_token").exists():
-            return False
+        if (folder / "auth_token").exists():  # perhaps root's, of a command under sudo
+            return not os.access(folder / "auth_token", os.R_OK)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return True
@@ -86,7 +86,7 @@ def _trouble(folder: Path) -> str | None:
     """Why Ray cannot use a folder; None: it can."""
     if len(os.fsencode(folder)) > LONGEST:
         return "its path is too long for them"
-    place = next(path for path in (folder, *folder.parents) if path.exists())
+    place = next(path for path in (folder, *folder.parents) if os.path.exists(path))  # those closed to us are none
     if not place.is_dir():
         return f"{place} is no folder"
     if not os.access(place, os.W_OK | os.X_OK):

@@ -146,7 +146,11 @@ class Cluster:
         self.auto_precision = "auto" if self.gpus else "fp32"
         self.memory = self.worker_memory(workers)
         warnings = [] if self.sweeping else warn_of_workers(self.scale, self._resources, bool(able), self.memory)
-        if self.ours or len(nodes) == 1:
+        if self.ours:
+            from trainers.training.device import warn_of_idle_gpu
+
+            return warnings + warn_of_idle_gpu()
+        if len(nodes) == 1:
             return warnings
         storage, streamed = Store(self.scale.storage or default_storage()), self.scale.data_mode == "stream"
         return warnings + check_hosts(storage, self.scale.data if streamed else None)

@@ -44,6 +44,16 @@ def choose_device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
+def warn_of_idle_gpu() -> list[str]:
+    """What people should know where `choose_device` leaves the GPU of a Mac idle; empty elsewhere."""
+    if not torch.backends.mps.is_available():
+        return []
+    return [
+        "the GPU of this Mac is not used, training runs on its CPU: the GPU has no float64, in which losses and "
+        "statistics are summed up; GPUs of NVIDIA and AMD are used, such as a cluster's"
+    ]
+
+
 def set_threads(threads: int) -> None:
     """So many threads for arithmetic, whatever OMP_NUM_THREADS says: Ray sets it to one for its workers."""
     torch.set_num_threads(threads)

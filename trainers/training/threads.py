@@ -65,7 +65,7 @@ def _fewest(once: Callable[[], float], most: int) -> int:
     """The least number of threads of which twice as many bring little."""
     device.set_threads(1)
     once()  # the first of all is slower
-    threads, least = 1, _least_seconds(once, 1)
+    threads, least = 1, min(once(), _least_seconds(once, 1))  # a busy machine may hold up any single one for long
     if not FEWEST_SECONDS < least < MOST_SECONDS:
         return 1 if least <= FEWEST_SECONDS else most
     while threads < most:
