@@ -148,8 +148,9 @@ def test_a_run_folder_has_one_owner_where_there_are_no_locks(
 ) -> None:
     """Lustre and FUSE mounts without flock (python-poetry/poetry 8825)."""
     monkeypatch.setattr("fcntl.flock", lack(code))
-    monkeypatch.setattr(run_lock, "WATCHED_SECONDS", 3.0)
-    monkeypatch.setattr(run_lock, "BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(run_lock, "WATCHED_SECONDS", 30.0)  # as long as a busy machine may hold up a beat
+    monkeypatch.setattr(run_lock, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(run_lock, "BEAT_SECONDS", 0.1)
     progress, stop, run = Progress(file=io.StringIO()), threading.Event(), Store(tmp_path / "storage") / "run"
     with lock(run, progress, stop):
         with pytest.raises(Busy, match=f"already, by process {os.getpid()} on"), lock(run, progress, stop):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from trainers.formatting import check_is_path
 from trainers.inference.load import open_run, restore
 from trainers.recipe import Recipe
 from trainers.run_facts import DatasetFacts, Json, RunFacts
-from trainers.storage.store import Store, absolute
+from trainers.storage.store import Store, absolute, explain
 from trainers.training.distributed import World
 
 OTHER_FORMATS = (".onnx", ".engine", ".tflite", ".mlmodel", ".mlpackage", ".safetensors")
@@ -34,12 +35,13 @@ def export(run: str, out: str, *, storage: str | None = None) -> Path:
         `out`, as an absolute path.
 
     Raises:
-        ValueError: the model cannot be exported, or the two differ.
+        ValueError: the model cannot be exported, or the two differ; or `out` cannot be written.
     """
     check_is_path("out", out)
     if (suffix := Path(out).suffix.lower()) in OTHER_FORMATS or Path(out).expanduser().is_dir():
         what = f"{suffix} is another format" if suffix in OTHER_FORMATS else "that is a folder"
         raise ValueError(f"--out {out}: {what}; a torch.export program is written, give FILE.pt2")
+    target = absolute(out)
     folder, found = open_run(run, storage)
     recipe, meta = Recipe.from_json(found["recipe"]), found["dataset"]
     state, world = restore(recipe, meta, folder, torch.device("cpu"))
@@ -52,10 +54,10 @@ def export(run: str, out: str, *, storage: str | None = None) -> Path:
             program = torch.export.export(model, (images[:2],), dynamic_shapes=shapes)
         except Exception as error:  # whatever a model of the user's own makes torch raise
             raise ValueError(f"the model {recipe.model} cannot be exported: {str(error).splitlines()[0]}") from None
-        target = absolute(out)
-        target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f".{target.name}.part.pt2")
         try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part.touch()  # torch's own errors name no cause
             torch.export.save(program, part)
             again = torch.export.load(part).module()
             for some in (images, images[:1]):
@@ -64,8 +66,11 @@ def export(run: str, out: str, *, storage: str | None = None) -> Path:
             part.replace(target)
         except AssertionError as error:
             raise ValueError(f"the exported program of {run} differs from the model: {error}") from None
+        except OSError as error:
+            raise ValueError(f"--out {target} cannot be written: {explain(error)}; give another file") from None
         finally:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
     return target
 
 

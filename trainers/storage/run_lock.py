@@ -20,6 +20,8 @@ BEAT_SECONDS = 5.0
 """An object store knows no locks: the owner writes a new number so often."""
 WATCHED_SECONDS = 16.0
 """An owner whose number has not changed for so long is gone. No clock is compared with another's."""
+LOOK_SECONDS = 1.0
+"""It is looked at so often meanwhile."""
 
 
 class Busy(ValueError):
@@ -137,7 +139,7 @@ def _refuse_living(folder: Store, progress: Progress) -> None:
     begun = time.monotonic()
     with progress.waiting(f"seeing whether {first.get('owner')} still trains the run {folder.name}"):
         while time.monotonic() - begun < WATCHED_SECONDS:
-            time.sleep(1)
+            time.sleep(LOOK_SECONDS)
             now = _read(folder)
             if now is None:
                 return
