@@ -13,7 +13,7 @@ import pytest
 from trainers.runtime import ray_folder
 from trainers.runtime.ray_folder import LONGEST, some_home
 
-SOCKET = "session_2026-11-29_23-03-37_123456_4194304/sockets/plasma_store"
+SOCKET = "session_2026-11-29_23-03-37_123456_4194304/sockets/dash_MetricsHead"
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from pathlib import Path
 
 _SOCKET = 103 if sys.platform == "darwin" else 107
 """Bytes of a socket's path, by the system."""
-LONGEST = _SOCKET - len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
-"""Bytes of the path of Ray's folder, below which it has its sockets."""
+LONGEST = _SOCKET - len("/session_2026-01-01_00-00-00_000000_4194304/sockets/dash_MetricsHead")
+"""Bytes of the path of Ray's folder, below which it has its sockets: this one has the longest name."""
 
 
 @contextlib.contextmanager
