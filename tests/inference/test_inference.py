@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -227,6 +230,11 @@ def test_every_recipe_exports_what_it_has_learned(storage: Path, tmp_path: Path,
     assert facts["classes"] == run.run["dataset"]["classes"]
     assert (facts["mean"], facts["std"]) == (run.run["dataset"]["mean"], run.run["dataset"]["std"])
     program = torch.export.load(file).module()
+    if name == "digits.cnn":
+        full = mock.patch("os.fsync", side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        with full, pytest.raises(ValueError, match=r"full\.pt2 cannot be written: the disk is full; give another file"):
+            export(run.folder, str(tmp_path / "full.pt2"))
+        assert len(list(tmp_path.iterdir())) == 2
     state, _ = load.restore(recipe, run.run["dataset"], Store(run.folder))
     images = torch.rand(5, facts["channels"], *facts["image_size"])
     with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import warnings
 from pathlib import Path
 
@@ -54,11 +55,10 @@ def export(run: str, out: str, *, storage: str | None = None) -> Path:
             program = torch.export.export(model, (images[:2],), dynamic_shapes=shapes)
         except Exception as error:  # whatever a model of the user's own makes torch raise
             raise ValueError(f"the model {recipe.model} cannot be exported: {str(error).splitlines()[0]}") from None
-        part = target.with_name(f".{target.name}.part.pt2")
+        part, content = target.with_name(f".{target.name}.part.pt2"), io.BytesIO()
+        torch.export.save(program, content)  # not to a file: where the disk is full torch ends the process
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            part.touch()  # torch's own errors name no cause
-            torch.export.save(program, part)
+            Store(target.parent).write(part.name, content.getvalue())
             again = torch.export.load(part).module()
             for some in (images, images[:1]):
                 torch.testing.assert_close(again(some), model(some), rtol=1e-4, atol=1e-4)
