@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 import threading
 import time
@@ -202,7 +203,8 @@ def _facts(run: RunFacts, folder: str) -> Iterator[tuple[str, str]]:
     if shown := [f"{name} {value / 2**30:.2f} GiB" for name, value in peaks.items() if value]:
         yield "peak memory", ", ".join(shown)
     yield "run folder", folder
-    yield "dashboard", f"tensorboard --logdir {folder.partition('?')[0]}"
+    plain = folder.partition("?")[0] if "://" in folder else folder  # without the options of an address
+    yield "dashboard", f"tensorboard --logdir {shlex.quote(plain)}"
 
 
 def _trained(seconds: RunSeconds | None) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
+import shlex
 import sys
 import threading
 import time
@@ -394,5 +395,6 @@ def _summary(plan: Plan, state: SweepState) -> Iterator[str]:
         f"training; early stopping saved {share:.0%}, about {format_duration(seconds['saved'])}"
         + (f"; repeats took {epochs['repeats']:,} more" if epochs["repeats"] else "")
     )
-    plain = plan.folder.address.partition("?")[0]
-    yield f"report: {plain}/report.html   dashboard: tensorboard --logdir {plain}"
+    address = plan.folder.address
+    plain = address if plan.folder.local else address.partition("?")[0]  # without the options of an address
+    yield f"report: {plain}/report.html   dashboard: tensorboard --logdir {shlex.quote(plain)}"

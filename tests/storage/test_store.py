@@ -214,3 +214,23 @@ def test_without_a_home_folder_the_storage_must_be_given(monkeypatch: pytest.Mon
             Store(path)
     monkeypatch.setenv("TRAINYARD_STORAGE", str(tmp_path))
     assert default_storage() == str(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["file://{}", "file://localhost{}"])
+def test_an_address_of_a_local_file_is_its_path(tmp_path: Path, form: str) -> None:
+    store = Store(form.format(f"{tmp_path}/a%20b"))
+    store.write("run/run.json", b"{}")
+    assert (store.local, store.address) == (tmp_path / "a b", str(tmp_path / "a b"))
+    assert (tmp_path / "a b" / "run" / "run.json").read_bytes() == b"{}"
+
+
+def test_a_question_mark_in_a_path_is_no_option_of_an_address(tmp_path: Path) -> None:
+    assert (Store(tmp_path / "what?" / "run").name, Store(tmp_path / "what?").name) == ("run", "what?")
+
+
+@pytest.mark.parametrize("address", ["s3:/bucket/runs", "gs:bucket/runs", "S3:/bucket/runs", "hdfs:/head/runs"])
+def test_an_address_that_lacks_a_slash_is_no_folder_here(address: str) -> None:
+    """pathlib makes these of addresses."""
+    scheme, _, rest = address.partition(":")
+    with pytest.raises(ValueError, match=f"give {scheme}://{rest.lstrip('/')}"):
+        Store(address)

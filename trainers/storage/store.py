@@ -37,6 +37,7 @@ CONNECT_SECONDS, SILENT_SECONDS = 5.0, 15.0
 """A request fails where no connection stands after so long, or no byte has come for so long."""
 CLAIM_SECONDS = 5.0
 """Between claiming a name and giving it to a file pass milliseconds."""
+_SCHEMES = ("s3", "gs", "gcs", "hdfs", "abfs", "abfss")
 _S3_OPTIONS = ("endpoint_override", "region", "scheme", "force_virtual_addressing", "allow_bucket_creation")
 _LASTING = {  # what a store answers that will come again -> in plain words
     r"HTTP status 507|QuotaExceeded|InsufficientStorage|StorageFull": "the store is full",
@@ -58,9 +59,9 @@ class Store:
             address: A path or a URI.
 
         Raises:
-            ValueError: A URI cannot be opened, or carries credentials; or ~ has no home folder.
+            ValueError: A URI cannot be opened, or carries credentials, or lacks a slash; or ~ has no home folder.
         """
-        self.address = os.fspath(address)
+        self.address = _plain(os.fspath(address))
         self.local: Path | None = None
         if "://" in self.address:
             self._fs, self._path = _open(self.address)
@@ -95,6 +96,8 @@ class Store:
 
     @property
     def name(self) -> str:
+        if self.local is not None:
+            return self.local.name
         return self.address.partition("?")[0].rstrip("/").rsplit("/", 1)[-1]
 
     def write(self, name: str, data: bytes, patience: float = PATIENCE) -> None:
@@ -199,6 +202,16 @@ class Store:
                 f"the storage {self.address} cannot be written: {explain(error)}; "
                 "give --storage another folder, or set TRAINYARD_STORAGE"
             ) from None
+
+
+def _plain(address: str) -> str:
+    """An address, or the path that a file:// address means. Raises ValueError for s3:/bucket, which pathlib makes of
+    s3://bucket: it would be a folder here."""
+    scheme, colon, rest = address.partition(":")
+    if colon and scheme.lower() in _SCHEMES and not rest.startswith("//"):
+        raise ValueError(f"{address!r} is no address of a store; give {scheme}://{rest.lstrip('/')}")
+    place = urlsplit(address) if address.startswith("file://") else None
+    return unquote(place.path) if place is not None and place.netloc in ("", "localhost") else address
 
 
 def _sync(descriptor: int) -> None:
