@@ -181,6 +181,7 @@ def test_a_storage_that_replaces_no_files_is_refused_by_name(tmp_path: Path, mon
     monkeypatch.setattr(os, "replace", once)
     with pytest.raises(ValueError, match=f"{tmp_path} cannot be written: File exists; give --storage another folder"):
         Store(tmp_path).check_writable()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("mask", [0o077, 0o027])

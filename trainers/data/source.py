@@ -14,7 +14,7 @@ from pathlib import Path
 from trainers.data import contract, targets
 from trainers.datasets import Item, Source
 from trainers.decode import revision
-from trainers.formatting import composed, shortened
+from trainers.formatting import composed, format_size, shortened
 from trainers.recipe import Recipe
 from trainers.registry import constant, identify
 from trainers.storage.store import CACHE, Store
@@ -158,7 +158,7 @@ def choose_mode(mode: str, recipe: Recipe, source: Source, cache: Path, ray: boo
         return "cache"
     if not ray:
         raise ValueError(
-            f"the prepared pictures need {needed / 2**30:.1f} GiB and {home} has {free / 2**30:.1f} GiB free; "
+            f"the prepared pictures need {format_size(needed)} and {home} has {format_size(free)} free; "
             "set TRAINYARD_CACHE to a larger disk, or give --workers 1 or more to stream them"
         )
     return "stream"

@@ -7,6 +7,7 @@ store's own tools take them, never from an address: an address is written down.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import errno
 import functools
@@ -198,6 +199,8 @@ class Store:
                 raise OSError("what was written there is not what is read back")
             self.delete(probe)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                self.delete(probe, 0.0)
             raise ValueError(
                 f"the storage {self.address} cannot be written: {explain(error)}; "
                 "give --storage another folder, or set TRAINYARD_STORAGE"
