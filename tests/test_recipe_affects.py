@@ -36,8 +36,18 @@ OTHER: dict[str, Any] = {
     "schedule": "polynomial",
     "schedule_args": {"power": 0.5},
     "warmup_epochs": 1.5,
+    "warmup_share": 0.2,
+    "lr_factor": {"0": 0.1},
+    "layer_decay": 0.5,
+    "decay_on": "weights",
+    "normalisation": "0.5,0.5",
+    "frozen_epochs": 1,
+    "fixed_norms": ("all",),
+    "order": "balanced",
+    "from_data": ("lr",),
     "clip_norm": 1.0,
     "ema": 0.9,
+    "ema_warmup": True,
     "patience": 3,
     "class_weights": "inverse",
     "augment": {"rotate": 10.0},
@@ -47,13 +57,20 @@ OTHER: dict[str, Any] = {
     "seed": 5,
 }
 """Another value of every field than that of `BASE`."""
-BASE = resolve("digits.cnn", schedule="polynomial", precision="fp32", weight_decay=0.1)
+BASE = resolve("digits.cnn", schedule="polynomial", precision="fp32", weight_decay=0.1, warmup_share=0.0)
+NEEDED: dict[str, dict[str, Any]] = {"ema_warmup": {"ema": 0.99}, "frozen_epochs": {"frozen": ("1",)}}
+"""What a field needs beside it."""
 META = facts(BASE, 1, 10)
 
 
+def base(name: str) -> Recipe:
+    """`BASE`, as it can have another value of one field."""
+    return BASE.replace(**NEEDED.get(name, {}))
+
+
 def other(name: str) -> Recipe:
-    """`BASE` with another value of one field, checked or not: what is tested is who depends on it."""
-    recipe = dataclasses.replace(BASE)
+    """`base` with another value of one field, checked or not: what is tested is who depends on it."""
+    recipe = dataclasses.replace(base(name))
     object.__setattr__(recipe, name, OTHER[name])
     return recipe
 
@@ -85,14 +102,14 @@ def test_memory_is_traced_again_for_the_fields_that_affect_it_alone(name: str, m
         traced.append(recipe)
         raise Counted
 
-    peak_memory.curve(BASE, META)
+    peak_memory.curve(base(name), META)
     monkeypatch.setattr(peak_memory, "Trace", trace)
     affects = name in (*affecting("memory"), *affecting("memory_if_set")) and name != "micro_batch_size"
     if affects:
         with pytest.raises(Counted):
             peak_memory.curve(other(name), META)
     else:
-        assert peak_memory.curve(other(name), META) is peak_memory.curve(BASE, META)
+        assert peak_memory.curve(other(name), META) is peak_memory.curve(base(name), META)
     assert bool(traced) == affects
 
 

@@ -146,14 +146,21 @@ def check_model(recipe: Recipe, source: Source, *, weights: bool = True) -> None
     """
     import torch
 
-    from trainers.training import build, distributed
+    from trainers.data import targets
+    from trainers.training import build, parts
 
     facts, cpu = _facts(source), torch.device("cpu")
+    recipe.mean_and_std(source.channels)
+    if recipe.order == "balanced" and not targets.kind(source.target).one_class:
+        raise ValueError(
+            f"order=balanced draws the classes of pictures equally often, and {recipe.dataset} has "
+            f"{targets.kind(source.target).holds}; leave it out, or give --class-weights"
+        )
     asked, recipe = recipe, build.without_weights(recipe)
     if weights and asked != recipe:
         _check_weights(asked, facts)
     model, where = _build_anywhere(recipe, facts)
-    distributed.freeze(model, recipe.frozen)
+    parts.check(recipe, model)
     try:
         try:
             _try(model, recipe, source, facts, where)

@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
@@ -97,17 +97,19 @@ def parse(
         ValueError: A value is not allowed.
         SystemExit: With code 2, where flags cannot be read; 0 after --help.
     """
-    recipe_type, scale_type, kind = cli_type(Recipe), cli_type(Scale), type(options)
+    recipe_type, scale_type, kind = cli_type(Recipe, recipe.from_data), cli_type(Scale), type(options)
     both = dataclasses.make_dataclass(
         "fields", [("recipe", recipe_type), ("scale", scale_type), ("options", kind)], kw_only=True
     )
-    default = both(recipe=recipe_type(**_values(recipe)), scale=scale_type(**_values(scale)), options=options)
+    # What follows from the data has no value yet: any that is given is a change
+    before = _values(recipe) | dict.fromkeys(recipe.from_data)
+    default = both(recipe=recipe_type(**before), scale=scale_type(**_values(scale)), options=options)
     parsed = cli(both, flags, prog, default)
     stored = any(word.startswith(("--stored-size", "--stored_size")) for word in flags)  # else it follows image_size
     changes = {
         field: value
         for field, value in _values(parsed.recipe).items()
-        if value != getattr(recipe, field) or (field == "stored_size" and stored)
+        if value != before[field] or (field == "stored_size" and stored)
     }
     return changes, Scale(**_values(parsed.scale)), parsed.options
 
@@ -150,15 +152,22 @@ def _values(value: DataclassInstance) -> dict[str, Any]:
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
 
 
-def cli_type(kind: type[DataclassInstance]) -> type:
-    """Recipe or Scale, with its tuples formatted as people do: 28x28, 1:3, layer1,layer2."""
-    formats = {"image_size": _SIZE, "stored_size": _SIZE, "workers": _WORKERS, "frozen": _NAMES}
+def cli_type(kind: type[DataclassInstance], unset: Collection[str] = ()) -> type:
+    """Recipe or Scale, with its tuples formatted as people do: 28x28, 1:3, layer1,layer2.
+
+    Args:
+        kind: Recipe or Scale.
+        unset: Fields that may have no value yet.
+    """
+    formats = {"image_size": _SIZE, "stored_size": _SIZE, "workers": _WORKERS}
+    formats |= dict.fromkeys(("frozen", "fixed_norms", "from_data"), _NAMES)
     hints = typing.get_type_hints(kind)
     fields = [
         (field.name, Annotated[hints[field.name], formats[field.name]], dataclasses.field(default=None))
         for field in dataclasses.fields(kind)
         if field.name in formats
     ]
+    fields += [(name, hints[name] | None, dataclasses.field(default=None)) for name in unset]
     # Values are checked when the flags are put into a Recipe, whose ValueError has no box around it.
     namespace = {"__post_init__": lambda self: None, "__doc__": kind.__doc__}
     return dataclasses.make_dataclass(

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, Self, cast
 
+from trainers import from_data
 from trainers.checks import (
     check_batches,
     check_init_from,
@@ -34,7 +35,7 @@ from trainers.datasets import Source
 from trainers.formatting import parse_size
 from trainers.messages import DataSpec, DoneEvent, Event, Job, Line, Meta
 from trainers.progress import Progress
-from trainers.recipe import Recipe, Scale, resolve
+from trainers.recipe import Recipe, Scale, resolve, resolve_micro_batch
 from trainers.resolve import (
     END,
     Circumstances,
@@ -171,8 +172,7 @@ def fit(
             if resolved.fits:  # in micro-batches of the memory's choice, of the pictures that can be used
                 meta = opened.data["meta"]
                 check_batches(resolved.recipe, meta, meta["rows"]["train"])
-            if resolved.note:
-                progress.warning(resolved.note)
+            _tell(resolved, progress)
             facts = _new_run(known, name, resolved, scale, _threads(earlier, place, control), opened.copies, warnings)
             record = stack.enter_context(contextlib.closing(Record(folder, facts, control.first_picture)))
             listener = Listener(record, progress, begun, resolved.recipe.epochs, control)
@@ -213,6 +213,7 @@ def prepare_data(recipe: Recipe, scale: Scale, progress: Progress) -> DataSpec:
     """
     recipe = code.absolute(recipe)
     source = _scan(recipe, scale, progress)
+    recipe = _follow_listed(recipe, source, scale)
     check_model(recipe, source, weights=_here(scale))
     return _prepare(recipe, scale, source, Store(scale.storage or default_storage()), progress)
 
@@ -283,6 +284,7 @@ def _open(
     for warning in warnings:
         progress.warning(warning)
     if source is not None:
+        recipe = _follow_listed(recipe, source, scale)
         check_model(recipe, source, weights=known.resumed is None and _here(scale))
         if known.resumed is None:
             check_start(recipe, source, storage)
@@ -297,6 +299,14 @@ def _open(
     assert data is not None
     data, notes = _set_numbers(recipe, data, known.resumed, storage, progress)
     return _Opened(folder, copies, data, notes, hold(data["folder"]))
+
+
+def _follow_listed(recipe: Recipe, source: Source, scale: Scale) -> Recipe:
+    """The recipe as it follows from the listing, to be checked; how many pictures are sound shows when they are
+    decoded. Raises ValueError where the workers cannot share its batches."""
+    if recipe.from_data:
+        recipe = resolve_micro_batch(from_data.follow(recipe, source.rows["train"])[0], scale)
+    return recipe
 
 
 def _here(scale: Scale) -> bool:
@@ -375,6 +385,14 @@ def _prepare(recipe: Recipe, scale: Scale, source: Source, storage: Store, progr
     }
 
 
+def _tell(resolved: Resolved, progress: Progress) -> None:
+    """What people should know of how a recipe was resolved."""
+    if resolved.note:
+        progress.warning(resolved.note)
+    if line := from_data.describe(resolved.recipe, resolved.from_data):
+        progress.message(line)
+
+
 def _ending(status: Status, message: str) -> DoneEvent:
     from trainers.runtime.worker import ending
 
@@ -415,6 +433,8 @@ def _new_run(
         facts["changed"] = list(dict.fromkeys(changed))
     if resolved.memory is not None:
         facts["memory"] = resolved.memory
+    if followed := resolved.from_data or (known.earlier.get("from_data") if known.earlier else None):
+        facts["from_data"] = followed
     if ends := _ends(known, resolved.recipe):
         facts["ends"] = ends
     return facts

@@ -15,62 +15,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from trainers import augmentations, values
+from trainers.fields import Fields, check_name, read, require, take_types
 from trainers.formatting import check_is_path, locate_error, nearest, parse_size
 from trainers.registry import arguments, choices, constant, load
 
 if TYPE_CHECKING:  # it imports NumPy
     from trainers.run_facts import Json
 
+FOLLOWING = ("batch_size", "epochs", "lr")
+"""Fields whose values can follow from the data."""
 SCHEDULE_ARGS = {"constant": {}, "step": {"every": 10, "factor": 0.1}, "cosine": {}, "polynomial": {"power": 0.9}}
 
 
-class _Value:
-    """What Recipe and Scale share: JSON, changes by name, differences. Values are checked by each `__post_init__`."""
-
-    def to_json(self) -> Json:
-        return {name: _plain(getattr(self, name)) for name in _fields(type(self))}
-
-    @classmethod
-    def from_json(cls, given: Mapping[str, Any]) -> Self:
-        """Raises ValueError for unknown names and values that are not allowed."""
-        for name in given:
-            _check_name(name, _fields(cls), f"field of {cls.__name__}")
-        return cls(**given)
-
-    def replace(self, **changes: Any) -> Self:
-        """Copy, with some fields changed.
-
-        Args:
-            **changes: Field -> new value, or what stands for one on a command line: image_size=64 or "32x40".
-                Mappings such as `model_args` are merged; but arguments belong to what they are given to: with another
-                `model`, the old `model_args` go.
-
-        Raises:
-            ValueError: A field is unknown, or its value is not allowed.
-        """
-        hints = _fields(type(self))
-        for name, value in changes.items():
-            _check_name(name, hints, f"field of {type(self).__name__}")
-            changes[name] = _read(name, value, hints[name])
-        merged: Json = {
-            f"{name}_args": {}
-            for name in ("dataset", "model", "task", "schedule")
-            if name in changes and changes[name] != getattr(self, name)
-        }
-        for name, value in changes.items():
-            old = merged.get(name, getattr(self, name))
-            both = isinstance(old, Mapping) and isinstance(value, Mapping)
-            merged[name] = {**old, **value} if both else value
-        return dataclasses.replace(self, **merged)  # type: ignore[type-var]
-
-    def differences(self, other: Self) -> dict[str, tuple[object, object]]:
-        """Field name -> (value here, value there), for the fields that differ."""
-        mine, theirs = self.to_json(), other.to_json()
-        return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
-
-
 @dataclass(frozen=True, kw_only=True)
-class Recipe(_Value):
+class Recipe(Fields):
     """What is trained. Nothing here depends on where it runs; plain data, so that any process can rebuild it."""
 
     dataset: str = field(metadata={"affects": ("data", "memory", "training")})
@@ -116,12 +74,22 @@ class Recipe(_Value):
     """How the learning rate falls over the run."""
     schedule_args: Mapping[str, Any] = field(default_factory=dict, metadata={"affects": ("training",)})
     """step: every (epochs), factor; polynomial: power."""
-    warmup_epochs: float = field(default=0.0, metadata={"affects": ("training",)})
-    """Epochs over which the learning rate rises from 0, linearly, step by step."""
+    warmup_share: float = field(default=0.0, metadata={"affects": ("training",)})
+    """Share of the run's steps, such as 0.1, over which the learning rate rises from 0, linearly, step by step."""
+    warmup_epochs: float | None = field(default=None, metadata={"affects": ("training",)})
+    """Epochs over which it does, in place of a share."""
+    lr_factor: Mapping[str, float] = field(default_factory=dict, metadata={"affects": ("memory", "training")})
+    """Factors of the learning rate of parts of the model, such as body=0.1: see frozen for what parts there are."""
+    layer_decay: float = field(default=1.0, metadata={"affects": ("memory", "training")})
+    """Factor of the learning rate from each block of layers to the one before it; the last ones have all of it."""
+    decay_on: Literal["all", "weights"] = field(default="all", metadata={"affects": ("memory", "training")})
+    """What weight_decay acts on; weights: not on biases, nor on the scales of normalisation layers."""
     clip_norm: float | None = field(default=None, metadata={"affects": ("memory_if_set", "training")})
     """Largest norm of the gradient of the whole batch."""
     ema: float | None = field(default=None, metadata={"affects": ("memory_if_set", "training")})
     """Decay per step of an exponential moving average of the weights, which is then what is evaluated."""
+    ema_warmup: bool = field(default=False, metadata={"affects": ("training",)})
+    """Let that decay rise: it is at most (1 + t) / (10 + t) in step t, so that early weights are soon forgotten."""
     patience: int | None = field(default=None, metadata={"affects": ("training",)})
     """End the run after so many epochs without a better score."""
     class_weights: Literal["none", "inverse", "median", "erfnet"] = field(
@@ -136,32 +104,44 @@ class Recipe(_Value):
     """Arithmetic of the model; auto: bf16 autocast on GPUs that have it, else fp32. fp64 is for tests."""
     init_from: str | None = field(default=None, metadata={"affects": ("training",)})
     """A run whose best weights the model starts from; or a recipe's name, where `train` trains that one before."""
+    normalisation: str = field(default="weights", metadata={"affects": ("training",)})
+    """By what pictures are normalised: weights (the mean and deviation of those that the weights it starts from were
+    trained on, if any), data (those of the training pictures), or numbers from 0 to 1: MEAN,...,STD,..."""
     frozen: tuple[str, ...] = field(default=(), metadata={"affects": ("memory", "training")})
-    """Names (or first parts of names) of modules that are not trained, their BatchNorm statistics included."""
+    """Parts that are not trained, their BatchNorm statistics included: names, or first parts of names, of modules;
+    head (what is new where a model has pretrained weights: its last layers), body (all else)."""
+    frozen_epochs: int | None = field(default=None, metadata={"affects": ("memory", "training")})
+    """Epochs after which the frozen parts are trained, too. None: they never are."""
+    fixed_norms: tuple[str, ...] = field(default=(), metadata={"affects": ("memory", "training")})
+    """Parts, as of frozen, or all, whose BatchNorm layers keep their statistics, and normalise by these in training."""
+    order: Literal["shuffled", "balanced"] = field(default="shuffled", metadata={"affects": ("training",)})
+    """shuffled: every picture once an epoch; balanced: as many draws, every class equally often."""
+    from_data: tuple[str, ...] = field(default=(), metadata={"affects": ("training",)})
+    """Which of batch_size, epochs and lr follow from the number of training pictures; a value that is given holds."""
     seed: int = field(default=0, metadata={"affects": ("training",)})
     """Seed of the weights, the order of samples, augmentation and dropout."""
 
     def __post_init__(self) -> None:
-        _take_types(self)
+        take_types(self)
         for name in ("epochs", "batch_size", "lr"):
-            _require(getattr(self, name) > 0, name, getattr(self, name), "a number above 0")
-        for name in ("weight_decay", "warmup_epochs"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        _require(0 <= self.seed < 2**63, "seed", self.seed, "a number from 0 to 2**63 - 1")
-        for name in ("clip_norm", "patience", "micro_batch_size"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "a number above 0")
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        require(0 <= self.seed < 2**63, "seed", self.seed, "a number from 0 to 2**63 - 1")
+        for name in ("clip_norm", "patience", "micro_batch_size", "frozen_epochs"):
             value = getattr(self, name)
-            _require(value is None or value > 0, name, value, "a number above 0, or None")
-        _require(0 <= self.momentum < 1, "momentum", self.momentum, "a number from 0 up to, not including, 1")
-        _require(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "a number between 0 and 1, such as 0.999")
+            require(value is None or value > 0, name, value, "a number above 0, or None")
+        require(0 <= self.momentum < 1, "momentum", self.momentum, "a number from 0 up to, not including, 1")
+        require(self.ema is None or 0 < self.ema < 1, "ema", self.ema, "a number between 0 and 1, such as 0.999")
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
             raise ValueError("nesterov=True needs optimizer='sgd' and a momentum above 0")
         self._check_sizes()
         self._check_micro_batch()
+        self._check_fine_tuning()
         for name, value in self.schedule_args.items():
             known = SCHEDULE_ARGS[self.schedule]
-            _check_name(name, known, f"argument of schedule {self.schedule!r}")
+            check_name(name, known, f"argument of schedule {self.schedule!r}")
             holds = values.matches(value, type(known[name])) and value > 0
-            _require(holds, f"schedule_args {name}", value, f"{values.describe_type(type(known[name]))} above 0")
+            require(holds, f"schedule_args {name}", value, f"{values.describe_type(type(known[name]))} above 0")
         augmentations.check(self.augment)
         _check_arguments("datasets", self.dataset, "source", self.dataset_args, given=("data",))
         _check_arguments("models", self.model, "build", self.model_args, given=())
@@ -169,20 +149,11 @@ class Recipe(_Value):
         arguments("tasks", self.task, "outputs")
         constant("tasks", self.task, "TARGET")
 
-    def replace(self, **changes: Any) -> Self:
-        """As `_Value.replace`. Where `image_size` changes alone, `stored_size` stays as much larger as it was: else the
-        middle that is evaluated would be another part of the pictures."""
-        if self.stored_size is not None and "image_size" in changes and "stored_size" not in changes:
-            size = _read("image_size", changes["image_size"], _fields(type(self))["image_size"])
-            scales = zip(typing.cast(tuple[int, int], size), self.stored_size, self.image_size, strict=True)
-            changes["stored_size"] = tuple(round(new * stored / old) for new, stored, old in scales)
-        return super().replace(**changes)
-
     def _check_sizes(self) -> None:
         for name in ("image_size", "stored_size"):
             size = getattr(self, name)
             formatted = size and f"{size[0]}x{size[1]}"
-            _require(size is None or min(size) > 0, name, formatted, "height x width in pixels, such as 28x28")
+            require(size is None or min(size) > 0, name, formatted, "height x width in pixels, such as 28x28")
         height, width = self.storage_size
         if height < self.image_size[0] or width < self.image_size[1]:
             raise ValueError(
@@ -200,6 +171,85 @@ class Recipe(_Value):
             f"micro_batch_size={micro} does not divide batch_size={self.batch_size}; "
             f"use {' or '.join(map(str, closest))}"
         )
+
+    def _check_fine_tuning(self) -> None:
+        warm, share = self.warmup_epochs, self.warmup_share
+        require(warm is None or warm >= 0, "warmup_epochs", warm, "0 or more")
+        require(0 <= share < 1, "warmup_share", share, "a number from 0 up to, not including, 1")
+        if warm and share:
+            raise ValueError(f"warmup_epochs={warm:g} and warmup_share={share:g}: give one of them")
+        for part, factor in self.lr_factor.items():
+            require(values.matches(factor, float) and factor >= 0, f"lr_factor {part}", factor, "a number, 0 or more")
+        require(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "a number above 0, at most 1, such as 0.8")
+        if self.frozen_epochs is not None and not self.frozen:
+            raise ValueError(f"frozen_epochs={self.frozen_epochs} needs frozen parts: give --frozen body, or names")
+        if self.ema_warmup and self.ema is None:
+            raise ValueError("ema_warmup=True needs an ema, such as 0.999")
+        for name in self.from_data:
+            check_name(name, FOLLOWING, "field that from_data can set")
+        if "batch_size" in self.from_data and self.micro_batch_size is not None:
+            raise ValueError(
+                f"micro_batch_size={self.micro_batch_size} needs a batch_size that is given, and it is to follow from "
+                "the data; give --batch-size too"
+            )
+        self._check_normalisation()
+
+    def _check_normalisation(self) -> None:
+        if self.normalisation in ("weights", "data"):
+            return
+        numbers = self._normalisation_numbers()
+        half = len(numbers) // 2
+        allowed = "weights, data, or MEAN,STD of values from 0 to 1, or MEAN,MEAN,MEAN,STD,STD,STD"
+        holds = numbers and len(numbers) == 2 * half and all(each > 0 for each in numbers[half:])
+        require(bool(holds), "normalisation", self.normalisation, allowed)
+
+    def mean_and_std(self, channels: int) -> tuple[list[float], list[float]] | None:
+        """Mean and deviation of each channel, in [0, 1], where `normalisation` gives them in numbers, else None.
+
+        Raises:
+            ValueError: They are of another number of channels.
+        """
+        numbers = self._normalisation_numbers()
+        if not numbers:
+            return None
+        half = len(numbers) // 2
+        if half not in (1, channels):
+            raise ValueError(
+                f"normalisation={self.normalisation} is of {half} channels, and {self.dataset} gives {channels}: give "
+                f"MEAN,STD for all of them, or {channels} means and {channels} deviations"
+            )
+        times = channels // half
+        return numbers[:half] * times, numbers[half:] * times
+
+    def _normalisation_numbers(self) -> list[float]:
+        given = values.value_of(self.normalisation)
+        return [float(each) for each in given if isinstance(each, int | float)] if isinstance(given, list) else []
+
+    def replace(self, **changes: Any) -> Self:
+        """Copy, with some fields changed; see `Fields.replace`. What another field takes the place of goes."""
+        return super().replace(**{**self._replaced_by(changes), **changes})
+
+    def _replaced_by(self, changes: Mapping[str, object]) -> Json:
+        replaced: Json = {}
+        if changes.get("warmup_share") and "warmup_epochs" not in changes:
+            replaced["warmup_epochs"] = None
+        if changes.get("warmup_epochs") is not None and "warmup_share" not in changes:
+            replaced["warmup_share"] = 0.0
+        if not changes.get("frozen", True) and "frozen_epochs" not in changes:
+            replaced["frozen_epochs"] = None
+        if self.stored_size is not None and "image_size" in changes and "stored_size" not in changes:
+            # As much larger as it was: else the middle that is evaluated would be another part of the pictures
+            size = typing.cast(tuple[int, int], read("image_size", changes["image_size"], tuple[int, int]))
+            scales = zip(size, self.stored_size, self.image_size, strict=True)
+            replaced["stored_size"] = tuple(round(new * stored / old) for new, stored, old in scales)
+        if "from_data" not in changes:
+            replaced["from_data"] = tuple(name for name in self.from_data if name not in changes)
+        return replaced
+
+    @property
+    def warm_up(self) -> float:
+        """Epochs over which the learning rate rises."""
+        return self.warmup_share * self.epochs if self.warmup_epochs is None else self.warmup_epochs
 
     @property
     def storage_size(self) -> tuple[int, int]:
@@ -228,7 +278,7 @@ def affecting(effect: Effect) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scale(_Value):
+class Scale(Fields):
     """Where it runs. May change rounding and speed, nothing else."""
 
     workers: int | tuple[int, int] = 1
@@ -267,22 +317,22 @@ class Scale(_Value):
     """Write a torch.profiler trace of a few steps for TensorBoard."""
 
     def __post_init__(self) -> None:
-        _take_types(self)
+        take_types(self)
         low, high = self.worker_range
         if isinstance(self.workers, tuple):
-            _require(1 <= low <= high, "workers", f"{low}:{high}", "MIN:MAX, MIN at least 1 and MAX at least MIN")
+            require(1 <= low <= high, "workers", f"{low}:{high}", "MIN:MAX, MIN at least 1 and MAX at least MIN")
         else:
-            _require(low >= 0, "workers", low, "0, 1, 2, ... or MIN:MAX")
+            require(low >= 0, "workers", low, "0, 1, 2, ... or MIN:MAX")
         for name in ("cpus_per_worker", "checkpoint_seconds", "max_failures"):
             value = getattr(self, name)
-            _require(value is None or value > 0, name, value, "a number above 0")
+            require(value is None or value > 0, name, value, "a number above 0")
         gpus = self.gpus_per_worker
-        _require(gpus is None or gpus >= 0, "gpus_per_worker", gpus, "0 or more")
+        require(gpus is None or gpus >= 0, "gpus_per_worker", gpus, "0 or more")
         for name, amount in self.resources.items():
             if name in ("CPU", "GPU", "memory"):
                 raise ValueError(f"resources {name}={amount}: give --cpus-per-worker, --gpus-per-worker or --memory")
             holds = isinstance(amount, int | float) and not isinstance(amount, bool) and amount > 0
-            _require(holds, f"resources {name}", amount, "a number above 0")
+            require(holds, f"resources {name}", amount, "a number above 0")
         check_is_path("data", self.data)
         if self.memory is not None:
             parse_size(self.memory)
@@ -379,47 +429,9 @@ def _recipe_function(name: str) -> Callable[[], object]:
     return typing.cast(Callable[[], object], found)
 
 
-def _fields(cls: type) -> dict[str, object]:
-    return typing.get_type_hints(cls)
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
-
-
-def _read(name: str, given: object, hint: object) -> object:
-    """A value in a field's type: 64, "64" and [64, 64] are one image_size."""
-    allowed = f"{name}={given!r} is not allowed; {name} takes {values.describe_type(hint)}"
-    try:
-        read = values.read(given, hint)
-    except ValueError:
-        raise ValueError(allowed) from None
-    if not values.matches(read, hint):
-        raise ValueError(allowed)
-    return read
-
-
-def _take_types(value: _Value) -> None:
-    """Put every field into its type."""
-    for name, hint in _fields(type(value)).items():
-        object.__setattr__(value, name, _read(name, getattr(value, name), hint))
-
-
 def _word(value: object) -> str:
     """As one writes it on a command line."""
     return "none" if value is None else str(value)
-
-
-def _require(holds: bool, name: str, value: object, allowed: str) -> None:
-    if not holds:
-        raise ValueError(f"{name}={value} is not allowed; {name} takes {allowed}")
-
-
-def _check_name(name: str, allowed: typing.Iterable[str], what: str) -> None:
-    if name not in allowed:
-        raise ValueError(f"there is no {what} called {name!r}{nearest(name, allowed)}")
 
 
 def _check_arguments(
@@ -431,10 +443,10 @@ def _check_arguments(
 ) -> None:
     allowed = {key: default for key, default in arguments(kind, name, function).items() if key not in given}
     for key, value in args.items():
-        _check_name(key, allowed, f"argument of {kind[:-1]} {name!r}")
+        check_name(key, allowed, f"argument of {kind[:-1]} {name!r}")
         default, chosen = allowed[key], choices(kind, name, function).get(key)
         if chosen is not None:
-            _require(value in chosen, f"{kind[:-1]}_args {key}", value, f"one of {', '.join(map(_word, chosen))}")
+            require(value in chosen, f"{kind[:-1]}_args {key}", value, f"one of {', '.join(map(_word, chosen))}")
             continue
         if default is ... or default is None or isinstance(default, list | tuple | dict):
             continue

@@ -7,9 +7,10 @@ another cluster perhaps, is trained by the same recipe.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from trainers.from_data import follow
 from trainers.messages import Meta
 from trainers.recipe import Recipe, Scale, resolve_micro_batch
 from trainers.registry import constant
@@ -71,6 +72,8 @@ class Resolved:
     """What people should know of how it is run."""
     memory: PredictedMemory | None = None
     """For run.json; None: not predicted."""
+    from_data: Mapping[str, str] = field(default_factory=dict)
+    """For run.json: field -> why it has its value, of those that followed from the data."""
 
 
 def resolve_recipe(requested: Recipe, scale: Scale, known: Circumstances, fit_memory: FitMemory) -> Resolved:
@@ -93,20 +96,26 @@ def resolve_recipe(requested: Recipe, scale: Scale, known: Circumstances, fit_me
     # 1 a run that is resumed keeps what was fixed at its start
     if earlier is not None and not known.adopts:
         recipe = agree_with_earlier(recipe, earlier["recipe"], known.run, known.epochs_run)
-    # 2 the micro-batch: its own, else each worker's part of a batch
-    recipe = resolve_micro_batch(recipe, scale)
+    # 2 what follows from the data
+    reasons: dict[str, str] = {}
+    if known.meta is not None:
+        recipe, reasons = follow(recipe, known.meta["rows"]["train"])
+    # 3 the micro-batch: its own, else each worker's part of a batch
+    if "batch_size" not in recipe.from_data:
+        recipe = resolve_micro_batch(recipe, scale)
     if known.place is None or known.meta is None:
         return Resolved(recipe=recipe)
-    # 3 the precision, by the devices
+    # 4 the precision, by the devices
     if recipe.precision == "auto":
         recipe = recipe.replace(precision=known.place.auto_precision)
-    # 4 a smaller micro-batch where a step needs too much memory; not of a run whose first epoch is done
+    # 5 a smaller micro-batch where a step needs too much memory; not of a run whose first epoch is done
     if earlier is not None and earlier.get("epochs_run"):
-        return Resolved(recipe=recipe)
+        return Resolved(recipe=recipe, from_data=reasons)
     planned = recipe.replace(precision="fp32") if recipe.precision == "auto" else recipe  # which needs most
     need = fit_memory(planned, scale, known.meta, known.place.memory_limit, gpus=known.place.gpus)
     recipe = need.recipe.replace(precision=recipe.precision)
-    return Resolved(recipe=recipe, fits=need.fits, note=need.note, memory=need.facts().get("memory"))
+    memory = need.facts().get("memory")
+    return Resolved(recipe=recipe, fits=need.fits, note=need.note, memory=memory, from_data=reasons)
 
 
 def agree_with_earlier(requested: Recipe, earlier: Mapping[str, object], run: str, epochs_run: int = 0) -> Recipe:
@@ -132,6 +141,10 @@ def agree_with_earlier(requested: Recipe, earlier: Mapping[str, object], run: st
         old = old.replace(micro_batch_size=None)
     if requested.precision == "auto":
         requested = requested.replace(precision=old.precision)
+    if requested.from_data:
+        requested = requested.replace(**{name: getattr(old, name) for name in requested.from_data})
+    if requested.warm_up == old.warm_up:  # by epochs or by a share: older versions knew no share
+        requested = requested.replace(warmup_epochs=old.warmup_epochs, warmup_share=old.warmup_share)
     if old.precision == "auto":  # it ended before its workers could tell
         old = old.replace(precision=requested.precision)
     different = old.differences(requested)
@@ -192,10 +205,11 @@ def is_over(recipe: Recipe, earlier: RunFacts, epochs_run: int) -> str | None:
 
 
 def resolve_normalisation(recipe: Recipe, meta: Meta, start: DatasetFacts | None) -> tuple[Meta, str]:
-    """Normalise pictures as the weights that training starts from were trained.
+    """Normalise pictures as the recipe says: by the data, by numbers, or as the weights that training starts from were
+    trained.
 
     Args:
-        recipe: Its model, and `weights` of the model's arguments.
+        recipe: Its normalisation, model, and `weights` of the model's arguments.
         meta: What is known of the data.
         start: `dataset` of the run that `init_from` names; None: it names none.
 
@@ -205,6 +219,10 @@ def resolve_normalisation(recipe: Recipe, meta: Meta, start: DatasetFacts | None
     Raises:
         ValueError: The weights need pictures of another number of channels.
     """
+    if recipe.normalisation == "data":
+        return meta, ""
+    if numbers := recipe.mean_and_std(meta["channels"]):
+        return {**meta, "mean": numbers[0], "std": numbers[1]}, ""
     weights = recipe.model_args.get("weights")
     offered = constant("models", recipe.model, "NORMALISATION", {})
     if start is not None and len(start.get("mean", ())) == meta["channels"]:

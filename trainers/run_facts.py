@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NotRequired, TypedDict
 
 Json = dict[str, Any]
@@ -169,6 +169,8 @@ class RunFacts(RunEnd):
     finished: str | None
     command: str
     memory: NotRequired[PredictedMemory]
+    from_data: NotRequired[Mapping[str, str]]
+    """Field of the recipe -> why it has its value, of those that followed from the data."""
     ends: NotRequired[list[NewEnd]]
     code: NotRequired[dict[str, CodeCopy]]
     """"dataset", "model" or "task" -> the file, where that is one of the user's own."""

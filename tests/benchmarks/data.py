@@ -109,8 +109,9 @@ def ours(photos: Path, cache: Path, rows: int) -> Times:
 
 def passes(seed: int, epoch: int, rows: int) -> Iterable[sampler.Pass]:
     """One worker's passes over an epoch, as loop.train makes them."""
-    shuffled = sampler.permutation(seed, epoch, rows)
-    return sampler.passes(shuffled, batch_size=BATCH, micro_batch_size=BATCH, rank=0, world_size=1)
+    return sampler.passes(
+        sampler.shuffled(seed, epoch, rows), batch_size=BATCH, micro_batch_size=BATCH, rank=0, world_size=1
+    )
 
 
 def data_loader(photos: Path, processes: int, rows: int) -> Times:

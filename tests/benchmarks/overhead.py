@@ -77,7 +77,7 @@ class Case:
         assert folder is not None
         cached = Cached(folder)
         rows = cached.meta["rows"]["train"]
-        whole = sampler.passes(np.arange(rows), batch_size=rows, micro_batch_size=rows, rank=0, world_size=1)
+        whole = sampler.passes(sampler.in_order(rows), batch_size=rows, micro_batch_size=rows, rank=0, world_size=1)
         batch = next(cached.batches("train", whole))
         np.savez(self.arrays, images=batch.images, targets=batch.targets)
         return cached

@@ -93,7 +93,9 @@ class ByHand:
     def __init__(self, ours: Ours) -> None:
         recipe, self.device, meta = ours.recipe, ours.world.device, ours.data.meta
         rows = np.arange(meta["rows"]["train"])
-        whole = sampler.passes(rows, batch_size=len(rows), micro_batch_size=len(rows), rank=0, world_size=1)
+        whole = sampler.passes(
+            sampler.Order(rows, rows), batch_size=len(rows), micro_batch_size=len(rows), rank=0, world_size=1
+        )
         batch = next(ours.data.batches("train", whole))
         self.images, self.masks = torch.from_numpy(batch.images), torch.from_numpy(batch.targets)
         mean, std = (255 * torch.tensor(meta[name]).view(1, -1, 1, 1) for name in ("mean", "std"))
@@ -378,7 +380,9 @@ class Prepared:
         self.preprocess = Preprocess(self.recipe, self.cached.meta, world)
 
     def batches(self, rows: Any) -> Iterator[tuple[Tensor, Tensor]]:
-        passes = sampler.passes(rows, batch_size=PHOTO_BATCH, micro_batch_size=PHOTO_BATCH, rank=0, world_size=1)
+        passes = sampler.passes(
+            sampler.Order(rows, rows), batch_size=PHOTO_BATCH, micro_batch_size=PHOTO_BATCH, rank=0, world_size=1
+        )
         for batch in self.cached.batches("train", passes):
             yield self.preprocess(batch, 0)
 

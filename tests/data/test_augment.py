@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from trainers.augmentations import AUGMENTATIONS, check
 from trainers.data.augment import augment, center
-from trainers.data.sampler import passes, permutation, uniforms
+from trainers.data.sampler import passes, shuffled, uniforms
 
 SEED, EPOCH = 7, 3
 EVERYTHING: dict[str, Any] = {
@@ -337,7 +337,7 @@ class TestWhatASampleDependsOn:
         for workers, micro_batch_size in ((1, 8), (2, 4), (3, 4), (3, 3)):
             result = torch.full_like(images, torch.nan)
             for rank in range(workers):
-                order = permutation(SEED, EPOCH, 23)
+                order = shuffled(SEED, EPOCH, 23)
                 for step in passes(
                     order, batch_size=8, micro_batch_size=micro_batch_size, rank=rank, world_size=workers
                 ):

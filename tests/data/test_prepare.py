@@ -43,7 +43,7 @@ def recipe(**changes: Any) -> Recipe:
 
 def read_all(cached: Cached, split: str) -> Batch:
     rows = cached.meta["rows"][split]
-    return next(cached.batches(split, [sampler.Pass(0, 0, np.arange(rows), 1.0, True)]))
+    return next(cached.batches(split, [sampler.one_pass(np.arange(rows))]))
 
 
 def test_what_is_read_is_what_was_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +64,7 @@ def test_what_is_read_is_what_was_decoded(tmp_path: Path, monkeypatch: pytest.Mo
         np.testing.assert_allclose(cached.meta["mean"], mean, rtol=1e-12)
         np.testing.assert_allclose(cached.meta["std"], batch.images.reshape(-1, 3).std(0) / 255, rtol=1e-9)
     ids = np.array([9, 0, 4, 4])
-    picked = next(many.batches("train", [sampler.Pass(0, 0, ids, 1.0, True)]))
+    picked = next(many.batches("train", [sampler.one_pass(ids)]))
     np.testing.assert_array_equal(picked.images, read_all(one, "train").images[ids])
     assert one.meta["fingerprint"] == many.meta["fingerprint"]
 
@@ -200,7 +200,7 @@ def test_reading_ahead_changes_nothing_and_leaves_no_thread() -> None:
         for number in range(count):
             made.append(number)
             ids = np.array([number])
-            yield Batch(sampler.Pass(number, 0, ids, 1.0, True), np.zeros((1, 1, 1, 1), np.uint8), ids)
+            yield Batch(sampler.Pass(number, 0, ids, ids, 1.0, True), np.zeros((1, 1, 1, 1), np.uint8), ids)
         if error:
             raise ValueError("a bad picture")
 

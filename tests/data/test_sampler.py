@@ -11,7 +11,7 @@ def all_ids(rows: int, batch: int, micro: int, size: int) -> list[list[list[int]
     steps: dict[int, dict[int, list[int]]] = {}
     for rank in range(size):
         for of in sampler.passes(
-            sampler.permutation(0, 0, rows), batch_size=batch, micro_batch_size=micro, rank=rank, world_size=size
+            sampler.shuffled(0, 0, rows), batch_size=batch, micro_batch_size=micro, rank=rank, world_size=size
         ):
             if of.weight:
                 steps.setdefault(of.step, {})[of.micro_batch] = of.ids.tolist()
@@ -32,7 +32,9 @@ def test_every_row_once_and_the_same_micro_batches_for_any_number_of_workers(row
 def test_every_rank_makes_the_same_number_of_passes_in_every_step(size: int) -> None:
     counts = []
     for rank in range(size):
-        passes = list(sampler.passes(np.arange(103), batch_size=24, micro_batch_size=4, rank=rank, world_size=size))
+        passes = list(
+            sampler.passes(sampler.in_order(103), batch_size=24, micro_batch_size=4, rank=rank, world_size=size)
+        )
         counts.append([sum(of.step == step for of in passes) for step in range(5)])
         assert all(of.last == (index + 1 == len(passes) or passes[index + 1].step > of.step)
                    for index, of in enumerate(passes))  # fmt: skip
@@ -48,8 +50,8 @@ def test_pieces_are_as_even_as_can_be() -> None:
 
 
 def test_an_epoch_can_be_entered_in_its_middle() -> None:
-    whole = list(sampler.passes(np.arange(50), batch_size=8, micro_batch_size=4, rank=0, world_size=2))
-    rest = sampler.passes(np.arange(50), batch_size=8, micro_batch_size=4, rank=0, world_size=2, first_step=3)
+    whole = list(sampler.passes(sampler.in_order(50), batch_size=8, micro_batch_size=4, rank=0, world_size=2))
+    rest = sampler.passes(sampler.in_order(50), batch_size=8, micro_batch_size=4, rank=0, world_size=2, first_step=3)
     assert [of.ids.tolist() for of in rest] == [of.ids.tolist() for of in whole if of.step >= 3]
 
 

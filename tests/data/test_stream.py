@@ -71,7 +71,7 @@ def test_what_is_measured_is_what_would_be_prepared(
     cached, streamed = in_both_modes(recipe, raw, tmp_path)
     assert streamed.meta == without_shards(cached.meta)
     for split, rows in cached.meta["rows"].items():
-        passes = [sampler.Pass(0, 0, sampler.permutation(0, 0, rows)[:7], 1.0, True)]
+        passes = [sampler.one_pass(sampler.permutation(0, 0, rows)[:7])]
         [one], [other] = cached.batches(split, passes), streamed.batches(split, passes)
         np.testing.assert_array_equal(one.images, other.images)
         np.testing.assert_array_equal(one.targets, other.targets)
@@ -84,7 +84,7 @@ def test_pictures_that_cannot_be_used_are_left_out_of_both(tmp_path: Path) -> No
     assert streamed.meta == without_shards(cached.meta)
     assert streamed.meta["rows"] == {"train": 18, "val": 8}
     for split, rows in streamed.meta["rows"].items():
-        passes = [sampler.Pass(0, 0, np.arange(rows), 1.0, True)]
+        passes = [sampler.one_pass(np.arange(rows))]
         [one], [other] = cached.batches(split, passes), streamed.batches(split, passes)
         np.testing.assert_array_equal(one.images, other.images)
         np.testing.assert_array_equal(one.targets, other.targets)
@@ -112,7 +112,7 @@ def test_a_set_that_is_another_on_this_host_is_refused(tmp_path: Path) -> None:
     meta = measure(recipe, source, tmp_path / "cache")
     fewer = stream.Streamed(recipe, source, {**meta, "rows": {**meta["rows"], "train": meta["rows"]["train"] + 1}})
     with pytest.raises(ValueError, match="when they were measured: give all hosts the same --data"):
-        list(fewer.batches("train", [sampler.Pass(0, 0, np.arange(2), 1.0, True)]))
+        list(fewer.batches("train", [sampler.one_pass(np.arange(2))]))
 
 
 @pytest.mark.parametrize("name", ["resnet.r18", "unet.camvid"])

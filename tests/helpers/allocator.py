@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 from trainers.data import sampler
 from trainers.data.batches import Batch
 from trainers.recipe import Recipe
-from trainers.training import build, distributed
+from trainers.training import build, distributed, parts
 from trainers.training.batchnorm import BatchNormStatistics
 from trainers.training.distributed import World
 from trainers.training.step import Run, Step, by_step
@@ -114,9 +114,10 @@ def _steps(recipe: Recipe, meta: Mapping[str, Any], world: World, activation_che
     assert recipe.micro_batch_size is not None
     data = _Drawn(recipe, meta)
     state = build.create_state(recipe, meta, world, fresh=False)
-    model = distributed.wrap(state.model, world, activation_checkpointing=activation_checkpointing)
+    distributed.prepare(state.model, activation_checkpointing=activation_checkpointing)
+    model = distributed.wrap(state.model, world)
     run = Run(recipe=recipe, state=state, data=data, world=world, model=model)
-    distributed.set_training(state.model, recipe.frozen)
+    parts.set_training(recipe, state.model, parts.LAST_EPOCH)
     step = Step(run, BatchNormStatistics(state.model, world))
     passes = sampler.passes(
         np.arange(run.rows),

@@ -95,7 +95,7 @@ def test_a_plain_loop_over_whole_batches_gives_the_same_weights(storage: Path, u
     work = job(recipe, uneven, storage, "by hand")
     watched_work(work)
     cached = Cached(work["data"]["folder"])
-    whole = next(cached.batches("train", [sampler.Pass(0, 0, np.arange(19), 1.0, True)]))
+    whole = next(cached.batches("train", [sampler.one_pass(np.arange(19))]))
     mean, std = (torch.tensor(cached.meta[name], dtype=torch.float64).view(1, 3, 1, 1) for name in ("mean", "std"))
     images = (torch.from_numpy(whole.images).permute(0, 3, 1, 2).double() / 255 - mean) / std
     targets = torch.from_numpy(whole.targets).long()

@@ -159,7 +159,7 @@ def test_what_is_made_again_counts_once_and_draws_the_same(compile: bool) -> Non
             assert isinstance(block, nn.Sequential)
             block[1], block[3] = nn.BatchNorm2d(3).double(), nn.Identity()
     again = copy.deepcopy(plain)
-    distributed.wrap(again, ALONE, activation_checkpointing=True)
+    distributed.prepare(again, activation_checkpointing=True)
     if compile:
         again.compile(backend="aot_eager")  # the way back is cut as inductor cuts it, without compiling in C++
     images = torch.randn(4, 3, 12, 12, dtype=torch.float64)

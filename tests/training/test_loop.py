@@ -137,10 +137,8 @@ def test_optimizers_are_those_of_torch(changes: dict[str, Any], kind: Any, optio
     recipe = resolve("digits.cnn", momentum=0.9, weight_decay=0.01, **changes)
     start = torch.linspace(-1, 1, 6, dtype=torch.float64)
     ours, theirs = start.clone().requires_grad_(), start.clone().requires_grad_()
-    one, other = (
-        build._optimizer(recipe, [ours]),
-        kind([theirs], lr=recipe.lr, weight_decay=0.01, fused=True, **options),
-    )
+    one = build.make_optimizer(recipe, [{"params": [ours], "weight_decay": 0.01, "factor": 1.0}])  # type: ignore[list-item]
+    other = kind([theirs], lr=recipe.lr, weight_decay=0.01, fused=True, **options)
     for step in range(4):
         for values, optimizer in ((ours, one), (theirs, other)):
             (values**3).sum().backward()
@@ -162,7 +160,7 @@ def test_a_plain_loop_gives_the_same_weights(storage: Path) -> None:
 
     cached = Cached(task["data"]["folder"])
     rows = cached.meta["rows"]["train"]
-    every = sampler.Pass(0, 0, np.arange(rows), 1.0, True)
+    every = sampler.one_pass(np.arange(rows))
     whole = next(cached.batches("train", [every]))
     images = torch.from_numpy(whole.images).permute(0, 3, 1, 2).double() / 255
     images = (images - cached.meta["mean"][0]) / cached.meta["std"][0]

@@ -13,6 +13,7 @@ from helpers.small import job, last_weights, small_recipe
 from torch import nn
 
 from trainers.training.distributed import World
+from trainers.training.parts import freeze
 from trainers.training.unused import describe_unused, explain_left_out, leave_out_unused
 
 WORLD = World(0, 2, torch.device("cpu"), "fp32")
@@ -62,14 +63,12 @@ class Broken(Net):
 def test_what_a_pass_leaves_out_loses_its_gradient_and_nothing_else_changes(
     model: type[Net], frozen: tuple[str, ...], names: list[str]
 ) -> None:
-    from trainers.training.distributed import freeze
-
     made = model()
-    freeze(made, frozen)
+    recipe = small_recipe("digits.cnn", frozen=frozen, image_size=(8, 8))
+    freeze(recipe, made, 0)
     open_before = {name for name, each in made.named_parameters() if each.requires_grad}
     before = {name: value.clone() for name, value in made.state_dict().items()}
-    recipe = small_recipe("digits.cnn", frozen=frozen, image_size=(8, 8))
-    assert leave_out_unused(recipe, META, made, WORLD) == names
+    assert leave_out_unused(recipe, META, made, WORLD, 0) == names
     assert {name for name, each in made.named_parameters() if each.requires_grad} == open_before - set(names)
     assert all(each.grad is None for each in made.parameters())
     after = made.state_dict()

@@ -39,6 +39,10 @@ class Data(Protocol):
         """The batches of one rank, in order."""
         ...
 
+    def labels(self, split: str) -> Array:
+        """The class of each row, int64 (rows,), where targets are labels."""
+        ...
+
 
 class Cached:
     """Prepared shards, read by memory map."""
@@ -59,6 +63,9 @@ class Cached:
         images, found, first_rows = self._split(split)
         for of in passes:
             yield Batch(of, gather(images, first_rows, of.ids), gather(found, first_rows, of.ids))
+
+    def labels(self, split: str) -> Array:
+        return np.concatenate(self._split(split)[1])
 
     def _split(self, split: str) -> tuple[list[Array], list[Array], Array]:
         """(images of each shard, targets in one part or more, the number of each shard's first row)."""

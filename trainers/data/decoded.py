@@ -13,6 +13,7 @@ from trainers.data.batches import Batch
 from trainers.data.decoder import Decoder, Sample
 from trainers.data.meta import report_bad
 from trainers.data.sampler import Pass
+from trainers.data.targets import Array
 from trainers.datasets import Item, Source
 from trainers.formatting import shortened
 from trainers.messages import Meta
@@ -58,6 +59,11 @@ class Decoded:
             samples = [kept[number][index] for number, index in zip(wanted, self._within[of.ids].tolist(), strict=True)]
             images, found = zip(*samples, strict=True)
             yield Batch(of, np.stack(images), self.target.stack(found))
+
+    def labels(self, split: str) -> Array:
+        known = self.target.listed(self._items)
+        assert known is not None
+        return known
 
     def take_warnings(self) -> list[str]:
         """What was noticed of the pictures, for people."""

@@ -53,6 +53,51 @@ def permutation(seed: int, epoch: int, rows: int) -> npt.NDArray[np.int64]:
     return np.argsort(mix(seed, epoch, 2, np.arange(rows)), kind="stable").astype(np.int64)
 
 
+class Order(NamedTuple):
+    """The draws of an epoch, in their order."""
+
+    rows: npt.NDArray[np.int64]
+    """The row that each takes, (draws,)."""
+    numbers: npt.NDArray[np.int64]
+    """By which its random changes are drawn, (draws,): different for each draw of a row."""
+
+
+def shuffled(seed: int, epoch: int, rows: int) -> Order:
+    """Every row once."""
+    order = permutation(seed, epoch, rows)
+    return Order(order, order)
+
+
+def balanced(seed: int, epoch: int, labels: npt.NDArray[np.integer]) -> Order:
+    """As many draws as there are rows, of every class equally often, and of its rows equally often.
+
+    The classes are dealt out in turn over the whole run, and so are the rows of a class, in a new order each time that
+    all of them were drawn. So, within any epoch and over any number of them, the draws of two classes differ by one at
+    most, and so do those of two rows of a class from the start of a run on. A class without rows is left out.
+
+    Args:
+        seed: the recipe's.
+        epoch: counted from 0.
+        labels: the class of each row, (rows,).
+    """
+    labels = np.asarray(labels)
+    rows = len(labels)
+    classes = np.unique(labels)
+    turns = classes[np.argsort(mix(seed, 4, classes), kind="stable")]
+    taken, numbers = [], []
+    for turn, label in enumerate(turns.tolist()):
+        members = np.flatnonzero(labels == label)
+        first, stop = (-(-max(0, draws - turn) // len(turns)) for draws in (epoch * rows, (epoch + 1) * rows))
+        times = np.arange(first // len(members), -(-stop // len(members)))  # that all of them are drawn
+        keys = mix(seed, 5, int(label), times[:, None], np.arange(len(members))[None, :])
+        drawn = members[np.argsort(keys, axis=1, kind="stable")]
+        within = slice(first - times[0] * len(members), stop - times[0] * len(members)) if len(times) else slice(0)
+        taken.append(drawn.reshape(-1)[within])
+        numbers.append((drawn + times[:, None] * rows).reshape(-1)[within])
+    places = permutation(seed, epoch, rows)
+    return Order(np.concatenate(taken)[places], np.concatenate(numbers)[places])
+
+
 def torch_seed(seed: int, step: int, micro_batch: int) -> int:
     """The seed of torch's default generator (dropout) before one forward pass: 0 <= result < 2**63.
 
@@ -90,6 +135,8 @@ class Pass(NamedTuple):
     """Number of the micro-batch within the step."""
     ids: npt.NDArray[np.int64]
     """The rows of the micro-batch."""
+    numbers: npt.NDArray[np.int64]
+    """Those of an `Order`, of these rows."""
     weight: float
     """1, or 0 for a surplus pass: made only so that every rank makes the same number of passes."""
     last: bool
@@ -97,7 +144,7 @@ class Pass(NamedTuple):
 
 
 def passes(
-    order: npt.NDArray[np.int64],
+    order: Order,
     *,
     batch_size: int,
     micro_batch_size: int,
@@ -112,18 +159,30 @@ def passes(
     without one in the last round repeats the step's first micro-batch with weight 0.
 
     Args:
-        order: (rows,), the rows in the order in which they are taken.
+        order: the draws of an epoch.
         batch_size: most rows of a step, over all ranks.
         micro_batch_size: most rows of a pass.
         rank: the rank whose passes these are.
         world_size: number of ranks.
         first_step: steps before it are left out, where an epoch is resumed.
     """
-    for step, (start, stop) in list(enumerate(cut(len(order), batch_size)))[first_step:]:
+    for step, (start, stop) in list(enumerate(cut(len(order.rows), batch_size)))[first_step:]:
         pieces = cut(stop - start, micro_batch_size)
         rounds = -(-len(pieces) // world_size)
         for index in range(rounds):
             piece = index * world_size + rank
             surplus = piece >= len(pieces)
             low, high = pieces[0 if surplus else piece]
-            yield Pass(step, piece, order[start + low : start + high], 0.0 if surplus else 1.0, index == rounds - 1)
+            own = slice(start + low, start + high)
+            yield Pass(step, piece, order.rows[own], order.numbers[own], 0.0 if surplus else 1.0, index == rounds - 1)
+
+
+def in_order(rows: int) -> Order:
+    """Every row once, as they are numbered."""
+    return Order(np.arange(rows), np.arange(rows))
+
+
+def one_pass(ids: npt.NDArray[np.integer]) -> Pass:
+    """These rows as the one pass of a step."""
+    rows = np.asarray(ids, np.int64)
+    return Pass(0, 0, rows, rows, 1.0, True)

@@ -56,11 +56,19 @@ class Streamed:
                 raise ValueError(f"{row['error']}; it could be read when the pictures were measured: was it changed?")
             yield Batch(of, row["images"], row["targets"])
 
+    def labels(self, split: str) -> Array:
+        known = targets.of_meta(self.meta).listed(self._items(split))
+        assert known is not None
+        return known
+
+    def _items(self, split: str) -> list[Item]:
+        skipped = {bad["name"] for bad in self.meta["skipped"] if bad.get("split", split) == split}
+        return [item for item in self.source.splits[split] if item.name not in skipped]
+
     def _split(self, split: str) -> tuple[list[str], Array, Array]:
         """(items as JSON, the item of each row, the number of each row within its item)."""
         if split not in self._rows:
-            skipped = {bad["name"] for bad in self.meta["skipped"] if bad.get("split", split) == split}
-            items = [item for item in self.source.splits[split] if item.name not in skipped]
+            items = self._items(split)
             counts = [len(item.targets) for item in items]
             if sum(counts) != self.meta["rows"][split]:
                 raise ValueError(

@@ -22,6 +22,6 @@ def r18() -> Recipe:
         lr=0.1,
         weight_decay=5e-4,
         schedule="cosine",
-        warmup_epochs=1,
+        warmup_share=1 / 200,
         augment={"horizontal_flip": 0.5, "pad": 4},
     )

@@ -19,6 +19,6 @@ def cnn() -> Recipe:
         batch_size=64,
         lr=0.05,
         schedule="cosine",
-        warmup_epochs=1,
+        warmup_share=1 / 30,
         weight_decay=5e-4,
     )

@@ -19,6 +19,6 @@ def cnn() -> Recipe:
         batch_size=128,
         lr=0.1,
         schedule="cosine",
-        warmup_epochs=0.2,
+        warmup_share=0.04,
         weight_decay=5e-4,
     )

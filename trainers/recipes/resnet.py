@@ -22,7 +22,7 @@ def r18() -> Recipe:
         lr=0.1,
         weight_decay=1e-4,
         schedule="cosine",
-        warmup_epochs=5,
+        warmup_share=5 / 90,
         augment={"horizontal_flip": 0.5, "resized_crop": [0.35, 1.0]},
     )
 

@@ -24,7 +24,7 @@ def unet() -> Recipe:
         optimizer="adam",
         lr=3e-3,
         schedule="cosine",
-        warmup_epochs=1,
+        warmup_share=1 / 8,
         augment={"horizontal_flip": 0.5, "vertical_flip": 0.5},
     )
 

@@ -60,7 +60,7 @@ def camvid() -> Recipe:
         optimizer="adam",
         lr=3e-3,
         schedule="cosine",
-        warmup_epochs=1,
+        warmup_share=1 / 60,
         class_weights="erfnet",
         augment={"horizontal_flip": 0.5, "translate": 0.05, "brightness": 0.2, "contrast": 0.2},
     )

@@ -23,6 +23,7 @@ from trainers.phase import phase, phases
 if TYPE_CHECKING:
     from trainers.data.batches import Batch, Data
     from trainers.data.sampler import Pass
+    from trainers.data.targets import Array
     from trainers.training.distributed import World
     from trainers.training.state import TrainState
 
@@ -157,6 +158,9 @@ class _Counted:
                 return
             self.read += 1
             yield batch
+
+    def labels(self, split: str) -> Array:
+        return self.data.labels(split)
 
 
 class Frame(NamedTuple):

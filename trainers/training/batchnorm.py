@@ -28,7 +28,8 @@ class BatchNormStatistics:
         self.kept = self._read()
         repeats = torch.tensor([2 * layer.num_features for layer in self.layers])
         self.factors = torch.tensor(self.momenta, dtype=torch.float64).repeat_interleave(repeats).to(self.kept.device)
-        self.tracked = int(self.layers[0].num_batches_tracked or 0)
+        counts = [layer.num_batches_tracked for layer in self.layers]
+        self.tracked = [count.clone() for count in counts if count is not None]
         for layer in self.layers:
             layer.momentum = 1.0
 
@@ -55,12 +56,13 @@ class BatchNormStatistics:
             return
         for row in statistics:
             self.kept = self.kept + self.factors * (row - self.kept)
-        self.tracked += len(statistics)
+        for count in self.tracked:
+            count += len(statistics)
         with torch.no_grad():
             start = 0
-            for layer in self.layers:
+            for layer, count in zip(self.layers, self.tracked, strict=True):
                 assert layer.num_batches_tracked is not None
-                layer.num_batches_tracked.fill_(self.tracked)
+                layer.num_batches_tracked.copy_(count)
                 for buffer in (layer.running_mean, layer.running_var):
                     assert buffer is not None
                     buffer.copy_(self.kept[start : start + buffer.numel()])

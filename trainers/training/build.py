@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ from trainers.registry import constant, load
 from trainers.run_facts import DatasetFacts
 from trainers.tasks.base import Task
 from trainers.tasks.class_weights import weigh_classes
-from trainers.training import distributed
+from trainers.training import distributed, parts
 from trainers.training.distributed import World
 from trainers.training.startup import eager
 from trainers.training.state import TrainState
@@ -106,16 +106,43 @@ def create_state(recipe: Recipe, meta: Facts | DatasetFacts, world: World, *, fr
     if not fresh:  # downloads nothing
         recipe = without_weights(recipe)
     model = build_model(recipe, meta)
-    distributed.freeze(model, recipe.frozen)
+    parts.freeze(recipe, model, parts.LAST_EPOCH)
     model = distributed.place(model, world)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     ema = None if recipe.ema is None else {k: v.detach().clone() for k, v in model.state_dict().items()}
-    optimizer = _optimizer(recipe, trained, fused=not world.sharded)
+    optimizer = make_optimizer(recipe, parameter_groups(recipe, model), fused=not world.sharded)
     return TrainState(model=model, optimizer=optimizer, ema=ema)
 
 
-def _optimizer(recipe: Recipe, parameters: list[nn.Parameter], *, fused: bool = True) -> torch.optim.Optimizer:
-    common: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": fused}
+class Group(TypedDict):
+    """Parameters that learn alike."""
+
+    params: list[nn.Parameter]
+    weight_decay: float
+    factor: float
+    """Of the learning rate."""
+
+
+def parameter_groups(recipe: Recipe, model: nn.Module) -> list[Group]:
+    """What is trained in the run's last epoch, by learning rate and weight decay. Raises ValueError for unknown parts.
+
+    Biases and the scales of normalisation layers are what has one dimension. What is frozen at first is a group of its
+    own: fused SGD takes parameters of one age only.
+    """
+    factors = parts.learning_rates(recipe, model)
+    frozen = parts.find(recipe, model, recipe.frozen, "frozen")
+    groups: dict[tuple[float, float, bool], Group] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        decay = recipe.weight_decay if recipe.decay_on == "all" or parameter.ndim > 1 else 0.0
+        key = (factors[name], decay, frozen(name))
+        groups.setdefault(key, {"params": [], "factor": key[0], "weight_decay": decay})["params"].append(parameter)
+    return list(groups.values())
+
+
+def make_optimizer(recipe: Recipe, parameters: list[Group], *, fused: bool = True) -> torch.optim.Optimizer:
+    """The recipe's optimizer."""
+    common: dict[str, Any] = {"lr": recipe.lr, "fused": fused}
     if recipe.optimizer == "sgd":
         return eager(torch.optim.SGD)(parameters, momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
     kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW

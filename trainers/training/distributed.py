@@ -97,34 +97,6 @@ class World:
         return cast(list[T], values)
 
 
-def freeze(model: nn.Module, names: tuple[str, ...]) -> None:
-    """Switch off the gradients of the parts of a model.
-
-    Args:
-        model: Its parameters are changed in place.
-        names: Of parts, as in "encoder" or "encoder.layer1", or of parameters.
-
-    Raises:
-        ValueError: A name that the model does not have.
-    """
-    parameters = dict(model.named_parameters())
-    for name in names:
-        matching = [key for key in parameters if key == name or key.startswith(name + ".")]
-        if not matching:
-            tops = ", ".join(key for key, _ in model.named_children())
-            raise ValueError(f"frozen: the model has no part called {name!r}; its parts are {tops}")
-        for key in matching:
-            parameters[key].requires_grad_(False)
-
-
-def set_training(model: nn.Module, frozen: tuple[str, ...]) -> None:
-    """`model.train()`, but frozen parts stay in eval mode: their BatchNorm statistics do not move either."""
-    model.train()
-    for name, module in model.named_modules() if frozen else ():
-        if any(name == part or name.startswith(part + ".") for part in frozen):
-            module.eval()
-
-
 def place(model: nn.Module, world: World) -> nn.Module:
     """The model on its device and in its precision: whole or, under FSDP2, this worker's part of every weight.
 
@@ -152,12 +124,11 @@ def _channels_last(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ..
     return (inputs[0].to(memory_format=torch.channels_last), *inputs[1:]) if inputs[0].ndim == 4 else inputs
 
 
-def wrap(model: nn.Module, world: World, *, compile: bool = False, activation_checkpointing: bool = False) -> nn.Module:
-    """The model as it is called in training: in DDP where there are several workers that hold it whole.
+def prepare(model: nn.Module, *, compile: bool = False, activation_checkpointing: bool = False) -> None:
+    """Change how the model is called, once.
 
     Args:
-        model: What `place` returned.
-        world: This worker's place among all.
+        model: What `place` returned; changed in place.
         compile: Whether to compile it.
         activation_checkpointing: Whether to keep only the inputs of its blocks, and recompute the rest.
 
@@ -168,6 +139,13 @@ def wrap(model: nn.Module, world: World, *, compile: bool = False, activation_ch
         checkpoint_activations(model)
     if compile:
         model.compile()
+
+
+def wrap(model: nn.Module, world: World) -> nn.Module:
+    """The model as it is called in training: in DDP where there are several workers that hold it whole.
+
+    DDP exchanges the gradients of what is trained now: the model is wrapped anew when that changes.
+    """
     if world.size == 1 or world.sharded:
         return model
     with warnings.catch_warnings():  # torch 2.15 renames broadcast_buffers; older ones know only this name

@@ -42,7 +42,7 @@ def evaluate_split(run: Run, split: str) -> Evaluation:
     recipe, state, world = run.recipe, run.state, run.world
     rows = int(run.data.meta["rows"][split])
     passes = sampler.passes(
-        np.arange(rows),
+        sampler.in_order(rows),
         batch_size=rows,
         micro_batch_size=recipe.micro_batch_size or recipe.batch_size,
         rank=world.rank,

@@ -10,7 +10,7 @@ import torch
 
 from trainers.data import augment, sampler
 from trainers.data.batches import Data
-from trainers.data.sampler import Pass
+from trainers.data.sampler import one_pass
 from trainers.messages import Picture
 from trainers.phase import phase
 from trainers.recipe import Recipe
@@ -41,7 +41,7 @@ def show(run: Run, split: str, rows: Sequence[int]) -> list[Picture]:
     recipe, state = run.recipe, run.state
     shown: list[Picture] = []
     for row in rows:
-        batch = next(run.data.batches(split, [Pass(0, 0, np.array([row]), 1.0, True)]))
+        batch = next(run.data.batches(split, [one_pass(np.array([row]))]))
         images, targets = run.preprocess(batch)
         with evaluating(state), run.world.autocast():
             labels = run.task.labels(state.model(images), recipe.image_size)

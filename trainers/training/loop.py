@@ -25,7 +25,7 @@ from trainers.messages import Line
 from trainers.phase import phase
 from trainers.recipe import Recipe
 from trainers.run_facts import Status
-from trainers.training import device, distributed
+from trainers.training import device, distributed, parts
 from trainers.training.batchnorm import BatchNormStatistics
 from trainers.training.checkpoint import Checkpoints
 from trainers.training.distributed import World
@@ -84,25 +84,39 @@ def train(
     assert recipe.micro_batch_size is not None
     assert recipe.precision != "auto"
     reporter = reporter or Reporter()
-    if world.size > 1 and not world.sharded and (unused := leave_out_unused(recipe, data.meta, state.model, world)):
-        reporter.report({"kind": "warning", "text": describe_unused(unused)})
+    distributed.prepare(state.model, compile=compile, activation_checkpointing=activation_checkpointing)
     run = Run(
         recipe=recipe,
         state=state,
         data=data,
         world=world,
-        model=distributed.wrap(state.model, world, compile=compile, activation_checkpointing=activation_checkpointing),
+        model=state.model,
         reporter=reporter,
         checkpoints=checkpoints if world.rank == 0 else None,
         checkpoint_seconds=checkpoint_seconds,
     )
+    _choose_trained(run)
     summary = _stopped_early(run)
     while summary is None and state.epoch < recipe.epochs:
+        if state.epoch == recipe.frozen_epochs and not state.step:
+            _choose_trained(run)
         with profiler(run, profile and world.rank == 0 and state.epoch == 0) as tick:
             summary = _train_epoch(run, tick) or _finish_epoch(run) or _stopped_early(run)
     if run.checkpoints is not None:
         run.checkpoints.close()
     return summary or Summary("finished", f"finished {recipe.epochs} epochs")
+
+
+def _choose_trained(run: Run) -> None:
+    """What is trained in the epoch that comes, and how its gradients are exchanged."""
+    recipe, state, world = run.recipe, run.state, run.world
+    run.model = state.model  # the hooks of the last wrapper go with it
+    parts.freeze(recipe, state.model, state.epoch)
+    if world.size == 1 or world.sharded:
+        return
+    if unused := leave_out_unused(recipe, run.data.meta, state.model, world, state.epoch):
+        run.reporter.report({"kind": "warning", "text": describe_unused(unused)})
+    run.model = distributed.wrap(state.model, world)
 
 
 # One epoch ---------------------------------------------------------------------------------------------------
@@ -112,9 +126,8 @@ def _train_epoch(run: Run, tick: Callable[[], None]) -> Summary | None:
     """The steps of the running epoch that are left. Returns a summary where the run ends within it."""
     recipe, state, world = run.recipe, run.state, run.world
     assert recipe.micro_batch_size is not None
-    epoch_order = sampler.permutation(recipe.seed, state.epoch, run.rows)
     passes = sampler.passes(
-        epoch_order,
+        _order(run),
         batch_size=recipe.batch_size,
         micro_batch_size=recipe.micro_batch_size,
         rank=world.rank,
@@ -122,7 +135,7 @@ def _train_epoch(run: Run, tick: Callable[[], None]) -> Summary | None:
         first_step=state.step,
     )
     meter = Meter(run)
-    distributed.set_training(state.model, recipe.frozen)
+    parts.set_training(recipe, state.model, state.epoch)
     with BatchNormStatistics(state.model, world) as norms:
         step = Step(run, norms)
         for batches in by_step(meter.timed(run.batches("train", passes))):
@@ -134,6 +147,14 @@ def _train_epoch(run: Run, tick: Callable[[], None]) -> Summary | None:
                 return summary
     meter.flush()
     return None
+
+
+def _order(run: Run) -> sampler.Order:
+    """The draws of the running epoch."""
+    seed, epoch = run.recipe.seed, run.state.epoch
+    if run.recipe.order == "balanced":
+        return sampler.balanced(seed, epoch, run.data.labels("train"))
+    return sampler.shuffled(seed, epoch, run.rows)
 
 
 def _end_step(run: Run, meter: Meter, step: Step) -> Summary | None:

@@ -16,14 +16,15 @@ from torch import Tensor, nn
 from trainers.augmentations import AUGMENTATIONS, COLUMNS
 from trainers.data import sampler
 from trainers.data.batches import Batch
-from trainers.data.sampler import Pass
+from trainers.data.sampler import Pass, one_pass
 from trainers.data.targets import Array
 from trainers.messages import Meta
 from trainers.recipe import Recipe
-from trainers.training import build, distributed
+from trainers.training import build
 from trainers.training.activation_checkpointing import blocks, checkpoint_activations
 from trainers.training.batchnorm import BatchNormStatistics
 from trainers.training.distributed import World
+from trainers.training.parts import LAST_EPOCH, freeze, set_training
 from trainers.training.preprocess import Preprocess
 from trainers.training.state import TrainState
 from trainers.training.step import Run, Step
@@ -75,7 +76,7 @@ class Trace:
                 self.model = model.to(dtype=self.world.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
             with self.fake, self.ledger:
                 state = _state(recipe, self.model)
-        distributed.set_training(self.model, recipe.frozen)
+        set_training(recipe, self.model, LAST_EPOCH)
         if activation_checkpointing:
             checkpoint_activations(self.model)
         self.parts = parts
@@ -225,6 +226,9 @@ class _NoData:
     def batches(self, split: str, passes: Iterable[Pass]) -> Iterator[Batch]:
         raise AssertionError("a step that is traced reads no data")
 
+    def labels(self, split: str) -> Array:
+        raise AssertionError("a step that is traced reads no data")
+
 
 def _meta(recipe: Recipe, channels: int, classes: int) -> Meta:
     """What a data set would say; its numbers decide nothing here."""
@@ -250,10 +254,11 @@ def _meta(recipe: Recipe, channels: int, classes: int) -> Meta:
 def _state(recipe: Recipe, model: nn.Module) -> TrainState:
     """As build.create_state makes it, of a model on the meta device. (That one's `.to` cannot change fake weights.)"""
     model.to_empty(device="cpu")
-    distributed.freeze(model, recipe.frozen)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    freeze(recipe, model, LAST_EPOCH)  # when most is trained
     ema = None if recipe.ema is None else {k: v.detach().clone() for k, v in model.state_dict().items()}
-    return TrainState(model=model, optimizer=build._optimizer(recipe, trained), ema=ema)
+    return TrainState(
+        model=model, optimizer=build.make_optimizer(recipe, build.parameter_groups(recipe, model)), ema=ema
+    )
 
 
 def _batch(recipe: Recipe, channels: int, images: int) -> Batch:
@@ -263,4 +268,4 @@ def _batch(recipe: Recipe, channels: int, images: int) -> Batch:
     draws = sampler.uniforms(recipe.seed, 0, np.arange(256), COLUMNS)
     flips = [AUGMENTATIONS[name].columns[0] for name in ("horizontal_flip", "vertical_flip")]
     ids = [int(draws[:, column].argmin()) for column in flips]
-    return Batch(Pass(0, 0, np.resize(ids, images).astype(np.int64), 1.0, True), pictures, stacked)
+    return Batch(one_pass(np.resize(ids, images)), pictures, stacked)

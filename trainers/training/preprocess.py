@@ -55,7 +55,7 @@ class Preprocess:
                 size=recipe.image_size,
                 seed=recipe.seed,
                 epoch=epoch,
-                ids=batch.of.ids,
+                ids=batch.of.numbers,
                 masks=masks,
             )
             images = torch.addcmul(self.shift, images, self.scale)

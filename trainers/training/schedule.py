@@ -11,11 +11,11 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
     """The learning rate of a step.
 
     Args:
-        recipe: Its lr, schedule, warmup_epochs and epochs.
+        recipe: Its lr, schedule, warm-up and epochs.
         step: Counted from 0 over the whole run.
         steps: Of an epoch.
     """
-    warm = recipe.warmup_epochs * steps
+    warm = recipe.warm_up * steps
     if step < warm:
         return recipe.lr * min(1.0, (step + 1) / warm)
     args = {**SCHEDULE_ARGS[recipe.schedule], **recipe.schedule_args}
@@ -31,7 +31,7 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
 
 def warm_up_note(recipe: Recipe) -> str:
     """What people should know of a warm-up that takes much of the run; "": nothing."""
-    warm, epochs, fitting = recipe.warmup_epochs, recipe.epochs, f"{recipe.epochs / 10:g}"
+    warm, epochs, fitting = recipe.warm_up, recipe.epochs, f"{recipe.epochs / 10:g}"
     if warm > epochs:
         highest = recipe.lr * epochs / warm
         return (

@@ -157,11 +157,11 @@ class Step:
             nn.utils.clip_grad_norm_(self.parameters, run.recipe.clip_norm)
         self.lr = learning_rate(run.recipe, state.total_steps, run.steps)
         for group in state.optimizer.param_groups:
-            group["lr"] = self.lr
+            group["lr"] = self.lr * group["factor"]
         state.optimizer.step()
         for parameter in self.parameters:
             parameter.grad = None
-        _update_average(state, run.recipe.ema)
+        _update_average(state, run.recipe)
         state.step += 1
         state.total_steps += 1
         self.statistics = {}
@@ -288,10 +288,12 @@ def mean_loss(sums: Sequence[float], divisors: Sequence[float]) -> float:
     return sum(total / divisor if divisor else 0.0 for total, divisor in zip(sums, divisors, strict=True))
 
 
-def _update_average(state: TrainState, decay: float | None) -> None:
-    if state.ema is None:
+def _update_average(state: TrainState, recipe: Recipe) -> None:
+    if state.ema is None or recipe.ema is None:
         return
-    assert decay is not None
+    decay, step = recipe.ema, state.total_steps
+    if recipe.ema_warmup:  # else the average would hold the first weights for 1 / (1 - decay) steps
+        decay = min(decay, (1 + step) / (10 + step))
     for name, value in state.model.state_dict().items():
         if value.is_floating_point():
             state.ema[name].lerp_(value, 1 - decay)

@@ -8,8 +8,9 @@ from torch import nn
 from trainers.messages import Meta
 from trainers.phase import phase
 from trainers.recipe import Recipe
-from trainers.training import build, distributed
+from trainers.training import build
 from trainers.training.distributed import World
+from trainers.training.parts import set_training
 from trainers.training.torch_internals import without_gradient
 
 TRIED = 2
@@ -19,7 +20,7 @@ SHOWN = 6
 
 
 @phase("a first pass of the model")
-def leave_out_unused(recipe: Recipe, meta: Meta, model: nn.Module, world: World) -> list[str]:
+def leave_out_unused(recipe: Recipe, meta: Meta, model: nn.Module, world: World, epoch: int) -> list[str]:
     """Switch off the gradients of parameters that a pass does not reach, as a pass on black pictures shows.
 
     They stay as they are in any case: without several workers they just never get a gradient.
@@ -29,6 +30,7 @@ def leave_out_unused(recipe: Recipe, meta: Meta, model: nn.Module, world: World)
         meta: Channels and classes of the data.
         model: On its device; what the pass leaves in it is taken back.
         world: Of this worker.
+        epoch: Counted from 0.
 
     Returns:
         Their names; none where the pass fails, which training will show.
@@ -36,14 +38,14 @@ def leave_out_unused(recipe: Recipe, meta: Meta, model: nn.Module, world: World)
     assert recipe.micro_batch_size is not None
     pictures = min(TRIED, recipe.micro_batch_size)
     buffers = {name: value.clone() for name, value in model.named_buffers()}
-    distributed.set_training(model, recipe.frozen)
+    set_training(recipe, model, epoch)
     target = build.target_of(recipe).dummy(pictures, recipe.image_size)
     targets = torch.zeros(target.shape, dtype=torch.int64, device=world.device)
     images = torch.zeros(pictures, meta["channels"], *recipe.image_size, device=world.device, dtype=world.dtype)
     unused: list[str] = []
     try:
         with world.autocast():
-            loss = build.make_task(recipe, meta).loss(model(images), targets)
+            loss = build.make_task(recipe, meta).loss(model.forward(images), targets)  # not compiled for this size
         loss.sum().backward()
         unused = [name for name, each in model.named_parameters() if each.requires_grad and each.grad is None]
     except Exception:  # a model of the user's own: what is wrong with it shows in training
