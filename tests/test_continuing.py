@@ -12,7 +12,7 @@ from helpers.small import last_weights
 
 from trainers.fitting import RunResult, fit
 from trainers.recipe import Recipe, Scale, resolve
-from trainers.resolve import agree_with_earlier
+from trainers.resolution import agree_with_earlier
 from trainers.storage.store import Store
 from trainers.training.checkpoint import Checkpoints
 

@@ -28,7 +28,7 @@ LEVELS = [
     "from_data",
     "recipes cli runs data tasks report",
     "training",
-    "checks resolve runtime",
+    "checks resolution runtime",
     "fitting inference",
     "trainers",
     "__main__",
@@ -139,3 +139,11 @@ def test_no_function_is_longer_than_70_lines() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef):
                 assert (node.end_lineno or 0) - node.lineno <= 70, f"{path}: {node.name}"
+
+
+def test_no_module_takes_the_name_of_what_the_package_offers() -> None:
+    """Importing trainers.x sets the attribute x of trainers, in place of a function of that name."""
+    import trainers
+
+    modules = {path.stem for path in (ROOT / "trainers").iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert not modules & set(trainers.__all__)

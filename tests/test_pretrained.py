@@ -20,7 +20,7 @@ from trainers.fitting import RunResult, fit
 from trainers.inference.evaluate import evaluate
 from trainers.inference.export import export
 from trainers.recipe import Recipe, Scale, resolve
-from trainers.resolve import resolve_normalisation
+from trainers.resolution import resolve_normalisation
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 

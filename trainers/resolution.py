@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from trainers.from_data import follow
 from trainers.messages import Meta
 from trainers.recipe import Recipe, Scale, resolve_micro_batch
-from trainers.registry import constant
+from trainers.registry import constant, load
 from trainers.run_facts import DatasetFacts, PredictedMemory, RunFacts
 from trainers.training.schedule import learning_rate
 
@@ -225,6 +225,8 @@ def resolve_normalisation(recipe: Recipe, meta: Meta, start: DatasetFacts | None
         return {**meta, "mean": numbers[0], "std": numbers[1]}, ""
     weights = recipe.model_args.get("weights")
     offered = constant("models", recipe.model, "NORMALISATION", {})
+    if weights is not None and (of_model := getattr(load("models", recipe.model), "normalisation", None)):
+        offered = {weights: of_model(**recipe.model_args)}
     if start is not None and len(start.get("mean", ())) == meta["channels"]:
         mean, std, of = start["mean"], start["std"], f"the run {recipe.init_from}"
     elif start is None and weights in offered:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from trainers.recipe import Recipe, Scale, resolve
-from trainers.resolve import Circumstances, PlaceFacts, Resolved, resolve_recipe
+from trainers.resolution import Circumstances, PlaceFacts, Resolved, resolve_recipe
 from trainers.training.memory_fit import Need
 
 REQUESTED = resolve("digits.cnn", batch_size=64)
