@@ -112,10 +112,10 @@ def test_weights_that_do_not_fit_are_refused_before_decoding(tmp_path: Path, dat
     train(tmp_path, data, "first", model="linear_cnn")
     prepared = sorted((tmp_path / "cache").iterdir())
     with pytest.raises(ValueError, match="init_from=first: none of its weights fits this model; give the model"):
-        train(tmp_path, data, "second", init_from="first", image_size=24)
+        train(tmp_path, data, "second", init_from="first", image_size=40)
     shutil.rmtree(tmp_path / "first/checkpoints")
     with pytest.raises(ValueError, match="holds no checkpoint of a finished epoch"):
-        train(tmp_path, data, "second", init_from="first", image_size=24)
+        train(tmp_path, data, "second", init_from="first", image_size=40)
     with pytest.raises(ValueError, match="there is no such run"):
         train(tmp_path, data, "second", init_from=f"{tmp_path}/first/run.json")
     assert sorted((tmp_path / "cache").iterdir()) == prepared
