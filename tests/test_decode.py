@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 import sys
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +32,19 @@ def save(path: Path, array: np.ndarray, **options: Any) -> Path:
 
 
 def tiff(
-    path: Path, array: np.ndarray, *, extra: tuple[int, ...] = (), photometric: int | None = None, order: str = "<"
+    path: Path,
+    array: np.ndarray,
+    *,
+    extra: tuple[int, ...] = (),
+    photometric: int | None = None,
+    order: str = "<",
+    planes: bool = False,
 ) -> Path:
     """An uncompressed TIFF of any number of bands, as no library checks it: `extra` is the tag ExtraSamples."""
     height, width, bands = array.shape
     kind, bits = {"u": 1, "i": 2, "f": 3}[array.dtype.kind], 8 * array.dtype.itemsize
-    data = array.astype(array.dtype.newbyteorder(order)).tobytes()
+    stored = array.transpose(2, 0, 1) if planes else array
+    data, parts = stored.astype(array.dtype.newbyteorder(order)).tobytes(), bands if planes else 1
     after = 8 + len(data)
     tags: dict[int, tuple[int, ...]] = {
         256: (width,),
@@ -43,10 +52,11 @@ def tiff(
         258: (bits,) * bands,
         259: (1,),
         262: ((2 if bands >= 3 else 1) if photometric is None else photometric,),
-        273: (8,),
+        273: tuple(8 + number * (len(data) // parts) for number in range(parts)),
         277: (bands,),
         278: (height,),
-        279: (len(data),),
+        279: (len(data) // parts,) * parts,
+        284: (2 if planes else 1,),
         339: (kind,) * bands,
     }
     if extra:
@@ -61,6 +71,19 @@ def tiff(
         entries += struct.pack(f"{order}HHI", tag, 4 if long else 3, len(numbers)) + packed.ljust(4, b"\0")
     head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, after)
     path.write_bytes(head + data + struct.pack(f"{order}H", len(tags)) + entries + b"\0\0\0\0" + values)
+    return path
+
+
+def png(path: Path, array: np.ndarray, bits: int, colour: int, clear: Sequence[int]) -> Path:
+    """A PNG of so many bits, with a value that is clear, as other programs write it."""
+    rows = ((array.reshape(len(array), -1, 1) >> np.arange(bits)[::-1]) & 1).astype(np.uint8).reshape(len(array), -1)
+    head = struct.pack(">IIBBBBB", array.shape[1], array.shape[0], bits, colour, 0, 0, 0)
+    packed = zlib.compress(b"".join(b"\0" + np.packbits(row).tobytes() for row in rows))
+    parts = [(b"IHDR", head), (b"tRNS", struct.pack(f">{len(clear)}H", *clear)), (b"IDAT", packed), (b"IEND", b"")]
+    chunks = [
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in parts
+    ]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
     return path
 
 
@@ -211,6 +234,57 @@ def test_an_unknown_way_with_alpha_is_refused() -> None:
         check_reading(alpha="black")
 
 
+@pytest.mark.parametrize("ending", ["pgm", "jp2", "j2k"])
+def test_a_range_counts_in_the_values_of_the_file(tmp_path: Path, ending: str) -> None:
+    """Pillow stretches them to 16 bits: a band of Sentinel-2 has 15, and reflectances up to 10,000 mean something."""
+    values = noise(64, 64, low=300, high=9000, kind=np.uint16)
+    path = tmp_path / f"x.{ending}"
+    if ending == "pgm":
+        path.write_bytes(b"P5 64 64 32767\n" + values.astype(">u2").tobytes())
+    else:
+        save(path, values * 2)
+        raw = bytearray(path.read_bytes())  # half of the values, in 15 bits: the same code stream
+        size = raw.index(b"\xff\x4f\xff\x51") + 42
+        for place in (size, *((raw.index(b"ihdr") + 14,) if ending == "jp2" else ())):
+            assert raw[place] == 15
+            raw[place] = 14
+        path.write_bytes(raw)
+        values = np.asarray(Image.open(path)).astype(np.uint16) // 2
+    image, found = look(path, 1, value_range=10000)
+    np.testing.assert_array_equal(image[:, :, 0], stretched(values, 0, 10000))
+    assert not found
+    image, found = look(path, 1)
+    np.testing.assert_array_equal(image[:, :, 0], stretched(values, 0, 32767))
+    assert f"values from {values.min()} to {values.max()} " in told(found)
+
+
+def test_numbers_have_the_sign_that_the_file_says(tmp_path: Path) -> None:
+    signed, large = noise(9, 9, 1, low=-50, high=50, kind=np.int8), noise(9, 9, 1, high=2**32, kind=np.uint32)
+    for path, values, low, high in (
+        (tiff(tmp_path / "x.tif", signed), signed, -50, 50),
+        (tiff(tmp_path / "y.tif", large), large, 0, 2**32),
+    ):
+        with pytest.raises(BadImage, match=rf"here from {values.min()} to {values.max()}; .*value_range="):
+            look(path)
+        np.testing.assert_array_equal(look(path, 1, value_range=[low, high])[0], stretched(values, low, high))
+    image, found = look(tiff(tmp_path / "z.tif", np.abs(signed)), 1)
+    np.testing.assert_array_equal(image, np.abs(signed))
+    assert not found
+
+
+@pytest.mark.parametrize("values", [[0, 255], [0, 1, 2, 3], [7, 9]])
+@pytest.mark.parametrize("bands", [1, 3])
+def test_few_small_values_of_16_bits_that_become_black_are_told(tmp_path: Path, values: list[int], bands: int) -> None:
+    array = np.repeat(np.resize(values, (8, 8))[:, :, None], bands, 2).astype(np.uint16)
+    assert "of 256" in told(look(tiff(tmp_path / "x.tif", array))[1])
+
+
+def test_of_one_value_alone_no_range_is_made_up(tmp_path: Path) -> None:
+    path = tiff(tmp_path / "x.tif", np.full((4, 4, 1), 0.5, np.float32))
+    with pytest.raises(BadImage, match=r"from 0\.5 to 0\.5; .*value_range=LOW,HIGH"):
+        look(path)
+
+
 # ---- bands that are no alpha, and alpha that is no transparency ----
 
 COLOURS = noise(24, 24, 3, low=60, high=120)
@@ -326,6 +400,34 @@ def test_a_grey_value_of_16_bits_that_is_clear(tmp_path: Path) -> None:
     assert look(path, 1)[0].ravel().tolist() == [0, 255, 255]
 
 
+def test_values_that_are_clear_are_those_of_the_file(tmp_path: Path) -> None:
+    """Of 2 and 4 bits Pillow compares them with what it makes of the pixels, of colours of 16 bits likewise."""
+    for bits in (2, 4):
+        path = png(tmp_path / "x.png", np.array([[0, 1, 3]]), bits, 0, clear=[1])
+        assert look(path, 1)[0].ravel().tolist() == [0, 255, 3 * 255 // (2**bits - 1)]
+    colours = np.array([[[0, 0, 0], [1000, 2000, 60000], [3, 7, 234]]])
+    path = png(tmp_path / "x.png", colours, 16, 2, clear=[1000, 2000, 60000])
+    assert look(path)[0][0].tolist() == [[0, 0, 0], [255, 255, 255], [0, 0, 0]]
+    assert look(png(tmp_path / "x.png", colours, 16, 2, clear=[3, 7, 234]))[0][0, 1].tolist() == [3, 7, 234]
+
+
+@pytest.mark.parametrize("bands", [3, 4])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_bands_in_planes_of_16_bits(tmp_path: Path, bands: int, order: str) -> None:
+    """As GDAL writes them with INTERLEAVE=BAND: Pillow takes the bytes for pixels."""
+    values = noise(8, 6, bands, high=65536, kind=np.uint16)
+    tiff(tmp_path / "x.tif", values, extra=(0,) * (bands - 3), order=order, planes=True)
+    np.testing.assert_array_equal(look(tmp_path / "x.tif")[0], (values >> 8)[:, :, :3])
+
+
+def test_colours_of_lab_are_read_in_grey_too(tmp_path: Path) -> None:
+    Image.new("LAB", (4, 3), (128, 128, 128)).save(tmp_path / "x.tif")
+    assert np.ptp(look(tmp_path / "x.tif", 1)[0]) == 0
+    np.testing.assert_array_equal(
+        look(tmp_path / "x.tif", 3)[0][0, 0] // 8, look(tmp_path / "x.tif", 1)[0][0, 0, 0] // 8
+    )
+
+
 # ---- what else lies in a file ----
 
 
@@ -436,9 +538,11 @@ def test_a_picture_that_does_not_fit_into_memory_is_named(tmp_path: Path, monkey
 # ---- endings ----
 
 
-@pytest.mark.parametrize("ending", ["jfif", "jpe", "mpo", "apng", "avif", "jp2", "tga", "pnm", "pbm", "qoi", "dib"])
+@pytest.mark.parametrize(
+    "ending", ["jfif", "jpe", "mpo", "apng", "avif", "jp2", "tga", "pnm", "pbm", "qoi", "dib", "vda", "bw"]
+)
 def test_endings_that_are_read(tmp_path: Path, ending: str) -> None:
-    formats = {"jfif": "JPEG", "jpe": "JPEG", "apng": "PNG", "dib": "BMP"}
+    formats = {"jfif": "JPEG", "jpe": "JPEG", "apng": "PNG", "dib": "BMP", "vda": "TGA", "bw": "SGI"}
     array = np.full((16, 16), 255, np.uint8) if ending == "pbm" else np.full((16, 16, 3), 90, np.uint8)
     picture = Image.fromarray(array).convert("1") if ending == "pbm" else Image.fromarray(array)
     picture.save(tmp_path / f"x.{ending}", format=formats.get(ending))

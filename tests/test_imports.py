@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 LEVELS = [
     "formatting limits phase ratios confusion run_facts values",
     "messages",
-    "notices endings process time_left",
+    "notices endings process time_left stored",
     "pixels",
     "decode",
     "progress listing",

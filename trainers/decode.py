@@ -21,7 +21,8 @@ from trainers import limits
 from trainers.endings import PLUGINS
 from trainers.endings import SUFFIXES as SUFFIXES
 from trainers.notices import notice
-from trainers.pixels import BAND, LARGE, Pixels, Reading, pixels_of, stored_pixels
+from trainers.pixels import BAND, LARGE, Pixels, Reading, pixels_of
+from trainers.stored import stored_pixels
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -38,8 +39,8 @@ def check_reading(value_range: object = None, alpha: str | None = None) -> Readi
     """The arguments of a data set that say how its pictures are read, for `decode` and the `args` of items.
 
     Args:
-        value_range: The values that become black and white, of pictures that have more than 8 bits and are grey; one
-            number: from 0 to it. None: 0 to 65535.
+        value_range: The values that become black and white, of pictures that have more than 8 bits and are grey, as the
+            file has them; one number: from 0 to it. None: 0 to the greatest of so many bits.
         alpha: "white": pictures are laid on white by their alpha channel; "ignore": it is left out; None: as it is
             found.
 
@@ -200,10 +201,11 @@ def _unknown(path: str) -> str:
             stream.seek(tags.next)
             tags.load(stream)
             bits = tags.get(258, (1,))
-            kind = "floating-point numbers" if tags.get(339, (1,))[0] == 3 else "bits"
+            kind = {2: " with a sign", 3: ", floating point"}.get(tags.get(339, (1,))[0], "")
+            bands = tags.get(277, len(bits))
             return (
-                f"it is a TIFF of {tags.get(277, len(bits))} bands of {bits[0]} {kind}, which Pillow cannot read; save "
-                "it with 1 band of up to 16 bits, or with 3 bands (red, green, blue) of 8 bits"
+                f"it is a TIFF of {bands} band{'s' * (bands > 1)} of {bits[0]} bits{kind}, which Pillow cannot read; "
+                "save it with 1 band of up to 16 bits, or with 3 bands (red, green, blue) of 8 bits"
             )
     return "it is no picture that Pillow knows"
 

@@ -16,6 +16,7 @@ _PACKAGES = {"pillow_heif": "pillow-heif", "pillow_jxl": "pillow-jxl-plugin"}
 _ENDINGS: Sequence[str] = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c", ".tga", ".qoi", ".pcx", ".sgi"),
+    *(".pfm", ".bw", ".rgb", ".rgba", ".icb", ".vda", ".vst", ".ras"),
 )
 _OTHER_DATA = frozenset(
     ".txt .csv .tsv .json .jsonl .geojson .xml .yaml .yml .toml .md .rst .html .htm .py .pyc .ipynb .m .pkl "

@@ -102,6 +102,8 @@ class Notice(TypedDict):
     """Pixels of each of 256 levels, where the kind is about them, else none."""
     crowded: int
     """Files in which many different values share a level."""
+    white: NotRequired[float]
+    """The greatest value that such files may hold, where the kind is about levels; by default that of 16 bits."""
 
 
 class ShardResult(TypedDict):

@@ -20,11 +20,11 @@ _COLLECTED: ContextVar[dict[str, Notice] | None] = ContextVar("notices", default
 DEEP, DEEP_COLOUR = "deep", "deep colour"
 KINDS: Mapping[str, tuple[str, str]] = {
     "pages": ("several pages or frames", "the first is read"),
-    "beyond": ("values from {low:g} to {high:g}, beyond value_range,", "what is outside becomes black or white"),
+    "beyond": ("values from {low:g} to {high:g}, beyond value_range", "what is outside becomes black or white"),
     "eight": ("8 bits a channel", "value_range is for grey pictures of more bits, and not applied to them"),
     "nan": ("pixels that are no numbers", "they become black"),
     "hidden": (
-        "an alpha channel that hides everything, with colours beneath it,",
+        "an alpha channel that hides everything, with colours beneath it",
         "it is ignored; if the pictures are to be white there, give --dataset-args alpha=white",
     ),
     "band": (
@@ -44,7 +44,7 @@ KINDS: Mapping[str, tuple[str, str]] = {
         "the mask is turned as the picture is",
     ),
     "mask unsure": (
-        "an EXIF orientation, of the picture or of the mask, that the mask's size does not confirm,",
+        "an EXIF orientation, of the picture or of the mask, that the mask's size does not confirm",
         "the mask is taken as drawn on the upright picture; if it was drawn on the pixels as stored, give "
         "--dataset-args mask_orientation=stored, else mask_orientation=upright",
     ),
@@ -53,6 +53,9 @@ KINDS: Mapping[str, tuple[str, str]] = {
 """Kind -> what was found, and what is made of it. Another kind is a sentence about one file."""
 MOST_REASONS = 10
 """Sentences about one file that are told."""
+_NARROW = 8
+"""Levels in which no picture can be seen any more."""
+_WHITE = 65535.0
 
 
 @contextlib.contextmanager
@@ -72,7 +75,14 @@ def notice(kind: str, path: str, *, low: float = 0.0, high: float = 0.0) -> None
 
 
 def notice_levels(
-    kind: str, path: str, levels: npt.NDArray[np.int64], *, low: float, high: float, crowded: bool
+    kind: str,
+    path: str,
+    levels: npt.NDArray[np.int64],
+    *,
+    low: float,
+    high: float,
+    crowded: bool,
+    white: float = _WHITE,
 ) -> None:
     """Count a file of more than 8 bits.
 
@@ -83,6 +93,7 @@ def notice_levels(
         low: Least value.
         high: Greatest value.
         crowded: Whether many different values share a level.
+        white: The value that becomes white.
     """
     entry: Notice = {
         "count": 1,
@@ -91,6 +102,7 @@ def notice_levels(
         "high": float(high),
         "levels": levels.tolist(),
         "crowded": int(crowded),
+        "white": white,
     }
     _add(kind, entry)
 
@@ -131,13 +143,16 @@ def _describe_levels(kind: str, entry: Notice) -> list[str]:
     levels = np.array(entry["levels"])
     held = np.flatnonzero(levels)
     often = np.flatnonzero(levels > levels.sum() / 10_000)
-    used = len(often)
-    if not entry["crowded"] or (used > 64 and held[-1] - held[0] >= 128):
+    used, white = len(often), entry.get("white", _WHITE)
+    # of colours the lower 8 bits are lost already, so that black may be anything
+    narrow = held[-1] - held[0] <= _NARROW and (entry["low"] < entry["high"] or (held[-1] == 0 and kind == DEEP_COLOUR))
+    if not narrow and (not entry["crowded"] or (used > 64 and held[-1] - held[0] >= 128)):
         return []
     if kind == DEEP_COLOUR:
         found = f"{_files(entry)} of 16 bits a channel fill {used} of 256 levels"
         return [f"{found}: stretch them to the whole range of 16 bits, or save them with 8 bits"]
-    low, high = max(entry["low"], 257.0 * often[0] - 128), min(entry["high"], 257.0 * often[-1] + 128)
+    level = white / 255
+    low, high = max(entry["low"], (often[0] - 0.5) * level), min(entry["high"], (often[-1] + 0.5) * level // 1)
     if high == entry["high"]:  # else it is that of a few stray pixels
         low, high = suggest_range(low, high)
     return [

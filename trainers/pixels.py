@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from trainers import notices
 from trainers.notices import notice
+from trainers.stored import Stored, Values
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
-Values = npt.NDArray[Any]
 LARGE = 89_478_485
 """Pixels beyond which a picture is decoded alone: Pillow's own limit for pictures that are no attack."""
 BAND = 2**24
 """Pixels that are converted at once."""
-_PHOTOMETRIC = 262
-"""The tag of a TIFF that says whether 0 is black."""
 _STRAY = 0.01
 """Share of a picture's pixels that may be unlike the others."""
 _INVISIBLE = 32
@@ -33,45 +31,13 @@ class Reading(TypedDict, total=False):
     """How a data set's pictures are read, where the files do not say it."""
 
     value_range: Sequence[float]
-    """The values that become black and white, of grey pictures of more than 8 bits; by default 0 and 65535."""
+    """The values that become black and white, of grey pictures of more than 8 bits; by default 0 and the greatest."""
     alpha: str
     """"white": pictures are laid on white by their alpha channel; "ignore": it is left out; by default as it looks."""
 
 
-class Stored(NamedTuple):
-    """What a file that is not loaded yet says of its pixels."""
-
-    kind: str
-    """In Pillow's words, as "L;2" of grey in two bits; "" where unknown."""
-    inverted: bool
-    """Whether 0 is white, and Pillow leaves it so."""
-
-
 Convert = Callable[["Image.Image"], Pixels]
 """A band of a picture -> uint8 (height, width), or with channels."""
-
-
-def stored_pixels(picture: Image.Image) -> Stored:
-    """Look at a picture before it is loaded.
-
-    Colours that a TIFF says are multiplied by alpha are then loaded as they are: divided by a band that is no alpha
-    they would be lost.
-    """
-    opened: Any = picture
-    kind = raw_kind(picture)
-    if kind.startswith("RGBa"):
-        plain = kind.replace("RGBa", "RGBA")
-        opened.tile = [tile._replace(args=(plain, *tile.args[1:])) for tile in opened.tile]
-    deep = picture.mode == "F" or picture.mode.startswith("I")
-    return Stored(kind, deep and picture.format == "TIFF" and opened.tag_v2.get(_PHOTOMETRIC) == 0)
-
-
-def raw_kind(picture: Image.Image) -> str:
-    """How the file of a picture that is not loaded yet has its pixels, in Pillow's words; "" where unknown."""
-    tiles: Sequence[Any] = getattr(picture, "tile", None) or ()
-    args = tiles[0].args if tiles else None
-    first = args[0] if isinstance(args, tuple) and args else args
-    return first if isinstance(first, str) else ""
 
 
 def pixels_of(
@@ -99,7 +65,8 @@ def pixels_of(
         ValueError: The values have no known range.
     """
     value_range = how.get("value_range")
-    if picture.mode == "F" or picture.mode.startswith("I"):
+    signed = stored.view == "i1" and (value_range is not None or _least(picture, stored) < 0)
+    if picture.mode == "F" or picture.mode.startswith("I") or signed:
         convert = _of_values(picture, path, stored, value_range)
     else:
         convert = _of_colours(picture, path, channels, stored.kind, value_range, how.get("alpha"))
@@ -138,19 +105,14 @@ def _by_bands(picture: Image.Image, channels: int, convert: Convert, min_size: S
 
 
 def _of_values(picture: Image.Image, path: str, stored: Stored, value_range: Sequence[float] | None) -> Convert:
-    """For grey values of more than 8 bits."""
+    """For grey values of more than 8 bits, or with a sign."""
     floating = picture.mode == "F"
-    ends = [_ends(np.asarray(band)) for _, band in _bands(picture)]
+    ends = [_ends(stored.values(band)) for _, band in _bands(picture)]
     least, most = min(low for low, _ in ends), max(high for _, high in ends)
     of_16_bits = not floating and least >= 0 and most <= 65535
     if value_range is None and not of_16_bits:
-        low, high = notices.suggest_range(least, most)
-        what = "floating-point numbers of unknown range" if floating else "beyond 16 bits"
-        raise ValueError(
-            f"its pixels are {what}, here from {least:g} to {most:g}; say which values are black and white, as in "
-            f"--dataset-args value_range={low:g},{high:g}, or save it with 8 or 16 bits"
-        )
-    low, high = value_range or (0.0, 4095.0 if ";12" in stored.kind else 65535.0)
+        raise ValueError(_ask_for_range(least, most, floating))
+    low, high = value_range or (0.0, stored.white)
 
     def scaled(values: Values) -> Pixels:
         share = np.nan_to_num((values.astype(np.float64) - low) / (high - low), nan=0.0, posinf=1.0, neginf=0.0)
@@ -158,16 +120,27 @@ def _of_values(picture: Image.Image, path: str, stored: Stored, value_range: Seq
         return 255 - grey if stored.inverted else grey
 
     if not of_16_bits:
-        _notice_numbers(picture, path, low, high)
-        return lambda band: scaled(np.asarray(band))
-    table = scaled(np.arange(65536))
+        _notice_numbers(picture, path, stored, low, high)
+        return lambda band: scaled(stored.values(band))
+    in_file = np.rint(np.arange(65536) / stored.step)
+    table = scaled(in_file)
     if isinstance(clear := picture.info.get("transparency"), int):
         table[clear] = 255
     counts = np.zeros(65536, np.int64)
     for _, band in _bands(picture):
-        counts += np.bincount(np.asarray(band).reshape(-1).astype(np.uint16), minlength=65536)
-    _notice_counts(path, counts, table, value_range)
-    return lambda band: table[np.asarray(band)]
+        counts += np.bincount(stored.values(band).reshape(-1).astype(np.uint16), minlength=65536)
+    _notice_counts(path, counts, in_file, table, stored.white, value_range)
+    return lambda band: table[stored.values(band)]
+
+
+def _ask_for_range(least: float, most: float, floating: bool) -> str:
+    what = "floating-point numbers of unknown range" if floating else "below 0 or beyond 16 bits"
+    low, high = notices.suggest_range(least, most)
+    example = f"as in --dataset-args value_range={low:.12g},{high:.12g}" if low < high else "by value_range=LOW,HIGH"
+    return (
+        f"its pixels are {what}, here from {least:.12g} to {most:.12g}; say which values are black and white, "
+        f"{example}, or save it with 8 or 16 bits"
+    )
 
 
 def _ends(values: Values) -> tuple[float, float]:
@@ -179,11 +152,15 @@ def _ends(values: Values) -> tuple[float, float]:
     return float(values.min()), float(values.max())
 
 
-def _notice_numbers(picture: Image.Image, path: str, low: float, high: float) -> None:
+def _least(picture: Image.Image, stored: Stored) -> float:
+    return min(_ends(stored.values(band))[0] for _, band in _bands(picture))
+
+
+def _notice_numbers(picture: Image.Image, path: str, stored: Stored, low: float, high: float) -> None:
     """Notice numbers outside the range, where they are more than stray pixels, and what is no number."""
     outside, missing, least, most = 0, False, high, low
     for _, band in _bands(picture):
-        values = np.asarray(band)
+        values = stored.values(band)
         outside += int(np.count_nonzero(values < low) + np.count_nonzero(values > high))
         missing |= bool(np.isnan(values).any())
         ends = _ends(values)
@@ -195,18 +172,24 @@ def _notice_numbers(picture: Image.Image, path: str, low: float, high: float) ->
 
 
 def _notice_counts(
-    path: str, counts: npt.NDArray[np.int64], table: Pixels, value_range: Sequence[float] | None
+    path: str,
+    counts: npt.NDArray[np.int64],
+    in_file: Values,
+    table: Pixels,
+    white: float,
+    value_range: Sequence[float] | None,
 ) -> None:
     """Notice how many of the 256 levels are used, or values outside the range that was given."""
     present = np.flatnonzero(counts)
-    least, most = float(present[0]), float(present[-1])
+    values = in_file[present]
+    least, most = float(values[0]), float(values[-1])
     if value_range is None:
         levels = np.zeros(256, np.int64)
         np.add.at(levels, table, counts)
         crowded = len(present) > 4 * int(np.count_nonzero(levels))
-        notices.notice_levels(notices.DEEP, path, levels, low=least, high=most, crowded=crowded)
+        notices.notice_levels(notices.DEEP, path, levels, low=least, high=most, crowded=crowded, white=white)
         return
-    outside = present[(present < value_range[0]) | (present > value_range[1])]
+    outside = present[(values < value_range[0]) | (values > value_range[1])]
     if counts[outside].sum() > _STRAY * counts.sum():
         notice("beyond", path, low=least, high=most)
 
@@ -229,6 +212,8 @@ def _of_colours(
     def plain(band: Image.Image) -> Pixels:
         if band.mode in ("RGBA", "LA", "PA") or (band.mode == "P" and "transparency" in band.info):
             band = band.convert("RGBA").convert("RGB")
+        elif band.mode == "LAB":
+            band = band.convert("RGB")  # of which alone grey can be made
         return np.array(band.convert(mode))
 
     if picture.mode != "La" and not picture.has_transparency_data:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from trainers import decode, notices
 from trainers.datasets import IGNORED, MASK, BadImage, Item, Source, camvid, cityscapes, mask_folder, semantic_drone
+from trainers.datasets._masks import load
 from trainers.datasets._pairs import LISTED
 
 MODULES: list[Any] = [camvid, cityscapes, mask_folder, semantic_drone]
@@ -917,6 +918,20 @@ def test_ids_of_masks_of_many_kinds(tmp_path: Path, kind: str) -> None:
         save(path, ids.astype(np.float32 if kind == "floating point" else np.int32))
     item = replace(first(mask_folder.source(str(tmp_path), classes=3)), mask_path=str(path))
     np.testing.assert_array_equal(read(mask_folder, item, palette=[])[1], ids)
+
+
+@pytest.mark.parametrize(("bits", "greys"), [(4, range(16)), (8, (0, 255)), (4, (0, 255))])
+def test_indices_of_a_bmp_whose_palette_is_grey(tmp_path: Path, bits: int, greys: Sequence[int]) -> None:
+    """Pillow forgets of how many bits they are."""
+    ids = noise(6, 8, high=len(greys))
+    palette = b"".join(bytes((grey, grey, grey, 0)) for grey in greys)
+    rows = (row if bits == 8 else row[::2] << 4 | row[1::2] for row in ids[::-1])
+    pixels, start = b"".join(row.tobytes().ljust(8 * bits // 32 * 4, b"\0") for row in rows), 54 + len(palette)
+    head = struct.pack("<IiiHHIIiiII", 40, 8, 6, 1, bits, 0, len(pixels), 0, 0, len(greys), 0)
+    path = tmp_path / "x.bmp"
+    path.write_bytes(b"BM" + struct.pack("<IHHI", start + len(pixels), 0, 0, start) + head + palette + pixels)
+    np.testing.assert_array_equal(load(str(path)).values, ids)
+    np.testing.assert_array_equal(decode.decode(str(path), 1)[:, :, 0], np.array(greys)[ids])
 
 
 def test_several_pages_and_deep_colours_of_masks_are_told(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from trainers.datasets import BadImage, Item
 from trainers.decode import decode, geometry, notice_pages, opened, orientation_of, reading
 from trainers.notices import notice
-from trainers.pixels import Pixels, raw_kind
+from trainers.pixels import Pixels
+from trainers.stored import raw_kind, stored_pixels
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -95,7 +96,7 @@ def load(path: str, *, lossy: bool = False) -> RawMask:
                 "up ids and colours that nobody drew; save masks as PNG, from the drawing and not from this file"
             )
         notice_pages(picture, path)
-        kind, white = raw_kind(picture), _white(picture)
+        kind, white = stored_pixels(picture).kind, _white(picture)
         orientation = 1 if picture.format == "TIFF" else orientation_of(picture)  # Pillow turns TIFFs by itself
         picture.load()
         if ";16" in kind and picture.mode in ("LA", "RGB", "RGBA"):
