@@ -39,23 +39,29 @@ def tiff(
     photometric: int | None = None,
     order: str = "<",
     planes: bool = False,
+    compressed: bool = False,
+    orientation: int = 1,
 ) -> Path:
-    """An uncompressed TIFF of any number of bands, as no library checks it: `extra` is the tag ExtraSamples."""
+    """A TIFF of any number of bands, as no library checks it: `extra` is the tag ExtraSamples."""
     height, width, bands = array.shape
     kind, bits = {"u": 1, "i": 2, "f": 3}[array.dtype.kind], 8 * array.dtype.itemsize
-    stored = array.transpose(2, 0, 1) if planes else array
-    data, parts = stored.astype(array.dtype.newbyteorder(order)).tobytes(), bands if planes else 1
+    stored = array.transpose(2, 0, 1) if planes else array[None]
+    parts = [part.astype(array.dtype.newbyteorder(order)).tobytes() for part in stored]
+    parts = [zlib.compress(part) if compressed else part for part in parts]
+    data = b"".join(parts)
+    data += b"\0" * (len(data) % 2)
     after = 8 + len(data)
     tags: dict[int, tuple[int, ...]] = {
         256: (width,),
         257: (height,),
         258: (bits,) * bands,
-        259: (1,),
+        259: (8 if compressed else 1,),
         262: ((2 if bands >= 3 else 1) if photometric is None else photometric,),
-        273: tuple(8 + number * (len(data) // parts) for number in range(parts)),
+        273: tuple(8 + sum(map(len, parts[:number])) for number in range(len(parts))),
+        274: (orientation,),
         277: (bands,),
         278: (height,),
-        279: (len(data) // parts,) * parts,
+        279: tuple(map(len, parts)),
         284: (2 if planes else 1,),
         339: (kind,) * bands,
     }
@@ -376,11 +382,33 @@ def test_a_soft_alpha_channel_of_a_png_is_transparency_and_told(tmp_path: Path) 
     assert not found
 
 
-def test_colours_multiplied_by_alpha_are_laid_on_white(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("planes", [False, True])
+def test_colours_multiplied_by_alpha_are_laid_on_white(tmp_path: Path, planes: bool, compressed: bool) -> None:
     alpha = np.where(noise(24, 24, high=2), 255, 100).astype(np.uint8)
     multiplied = (COLOURS * (alpha[:, :, None] / 255)).astype(np.uint8)
-    image, _ = look(tiff(tmp_path / "x.tif", with_alpha(alpha, multiplied), extra=(1,)))
+    path = tmp_path / "x.tif"
+    tiff(path, with_alpha(alpha, multiplied), extra=(1,), planes=planes, compressed=compressed)
+    image, _ = look(path)
     assert np.abs(image - on_white(COLOURS, alpha)).max() <= 2
+
+
+@pytest.mark.parametrize("extra", [(), (1,), (2,)])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_fourth_plane_changes_no_colours(
+    tmp_path: Path, extra: tuple[int, ...], kind: type, orientation: int
+) -> None:
+    """Pillow divides the colours of compressed planes by it."""
+    values = noise(24, 16, 4, kind=kind) * np.array(257 if kind is np.uint16 else 1, kind)
+    for compressed in (False, True):
+        path = tmp_path / f"{compressed}.tif"
+        tiff(path, values, extra=extra, planes=True, compressed=compressed, orientation=orientation)
+        image, found = look(path)
+        upright = np.rot90(values, -1) if orientation == 6 else values
+        np.testing.assert_array_equal(image, upright[:, :, :3] & 255)
+        assert "near infrared" in told(found)
+        assert not told(look(path, alpha="ignore")[1])
 
 
 def test_a_palette_with_transparency(tmp_path: Path) -> None:
@@ -412,10 +440,11 @@ def test_values_that_are_clear_are_those_of_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bands", [3, 4])
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_bands_in_planes_of_16_bits(tmp_path: Path, bands: int, order: str) -> None:
-    """As GDAL writes them with INTERLEAVE=BAND: Pillow takes the bytes for pixels."""
+@pytest.mark.parametrize("compressed", [False, True])
+def test_bands_in_planes_of_16_bits(tmp_path: Path, bands: int, order: str, compressed: bool) -> None:
+    """As GDAL writes them with INTERLEAVE=BAND: of those that are not compressed Pillow takes the bytes for pixels."""
     values = noise(8, 6, bands, high=65536, kind=np.uint16)
-    tiff(tmp_path / "x.tif", values, extra=(0,) * (bands - 3), order=order, planes=True)
+    tiff(tmp_path / "x.tif", values, extra=(0,) * (bands - 3), order=order, planes=True, compressed=compressed)
     np.testing.assert_array_equal(look(tmp_path / "x.tif")[0], (values >> 8)[:, :, :3])
 
 

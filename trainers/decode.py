@@ -71,7 +71,7 @@ def reading(args: Mapping[str, Any]) -> Reading:
 
 def revision(path: str) -> str:
     """Changes where files of such a name are read otherwise than before; a part of the cache's key."""
-    return "" if path.lower().endswith((".jpg", ".jpeg")) else " 2"
+    return "" if path.lower().endswith((".jpg", ".jpeg")) else " 3"
 
 
 def decode(
@@ -109,8 +109,8 @@ def decode(
             height, width = min_size
             size = (2 * width, 2 * height) if orientation_of(picture) < 5 else (2 * height, 2 * width)
         picture.draft("L" if channels == 1 else "RGB", size)  # of JPEGs alone; other formats ignore it
-        stored = stored_pixels(picture)
         with _room(picture, channels):
+            stored = stored_pixels(picture)
             picture.load()
             # Not before: Pillow turns TIFFs by itself while it loads them. In place, the pixels are turned before the
             # EXIF data is rewritten, and damage in it is no reason to lose a sound picture.

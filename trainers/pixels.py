@@ -69,7 +69,7 @@ def pixels_of(
     if picture.mode == "F" or picture.mode.startswith("I") or signed:
         convert = _of_values(picture, path, stored, value_range)
     else:
-        convert = _of_colours(picture, path, channels, stored.kind, value_range, how.get("alpha"))
+        convert = _of_colours(picture, path, channels, stored, value_range, how.get("alpha"))
     return _by_bands(picture, channels, convert, min_size)
 
 
@@ -134,7 +134,7 @@ def _of_values(picture: Image.Image, path: str, stored: Stored, value_range: Seq
 
 
 def _ask_for_range(least: float, most: float, floating: bool) -> str:
-    what = "floating-point numbers of unknown range" if floating else "below 0 or beyond 16 bits"
+    what = "floating-point numbers of unknown range" if floating else "below 0" if least < 0 else "beyond 16 bits"
     low, high = notices.suggest_range(least, most)
     example = f"as in --dataset-args value_range={low:.12g},{high:.12g}" if low < high else "by value_range=LOW,HIGH"
     return (
@@ -198,13 +198,13 @@ def _of_colours(
     picture: Image.Image,
     path: str,
     channels: int,
-    kind: str,
+    stored: Stored,
     value_range: Sequence[float] | None,
     alpha: str | None,
 ) -> Convert:
     """For grey values of up to 8 bits, palettes and colours, with or without transparency."""
     mode = "L" if channels == 1 else "RGB"
-    if ";16" in kind:
+    if ";16" in stored.kind:
         _notice_colours(picture, path, value_range)
     elif value_range is not None:
         notice("eight", path)
@@ -218,7 +218,7 @@ def _of_colours(
 
     if picture.mode != "La" and not picture.has_transparency_data:
         return plain
-    premultiplied = kind.startswith("RGBa")
+    premultiplied = stored.multiplied
     how = alpha or _judge_alpha(picture, path, premultiplied)
     return plain if how == "ignore" else functools.partial(_on_white, mode=mode, premultiplied=premultiplied)
 

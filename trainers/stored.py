@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Values = npt.NDArray[Any]
-_BITS, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 258, 262, 284, 339
+_BITS, _PHOTOMETRIC, _PLANES, _EXTRA, _SAMPLE_FORMAT = 258, 262, 284, 338, 339
 """Tags of a TIFF; the second says whether 0 is black, the last whether numbers have a sign."""
+_MULTIPLIED, _SEPARATE = 1, 2
+"""Values of the tag ExtraSamples: alpha by which colours are multiplied, or are not."""
 _OTHER_SIGN: Mapping[tuple[str, int, int], str] = {("L", 8, 2): "i1", ("I", 32, 1): "u4"}
 """Mode, bits and sample format of TIFFs that Pillow reads with or without a sign where it is the other way."""
 
@@ -23,6 +25,8 @@ class Stored(NamedTuple):
 
     kind: str
     """In Pillow's words, as "L;2" of grey in two bits; "" where unknown."""
+    multiplied: bool = False
+    """Whether the file says that its colours are multiplied by alpha; they are loaded so."""
     inverted: bool = False
     """Whether 0 is white, and Pillow leaves it so."""
     white: float = 65535.0
@@ -39,7 +43,7 @@ class Stored(NamedTuple):
 
 
 def stored_pixels(picture: Image.Image) -> Stored:
-    """Look at a picture that is not loaded yet, and see to it that it is loaded as its file has it."""
+    """Look at a picture that is not loaded yet, and see to it that it is loaded as its file has it; some are loaded."""
     opened: Any = picture
     fix = _FIXES.get(str(picture.format))
     if fix is not None:
@@ -47,11 +51,13 @@ def stored_pixels(picture: Image.Image) -> Stored:
     kind = raw_kind(picture)
     deep = picture.mode == "F" or picture.mode.startswith("I")
     if picture.format == "TIFF":
+        _load_separate_alpha(opened)
         return Stored(
             kind,
+            multiplied=picture.mode == "RGBA" and _first(opened, _EXTRA) == _MULTIPLIED,
             inverted=deep and opened.tag_v2.get(_PHOTOMETRIC) == 0,
             white=4095.0 if ";12" in kind else 65535.0,
-            view=_OTHER_SIGN.get((picture.mode, _first(opened, _BITS), _first(opened, _SAMPLE_FORMAT)), ""),
+            view=_OTHER_SIGN.get((picture.mode, _first(opened, _BITS), _first(opened, _SAMPLE_FORMAT, 1)), ""),
         )
     white = {"PPM": _white_of_ppm, "JPEG2000": _white_of_jpeg2000}.get(str(picture.format), lambda _: 255)(opened)
     if white <= 255:
@@ -70,8 +76,9 @@ def raw_kind(picture: Image.Image) -> str:
     return first if isinstance(first, str) else ""
 
 
-def _first(opened: Any, tag: int) -> int:
-    found = opened.tag_v2.get(tag, 1)
+def _first(opened: Any, tag: int, missing: int = 0) -> int:
+    """The first value of a tag of a TIFF."""
+    found = opened.tag_v2.get(tag) or missing
     return int(found[0] if isinstance(found, tuple) else found)
 
 
@@ -93,15 +100,36 @@ def _white_of_jpeg2000(opened: Any) -> int:
 
 def _fix_tiff(opened: Any) -> None:
     """Colours that a file says are multiplied by alpha stay as they are: divided by a band that is no alpha they would
-    be lost. Of planes of 16 bits Pillow takes the bytes for pixels of 8."""
+    be lost. Of planes that are not compressed Pillow does not know such alpha, and takes the bytes of 16 bits for
+    pixels of 8."""
     kind = raw_kind(opened)
     if kind.startswith("RGBa"):
         opened.tile = [_with(tile, kind.replace("RGBa", "RGBA")) for tile in opened.tile]
-    planes = opened.tag_v2.get(_PLANES) == 2 and len(opened.getbands()) > 1
-    if planes and opened.tile[0].codec_name == "raw" and _first(opened, _BITS) == 16:
-        order = "L" if opened.tag_v2.prefix == b"II" else "B"
+    if _in_planes(opened) and opened.tile[0].codec_name == "raw":
+        deep = (";16L" if opened.tag_v2.prefix == b"II" else ";16B") if _first(opened, _BITS) == 16 else ""
+        planes = [(tile, str(tile.args[0]).upper()) for tile in opened.tile]
         read = opened.getbands()  # and no others that there are
-        opened.tile = [_with(tile, f"{tile.args[0]};16{order}") for tile in opened.tile if tile.args[0] in read]
+        opened.tile = [_with(tile, f"{band}{deep}") for tile, band in planes if band in read]
+
+
+def _in_planes(opened: Any) -> bool:
+    return opened.tag_v2.get(_PLANES) == 2 and len(opened.getbands()) > 1
+
+
+def _load_separate_alpha(opened: Any) -> None:
+    """Of compressed planes Pillow divides the colours by a fourth, unless they are no RGBA while it loads them."""
+    from PIL import Image
+
+    compressed = opened.tile[0].codec_name == "libtiff"
+    if not (compressed and _in_planes(opened) and opened.mode == "RGBA") or _first(opened, _EXTRA) == _SEPARATE:
+        return
+    opened._mode = "CMYK"  # four bands, of which Pillow makes nothing else
+    opened.tile = [_with(tile, str(tile.args[0]).replace("RGBA", "CMYK")) for tile in opened.tile]
+    opened.load()
+    loaded: Any = Image.new("RGBA", opened.size)
+    for band in range(4):
+        loaded.im.putband(opened.im.getband(band), band)
+    opened.im, opened._mode = loaded.im, "RGBA"
 
 
 def _fix_png(opened: Any) -> None:

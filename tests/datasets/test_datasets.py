@@ -818,7 +818,7 @@ def test_decode_16_bits_are_scaled_not_clipped(tmp_path: Path, ending: str, chan
 
 @pytest.mark.parametrize("values", [np.array([[-1, 5]], np.int32), np.array([[70000, 5]], np.int32)])
 def test_decode_beyond_16_bits_is_refused(tmp_path: Path, values: np.ndarray) -> None:
-    with pytest.raises(BadImage, match=r"x\.tif cannot be decoded: its pixels are beyond 16 bits"):
+    with pytest.raises(BadImage, match=r"x\.tif cannot be decoded: its pixels are (below 0|beyond 16 bits)"):
         read_one(save(tmp_path / "x.tif", values))
 
 
