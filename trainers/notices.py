@@ -48,6 +48,10 @@ KINDS: Mapping[str, tuple[str, str]] = {
         "the mask is taken as drawn on the upright picture; if it was drawn on the pixels as stored, give "
         "--dataset-args mask_orientation=stored, else mask_orientation=upright",
     ),
+    "mask white": (
+        "black and white pixels only, in a mask",
+        "white, 255, is no class and ignored; if it is one, give --dataset-args threshold=127",
+    ),
     "mask deep": ("a mask of 16 bits a channel", "only the upper 8 are read; save masks with 8 bits, or in grey"),
 }
 """Kind -> what was found, and what is made of it. Another kind is a sentence about one file."""

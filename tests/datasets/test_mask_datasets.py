@@ -934,6 +934,70 @@ def test_indices_of_a_bmp_whose_palette_is_grey(tmp_path: Path, bits: int, greys
     np.testing.assert_array_equal(decode.decode(str(path), 1)[:, :, 0], np.array(greys)[ids])
 
 
+def black_and_white(folder: Path, kind: str) -> Path:
+    """A mask of which the left half is white, as a file of some kind."""
+    white = np.zeros((HEIGHT, WIDTH), np.uint8)
+    white[:, : WIDTH // 2] = 1
+    path = folder / ("x.pgm" if kind == "two bits" else "x.png")
+    if kind == "two bits":
+        path.write_bytes(f"P5 {WIDTH} {HEIGHT} 3\n".encode() + (3 * white).tobytes())
+        return path
+    if kind == "palette":
+        picture = Image.fromarray(white)
+        picture.putpalette([0, 0, 0, 255, 255, 255])
+    elif kind == "one bit":
+        picture = Image.fromarray(white.astype(bool))
+    elif kind == "16 bits":
+        picture = Image.fromarray(65535 * white.astype(np.uint16))
+    else:
+        picture = Image.fromarray(np.repeat(255 * white[:, :, None], 3, 2) if kind == "colours" else 255 * white)
+    picture.save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        *(("one bit", "8 bits"), ("two bits", "8 bits"), ("palette", "8 bits"), ("one bit", "16 bits")),
+        *(("one bit", "two bits"), ("one bit", "colours"), ("8 bits", "16 bits")),
+    ],
+)
+def test_black_and_white_masks_of_several_depths_are_one_class_or_refused(
+    tmp_path: Path, kinds: tuple[str, str]
+) -> None:
+    for number, kind in enumerate(kinds * 2):
+        save(tmp_path / "images" / f"{number}.png", noise(HEIGHT, WIDTH, 3))
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        path = black_and_white(tmp_path / "masks", kind)
+        path.rename(path.with_stem(str(number)))
+    with pytest.raises(ValueError, match=r"white is not the same id .*threshold=127.*classes\.csv"):
+        mask_folder.source(str(tmp_path))
+    for items in mask_folder.source(str(tmp_path), threshold=127).splits.values():
+        for item in items:
+            (_, mask), *_ = mask_folder.read(item)
+            assert mask[:, : WIDTH // 2].all()
+            assert not mask[:, WIDTH // 2 :].any()
+
+
+def test_pixels_of_no_class_beside_masks_of_one_bit_are_kept_ignored(tmp_path: Path) -> None:
+    own(tmp_path, high=2)
+    ids = noise(HEIGHT, WIDTH, high=2)
+    Image.fromarray(ids.astype(bool)).save(tmp_path / "masks" / "1.png")
+    save(tmp_path / "masks" / "2.png", np.where(noise(HEIGHT, WIDTH, seed=5, high=2), 255, ids).astype(np.uint8))
+    assert mask_folder.source(str(tmp_path)).classes == ["class0", "class1"]
+
+
+@pytest.mark.parametrize(("ids", "is_told"), [((0, 255), True), ((0, 1, 255), False), ((0, 1), False), ((0,), False)])
+def test_a_mask_whose_only_colour_is_ignored_is_told(tmp_path: Path, ids: Sequence[int], is_told: bool) -> None:
+    own(tmp_path)
+    item = first(mask_folder.source(str(tmp_path), classes=2))
+    assert item.mask_path is not None
+    save(Path(item.mask_path), np.resize(np.array(ids, np.uint8), (HEIGHT, WIDTH)))
+    with notices.collected() as found:
+        mask_folder.read(item)
+    assert any("threshold=127" in line for line in notices.describe(found)) == is_told
+
+
 def test_several_pages_and_deep_colours_of_masks_are_told(tmp_path: Path) -> None:
     own(tmp_path)
     item = first(mask_folder.source(str(tmp_path), classes=3))

@@ -51,6 +51,7 @@ from trainers.datasets._splits import SPLITS, Folders
 from trainers.decode import check_reading, reading
 from trainers.formatting import shortened
 from trainers.limits import cpus
+from trainers.notices import notice
 from trainers.pixels import Pixels, Reading
 
 HOLDS = "images/* and masks/*, or train/images/* and train/masks/* and the same below val and test"
@@ -206,7 +207,12 @@ def read(item: Item) -> list[tuple[Pixels, Mask]]:
         if args.get("greys"):
             raw = raw._replace(values=raw.grey())
         _check_palette(raw, args.get("palette", ()))
-        return by_id(raw, ids, shortened([str(identity) for identity in sorted(ids)], LISTED))
+        mask = by_id(raw, ids, shortened([str(identity) for identity in sorted(ids)], LISTED))
+        # classes.csv says that 255 is no class; otherwise it may be white, as 1 is in files of one bit
+        doubtful = "classes" not in args and len(ids) == 3 and ids.get(0) == 0 and raw.palette is None
+        if doubtful and (mask == IGNORED).any() and not (mask == 1).any():
+            notice("mask white", raw.path)
+        return mask
 
     return read_pair(item, args["channels"], classes_of)
 
@@ -308,10 +314,12 @@ def _of_masks(root: str, masks: Sequence[str], first: RawMask) -> _Scheme:
             "(name,id)"
         )
     with ThreadPoolExecutor(min(16, cpus())) as threads:
-        each = list(threads.map(_ids, (f"{root}/{mask}" for mask in masks)))
-    if None in each:
+        each = list(threads.map(_held, (f"{root}/{mask}" for mask in masks)))
+    grey = [held for held in each if held is not None]
+    if len(grey) < len(each):
         raise ValueError(_ask_for_colours(root, masks))
-    found = {identity for held in each for identity in held or ()}
+    _check_white(root, masks, grey)
+    found = {identity for held in grey for identity in held.ids}
     ids = sorted(found - {IGNORED})
     if ids and IGNORED in found and len(ids) == 1:
         raise ValueError(
@@ -336,22 +344,53 @@ def _of_masks(root: str, masks: Sequence[str], first: RawMask) -> _Scheme:
     return _of_ids({identity: f"class{identity}" for identity in ids}, first, [warning])
 
 
-def _ids(path: str) -> set[int] | None:
-    """The ids in a mask, none where it cannot be read, which is reported later; None where it is in colour."""
+class _Held(NamedTuple):
+    """What a mask holds."""
+
+    ids: set[int]
+    white: set[int] | None
+    """The id of white, if there is any, in a mask that is black and white and nothing else; None: it is no such one."""
+
+
+def _held(path: str) -> _Held | None:
+    """What a mask holds, nothing where it cannot be read, which is reported later; None where it is in colour."""
     from PIL import Image
 
     try:
         raw = load(path)
     except BadImage:
-        return set()
+        return _Held(set(), set())
     values = raw.values
     if values.ndim == 3:
         if not is_grey(raw):
             return None
         values = values[:, :, 0]
-    if values.dtype != np.uint8:
-        return set(np.unique(values).tolist())
-    return set(np.flatnonzero(Image.fromarray(values).histogram()).tolist())
+    eight = values.dtype == np.uint8
+    ids = set((np.flatnonzero(Image.fromarray(values).histogram()) if eight else np.unique(values)).tolist())
+    if raw.palette is not None:
+        black, white = (
+            {index for index in ids if raw.palette[index : index + 1].tolist() == [[grey] * 3]} for grey in (0, 255)
+        )
+    else:
+        bits_8_or_16 = raw.white[0] == raw.white[1]
+        black, white = {0}, {(MOST_ID if MOST_ID in ids else 255) if bits_8_or_16 else raw.white[0]}
+    return _Held(ids, ids & white if ids <= black | white else None)
+
+
+def _check_white(root: str, masks: Sequence[str], each: Sequence[_Held]) -> None:
+    """Raises ValueError where all masks are black and white, and white is another id in some than in others."""
+    examples: dict[int, str] = {}
+    for mask, held in zip(masks, each, strict=True):
+        if held.white is None:
+            return
+        examples |= {identity: mask for identity in held.white if identity not in examples}
+    if len(examples) > 1:
+        found = "; ".join(f"{identity} such as in {mask}" for identity, mask in sorted(examples.items()))
+        raise ValueError(
+            f"the masks in {root} are black and white, and white is not the same id in all, as their files have "
+            f"different numbers of bits or palettes: {found}. Give --dataset-args threshold=127; if these are not all "
+            f"one class, name the ids in {root}/{CLASSES_FILE} (name,id), and what is no class ignore"
+        )
 
 
 def _ask_for_colours(root: str, masks: Sequence[str]) -> str:
