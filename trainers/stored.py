@@ -145,7 +145,7 @@ def _fix_bmp(opened: Any) -> None:
     """Where the palette is grey, Pillow forgets that its indices have 4 bits, or 8 for two colours."""
     from PIL import ImagePalette
 
-    opened.fp.seek(14)
+    opened.fp.seek(0 if opened.format == "DIB" else 14)  # bare, or below the head of the file
     head = opened.fp.read(16)
     bits = int.from_bytes(head[10:12] if head[0] == 12 else head[14:16], "little")
     if (opened.mode, bits) not in (("1", 4), ("1", 8), ("L", 4)):

@@ -928,10 +928,11 @@ def test_indices_of_a_bmp_whose_palette_is_grey(tmp_path: Path, bits: int, greys
     rows = (row if bits == 8 else row[::2] << 4 | row[1::2] for row in ids[::-1])
     pixels, start = b"".join(row.tobytes().ljust(8 * bits // 32 * 4, b"\0") for row in rows), 54 + len(palette)
     head = struct.pack("<IiiHHIIiiII", 40, 8, 6, 1, bits, 0, len(pixels), 0, 0, len(greys), 0)
-    path = tmp_path / "x.bmp"
-    path.write_bytes(b"BM" + struct.pack("<IHHI", start + len(pixels), 0, 0, start) + head + palette + pixels)
-    np.testing.assert_array_equal(load(str(path)).values, ids)
-    np.testing.assert_array_equal(decode.decode(str(path), 1)[:, :, 0], np.array(greys)[ids])
+    of_file = b"BM" + struct.pack("<IHHI", start + len(pixels), 0, 0, start)
+    for path, first_bytes in ((tmp_path / "x.bmp", of_file), (tmp_path / "x.dib", b"")):
+        path.write_bytes(first_bytes + head + palette + pixels)
+        np.testing.assert_array_equal(load(str(path)).values, ids)
+        np.testing.assert_array_equal(decode.decode(str(path), 1)[:, :, 0], np.array(greys)[ids])
 
 
 def black_and_white(folder: Path, kind: str) -> Path:
