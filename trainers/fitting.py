@@ -192,30 +192,33 @@ def prepare(recipe: Recipe, scale: Scale) -> str:
     """Decode the pictures of a recipe, without training. Returns the folder of the shards. Raises ValueError."""
     storage, progress, recipe = Store(scale.storage or default_storage()), Progress(), code.absolute(recipe)
     with _place(scale.replace(gpus_per_worker=0)) as place:
-        source = _scan(recipe, scale, progress)
+        source = list_data(recipe, scale, progress)
         place.wait()
         return str(_prepare(recipe, scale, source, storage, progress)["folder"])
 
 
-def prepare_data(recipe: Recipe, scale: Scale, progress: Progress) -> DataSpec:
-    """Check data and model, and decode the pictures.
+def check_trial(recipe: Recipe, scale: Scale, source: Source) -> None:
+    """Check a model before pictures are decoded. Raises ValueError where it does not go with the data."""
+    check_model(_follow_listed(code.absolute(recipe), source, scale), source, weights=_here(scale))
+
+
+def prepare_data(recipe: Recipe, scale: Scale, source: Source, progress: Progress) -> DataSpec:
+    """Decode the pictures.
 
     Args:
-        recipe: Its data set, sizes and model.
+        recipe: Its data set and sizes.
         scale: Where it runs. Ray, if that asks for it, is connected to already.
+        source: What `list_data` found.
         progress: Where messages go.
 
     Returns:
         The data, as `fit` takes it.
 
     Raises:
-        ValueError: The model does not go with the data, or these cannot be used.
+        ValueError: The pictures cannot be used.
     """
-    recipe = code.absolute(recipe)
-    source = _scan(recipe, scale, progress)
-    recipe = _follow_listed(recipe, source, scale)
-    check_model(recipe, source, weights=_here(scale))
-    return _prepare(recipe, scale, source, Store(scale.storage or default_storage()), progress)
+    recipe, storage = _follow_listed(code.absolute(recipe), source, scale), Store(scale.storage or default_storage())
+    return _prepare(recipe, scale, source, storage, progress)
 
 
 def _agree(requested: Recipe, run: str, folder: Store, control: Control) -> tuple[Recipe, Circumstances, list[str]]:
@@ -275,7 +278,7 @@ def _open(
 
     if note := warm_up_note(recipe):
         progress.warning(note)
-    source = _scan(recipe, scale, progress) if data is None else None  # while Ray starts
+    source = list_data(recipe, scale, progress) if data is None else None  # while Ray starts
     if known.resumed is not None:
         listed = list_known(data["meta"]) if data is not None else list_source(cast(Source, source))
         check_same_data(known.resumed, listed)
@@ -340,11 +343,11 @@ def _place_facts(scale: Scale, place: Place) -> PlaceFacts:
     return PlaceFacts(gpus=place.gpus, auto_precision=place.auto_precision, memory_limit=limit)
 
 
-def _scan(recipe: Recipe, scale: Scale, progress: Progress) -> Source:
-    """The listing of the data set."""
+def list_data(recipe: Recipe, scale: Scale, progress: Progress) -> Source:
+    """The listing of the data set. Raises ValueError where it cannot be used."""
     from trainers.data.source import scan_files  # with NumPy: not needed to refuse a wrong name
 
-    source = scan_files(recipe, scale.data)
+    source = scan_files(code.absolute(recipe), scale.data)
     for warning in source.warnings:
         progress.warning(warning)
     return source

@@ -114,6 +114,7 @@ def run(
         with Cluster(sweep.scale, slots=request.slots(cpus())) as cluster:
             _connect(cluster, progress)
             prepared = PreparedData(sweep.scale, progress)
+            chosen = confirm(chosen, sweep, earlier, prepared.check)  # of all, before any picture is decoded
             chosen = confirm(chosen, sweep, earlier, prepared.prepare)
             origins = find_origins(chosen.cells, prepared)
             check_origins(name, earlier.get("origins", {}) if earlier else {}, origins)

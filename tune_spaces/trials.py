@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 from trainers import limits
 from trainers.checks import check_batches
-from trainers.fitting import prepare_data
+from trainers.datasets import Source
+from trainers.fitting import check_trial, list_data, prepare_data
 from trainers.messages import DataSpec, Meta
 from trainers.progress import Progress
 from trainers.recipe import Recipe, Scale, affecting, resolve_micro_batch
@@ -24,44 +25,41 @@ from tune_spaces.resources import Places, gpu_share, repeat_number
 from tune_spaces.sweep import REPEATED, Cell, Sweep, cell, distance, setting
 from tune_spaces.sweep_state import OVER, SweepState
 
+UNASKED = ("epochs", "lr", "momentum", "weight_decay", "clip_norm", "ema", "patience", "seed")
+"""Fields of which any value goes with a model and data: trials that differ in them alone are checked once."""
+Made = TypeVar("Made")
+
 
 class PreparedData:
     """Prepared pictures by recipe: recipes that do not differ in what affects them share them."""
 
     def __init__(self, scale: Scale, progress: Progress) -> None:
         self._scale, self._progress = scale, progress
-        self._specs: dict[str, DataSpec] = {}
-        self._refused: dict[str, ValueError] = {}
+        self._sources: dict[str, Source | ValueError] = {}
+        self._checked: dict[str, ValueError | None] = {}
+        self._specs: dict[str, DataSpec | ValueError] = {}
+
+    def check(self, each: Cell) -> None:
+        """Check the data and the model of a trial, before any picture is decoded. Raises ValueError for what cannot
+        be."""
+        recipe = each.recipe
+        source = self._source(recipe)
+        _check_batch(recipe, source.rows["train"])
+        asked = {name: value for name, value in recipe.to_json().items() if name not in UNASKED}
+        _once(self._checked, repr(asked), lambda: check_trial(recipe, self._scale, source))
 
     def prepare(self, each: Cell) -> None:
         """Prepare what a trial reads. Raises ValueError where that cannot be, holds less than a batch, or comes by one
         picture to a model that needs more."""
-        key = _data_key(each.recipe)
-        if key in self._refused:
-            raise self._refused[key]
-        if key not in self._specs:
-            try:
-                found = prepare_data(each.recipe, self._scale, self._progress)
-            except ValueError as error:
-                self._refused[key] = error
-                raise
-            self._specs[key] = DataSpec(
-                mode=found["mode"],
-                folder=found["folder"],
-                published=found["published"],
-                node=found["node"],
-                meta=found["meta"],
-            )
-        rows = self.meta(each.recipe)["rows"]["train"]
-        if each.recipe.batch_size > rows:
-            raise ValueError(
-                f"batch_size={each.recipe.batch_size} is more than the {rows:,} training pictures; "
-                f"give batch sizes up to {rows}"
-            )
-        check_batches(resolve_micro_batch(each.recipe, each.scale), self.meta(each.recipe), rows)
+        self.check(each)
+        recipe = each.recipe
+        rows = self.meta(recipe)["rows"]["train"]  # without those that were skipped
+        _check_batch(recipe, rows)
+        check_batches(resolve_micro_batch(recipe, each.scale), self.meta(recipe), rows)
 
     def __getitem__(self, recipe: Recipe) -> DataSpec:
-        return self._specs[_data_key(recipe)]
+        source = self._source(recipe)
+        return _once(self._specs, _data_key(recipe), lambda: prepare_data(recipe, self._scale, source, self._progress))
 
     def meta(self, recipe: Recipe) -> Meta:
         """What is known of the data."""
@@ -76,6 +74,29 @@ class PreparedData:
         spec = self[recipe]
         travels = {**spec, "meta": None if self.is_cached(recipe) else spec["meta"]}
         return cast(TrialData, travels)
+
+    def _source(self, recipe: Recipe) -> Source:
+        key = repr((recipe.task, recipe.dataset, recipe.to_json()["dataset_args"]))
+        return _once(self._sources, key, lambda: list_data(recipe, self._scale, self._progress))
+
+
+def _check_batch(recipe: Recipe, rows: int) -> None:
+    if recipe.batch_size > rows:
+        raise ValueError(
+            f"batch_size={recipe.batch_size} is more than the {rows:,} training pictures; give batch sizes up to {rows}"
+        )
+
+
+def _once(made: dict[str, Made | ValueError], key: str, make: Callable[[], Made]) -> Made:
+    """What `make` gives for this key, or the ValueError that it raised: it is called once."""
+    if key not in made:
+        try:
+            made[key] = make()
+        except ValueError as error:
+            made[key] = error
+    if isinstance(found := made[key], ValueError):
+        raise found
+    return found
 
 
 def _data_key(recipe: Recipe) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from trainers.progress import Progress
 from trainers.recipe import Scale
 from tune_spaces import trials
-from tune_spaces.candidates import choose, confirm, describe_left_out, differences, next_number
+from tune_spaces.candidates import Chosen, choose, confirm, describe_left_out, differences, next_number
 from tune_spaces.ranges import Range
 from tune_spaces.run import _is_over
 from tune_spaces.sweep import Cell, Sweep, plain, setting
@@ -108,16 +110,62 @@ def test_what_only_the_data_shows_is_left_out_too() -> None:
     )
 
 
-def test_batches_of_one_picture_are_left_out_where_batch_norm_needs_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def choose_for(data: Path, space: dict[str, Any], checked: str = "prepare", **changes: Any) -> Chosen:
+    """The trials of ResNet-18 on three training pictures of 32x32."""
+    for name in ("train/a/0", "train/a/1", "train/b/2", "val/a/3", "val/b/4"):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (50 * int(name[-1]), 0, 0)).save(data / f"{name}.png")
+    scale = Scale(workers=0, data=str(data), storage=str(data.parent / "storage"))
+    own = {"image_size": (32, 32), "stored_size": (32, 32), "batch_size": 3}
+    made = sweep(recipe="resnet.r18", changes={**own, **changes}, scale=scale, space=space)
+    return choose(made, None, getattr(trials.PreparedData(scale, Progress(io.StringIO())), checked))
+
+
+def test_batches_of_one_picture_are_left_out_where_batch_norm_needs_more(tmp_path: Path) -> None:
     """ResNet-18 at 32x32 ends in a single pixel; of three pictures by two, one is alone."""
-    meta = {"channels": 3, "classes": ["a", "b"], "class_counts": {"train": [2, 1]}, "rows": {"train": 3}}
-    spec = {"mode": "cache", "folder": None, "published": None, "node": None, "meta": meta}
-    monkeypatch.setattr(trials, "prepare_data", lambda *_: spec)
-    sizes = {"image_size": (32, 32), "stored_size": (32, 32)}
-    made = sweep(recipe="resnet.r18", changes=sizes, scale=Scale(workers=0), space={"batch_size": [1, 2, 3]})
-    chosen = choose(made, None, trials.PreparedData(Scale(workers=0), Progress()).prepare)
+    chosen = choose_for(tmp_path / "data", {"batch_size": [1, 2, 3]})
     assert [each.values for each in chosen.cells] == [{"batch_size": 3}]
     assert all("cannot be trained on one picture" in each["reason"] for each in chosen.left_out)
+
+
+@pytest.mark.parametrize(
+    ("space", "changes", "kept", "reason"),
+    [
+        (
+            {"model_args.stem": ["standard", "3x3"]},
+            {"image_size": (16, 16)},
+            {"model_args.stem": "3x3"},
+            "stem=standard",
+        ),
+        ({"image_size": [(16, 16), (32, 32)]}, {"model_args": {"stem": "standard"}}, {"image_size": (32, 32)}, "16x16"),
+        ({"batch_size": [4, 3]}, {}, {"batch_size": 3}, "batch_size=4 is more than the 3 training pictures"),
+        ({"frozen": [("no_such_part",), ()]}, {}, {"frozen": ()}, "no_such_part"),
+    ],
+)
+def test_a_model_that_cannot_be_spoils_no_other_on_the_same_pictures(
+    space: dict[str, Any], changes: dict[str, Any], kept: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    chosen = choose_for(tmp_path / "data", space, "check", **changes)
+    assert [each.values for each in chosen.cells] == [kept]
+    assert [reason in each["reason"] for each in chosen.left_out] == [True]
+    assert not (tmp_path / "storage").exists()  # nothing was decoded for it
+
+
+@pytest.mark.parametrize(
+    ("space", "many"),
+    [
+        ({"lr": [0.1, 0.2], "seed": [1, 2]}, 1),
+        ({"lr": [0.1, 0.2], "batch_size": [1, 3]}, 2),
+        ({"lr": [0.1, 0.2], "frozen": [(), ("1",)]}, 2),
+    ],
+)
+def test_trials_that_differ_in_nothing_a_model_asks_for_are_checked_once(
+    space: dict[str, Any], many: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = list[object]()
+    monkeypatch.setattr(trials, "check_trial", lambda *given: checked.append(given))
+    choose_for(tmp_path / "data", space, "check")
+    assert len(checked) == many
 
 
 def test_trials_that_can_all_be_are_made_once() -> None:
