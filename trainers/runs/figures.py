@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from trainers.formatting import abbreviated
 from trainers.messages import Line
 from trainers.run_facts import Best, DatasetFacts, RunFacts
+from trainers.runs import lettering
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +44,7 @@ def draw_curves(run: RunFacts, history: Sequence[Line]) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(12, 7.4), layout="constrained")
-    figure.suptitle(_title(run), fontsize=15)
+    figure.suptitle(_title(run), fontsize=15, parse_math=False)
     grid = figure.add_gridspec(2, 6, height_ratios=(3, 2))
     epochs = [line["epoch"] for line in history]
     best = run.get("best")
@@ -57,7 +59,7 @@ def draw_curves(run: RunFacts, history: Sequence[Line]) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#dddddd")
         axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         axes.tick_params(labelsize=11)
         return axes
 
@@ -104,6 +106,7 @@ def _add_legend(axes: Axes) -> None:
 def draw_confusion_of(dataset: DatasetFacts, confusion: Drawn, name: str = "") -> Figure:
     """`draw_confusion` of a run, from `dataset` of its run.json."""
     classes, shown = dataset.get("classes"), confusion.classes
+    classes = classes and lettering.legible(classes)
     if shown is None:
         return draw_confusion(confusion.matrix, classes, name, masks=bool(dataset.get("masks")))
     names = [*(classes[number] if classes else str(number) for number in shown), "all others"]
@@ -138,7 +141,7 @@ def draw_confusion(
     axes = figure.add_axes((0, 0, 1, 1))  # what is around it is added by to_png
     axes.set_facecolor("#dddddd")  # classes of which there is none
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    _label_classes(axes, [str(name) for name in classes or range(count)])
+    _label_classes(axes, lettering.legible([str(name) for name in classes or range(count)]))
     numbers, unit = _cell_texts(matrix, shares, masks)
     for (row, column), text in numbers.items():
         color = "white" if shares[row, column] > 0.55 else "black"
@@ -233,6 +236,7 @@ def to_png(figure: Figure, dpi: int = 150) -> bytes:
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+    lettering.write(figure)
     FigureCanvasAgg(figure)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.2)
@@ -242,12 +246,17 @@ def to_png(figure: Figure, dpi: int = 150) -> bytes:
 def _title(run: RunFacts) -> str:
     recipe = run.get("recipe", {})
     facts = [
-        f"{recipe['model']} on {recipe['dataset']}" if "model" in recipe and "dataset" in recipe else "",
+        " on ".join(_own_name(recipe[key]) for key in ("model", "dataset") if key in recipe),
         f"batch {recipe['batch_size']}" if "batch_size" in recipe else "",
         f"lr {recipe['lr']:g}" if "lr" in recipe else "",
         "" if run["status"] == "finished" else run["status"].replace("_", " "),
     ]
-    return f"{run.get('name', '')}\n{', '.join(filter(None, facts))}"
+    return f"{abbreviated(run.get('name', ''), 90)}\n{', '.join(filter(None, facts))}"
+
+
+def _own_name(module: str) -> str:
+    """Of a FILE.py without its folders."""
+    return abbreviated(PurePath(module).name, 40)
 
 
 def _short(count: float) -> str:

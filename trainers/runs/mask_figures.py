@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from trainers.datasets import IGNORED
 from trainers.formatting import abbreviated
+from trainers.runs import lettering
 from trainers.runs.palette import COLOURS
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def draw_predictions(
     width = len(blocks) * step - _APART + 2 * _MARGIN
     figure = Figure(figsize=(width, 1))
     renderer = FigureCanvasAgg(figure).get_renderer()
-    meanings = _meanings(rows, classes, colours, scores)
+    meanings = _meanings(rows, lettering.legible(classes), colours, scores)
     legend = _add_legend(figure, renderer, *meanings, _note(rows, scores), fontsize=11 * big)
     below = legend.get_window_extent(renderer).height / figure.dpi + _MARGIN + 0.1
     lines = title.splitlines()
@@ -162,8 +163,9 @@ def draw_predictions(
 
     def write(x: float, top: float, text: str, room: float, **style: Any) -> None:
         style["fontsize"] *= big
-        text = _shorten(text, renderer, room * figure.dpi, **style)
-        style = {"ha": "left", "va": "center", "parse_math": False, **style}
+        text, families = lettering.written(text)
+        text = _shorten(text, renderer, room * figure.dpi, families, **style)
+        style = {"ha": "left", "va": "center", "parse_math": False, "fontfamily": families, **style}
         figure.text(x / width, 1 - (top + line / 2) / height, text, **style)
 
     for number, text in enumerate(lines):
@@ -190,7 +192,7 @@ def legend_png(classes: Sequence[str], colours: Sequence[Sequence[int]]) -> byte
     """A PNG file of the classes' numbers and names beside their colours."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    figure = _draw_legend(classes, colours)
+    figure = _draw_legend(lettering.legible(classes), colours)
     stream = io.BytesIO()
     FigureCanvasAgg(figure).print_png(stream)
     return stream.getvalue()
@@ -313,14 +315,15 @@ def _legend(
     legend = figure.legend([patch(*shade) for shade in shades], ["x"] * len(shades), **style)
     for text, said in zip(legend.get_texts(), texts, strict=True):
         text.set(text=said, parse_math=False)  # not before: a label that begins with "_" would be left out
+    lettering.write(figure)
     return legend
 
 
-def _shorten(text: str, renderer: RendererAgg, room: float, **style: Any) -> str:
+def _shorten(text: str, renderer: RendererAgg, room: float, families: list[str], **style: Any) -> str:
     """The text, without its middle where it would need more than `room` pixels."""
     from matplotlib.font_manager import FontProperties
 
-    font = FontProperties(size=style["fontsize"], weight=style.get("fontweight", "normal"))
+    font = FontProperties(family=families, size=style["fontsize"], weight=style.get("fontweight", "normal"))
 
     def fits(said: str) -> bool:
         width, _, _ = renderer.get_text_width_height_descent(said, font, ismath=False)
