@@ -15,7 +15,7 @@ from helpers.sweeps import MACHINE, make_sweep, trial
 
 from trainers.report.reader import read_sweep
 from trainers.report.report import report
-from trainers.report.sweep_stats import levels, pareto, repeats, savings, swept_keys, text
+from trainers.report.sweep_stats import levels, pareto, ranges_of, repeats, savings, swept_keys, text
 from trainers.storage.store import Store
 
 
@@ -125,6 +125,28 @@ def test_axis_steps_are_in_order_and_many_numbers_become_ranges() -> None:
     assert set(places) == set(range(5))
     assert levels([99.7 * n / 2 for n in range(11)])[0][:2] == ["0 to 100", "100 to 199"]
     assert levels([])[0] == []
+    assert levels([5.0, "none", 1.0, None]) == (["1", "5", "none"], [1, 2, 0, None])  # a value, and one that is unknown
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "kind", "few"),
+    [(2, 9, "whole", True), (2, 10, "whole", False), (8, 12, "square", True), (0.1, 0.9, "number", False)],
+)
+def test_few_whole_numbers_of_a_range_have_a_step_each(low: float, high: float, kind: str, few: bool) -> None:
+    drawn = {"low": low, "high": high, "log": True, "kind": kind}
+    assert ranges_of({"plan": {"space": {"depth": drawn, "lr": [0.1]}}}) == ({} if few else {"depth": True})
+
+
+def test_what_was_tried_without_a_value_is_on_the_map(storage: Path) -> None:
+    made = [trial(n, values={"clip_norm": norm, "lr": lr}) for n, (norm, lr) in enumerate(PAIRS)]
+    make_sweep(storage, "clipped", made, plan={"space": {"clip_norm": [None, 1.0, 5.0], "lr": [0.1, 0.2]}})
+    page = report(["clipped"], storage=str(storage), format="html")
+    maps = page.split('<svg class="map"')[1]
+    assert maps.count("<rect") == len(PAIRS)
+    assert ">none</text>" in maps
+
+
+PAIRS = [(norm, lr) for norm in (None, 1.0, 5.0) for lr in (0.1, 0.2)]
 
 
 def test_numbers_drawn_from_a_range_become_ranges_however_few_they_are() -> None:

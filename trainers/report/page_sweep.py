@@ -12,7 +12,17 @@ from markupsafe import Markup
 
 from trainers.formatting import format_duration, format_size
 from trainers.report.svg import Cell, Series, chart, heat_map
-from trainers.report.sweep_stats import DID_NOT_FIT, MOST_NUMBERS, Lines, Setting, levels, number, text, values_text
+from trainers.report.sweep_stats import (
+    DID_NOT_FIT,
+    MOST_NUMBERS,
+    NONE,
+    Lines,
+    Setting,
+    levels,
+    number,
+    text,
+    values_text,
+)
 
 MOST_PAIRS = 6
 """Number of pairs of parameters that get maps: those of the parameters named first."""
@@ -275,8 +285,8 @@ def _map(
     is_score: bool,
 ) -> Markup:
     runs = sweep.runs
-    labels_x, at_x = levels([run.values.get(x) for run in runs], sweep.ranges.get(x))
-    labels_y, at_y = levels([run.values.get(y) if y else "" for run in runs], sweep.ranges.get(y))
+    labels_x, at_x = levels([_given(run, x) for run in runs], sweep.ranges.get(x))
+    labels_y, at_y = levels([_given(run, y) if y else "" for run in runs], sweep.ranges.get(y))
     groups: dict[tuple[int, int], list[PageRun]] = {}
     for run, across, down in zip(runs, at_x, at_y, strict=True):
         if across is not None and down is not None:
@@ -295,6 +305,11 @@ def _map(
         shown = f"{found:.{digits}f}" if is_score and abs(found) < 100 else _two_digits(found)
         cells[place] = Cell(found, shown, f"{trials}: {found:.5g}")
     return heat_map(title, (x, y), (labels_x, labels_y), cells, css=css, minimise=minimise)
+
+
+def _given(run: PageRun, key: str) -> object:
+    """What a trial was given, NONE too; None where that is not known."""
+    return NONE if run.values.get(key, NONE) is None else run.values.get(key)
 
 
 def _two_digits(value: float) -> str:

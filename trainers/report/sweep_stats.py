@@ -150,8 +150,13 @@ def pareto(points: Sequence[tuple[float, float]], *, minimise: bool = False) -> 
     return front
 
 
+NONE = "none"
+
+
 def text(value: object) -> str:
-    """A value as people write it: 0.003, 128x128, true."""
+    """A value as people write it: 0.003, 128x128, true, none."""
+    if value is None:
+        return NONE
     if isinstance(value, list | tuple):
         return "x".join(text(part) for part in value)
     if isinstance(value, float):
@@ -171,22 +176,32 @@ MOST_NUMBERS = 8
 
 
 def ranges_of(sweep: Mapping[str, object]) -> dict[str, bool]:
-    """What a sweep draws from a range, and whether as many numbers come from each decade."""
+    """What a sweep draws from a range of many numbers, and whether as many come from each decade."""
     plan = sweep.get("plan")
     space = plan.get("space") if isinstance(plan, Mapping) else None
     items = space.items() if isinstance(space, Mapping) else ()
-    return {str(key): bool(values.get("log")) for key, values in items if isinstance(values, Mapping)}
+    return {
+        str(key): bool(values.get("log"))
+        for key, values in items
+        if isinstance(values, Mapping) and not _has_few(values)
+    }
+
+
+def _has_few(drawn: Mapping[str, object]) -> bool:
+    """Whether a range is of so few whole numbers that each can have a step."""
+    low, high = number(drawn.get("low")) or 0.0, number(drawn.get("high")) or 0.0
+    return drawn.get("kind", "number") != "number" and high - low < MOST_NUMBERS
 
 
 def levels(values: Sequence[object], log: bool | None = None) -> tuple[list[str], list[int | None]]:
     """The steps of an axis of a map for values of any kind.
 
-    Numbers stand in their order, sizes in that of their parts, other values in that of appearance. More than
-    MOST_NUMBERS different numbers are put into RANGES ranges, those drawn from a range where there are more than two:
-    equal ones, in the logarithm where the numbers are positive and span a factor above 50.
+    Numbers stand in their order, sizes in that of their parts, NONE behind them, others in that of appearance. More
+    than MOST_NUMBERS different numbers are put into RANGES ranges, those drawn from a range where there are more than
+    two: equal ones, in the logarithm where the numbers are positive and span a factor above 50.
 
     Args:
-        values: one for each trial; None where it is not known.
+        values: one for each trial; None where it is not known, NONE where it was given no value.
         log: of those drawn from a range, whether as many come from each decade; None: they were listed.
 
     Returns:
@@ -203,8 +218,8 @@ def levels(values: Sequence[object], log: bool | None = None) -> tuple[list[str]
     for value in known:
         distinct.setdefault(text(value), value)
     labels = list(distinct)
-    if numbers or all(isinstance(value, list) for value in known):  # 64x64 before 128x128
-        labels.sort(key=lambda label: _parts(distinct[label]))
+    if all(isinstance(value, list) or value == NONE or number(value) is not None for value in known):
+        labels.sort(key=lambda label: (label == NONE, _parts(distinct[label])))  # 64x64 before 128x128
     return labels, [None if value is None else labels.index(text(value)) for value in values]
 
 
