@@ -12,11 +12,12 @@ import dataclasses
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from trainers.cli import exit_code, leading, parse
 from trainers.progress import Progress
+from trainers.recipe import Scale
 from trainers.values import size_of, value_of
 from tune_spaces.ranges import Range
 from tune_spaces.sweep import Candidates, Sweep, describe, find, space_names
@@ -124,10 +125,7 @@ def _parse(argv: list[str]) -> tuple[Sweep, str | None, _Options]:
         base.base, base.scale, _Options(), flags, f"python -m tune_spaces {' '.join(names)}"
     )
     for key in space:
-        if key in changes or getattr(scale, key, None) != getattr(base.scale, key, None):
-            raise ValueError(
-                f"--{key.replace('_', '-')} is what the space varies; give --space {key}=VALUES in its place"
-            )
+        _check_alone(key, base, changes, scale)
     fixed = ("search", "trials", "scheduler", "grace_epochs", "reduction_factor")
     changed = {key: value for key in fixed if (value := getattr(options, key)) is not None}
     if base.search == "grid" and any(isinstance(each, Range) for each in space.values()) and not options.search:
@@ -148,6 +146,19 @@ def _parse(argv: list[str]) -> tuple[Sweep, str | None, _Options]:
         what = "a range" if len(ranges) == 1 else "ranges"
         Progress().message(f"{', '.join(ranges)}: {what}, so --search {sweep.search} --trials {sweep.trials}")
     return sweep, names[0] if names else None, options
+
+
+def _check_alone(key: str, base: Sweep, changes: Mapping[str, object], scale: Scale) -> None:
+    """Raises ValueError where a flag gives what the space varies."""
+    top, _, inner = key.partition(".")
+    given, own = changes.get(top), getattr(base.base, top, None)
+    if isinstance(given, Mapping) and isinstance(own, Mapping):
+        twice = inner in given and given[inner] != own.get(inner)
+    else:
+        twice = key in changes or getattr(scale, key, None) != getattr(base.scale, key, None)
+    if twice:
+        flag = " ".join(filter(None, [f"--{top.replace('_', '-')}", inner]))
+        raise ValueError(f"{flag} is what the space varies; give --space {key}=VALUES in its place")
 
 
 def _take(flags: list[str], name: str) -> tuple[list[str], list[str]]:

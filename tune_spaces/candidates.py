@@ -154,6 +154,26 @@ def differences(was: PlanFacts, sweep: Sweep) -> list[str]:
     return found
 
 
+def edited(was: Mapping[str, object], sweep: Sweep) -> list[str]:
+    """What the recipe of a sweep says otherwise than when it began, of the fields that the sweep leaves to it.
+
+    Args:
+        was: The recipe of an earlier sweep.json.
+        sweep: As it is now.
+    """
+    found = []
+    for key, now in sweep.base.to_json().items():
+        before = was.get(key)
+        if key not in was or key in sweep.space or key in sweep.changes:
+            continue
+        varied = {each.partition(".")[2] for each in sweep.space if each.partition(".")[0] == key}
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            before, now = ({name: each for name, each in both.items() if name not in varied} for both in (before, now))
+        if before != now:
+            found.append(f"{key} of the recipe was {format_value(before)} and is now {format_value(now)}")
+    return found
+
+
 def _fewer_values(was: PlanFacts, sweep: Sweep) -> list[str]:
     """Fields of which the sweep tried what its space no longer has."""
     found = []

@@ -110,6 +110,8 @@ class SweepFacts(TypedDict):
     metric: str
     mode: Mode
     plan: PlanFacts
+    recipe: NotRequired[Json]
+    """With the changes of the plan; what the space varies is in it as it would be without."""
     scale: Json
     versions: dict[str, str]
     commit: str | None

@@ -37,7 +37,7 @@ from trainers.storage.run_lock import lock
 from trainers.storage.store import Store, default_storage
 from trainers.training.schedule import warm_up_note
 from tune_spaces import forecast
-from tune_spaces.candidates import Chosen, choose, confirm, describe_left_out, differences, left_out
+from tune_spaces.candidates import Chosen, choose, confirm, describe_left_out, differences, edited, left_out
 from tune_spaces.clock import Clock
 from tune_spaces.messages import Mode, SweepContent, SweepFacts, SweepStatus
 from tune_spaces.origins import Origins, check_origins, find_origins
@@ -148,7 +148,7 @@ def _agree(sweep: Sweep, folder: Store) -> SweepContent | None:
         return None
     if not (isinstance(earlier, dict) and {"status", "plan", "trials"} <= earlier.keys()):
         raise ValueError(f"{folder.address}/{FILE} is not that of a sweep; fix it, or give another --run")
-    if different := differences(earlier["plan"], sweep):
+    if different := differences(earlier["plan"], sweep) or edited(earlier.get("recipe", {}), sweep):
         raise ValueError(
             f"the sweep {folder.name} exists with another plan: {'; '.join(different)}. Give another --run; "
             "more --trials, further values of a field and more --repeats continue this one"
@@ -258,6 +258,7 @@ def _facts(plan: Plan, space_name: str, origins: Origins) -> SweepFacts:
         "metric": plan.metric,
         "mode": plan.mode,
         "plan": plan.sweep.to_json(),
+        "recipe": plan.sweep.base.to_json(),
         "scale": plan.sweep.scale.to_json(),
         "versions": versions(),
         "commit": commit(),

@@ -34,6 +34,8 @@ DRAWN = 16
 """So many trials are drawn where nobody says how many."""
 MOST_TRIED = 1000
 """So many combinations are looked at for one that a value goes with."""
+MOST_BYTES = 255
+"""Of a folder's name, on most file systems."""
 REPEATED = 3
 """So many of the best configurations are run again with other seeds, where repeats are asked for."""
 
@@ -219,7 +221,8 @@ class Cell:
         """Of the trial, and of its run folder."""
         words = [f"{key.rpartition('.')[2]}={format_value(value)}" for key, value in self.values.items()]
         words += [f"seed={self.recipe.seed}"] if self.repeat_of else []
-        return re.sub(r"[^\w.=,+-]", "_", "-".join([f"{self.number:03}", *words]))[:100]
+        name = re.sub(r"[^\w.=,+-]", "_", "-".join([f"{self.number:03}", *words]))[:100]
+        return name.encode()[:MOST_BYTES].decode(errors="ignore")
 
 
 def cell(sweep: Sweep, number: int, values: Values) -> Cell:

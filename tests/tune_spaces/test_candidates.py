@@ -14,7 +14,7 @@ from PIL import Image
 from trainers.progress import Progress
 from trainers.recipe import Scale
 from tune_spaces import trials
-from tune_spaces.candidates import Chosen, choose, confirm, describe_left_out, differences, next_number
+from tune_spaces.candidates import Chosen, choose, confirm, describe_left_out, differences, edited, next_number
 from tune_spaces.ranges import Range
 from tune_spaces.run import _is_over
 from tune_spaces.sweep import Cell, Sweep, plain, setting
@@ -286,6 +286,23 @@ def test_numbers_of_further_trials_are_above_those_of_repeats() -> None:
 def test_another_plan_is_named_by_what_differs(changes: dict[str, Any], words: list[str]) -> None:
     found = differences(sweep().to_json(), sweep(**changes))
     assert all(each in found for each in words), found
+
+
+@pytest.mark.parametrize(
+    ("was", "words"),
+    [
+        ({"lr": 0.5}, []),  # the space has it
+        ({"epochs": 7}, []),  # given
+        ({"momentum": 0.5}, ["momentum of the recipe was 0.5 and is now 0.9"]),
+        ({"schedule": "step"}, ["schedule of the recipe was step and is now cosine"]),
+        ({"model_args": {"num_filters": 9}}, []),
+        ({"image_size": [16, 8]}, ["image_size of the recipe was 16x8 and is now 8"]),
+        ({"a_field_of_before": 1}, []),
+    ],
+)
+def test_a_recipe_that_was_edited_since_is_named_by_what_differs(was: dict[str, Any], words: list[str]) -> None:
+    made = sweep(space={"lr": [0.1, 0.2], "model_args.num_filters": [8, 16]}, changes={"epochs": 3})
+    assert edited({**json.loads(json.dumps(made.base.to_json())), **was}, made) == words
 
 
 def test_a_narrower_range_is_another_plan() -> None:

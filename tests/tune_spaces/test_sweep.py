@@ -83,6 +83,13 @@ def test_values_go_into_recipe_and_scale() -> None:
     ]
 
 
+def test_a_trials_name_is_one_that_a_folder_can_have() -> None:
+    names = ["写真" * 50, "wf" * 90]
+    made = Sweep(recipe="digits.cnn", space={"init_from": names})
+    cells = [cell(made, number, values) for number, values in enumerate(made.grid())]
+    assert [len(each.name.encode()) for each in cells] == [254, 100]
+
+
 def test_trials_near_the_recipes_own_setting_come_first() -> None:
     base = resolve("digits.cnn").replace(lr=0.1, batch_size=64)
     values = [{"lr": lr, "batch_size": size} for lr in (0.001, 0.1, 0.15) for size in (32, 64)]
@@ -111,6 +118,9 @@ REFUSED = {
     "digits.quick --space lr=0.1 --space lr=0.2": "lr= is given twice",
     "digits.quick --space batch_size=32,,64": "a value is missing between its commas",
     "digits.quick --lr 0.5": "--lr is what the space varies; give --space lr=VALUES in its place",
+    "digits.quick --space model_args.num_filters=8,16 --model-args num_filters=4": (
+        "--model-args num_filters is what the space varies; give --space model_args.num_filters=VALUES"
+    ),
     "digits.quick --workers 2 --space workers=1,2": "--workers is what the space varies",
     "digits.quick --search tpe --trials 4 --micro-batch-size 256": "micro_batch_size=256 does not divide batch_size=64",
     "digits.quick --space lr=": "lr has no values",
