@@ -199,7 +199,7 @@ def prepare(recipe: Recipe, scale: Scale) -> str:
 
 def check_trial(recipe: Recipe, scale: Scale, source: Source) -> None:
     """Check a model before pictures are decoded. Raises ValueError where it does not go with the data."""
-    check_model(_follow_listed(code.absolute(recipe), source, scale), source, weights=_here(scale))
+    check_model(code.absolute(recipe), source, weights=_here(scale))
 
 
 def prepare_data(recipe: Recipe, scale: Scale, source: Source, progress: Progress) -> DataSpec:
@@ -217,8 +217,8 @@ def prepare_data(recipe: Recipe, scale: Scale, source: Source, progress: Progres
     Raises:
         ValueError: The pictures cannot be used.
     """
-    recipe, storage = _follow_listed(code.absolute(recipe), source, scale), Store(scale.storage or default_storage())
-    return _prepare(recipe, scale, source, storage, progress)
+    storage = Store(scale.storage or default_storage())
+    return _prepare(code.absolute(recipe), scale, source, storage, progress)
 
 
 def _agree(requested: Recipe, run: str, folder: Store, control: Control) -> tuple[Recipe, Circumstances, list[str]]:

@@ -13,6 +13,7 @@ from trainers import limits
 from trainers.checks import check_batches
 from trainers.datasets import Source
 from trainers.fitting import check_trial, list_data, prepare_data
+from trainers.from_data import follow
 from trainers.messages import DataSpec, Meta
 from trainers.progress import Progress
 from trainers.recipe import Recipe, Scale, affecting, resolve_micro_batch
@@ -42,8 +43,8 @@ class PreparedData:
     def check(self, each: Cell) -> None:
         """Check the data and the model of a trial, before any picture is decoded. Raises ValueError for what cannot
         be."""
-        recipe = each.recipe
-        source = self._source(recipe)
+        source = self._source(each.recipe)
+        recipe = _follow_listed(each.recipe, source)
         _check_batch(recipe, source.rows["train"])
         asked = {name: value for name, value in recipe.to_json().items() if name not in UNASKED}
         _once(self._checked, repr(asked), lambda: check_trial(recipe, self._scale, source))
@@ -52,14 +53,19 @@ class PreparedData:
         """Prepare what a trial reads. Raises ValueError where that cannot be, holds less than a batch, or comes by one
         picture to a model that needs more."""
         self.check(each)
-        recipe = each.recipe
-        rows = self.meta(recipe)["rows"]["train"]  # without those that were skipped
+        recipe, meta = self.complete(each.recipe), self.meta(each.recipe)
+        rows = meta["rows"]["train"]  # without those that were skipped
         _check_batch(recipe, rows)
-        check_batches(resolve_micro_batch(recipe, each.scale), self.meta(recipe), rows)
+        check_batches(resolve_micro_batch(recipe, each.scale), meta, rows)
+
+    def complete(self, recipe: Recipe) -> Recipe:
+        """The recipe with what follows from its data."""
+        return follow(recipe, self.meta(recipe)["rows"]["train"])[0]
 
     def __getitem__(self, recipe: Recipe) -> DataSpec:
         source = self._source(recipe)
-        return _once(self._specs, _data_key(recipe), lambda: prepare_data(recipe, self._scale, source, self._progress))
+        listed = _follow_listed(recipe, source)
+        return _once(self._specs, _data_key(recipe), lambda: prepare_data(listed, self._scale, source, self._progress))
 
     def meta(self, recipe: Recipe) -> Meta:
         """What is known of the data."""
@@ -78,6 +84,11 @@ class PreparedData:
     def _source(self, recipe: Recipe) -> Source:
         key = repr((recipe.task, recipe.dataset, recipe.to_json()["dataset_args"]))
         return _once(self._sources, key, lambda: list_data(recipe, self._scale, self._progress))
+
+
+def _follow_listed(recipe: Recipe, source: Source) -> Recipe:
+    """The recipe as it follows from the listing; how many pictures are sound shows when they are decoded."""
+    return follow(recipe, source.rows["train"])[0]
 
 
 def _check_batch(recipe: Recipe, rows: int) -> None:
@@ -145,7 +156,8 @@ class Trials:
             The trial as it will be run.
         """
         gpus, meta = self.plan.places.gpus, self.data.meta(each.recipe)
-        need = fit_memory(each.recipe, each.scale, meta, self.plan.memory_limit, gpus=gpus, always=True)
+        recipe = self.data.complete(each.recipe)
+        need = fit_memory(recipe, each.scale, meta, self.plan.memory_limit, gpus=gpus, always=True)
         each = dataclasses.replace(each, recipe=need.recipe)
         self._cells[each.name] = each
         if need.fits:

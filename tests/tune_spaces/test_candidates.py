@@ -168,6 +168,18 @@ def test_trials_that_differ_in_nothing_a_model_asks_for_are_checked_once(
     assert len(checked) == many
 
 
+def test_a_trial_is_planned_with_what_follows_from_its_data(tmp_path: Path) -> None:
+    followed = choose_for(tmp_path / "data", {"seed": [1, 2]}, from_data=("epochs", "lr"))
+    recipe, scale = followed.cells[0].recipe, followed.cells[0].scale
+    complete = trials.PreparedData(scale, Progress(io.StringIO())).complete(recipe)
+    assert (complete.from_data, complete.epochs, complete.lr) == ((), 30, pytest.approx(0.02 * 3 / 32))
+
+
+def test_a_batch_that_follows_is_the_one_that_is_checked(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="batch_size=8 is more than the 3 training pictures"):
+        choose_for(tmp_path / "data", {"seed": [1, 2]}, "check", from_data=("batch_size",))
+
+
 def test_trials_that_can_all_be_are_made_once() -> None:
     chosen, seen = choose(sweep(), None), list[Cell]()
     assert confirm(chosen, sweep(), None, seen.append) is chosen
