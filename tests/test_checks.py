@@ -184,6 +184,8 @@ def returning(folder: Path, forward: str = "return logits", build: str = NET, **
         ("return logits[:, :4]", r"returned a tensor \(2, 4\)"),
         ("return torch.cat([logits, logits], 1)", r"returned a tensor \(2, 20\)"),
         ("return logits[0]", r"returned a tensor \(10,\)"),
+        ("return logits if self.training else (logits, pixels)", r"forward\(\) of Net in eval mode returned a tuple"),
+        ("return logits if self.training else logits.argmax(1)", r"in eval mode returned a tensor \(2,\)"),
         (
             "raise ValueError('no such stage')",
             r"Net raised ValueError: no such stage \(model.py, line 13\)",
@@ -224,6 +226,32 @@ def test_a_task_of_ones_own_may_take_more_than_a_tensor(tmp_path: Path) -> None:
     check(returning(tmp_path, "return (logits, pixels)", task=str(task)))
     with pytest.raises(ValueError, match="returned None"):
         check(returning(tmp_path, "return None", task=str(task)))
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("loss(self, output, target): return output.sum()", r"loss\(\) returned a tensor \(\); .*one dimension"),
+        ("loss(self, output, target): return 0.5", r"loss\(\) returned a float"),
+        ("weight(self, target): return target.new_ones(2).double()", r"tensor \(1,\), and weight\(\) a tensor \(2,\)"),
+        ("scores(self, counts): return {'hits': 1.0}", r"gives metric='accuracy' as None; .* among hits"),
+        ("scores(self, counts): return {'accuracy': numpy.float32(1)}", r"accuracy' as .*must be a float"),
+        ("scores(self, counts): return counts['errors']", r"cannot score: KeyError: 'errors' \(task\.py, line 11\)"),
+        ("counts(self, output, target): return None", r"cannot score: AttributeError"),
+    ],
+)
+def test_what_a_task_of_ones_own_returns_is_checked_before_an_epoch_ends_with_it(
+    method: str, words: str, tmp_path: Path
+) -> None:
+    task = tmp_path / "task.py"
+    task.write_text(
+        "import numpy\nfrom trainers.tasks.classify import Classify\nTARGET = 'labels'\n\n\n"
+        "def outputs(classes):\n    return classes\n\n\n"
+        f"class Own(Classify):\n    def {method}\n\n\n"
+        "def make(classes, class_weights=None):\n    return Own(classes, class_weights)\n"
+    )
+    with pytest.raises(ValueError, match=rf"^the task {task}.*{words}"):
+        check(returning(tmp_path, task=str(task)))
 
 
 @pytest.mark.parametrize("model", ["resnet", "deeplabv3plus"])

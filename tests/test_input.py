@@ -696,6 +696,21 @@ def test_a_folder_of_ones_own_with_masks_works_in_one_command(
     assert 0 <= run["final"]["miou"] <= 1
 
 
+def test_test_masks_that_nobody_drew_do_not_hinder_training_and_are_not_scored(cli: Cli, tmp_path: Path) -> None:
+    folder = own_folder(tmp_path / "mine")
+    shutil.copytree(folder / "val", folder / "test")
+    for number, file in enumerate((folder / "test/masks").iterdir()):
+        Image.fromarray(np.full((40, 50), 255, np.uint8)).save(file)
+        Image.fromarray(np.full((40, 50, 3), 9 * number, np.uint8)).save(folder / "test/images" / file.name)
+    (folder / "classes.csv").write_text("name,id\nground,0\nred,1\ngreen,2\n")
+    ended = cli(*OWN, "--data", folder)
+    assert ended.code == 0, ended.err
+    assert "the masks of the test split hold nothing but ignored pixels" in ended.err
+    for flags in ([], ["--native"], ["--data", folder]):
+        assert_refused(cli("evaluate", "own", *flags), "test", "nothing but ignored pixels (255)")
+    assert cli("evaluate", "own", "--split", "val").code == 0
+
+
 def unknown_id(folder: Path) -> None:
     (folder / "classes.csv").write_text("name,id\nground,0\nred,1\ngreen,2\n")
     mask = np.zeros((40, 50), np.uint8)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from trainers.tasks.base import Task
+
 SMALL_PIXELS, SMALL_WEIGHTS = 32 * 32, 2**24
 """Such a model is tried on two such pictures for real at once: without memory takes imports of 1.5 s."""
 TRIED = 2
@@ -315,22 +317,59 @@ def _try(model: nn.Module, recipe: Recipe, source: Source, facts: Facts, where: 
 
     task = build.make_task(recipe, facts)
     shape = targets.kind(source.target).dummy(TRIED, recipe.image_size).shape
+    wanted, own = (TRIED, build.count_outputs(recipe, facts), *shape[1:]), own_code.is_file(recipe.model)
     with where:
         images = torch.zeros(TRIED, source.channels, *recipe.image_size)
-        try:
-            output = model(images)
-        except Exception as error:
-            if own_code.is_file(recipe.model):
-                raise _ForwardError(f"forward() of {type(model).__name__} raised {locate_error(error)}") from error
-            raise
-        wanted = (TRIED, build.count_outputs(recipe, facts), *shape[1:])
-        fits = isinstance(output, torch.Tensor) and len(output.shape) == len(wanted) and output.shape[:2] == wanted[:2]
-        if output is None or not (fits or own_code.is_file(recipe.task)):
-            raise ValueError(
-                f"the model {recipe.model} does not go with {_asked(recipe)}: forward() of {type(model).__name__} "
-                f"returned {_describe(output)} for {TRIED} pictures; it must return a tensor {wanted}"
+        for training in (True, False) if own else (True,):
+            name = f"forward() of {type(model).__name__}" + ("" if training else " in eval mode")
+            try:
+                output = model.train(training)(images)
+            except Exception as error:
+                if own:
+                    raise _ForwardError(f"{name} raised {locate_error(error)}") from error
+                raise
+            fits = (
+                isinstance(output, torch.Tensor) and len(output.shape) == len(wanted) and output.shape[:2] == wanted[:2]
             )
-        task.loss(output, torch.zeros(shape, dtype=torch.int64))
+            if output is None or not (fits or own_code.is_file(recipe.task)):
+                raise ValueError(
+                    f"the model {recipe.model} does not go with {_asked(recipe)}: {name} returned {_describe(output)} "
+                    f"for {TRIED} pictures; it must return a tensor {wanted}"
+                )
+            loss = task.loss(output, torch.zeros(shape, dtype=torch.int64))
+    if own_code.is_file(recipe.task):
+        _check_task(recipe, task, loss, output, shape)
+
+
+def _check_task(recipe: Recipe, task: Task, loss: object, output: object, shape: Sequence[int]) -> None:
+    """Raises ValueError for what a task of the user's own returns that an epoch would end with."""
+    import torch
+
+    terms = tuple(loss.shape) if isinstance(loss, torch.Tensor) else None
+    if terms is None or len(terms) != 1:
+        raise ValueError(
+            f"the task {recipe.task}: loss() returned {_describe(loss)}; it must return the sums of the losses, a "
+            "tensor of one dimension, as in loss[None]"
+        )
+    if not isinstance(output, torch.Tensor):
+        return
+    targets = torch.zeros(tuple(shape), dtype=torch.int64)
+    try:
+        weight = task.weight(targets)
+        counts = task.counts(torch.zeros(output.shape), targets)
+        scores = task.scores({name: count.numpy() for name, count in {**counts.total, **counts.per_image}.items()})
+    except Exception as error:
+        raise ValueError(f"the task {recipe.task} cannot score: {locate_error(error)}") from None
+    if terms != ((1,) if weight is None else tuple(weight.shape)):
+        raise ValueError(
+            f"the task {recipe.task}: loss() returned {_describe(loss)}, and weight() {_describe(weight)}; each loss "
+            "needs its divisor"
+        )
+    if not isinstance(scores.get(task.metric), float):
+        raise ValueError(
+            f"the task {recipe.task}: scores() gives metric={task.metric!r} as {scores.get(task.metric)!r}; it must be "
+            f"a float of that name, among {', '.join(scores)}"
+        )
 
 
 def _describe(output: object) -> str:

@@ -53,6 +53,7 @@ def test_what_is_read_is_what_was_decoded(tmp_path: Path, monkeypatch: pytest.Mo
     expected = [sample for item in source.splits["train"] for sample in decoder.read(item)]
     one = Cached(prepare(recipe(), source, tmp_path / "one"))
     monkeypatch.setattr(preparing, "SHARD_BYTES", 3 * 16 * 16 * 3)
+    monkeypatch.setattr(preparing, "SQUARED_AT_ONCE", 100)
     many = Cached(prepare(recipe(), source, tmp_path / "many"))
     assert len(one.meta["shards"]["train"]) == 1
     assert len(many.meta["shards"]["train"]) == 4
@@ -67,6 +68,20 @@ def test_what_is_read_is_what_was_decoded(tmp_path: Path, monkeypatch: pytest.Mo
     picked = next(many.batches("train", [sampler.one_pass(ids)]))
     np.testing.assert_array_equal(picked.images, read_all(one, "train").images[ids])
     assert one.meta["fingerprint"] == many.meta["fingerprint"]
+
+
+def test_a_channel_that_is_the_same_everywhere_stays_small_where_it_is_not(tmp_path: Path) -> None:
+    """As two channels of a picture of one stain: 0 in training, and some noise of a lossy file in validation."""
+    raw = folder_of_pictures(tmp_path / "raw")
+    for file in raw.rglob("*.png"):
+        pixels = np.asarray(Image.open(file)) * np.array([1, 0, 0], np.uint8) + np.array([0, 0, 127], np.uint8)
+        Image.fromarray(pixels).save(file)
+    cached = Cached(prepare(recipe(), scan_files(recipe(), str(raw)), tmp_path / "cache"))
+    mean, std = np.array(cached.meta["mean"]), np.array(cached.meta["std"])
+    np.testing.assert_allclose(mean[1:], [0, 127 / 255], atol=1e-12)
+    one_level_more = (np.float32(1) / 255 - mean[1:] + mean[1:]) / std[1:]
+    assert (one_level_more < 4).all()
+    assert std[0] == pytest.approx(read_all(cached, "train").images[..., 0].std() / 255)
 
 
 def test_pictures_are_decoded_once_and_again_when_something_changes(

@@ -19,6 +19,8 @@ SHOWN = 20
 """Skipped or repeated pictures that a message names."""
 LISTED = 1000
 """Bad pictures that the message names that ends a run."""
+ROUNDING = 1 / 12
+"""Variance that rounding to whole levels adds to a channel."""
 CLASSES_SHOWN = 12
 """Classes whose counts are printed."""
 
@@ -40,7 +42,7 @@ def summarise(recipe: Recipe, source: Source, done: Sequence[ShardResult], bad: 
         bad: pictures that could not be used.
 
     Raises:
-        ValueError: a split has no picture, or nothing to learn from.
+        ValueError: a split that training needs has no picture, or nothing to learn from.
     """
     target = targets.kind(source.target)
     parts = {split: [result for result in done if result["split"] == split] for split in source.splits}
@@ -72,9 +74,8 @@ def summarise(recipe: Recipe, source: Source, done: Sequence[ShardResult], bad: 
     }
     for result in done:
         notices.merge(meta["notices"], result["notices"])
-    for split, found in counts.items():
-        if meta["rows"][split]:
-            target.check_counts(found, split, recipe.dataset)
+    for split in ("train", "val"):
+        target.check_counts(counts[split], split, recipe.dataset)
     if areas := [result["areas"] for result in parts["train"] if "areas" in result]:
         meta["class_areas"] = np.sum([zeros, *areas], axis=0).tolist()
     if target.names_rows:
@@ -86,11 +87,15 @@ def summarise(recipe: Recipe, source: Source, done: Sequence[ShardResult], bad: 
 
 
 def _mean_and_std(recipe: Recipe, train: Sequence[ShardResult]) -> tuple[list[float], list[float]]:
-    """Of each channel of the training split, of values in [0, 1]."""
+    """Of each channel of the training split, of values in [0, 1].
+
+    A channel that is the same in all pictures has a deviation of 0, by which nothing can be divided: the first other
+    value would be infinite. No channel has less than what comes from rounding to whole levels.
+    """
     pixels = sum(result["rows"] for result in train) * recipe.storage_size[0] * recipe.storage_size[1]
     mean = np.sum([result["sum"] for result in train], axis=0) / pixels
     variance = np.sum([result["squares"] for result in train], axis=0) / pixels - mean**2
-    return (mean / 255).tolist(), np.sqrt(np.maximum(variance, 1e-12) / 255**2).tolist()
+    return (mean / 255).tolist(), np.sqrt(np.maximum(variance, ROUNDING) / 255**2).tolist()
 
 
 def _fingerprint(done: Sequence[ShardResult]) -> str:
@@ -143,6 +148,10 @@ def describe(meta: Meta) -> list[str]:
         shown = ", ".join(f"{name} {count}" for name, count in pairs)
         more = f", and {len(classes) - CLASSES_SHOWN} more classes" if len(classes) > CLASSES_SHOWN else ""
         lines.append(f"{split}: {meta['rows'][split]:,} pictures ({shown}{more})")
+        if meta["rows"][split] and not any(counts):
+            lines.append(
+                f"warning: the masks of the {split} split hold nothing but ignored pixels: it cannot be scored"
+            )
     if meta["skipped"]:
         names = ", ".join(entry["name"] for entry in meta["skipped"][:SHOWN])
         more = f" and {len(meta['skipped']) - SHOWN} more" if len(meta["skipped"]) > SHOWN else ""

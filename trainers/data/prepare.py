@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 Advance = Callable[[int], None]
 
 SHARD_BYTES = 64 * 2**20
+SQUARED_AT_ONCE = 2**18
+"""Pixels: as floats they take eight times their bytes."""
 INLINE_BYTES = 256 * 2**20
 """Raw data up to this size is prepared by threads of this process; starting Ray tasks would cost more."""
 MEASURED = "measured.json"
@@ -322,7 +324,8 @@ def _decode_chunk(decoder: Decoder, chunk: _Chunk, advance: Advance, threads: Th
     if filled and file is not None:
         _write_arrow(file, images, decoder.target.to_column(stacked))
     flat = images.reshape(-1, decoder.channels)
-    squares = sum((part.astype(np.float64) ** 2).sum(0) for part in np.array_split(flat, max(1, filled // 256)))
+    parts = np.array_split(flat, 1 + len(flat) // SQUARED_AT_ONCE)
+    squares = sum((part.astype(np.float64) ** 2).sum(0) for part in parts)
     return {
         "split": chunk.split,
         "file": "" if file is None else file.name,

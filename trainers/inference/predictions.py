@@ -226,6 +226,8 @@ class PixelClasses:
             for name, count in counts.per_image.items():
                 tables.setdefault(name, []).append(count.cpu().numpy())
             advance(1)
+        if "confusion" in totals:
+            target.check_counts(totals["confusion"].sum(1).tolist(), split, predictor.recipe.dataset)
         scores = predictor.task.scores({**totals, **{name: np.concatenate(parts) for name, parts in tables.items()}})
         rows = source.rows[split]
         about = {"rows": rows, "classes": list(source.classes), "ms_per_image": 1000 * predictor.seconds / rows}

@@ -12,62 +12,58 @@ from trainers.training.torch_internals import BatchNorm
 class BatchNormStatistics:
     """Running means and variances as one worker would have them.
 
-    Each worker sees its own micro-batches only, and averaging the running statistics is not what one worker
-    would have. So forwards run with momentum 1, which leaves a micro-batch's own statistics in the buffers;
-    these are exchanged once a step and applied in the order of the micro-batches.
+    Each worker sees its own micro-batches only, and averaging the running statistics is not what one worker would
+    have. So each forward pass begins with buffers of 0, and leaves in them what it alone adds, whether it calls a layer
+    once, several times or not at all; this is exchanged once a step and applied in the order of the micro-batches.
     """
 
     def __init__(self, model: nn.Module, world: World) -> None:
-        layers = [m for m in model.modules() if isinstance(m, BatchNorm) and m.track_running_stats]
-        self.layers = [m for m in layers if m.training] if world.size > 1 else []
-        if not self.layers:
+        found = [m for m in model.modules() if isinstance(m, BatchNorm) and m.track_running_stats]
+        layers = [m for m in found if m.training] if world.size > 1 else []
+        self._statistics = [each for m in layers for each in (m.running_mean, m.running_var) if each is not None]
+        self._calls = [m.num_batches_tracked for m in layers if m.num_batches_tracked is not None]
+        """How often each layer was called so far, as BatchNorm itself counts."""
+        if not layers:
             return
-        self.momenta = [layer.momentum for layer in self.layers if layer.momentum is not None]
-        if len(self.momenta) < len(self.layers):
-            raise ValueError("BatchNorm with momentum=None (a cumulative average) is not supported; give a number")
-        self.kept = self._read()
-        repeats = torch.tensor([2 * layer.num_features for layer in self.layers])
-        self.factors = torch.tensor(self.momenta, dtype=torch.float64).repeat_interleave(repeats).to(self.kept.device)
-        counts = [layer.num_batches_tracked for layer in self.layers]
-        self.tracked = [count.clone() for count in counts if count is not None]
-        for layer in self.layers:
-            layer.momentum = 1.0
-
-    def __enter__(self) -> BatchNormStatistics:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Evaluation and checkpoints see the model as its author made it."""
-        for layer, momentum in zip(self.layers, getattr(self, "momenta", []), strict=True):
-            layer.momentum = momentum
+        kept = self.of_micro_batch()
+        self._sizes = [len(kept) - len(layers), len(layers)]
+        self._kept, self._tracked = kept.split(self._sizes)
+        numbers = torch.tensor([2 * layer.num_features for layer in layers], device=kept.device)
+        self._layer = torch.arange(len(layers), device=kept.device).repeat_interleave(numbers)
+        """That each of the statistics belongs to."""
+        momenta = [layer.momentum for layer in layers]
+        self._momentum = torch.tensor([m or 0.0 for m in momenta], dtype=torch.float64, device=kept.device)
+        self._cumulative = torch.tensor([m is None for m in momenta], device=kept.device)
 
     @property
     def size(self) -> int:
         """Numbers per micro-batch."""
-        return self.kept.numel() if self.layers else 0
+        return sum(self._sizes) if self._calls else 0
+
+    def begin_pass(self) -> None:
+        """Before each forward pass."""
+        for buffer in (*self._statistics, *self._calls):
+            buffer.zero_()
 
     def of_micro_batch(self) -> Tensor:
-        """What the last forward pass found: float64 (size,)."""
-        return self._read()
+        """What the last forward pass adds, and how often it called each layer: float64 (size,)."""
+        return torch.cat([buffer.detach().double().flatten() for buffer in (*self._statistics, *self._calls)])
 
     def apply(self, statistics: Tensor) -> None:
         """Take in the statistics of a step's micro-batches, float64 (micro_batches, size), in order."""
-        if not self.layers:
+        if not self._calls:
             return
         for row in statistics:
-            self.kept = self.kept + self.factors * (row - self.kept)
-        for count in self.tracked:
-            count += len(statistics)
+            added, calls = row.split(self._sizes)
+            self._tracked = self._tracked + calls
+            share = calls / self._tracked.clamp(min=1)  # of all calls: without momentum the mean over them is kept
+            before = torch.where(self._cumulative, 1 - share, (1 - self._momentum) ** calls)
+            now = torch.where(self._cumulative, share, 1.0)
+            self._kept = before[self._layer] * self._kept + now[self._layer] * added
         with torch.no_grad():
             start = 0
-            for layer, count in zip(self.layers, self.tracked, strict=True):
-                assert layer.num_batches_tracked is not None
-                layer.num_batches_tracked.copy_(count)
-                for buffer in (layer.running_mean, layer.running_var):
-                    assert buffer is not None
-                    buffer.copy_(self.kept[start : start + buffer.numel()])
-                    start += buffer.numel()
-
-    def _read(self) -> Tensor:
-        parts = [b for layer in self.layers for b in (layer.running_mean, layer.running_var)]
-        return torch.cat([b.detach().double() for b in parts if b is not None])
+            for buffer in self._statistics:
+                buffer.copy_(self._kept[start : start + buffer.numel()])
+                start += buffer.numel()
+            for buffer, calls in zip(self._calls, self._tracked, strict=True):
+                buffer.copy_(calls)

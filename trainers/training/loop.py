@@ -136,15 +136,14 @@ def _train_epoch(run: Run, tick: Callable[[], None]) -> Summary | None:
     )
     meter = Meter(run)
     parts.set_training(recipe, state.model, state.epoch)
-    with BatchNormStatistics(state.model, world) as norms:
-        step = Step(run, norms)
-        for batches in by_step(meter.timed(run.batches("train", passes))):
-            step.accumulate(batches)
-            step.update()
-            tick()
-            meter.step(step, run.sizes[batches[0].of.step])
-            if summary := _end_step(run, meter, step):
-                return summary
+    step = Step(run, BatchNormStatistics(state.model, world))
+    for batches in by_step(meter.timed(run.batches("train", passes))):
+        step.accumulate(batches)
+        step.update()
+        tick()
+        meter.step(step, run.sizes[batches[0].of.step])
+        if summary := _end_step(run, meter, step):
+            return summary
     meter.flush()
     return None
 
@@ -195,7 +194,7 @@ def _finish_epoch(run: Run) -> Summary | None:
         **_peak_memory(run),
     }
     value = line[f"val/{run.task.metric}"]
-    better = state.best is None or value > state.best["value"]
+    better = state.best is None or value > state.best["value"] or math.isnan(state.best["value"])
     if better:
         state.best = {"epoch": state.epoch + 1, "metric": run.task.metric, "value": value, "step": state.total_steps}
         state.counts = counts

@@ -189,6 +189,7 @@ class Step:
         run, of = self.run, micro_batch.of
         seed = sampler.torch_seed(run.recipe.seed, run.state.total_steps, of.micro_batch)
         device.seed_generators(seed, run.world.device)
+        self.norms.begin_pass()
         with distributed.accumulating(run.model, of.last):
             with run.world.autocast():
                 loss = run.task.loss(run.model(micro_batch.images), micro_batch.targets)

@@ -53,7 +53,7 @@ def leave_out_unused(recipe: Recipe, meta: Meta, model: nn.Module, world: World,
     finally:
         with torch.no_grad():
             for name, value in model.named_buffers():
-                value.copy_(buffers[name])
+                value.copy_(buffers.get(name, value))  # the pass may have made some
         for name, parameter in model.named_parameters():
             parameter.grad = None
             if name in unused:
