@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from trainers import checks
 from trainers.checks import check_model
 from trainers.data.source import scan_files
 from trainers.recipe import Recipe, resolve
+from trainers.training.build import build_model
 
 MODEL = """
 import torch
@@ -190,6 +195,8 @@ def returning(folder: Path, forward: str = "return logits", build: str = NET, **
             "raise ValueError('no such stage')",
             r"Net raised ValueError: no such stage \(model.py, line 13\)",
         ),
+        ("return logits.detach()", r"learns nothing: what forward\(\) of Net returns depends on no parameter"),
+        ("return logits.argmax(1, keepdim=True).float().expand(-1, 10)", r"learns nothing"),
         ("return logits + missing", r"forward\(\) of Net raised NameError.*\(model\.py, line 13\)"),
     ],
 )
@@ -212,6 +219,33 @@ def test_what_a_model_returns_is_said_with_file_function_and_shape(
 def test_a_model_that_cannot_be_built_is_said_with_file_and_function(build: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"^the model {tmp_path}/model\.py.*{words}"):
         check(returning(tmp_path, build=build))
+
+
+def test_a_model_of_frozen_parts_alone_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"learns nothing: .* frozen"):
+        check(returning(tmp_path, frozen=("head",)))
+
+
+def test_a_model_that_squeezes_a_single_picture_away_is_refused_where_it_will_see_one(tmp_path: Path) -> None:
+    recipe = returning(tmp_path, "return logits.squeeze()", batch_size=2, micro_batch_size=2)
+    source = scan_files(recipe, None)
+    for val, words in ((3, None), (1, r"in eval mode returned a tensor \(10,\) for 1 picture; .*\(1, 10\)")):
+        few = dataclasses.replace(source, splits={**source.splits, "val": source.splits["val"][:val]})
+        assert few.rows["val"] == val
+        with pytest.raises(ValueError, match=words) if words else contextlib.nullcontext():
+            check_model(recipe, few)
+
+
+@pytest.mark.parametrize("size", [(8, 8), LARGE])
+def test_layers_that_take_their_sizes_from_the_first_picture_are_built(size: tuple[int, int], tmp_path: Path) -> None:
+    lazy = "return torch.nn.Sequential(torch.nn.LazyConv2d(4, 3), torch.nn.LazyBatchNorm2d(), torch.nn.Flatten(), "
+    recipe = returning(tmp_path, build=f"{lazy}torch.nn.LazyLinear(classes))", image_size=size)
+    check(recipe)
+    facts: Any = {"channels": 1, "classes": [str(number) for number in range(10)]}
+    one, other = build_model(recipe, facts).state_dict(), build_model(recipe, facts).state_dict()
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    assert one["3.weight"].shape == (10, 4 * (size[0] - 2) * (size[1] - 2))
+    assert one["1.running_mean"].tolist() == [0] * 4
 
 
 def test_a_task_of_ones_own_may_take_more_than_a_tensor(tmp_path: Path) -> None:

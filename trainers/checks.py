@@ -254,11 +254,12 @@ def _build_anywhere(recipe: Recipe, facts: Facts) -> tuple[nn.Module, torch.devi
     """The model and where it is: without memory, or for real where it is small, or cannot be built without."""
     import torch
     from torch.nn.modules.module import register_module_parameter_registration_hook as on_parameter
+    from torch.nn.parameter import is_lazy
 
     meta, cpu = torch.device("meta"), torch.device("cpu")
     sizes: list[int] = []
     try:
-        counting = on_parameter(lambda module, name, parameter: sizes.append(parameter.numel()))
+        counting = on_parameter(lambda module, name, each: sizes.append(0 if is_lazy(each) else each.numel()))
         try:
             model = _build(recipe, facts, meta)
         except Exception as error:
@@ -308,35 +309,44 @@ class _ForwardError(Exception):
 
 
 def _try(model: nn.Module, recipe: Recipe, source: Source, facts: Facts, where: torch.device) -> None:
-    """A forward pass and the loss: do the sizes fit? Raises whatever the model raises; ValueError for what it returns
-    that a task of ours does not take."""
+    """A forward pass and the loss, in training and, of a model of the user's own, in evaluation: do the sizes fit?
+
+    Raises whatever the model raises; ValueError for what it returns that a task of ours does not take, or that cannot
+    be learned from.
+    """
     import torch
 
     from trainers.data import targets
+    from trainers.data.sampler import fewest_at_once
     from trainers.training import build
 
-    task = build.make_task(recipe, facts)
-    shape = targets.kind(source.target).dummy(TRIED, recipe.image_size).shape
-    wanted, own = (TRIED, build.count_outputs(recipe, facts), *shape[1:]), own_code.is_file(recipe.model)
-    with where:
-        images = torch.zeros(TRIED, source.channels, *recipe.image_size)
-        for training in (True, False) if own else (True,):
-            name = f"forward() of {type(model).__name__}" + ("" if training else " in eval mode")
+    task, own = build.make_task(recipe, facts), own_code.is_file(recipe.model)
+    rows, micro = source.rows["val"], recipe.micro_batch_size or recipe.batch_size
+    for training, pictures in ((True, TRIED), (False, min(TRIED, fewest_at_once(rows, rows, micro))))[: 1 + own]:
+        shape = targets.kind(source.target).dummy(pictures, recipe.image_size).shape
+        wanted = (pictures, build.count_outputs(recipe, facts), *shape[1:])
+        name = f"forward() of {type(model).__name__}" + ("" if training else " in eval mode")
+        with where:
+            images = torch.zeros(pictures, source.channels, *recipe.image_size)
             try:
                 output = model.train(training)(images)
             except Exception as error:
                 if own:
                     raise _ForwardError(f"{name} raised {locate_error(error)}") from error
                 raise
-            fits = (
-                isinstance(output, torch.Tensor) and len(output.shape) == len(wanted) and output.shape[:2] == wanted[:2]
-            )
+            tensor = isinstance(output, torch.Tensor)
+            fits = tensor and len(output.shape) == len(wanted) and output.shape[:2] == wanted[:2]
             if output is None or not (fits or own_code.is_file(recipe.task)):
                 raise ValueError(
                     f"the model {recipe.model} does not go with {_asked(recipe)}: {name} returned {_describe(output)} "
-                    f"for {TRIED} pictures; it must return a tensor {wanted}"
+                    f"for {pictures} picture{'s' * (pictures > 1)}; it must return a tensor {wanted}"
                 )
             loss = task.loss(output, torch.zeros(shape, dtype=torch.int64))
+        if training and isinstance(loss, torch.Tensor) and not loss.requires_grad:
+            raise ValueError(
+                f"the model {recipe.model} learns nothing: what {name} returns depends on no parameter that is "
+                "trained; are all of them frozen, or does it return detached, rounded or whole numbers?"
+            )
     if own_code.is_file(recipe.task):
         _check_task(recipe, task, loss, output, shape)
 

@@ -10,6 +10,7 @@ from trainers.run_facts import RunFacts
 from trainers.runs.code import with_copies
 from trainers.storage.store import Store
 from trainers.training import build
+from trainers.training.evaluate import check_rows
 from trainers.training.preprocess import Preprocess
 
 
@@ -39,6 +40,7 @@ class Predictor:
         start = self.world.clock()
         output: Tensor = self.state.model(images)
         self.seconds += self.world.clock() - start
+        check_rows(output, len(images), self.recipe)
         return output
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from typing import Any, TypedDict
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from trainers import own_code
 from trainers.data import targets
@@ -46,6 +48,10 @@ def build_model(recipe: Recipe, meta: Facts | DatasetFacts) -> nn.Module:
         raise ValueError(
             f"the model {recipe.model}: build() returned {type(model).__name__}; it must return a torch.nn.Module"
         )
+    if any(map(is_lazy, itertools.chain(model.parameters(), model.buffers()))):  # the first pass sets their sizes
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, meta["channels"], *recipe.image_size))
+        model.train()
     return model
 
 

@@ -11,8 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from trainers import own_code
 from trainers.data import sampler
 from trainers.phase import phase
+from trainers.recipe import Recipe
 from trainers.training.state import TrainState
 from trainers.training.step import Run, divisors_of, mean_loss
 
@@ -58,6 +60,7 @@ def evaluate_split(run: Run, split: str) -> Evaluation:
                 start = world.clock()
                 output = state.model(images)
                 seconds += world.clock() - start
+                check_rows(output, len(images), recipe)
                 loss = run.task.loss(output, targets)
             images_seen += len(images)
             sums = torch.zeros(2, len(loss), dtype=torch.float64, device=world.device) if sums is None else sums
@@ -76,6 +79,18 @@ def evaluate_split(run: Run, split: str) -> Evaluation:
         world.all_reduce(tensor)
     found = {name: count.cpu().numpy() for name, count in counts.items()}
     return Evaluation(mean_loss(*sums.tolist()), found, 1000 * seconds / images_seen)
+
+
+def check_rows(output: Tensor, pictures: int, recipe: Recipe) -> None:
+    """Raises ValueError where a model returns no row for each picture, as after a squeeze() of a single one; what a
+    task of the user's own takes is not known."""
+    if own_code.is_file(recipe.task) or (output.ndim > 1 and len(output) == pictures):
+        return
+    given = f"{pictures} picture{'s' * (pictures > 1)}"
+    raise ValueError(
+        f"the model {recipe.model} returned a tensor {tuple(output.shape)} for {given}; its first dimension must be that "
+        "of the pictures, which squeeze() drops where there is one"
+    )
 
 
 @contextlib.contextmanager
