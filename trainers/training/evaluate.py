@@ -88,8 +88,8 @@ def check_rows(output: Tensor, pictures: int, recipe: Recipe) -> None:
         return
     given = f"{pictures} picture{'s' * (pictures > 1)}"
     raise ValueError(
-        f"the model {recipe.model} returned a tensor {tuple(output.shape)} for {given}; its first dimension must be that "
-        "of the pictures, which squeeze() drops where there is one"
+        f"the model {recipe.model} returned a tensor {tuple(output.shape)} for {given}; its first dimension must be "
+        "that of the pictures, which squeeze() drops where there is one"
     )
 
 
