@@ -82,7 +82,7 @@ def evaluate(
     run_ = Run(recipe=recipe, state=state, data=opened, world=world, model=state.model)
     loss, counts, ms_per_image = evaluate_split(run_, split)
     if "confusion" in counts:
-        targets.kind(source.target).check_counts(counts["confusion"].sum(1).tolist(), split, recipe.dataset)
+        targets.kind(source.target).check_counts([int(counts["confusion"].sum())], split, recipe.dataset)
     rows = int(opened.meta["rows"][split])
     advance(rows)
     for warning in opened.take_warnings() if isinstance(opened, Decoded) else ():

@@ -227,7 +227,7 @@ class PixelClasses:
                 tables.setdefault(name, []).append(count.cpu().numpy())
             advance(1)
         if "confusion" in totals:
-            target.check_counts(totals["confusion"].sum(1).tolist(), split, predictor.recipe.dataset)
+            target.check_counts([int(totals["confusion"].sum())], split, predictor.recipe.dataset)
         scores = predictor.task.scores({**totals, **{name: np.concatenate(parts) for name, parts in tables.items()}})
         rows = source.rows[split]
         about = {"rows": rows, "classes": list(source.classes), "ms_per_image": 1000 * predictor.seconds / rows}
