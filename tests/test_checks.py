@@ -222,17 +222,21 @@ def test_a_model_that_cannot_be_built_is_said_with_file_and_function(build: str,
 
 
 def test_a_model_of_frozen_parts_alone_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"learns nothing: .* frozen"):
+    with pytest.raises(ValueError, match=r"frozen=head leaves nothing of the model"):
         check(returning(tmp_path, frozen=("head",)))
 
 
 def test_a_model_that_squeezes_a_single_picture_away_is_refused_where_it_will_see_one(tmp_path: Path) -> None:
     recipe = returning(tmp_path, "return logits.squeeze()", batch_size=2, micro_batch_size=2)
     source = scan_files(recipe, None)
-    for val, words in ((3, None), (1, r"in eval mode returned a tensor \(10,\) for 1 picture; .*\(1, 10\)")):
-        few = dataclasses.replace(source, splits={**source.splits, "val": source.splits["val"][:val]})
+    words = r"in eval mode returned a tensor \(10,\) for 1 picture; .*\(1, 10\)"
+    for val, alone in ((4, False), (3, True), (1, True)):
+        item = source.splits["val"][0]
+        few = dataclasses.replace(
+            source, splits={**source.splits, "val": [dataclasses.replace(item, targets=item.targets[:val])]}
+        )
         assert few.rows["val"] == val
-        with pytest.raises(ValueError, match=words) if words else contextlib.nullcontext():
+        with pytest.raises(ValueError, match=words) if alone else contextlib.nullcontext():
             check_model(recipe, few)
 
 
@@ -286,6 +290,50 @@ def test_what_a_task_of_ones_own_returns_is_checked_before_an_epoch_ends_with_it
     )
     with pytest.raises(ValueError, match=rf"^the task {task}.*{words}"):
         check(returning(tmp_path, task=str(task)))
+
+
+@pytest.mark.parametrize("size", [(8, 8), LARGE])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "scores(self, counts): return {'accuracy': 1.0 / int(counts['confusion'][1].sum())}",  # no such picture
+        "scores(self, counts): return {'accuracy': float(numpy.quantile([], 0.5))}",
+        "scores(self, counts): return {'accuracy': None if len(counts) else 1.0}",
+        "scores(self, counts): return {'accuracy': numpy.float64(0) / numpy.float64(0), 'hits': 3}",
+        "counts(self, output, target): assert output.any()",
+        "counts(self, output, target): return super().counts(output[:, :, 0], target)",
+    ],
+)
+def test_a_task_of_ones_own_may_need_other_numbers_than_those_it_is_tried_with(
+    method: str, size: tuple[int, int], tmp_path: Path
+) -> None:
+    """The last one scores what the model returns in eval mode only."""
+    task = tmp_path / "task.py"
+    task.write_text(
+        "import numpy\nfrom trainers.tasks.classify import Classify\nTARGET = 'labels'\n\n\n"
+        "def outputs(classes):\n    return classes\n\n\n"
+        "class Own(Classify):\n    def loss(self, output, target):\n"
+        "        return super().loss(output if output.ndim == 2 else output[:, :, 0], target)\n\n"
+        f"    def {method}\n\n\n"
+        "def make(classes, class_weights=None):\n    return Own(classes, class_weights)\n"
+    )
+    forward = "return logits if self.training else logits[:, :, None]" if "0]" in method else "return logits"
+    check(returning(tmp_path, forward, task=str(task), image_size=size))
+
+
+@pytest.mark.parametrize("size", [(8, 8), LARGE])
+def test_a_model_whose_train_returns_nothing_is_tried_and_built(size: tuple[int, int], tmp_path: Path) -> None:
+    """As those that keep BatchNorm fixed: torch's own returns the model."""
+    code = (
+        "import torch\n\n\nclass Net(torch.nn.Sequential):\n    def train(self, mode=True):\n"
+        "        super().train(mode)\n        self[1].eval()\n\n\n"
+        "def build(image_size, channels, classes):\n"
+        "    return Net(torch.nn.LazyConv2d(4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten(), "
+        "torch.nn.LazyLinear(classes))\n"
+    )
+    recipe = returning(tmp_path, image_size=size)
+    Path(recipe.model).write_text(code)
+    check(recipe)
 
 
 @pytest.mark.parametrize("model", ["resnet", "deeplabv3plus"])

@@ -146,12 +146,10 @@ def check_model(recipe: Recipe, source: Source, *, weights: bool = True) -> None
     Raises:
         ValueError: The model cannot be built, or does not go with the pictures and the task.
     """
-    import torch
-
     from trainers.data import targets
     from trainers.training import build, parts
 
-    facts, cpu = _facts(source), torch.device("cpu")
+    facts = _facts(source)
     recipe.mean_and_std(source.channels)
     if recipe.order == "balanced" and not targets.kind(source.target).one_class:
         raise ValueError(
@@ -163,20 +161,10 @@ def check_model(recipe: Recipe, source: Source, *, weights: bool = True) -> None
         _check_weights(asked, facts)
     model, where = _build_anywhere(recipe, facts)
     parts.check(recipe, model)
-    try:
-        try:
-            _try(model, recipe, source, facts, where)
-        except Exception as error:
-            if where == cpu or isinstance(error, ValueError):
-                raise
-            if _affordable(recipe, _weights(model)):
-                _try(_build(recipe, facts, cpu), recipe, source, facts, cpu)
-    except ValueError:
-        raise
-    except Exception as error:
-        why = str(error) if isinstance(error, _ForwardError) else locate_error(error)
-        raise ValueError(f"the model {recipe.model} does not go with {_asked(recipe)}: {why}") from None
+    _try(model, where, recipe, source, facts, training=True)
     check_batches(recipe, facts, source.rows["train"])
+    if own_code.is_file(recipe.model) or own_code.is_file(recipe.task):
+        _try(model, where, recipe, source, facts, training=False)
 
 
 def check_start(recipe: Recipe, source: Source, storage: Store) -> None:
@@ -308,77 +296,125 @@ class _ForwardError(Exception):
     """A model of the user's own failed; the message says where."""
 
 
-def _try(model: nn.Module, recipe: Recipe, source: Source, facts: Facts, where: torch.device) -> None:
-    """A forward pass and the loss, in training and, of a model of the user's own, in evaluation: do the sizes fit?
+def _try(
+    model: nn.Module, where: torch.device, recipe: Recipe, source: Source, facts: Facts, *, training: bool
+) -> None:
+    """A pass where the model is, and where that is without memory and fails, one for real.
+
+    Raises ValueError where the model does not go with the pictures and the task.
+    """
+    import torch
+
+    cpu = torch.device("cpu")
+    try:
+        try:
+            _pass(model, where, recipe, source, facts, training=training)
+        except Exception as error:
+            if where == cpu or isinstance(error, ValueError):
+                raise
+            if _affordable(recipe, _weights(model)):
+                _pass(_build(recipe, facts, cpu), cpu, recipe, source, facts, training=training)
+    except ValueError:
+        raise
+    except Exception as error:
+        why = str(error) if isinstance(error, _ForwardError) else locate_error(error)
+        raise ValueError(f"the model {recipe.model} does not go with {_asked(recipe)}: {why}") from None
+
+
+def _pass(
+    model: nn.Module, where: torch.device, recipe: Recipe, source: Source, facts: Facts, *, training: bool
+) -> None:
+    """A forward pass and the loss, of as few pictures as there may be: do the sizes fit?
 
     Raises whatever the model raises; ValueError for what it returns that a task of ours does not take, or that cannot
-    be learned from.
+    be learned from, and for what a task of the user's own returns.
     """
     import torch
 
     from trainers.data import targets
-    from trainers.data.sampler import fewest_at_once
     from trainers.training import build
 
-    task, own = build.make_task(recipe, facts), own_code.is_file(recipe.model)
-    rows, micro = source.rows["val"], recipe.micro_batch_size or recipe.batch_size
-    for training, pictures in ((True, TRIED), (False, min(TRIED, fewest_at_once(rows, rows, micro))))[: 1 + own]:
-        shape = targets.kind(source.target).dummy(pictures, recipe.image_size).shape
-        wanted = (pictures, build.count_outputs(recipe, facts), *shape[1:])
-        name = f"forward() of {type(model).__name__}" + ("" if training else " in eval mode")
-        with where:
-            images = torch.zeros(pictures, source.channels, *recipe.image_size)
-            try:
-                output = model.train(training)(images)
-            except Exception as error:
-                if own:
-                    raise _ForwardError(f"{name} raised {locate_error(error)}") from error
-                raise
-            tensor = isinstance(output, torch.Tensor)
-            fits = tensor and len(output.shape) == len(wanted) and output.shape[:2] == wanted[:2]
-            if output is None or not (fits or own_code.is_file(recipe.task)):
-                raise ValueError(
-                    f"the model {recipe.model} does not go with {_asked(recipe)}: {name} returned {_describe(output)} "
-                    f"for {pictures} picture{'s' * (pictures > 1)}; it must return a tensor {wanted}"
-                )
-            loss = task.loss(output, torch.zeros(shape, dtype=torch.int64))
-        if training and isinstance(loss, torch.Tensor) and not loss.requires_grad:
+    task, own_task = build.make_task(recipe, facts), own_code.is_file(recipe.task)
+    pictures = TRIED if training else _fewest_evaluated(recipe, source)
+    shape = targets.kind(source.target).dummy(pictures, recipe.image_size).shape
+    wanted = (pictures, build.count_outputs(recipe, facts), *shape[1:])
+    name = f"forward() of {type(model).__name__}" + ("" if training else " in eval mode")
+    model.train(training)
+    with where, torch.set_grad_enabled(training):
+        images = torch.zeros(pictures, source.channels, *recipe.image_size)
+        try:
+            output = model(images)
+        except Exception as error:
+            if own_code.is_file(recipe.model):
+                raise _ForwardError(f"{name} raised {locate_error(error)}") from error
+            raise
+        tensor = isinstance(output, torch.Tensor)
+        fits = tensor and len(output.shape) == len(wanted) and output.shape[:2] == wanted[:2]
+        if output is None or not (fits or own_task):
             raise ValueError(
-                f"the model {recipe.model} learns nothing: what {name} returns depends on no parameter that is "
-                "trained; are all of them frozen, or does it return detached, rounded or whole numbers?"
+                f"the model {recipe.model} does not go with {_asked(recipe)}: {name} returned {_describe(output)} "
+                f"for {pictures} picture{'s' * (pictures > 1)}; it must return a tensor {wanted}"
             )
-    if own_code.is_file(recipe.task):
-        _check_task(recipe, task, loss, output, shape)
+        loss = task.loss(output, torch.zeros(shape, dtype=torch.int64))
+    if own_task:
+        _check_loss(recipe, loss)
+    if training and not loss.requires_grad:
+        raise ValueError(
+            f"the model {recipe.model} learns nothing: what {name} returns depends on no parameter that is "
+            "trained; are all of them frozen, or does it return detached, rounded or whole numbers?"
+        )
+    if own_task and tensor and not training:
+        _check_scores(recipe, task, loss, tuple(output.shape), tuple(shape))
 
 
-def _check_task(recipe: Recipe, task: Task, loss: object, output: object, shape: Sequence[int]) -> None:
-    """Raises ValueError for what a task of the user's own returns that an epoch would end with."""
+def _fewest_evaluated(recipe: Recipe, source: Source) -> int:
+    """Of TRIED or the fewest pictures that the model sees at once in validation."""
+    from trainers.data.sampler import fewest_at_once
+
+    rows = source.rows["val"]
+    return min(TRIED, fewest_at_once(rows, rows, recipe.micro_batch_size or recipe.batch_size))
+
+
+def _check_loss(recipe: Recipe, loss: object) -> None:
     import torch
 
-    terms = tuple(loss.shape) if isinstance(loss, torch.Tensor) else None
-    if terms is None or len(terms) != 1:
+    if not isinstance(loss, torch.Tensor) or loss.ndim != 1:
         raise ValueError(
             f"the task {recipe.task}: loss() returned {_describe(loss)}; it must return the sums of the losses, a "
             "tensor of one dimension, as in loss[None]"
         )
-    if not isinstance(output, torch.Tensor):
-        return
-    targets = torch.zeros(tuple(shape), dtype=torch.int64)
-    try:
-        weight = task.weight(targets)
-        counts = task.counts(torch.zeros(output.shape), targets)
-        scores = task.scores({name: count.numpy() for name, count in {**counts.total, **counts.per_image}.items()})
-    except Exception as error:
-        raise ValueError(f"the task {recipe.task} cannot score: {locate_error(error)}") from None
-    if terms != ((1,) if weight is None else tuple(weight.shape)):
+
+
+def _check_scores(
+    recipe: Recipe, task: Task, loss: torch.Tensor, output: tuple[int, ...], target: tuple[int, ...]
+) -> None:
+    """Raises ValueError for what a task of the user's own returns that an epoch would end with.
+
+    Errors that numbers alone may cause, such as a division by the 0 pictures of a class, are none of its faults.
+    """
+    import torch
+
+    targets = torch.zeros(target, dtype=torch.int64)
+    weight = task.weight(targets)
+    if tuple(loss.shape) != ((1,) if weight is None else tuple(weight.shape)):
         raise ValueError(
             f"the task {recipe.task}: loss() returned {_describe(loss)}, and weight() {_describe(weight)}; each loss "
             "needs its divisor"
         )
-    if not isinstance(scores.get(task.metric), float):
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            counts = task.counts(torch.zeros(output), targets)
+            scores = task.scores({name: count.numpy() for name, count in {**counts.total, **counts.per_image}.items()})
+            value = scores.get(task.metric)
+    except (AttributeError, ImportError, KeyError, NameError, TypeError) as error:
+        raise ValueError(f"the task {recipe.task} cannot score: {locate_error(error)}") from None
+    except Exception:
+        return
+    if task.metric not in scores or not (value is None or isinstance(value, float)):
         raise ValueError(
-            f"the task {recipe.task}: scores() gives metric={task.metric!r} as {scores.get(task.metric)!r}; it must be "
-            f"a float of that name, among {', '.join(scores)}"
+            f"the task {recipe.task}: scores() gives metric={task.metric!r} as {value!r}; it must be a float of that "
+            f"name, among {', '.join(scores)}"
         )
 
 

@@ -50,7 +50,8 @@ def build_model(recipe: Recipe, meta: Facts | DatasetFacts) -> nn.Module:
         )
     if any(map(is_lazy, itertools.chain(model.parameters(), model.buffers()))):  # the first pass sets their sizes
         with torch.no_grad():
-            model.eval()(torch.zeros(1, meta["channels"], *recipe.image_size))
+            model.eval()
+            model(torch.zeros(1, meta["channels"], *recipe.image_size))
         model.train()
     return model
 

@@ -194,7 +194,8 @@ def _finish_epoch(run: Run) -> Summary | None:
         **_peak_memory(run),
     }
     value = line[f"val/{run.task.metric}"]
-    better = state.best is None or value > state.best["value"] or math.isnan(state.best["value"])
+    best = math.nan if state.best is None else state.best["value"]
+    better = state.best is None or value > best or (math.isnan(best) and not math.isnan(value))
     if better:
         state.best = {"epoch": state.epoch + 1, "metric": run.task.metric, "value": value, "step": state.total_steps}
         state.counts = counts
