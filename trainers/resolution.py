@@ -135,14 +135,14 @@ def agree_with_earlier(requested: Recipe, earlier: Mapping[str, object], run: st
         old = Recipe.from_json(earlier)
     except ValueError as error:
         raise ValueError(f"the run {run} exists with an invalid recipe: {error}; give another --run") from None
+    if requested.from_data:
+        requested = requested.replace(**{name: getattr(old, name) for name in requested.from_data})
     if requested.micro_batch_size is None and requested.batch_size == old.batch_size:
         requested = requested.replace(micro_batch_size=old.micro_batch_size)
     elif requested.micro_batch_size is None:  # it need not divide the other batch, and that alone is to be named
         old = old.replace(micro_batch_size=None)
     if requested.precision == "auto":
         requested = requested.replace(precision=old.precision)
-    if requested.from_data:
-        requested = requested.replace(**{name: getattr(old, name) for name in requested.from_data})
     if requested.warm_up == old.warm_up:  # by epochs or by a share: older versions knew no share
         requested = requested.replace(warmup_epochs=old.warmup_epochs, warmup_share=old.warmup_share)
     if old.precision == "auto":  # it ended before its workers could tell
