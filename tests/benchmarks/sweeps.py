@@ -112,8 +112,8 @@ def _trials(given: Any) -> None:
         done = subprocess.run(words, capture_output=True, text=True, timeout=3000)
         if done.returncode:
             raise SystemExit(f"{names}: {done.stderr[-2000:]}")
-        each = names.split(" + ")
-        for name, line in zip(each, done.stdout.splitlines()[-len(each) :], strict=True):
+        lines = [line for line in done.stdout.splitlines() if line.startswith('{"seconds"')]  # Tune writes others
+        for name, line in zip(names.split(" + "), lines, strict=True):
             seconds = json.loads(line)["seconds"]
             rows.append([name, f"{many:,}", f"{seconds:.1f}", f"{1000 * seconds / many:.0f}"])
     _common.show("trials that train nothing, Ray running", ["", "trials", "seconds", "ms a trial"], rows)
@@ -313,7 +313,7 @@ def our_trials(many: str) -> None:
         listener = ray_tune.Listener(sweep_state, "accuracy", coordinator, Clock(None), lambda name: None)
         ray_tune.Trial = Idle  # type: ignore[misc,assignment]
         scheduler = ray_tune.scheduler(space, "asha", 1, "accuracy", "max", coordinator)
-        waiting = ray_tune.Waiting(threading.Event(), listener.started, {}, print)
+        waiting = ray_tune.Waiting(threading.Event(), listener.started, {"CPU": 1.0}, print)
         ray_tune.tune_trials(queue, [], scheduler, listener, waiting, shared)
         ended = [each["status"] for each in sweep_state.trials]
         assert ended == ["finished"] * len(cells), f"trials ended as {ended}"
