@@ -120,7 +120,7 @@ def _steps(recipe: Recipe, meta: Mapping[str, Any], world: World, activation_che
     parts.set_training(recipe, state.model, parts.LAST_EPOCH)
     step = Step(run, BatchNormStatistics(state.model, world))
     passes = sampler.passes(
-        np.arange(run.rows),
+        sampler.in_order(run.rows),
         batch_size=recipe.batch_size,
         micro_batch_size=recipe.micro_batch_size,
         rank=0,
