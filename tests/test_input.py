@@ -762,8 +762,8 @@ def test_masks_that_do_not_fit_are_named_with_file_and_value(
         (["--task", "classify"], "task=classify does not fit the data set mask_folder, which has masks; use segment"),
         (["--task", "segment_binary"], "2 classes"),
         (
-            ["--task-args", "loss=focal"],
-            "task_args loss=focal is not allowed; task_args loss takes one of cross_entropy",
+            ["--task-args", "loss=focal+dise"],
+            "loss='focal+dise' is not known; choose from cross_entropy",
         ),
         (["--task-args", "stride=0"], "stride=0 is not allowed"),
         (["--task-args", "smoothing=1"], "argument of task 'segment' called 'smoothing'"),

@@ -361,7 +361,7 @@ def test_an_output_that_does_not_fit_is_refused_and_the_stride_is_named() -> Non
 @pytest.mark.parametrize(
     ("args", "match"),
     [
-        ({"loss": "focal"}, "loss='focal' is not known; choose from cross_entropy, dice, sum"),
+        ({"loss": "focall"}, "loss='focall' is not known; choose from cross_entropy, bce, focal, dice"),
         ({"stride": 0}, "stride=0"),
         ({"stride": 1.5}, r"stride=1\.5"),
         ({"boundary_tolerance": -0.1}, r"boundary_tolerance=-0\.1"),

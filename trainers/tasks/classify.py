@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from trainers.confusion import DENSE_CLASSES, Confusion
 from trainers.ratios import divide
+from trainers.tasks import losses
 from trainers.tasks.base import Counts, Floats, Ints, Scores, precise
 from trainers.tasks.class_weights import weight_of_labels
 
@@ -21,51 +22,81 @@ def outputs(classes: int) -> int:
     return classes
 
 
-def make(classes: int, class_weights: Tensor | None = None, *, label_smoothing: float = 0.0) -> Classify:
+def make(
+    classes: int,
+    class_weights: Tensor | None = None,
+    *,
+    loss: str = "cross_entropy",
+    label_smoothing: float = 0.0,
+    focal_gamma: float = 2.0,
+) -> Classify:
     """The task for so many classes. Raises ValueError."""
-    return Classify(classes, class_weights, label_smoothing=label_smoothing)
+    return Classify(classes, class_weights, loss=loss, label_smoothing=label_smoothing, focal_gamma=focal_gamma)
 
 
 class Classify:
-    """One class per image: cross-entropy; accuracy, top-5, balanced accuracy, precision, recall, F1."""
+    """One class per image: its loss; accuracy, top-5, balanced accuracy, precision, recall, F1."""
 
     metric = "accuracy"
     errors = ()
     shown = 0
     every_probability = False
 
-    def __init__(self, classes: int, class_weights: Tensor | None = None, *, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self,
+        classes: int,
+        class_weights: Tensor | None = None,
+        *,
+        loss: str = "cross_entropy",
+        label_smoothing: float = 0.0,
+        focal_gamma: float = 2.0,
+    ) -> None:
         """
         Args:
             classes: their number.
             class_weights: float64 (classes,) or None.
-            label_smoothing: in [0, 1) (Szegedy et al. 2016, section 7).
+            loss: "cross_entropy", "bce" or "focal", or a sum such as "focal+bce"; see `losses`.
+            label_smoothing: of cross_entropy and bce, in [0, 1).
+            focal_gamma: of focal, 0 or more.
 
         Raises:
             ValueError: a value is not allowed.
         """
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing={label_smoothing} is not allowed; give 0 up to, not including, 1")
-        self.classes, self.class_weights, self.label_smoothing = classes, class_weights, label_smoothing
+        self.parameters = losses.Parameters(label_smoothing=label_smoothing, focal_gamma=focal_gamma)
+        self.names = losses.read(loss, losses.OF_PIXELS, self.parameters)
+        self.classes, self.class_weights = classes, class_weights
 
     def weight(self, target: Tensor) -> Tensor | None:
         """The sum of the class weights, float64 (1,); None without class weights. `target`: int64 (N,)."""
         return weight_of_labels(self.class_weights, target)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Sum of cross-entropies, (1,), in fp32 or better. `output`: logits (N, classes); `target`: int64 (N,)."""
+        """Sum of the losses of the pictures, (1,), in fp32 or better; they are added up, as they have one divisor.
+        `output`: logits (N, classes); `target`: int64 (N,)."""
         logits = precise(output)
         weights = None if self.class_weights is None else self.class_weights.to(logits.device, logits.dtype)
-        smoothing = self.label_smoothing
-        return functional.cross_entropy(logits, target, weights, reduction="sum", label_smoothing=smoothing)[None]
+        return torch.stack([self._sum(name, logits, target, weights) for name in self.names]).sum()[None]
+
+    def _sum(self, name: str, logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+        smoothing = self.parameters.label_smoothing
+        if name == "cross_entropy":
+            return functional.cross_entropy(logits, target, weights, reduction="sum", label_smoothing=smoothing)
+        if name == "bce":
+            each = losses.one_against_rest(logits, target, smoothing)
+        else:
+            plain = functional.cross_entropy(logits, target, reduction="none")
+            each = losses.focal(plain, self.parameters.focal_gamma)
+        return (each if weights is None else each * weights[target]).sum()
 
     def labels(self, output: Tensor, size: tuple[int, int]) -> Tensor:
         """The class of the largest logit, int64 (N,); `size` is not used."""
         return output.argmax(1)
 
     def probabilities(self, output: Tensor) -> Tensor:
-        """The softmax of the logits, (N, classes)."""
-        return precise(output).softmax(1)
+        """The softmax of the logits, (N, classes); where each class was learned against the rest alone, their sigmoids,
+        divided by the sum of these."""
+        logits = precise(output)
+        return (functional.logsigmoid(logits) if self.names == ("bce",) else logits).softmax(1)
 
     def counts(self, output: Tensor, target: Tensor) -> Counts:
         """Those of `count_labels`, and `top5`: int64, 0-d."""

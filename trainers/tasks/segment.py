@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 import torch
@@ -13,11 +12,12 @@ from torch.nn import functional
 
 from trainers.datasets import IGNORED
 from trainers.ratios import divide, iou
-from trainers.tasks import boundary_f1
+from trainers.tasks import boundary_f1, losses
 from trainers.tasks.base import Counts, Floats, Ints, Scores, precise
 
 TARGET = "masks"
-LOSSES = ("cross_entropy", "dice", "sum")
+SUM = "sum"
+"""Another name of cross_entropy+dice."""
 _RESIZED_AT_ONCE = 2**26
 """Logits that `Segment.labels` resizes at a time: 256 MiB in fp32."""
 
@@ -33,7 +33,11 @@ def make(
     classes: int,
     class_weights: Tensor | None = None,
     *,
-    loss: Literal["cross_entropy", "dice", "sum"] = "cross_entropy",
+    loss: str = "cross_entropy",
+    label_smoothing: float = 0.0,
+    focal_gamma: float = 2.0,
+    tversky_alpha: float = 0.3,
+    tversky_beta: float = 0.7,
     stride: int = 1,
     boundary_tolerance: float = 0.0075,
 ) -> Segment:
@@ -43,6 +47,7 @@ def make(
         classes: Number of classes, at most 255.
         class_weights: float64 (classes,) or None.
         loss: See `Segment`.
+        label_smoothing, focal_gamma, tversky_alpha, tversky_beta: See `losses.Parameters`.
         stride: See `Segment`.
         boundary_tolerance: See `Segment`.
 
@@ -50,7 +55,20 @@ def make(
         ValueError: A value is not allowed, or values exclude each other.
     """
     outputs(classes)
-    return Segment(classes, class_weights, loss=loss, stride=stride, boundary_tolerance=boundary_tolerance)
+    parameters = losses.Parameters(
+        label_smoothing=label_smoothing,
+        focal_gamma=focal_gamma,
+        tversky_alpha=tversky_alpha,
+        tversky_beta=tversky_beta,
+    )
+    return Segment(
+        classes,
+        class_weights,
+        loss=loss,
+        parameters=parameters,
+        stride=stride,
+        boundary_tolerance=boundary_tolerance,
+    )
 
 
 class Segment:
@@ -63,6 +81,8 @@ class Segment:
     metric = "miou"
     errors = ()
     shown = 4
+    weighted_losses: tuple[str, ...] = (*losses.OF_PIXELS, "tversky", "lovasz")
+    """Those that class weights enter."""
 
     def __init__(
         self,
@@ -70,6 +90,7 @@ class Segment:
         class_weights: Tensor | None = None,
         *,
         loss: str = "cross_entropy",
+        parameters: losses.Parameters = losses.DEFAULTS,
         stride: int = 1,
         boundary_tolerance: float = 0.0075,
     ) -> None:
@@ -77,8 +98,9 @@ class Segment:
         Args:
             classes: their number, at most 255.
             class_weights: float64 (classes,) or None.
-            loss: "cross_entropy"; "dice" (Milletari, Navab and Ahmadi 2016, V-Net, section 3), which class weights do
-                not enter; "sum" of both.
+            loss: "cross_entropy", "bce", "focal", "dice", "tversky", "lovasz", or a sum such as "focal+dice"; see
+                `losses`. "sum" is another name of "cross_entropy+dice".
+            parameters: of the losses.
             stride: of the model; 8 where it predicts at an eighth of the image's height and width.
             boundary_tolerance: distance at which boundaries still match, as a share of the image's diagonal; 0: the
                 boundary F1 is not computed.
@@ -86,16 +108,20 @@ class Segment:
         Raises:
             ValueError: a value is not allowed, or values exclude each other.
         """
-        if loss not in LOSSES:
-            raise ValueError(f"loss={loss!r} is not known; choose from {', '.join(LOSSES)}")
+        names = losses.read("cross_entropy+dice" if loss == SUM else loss, losses.ALL, parameters)
         if not isinstance(stride, int) or stride < 1:
             raise ValueError(f"stride={stride!r} is not allowed; give a whole number, 1 or more")
         if not 0 <= boundary_tolerance <= 1:
             raise ValueError(f"boundary_tolerance={boundary_tolerance} is not allowed; give a share from 0 to 1")
-        if class_weights is not None and loss == "dice":
-            raise ValueError("loss='dice' knows no class weights; give class weights 'none', or loss 'sum'")
-        self.classes, self.class_weights = classes, class_weights
-        self.loss_kind, self.stride, self.boundary_tolerance = loss, stride, boundary_tolerance
+        if class_weights is not None and not set(names) & set(self.weighted_losses):
+            raise ValueError(
+                f"loss={loss!r} knows no class weights; give class weights 'none', or a sum such as "
+                f"cross_entropy+{loss}"
+            )
+        self.classes, self.class_weights, self.parameters = classes, class_weights, parameters
+        self.stride, self.boundary_tolerance = stride, boundary_tolerance
+        self.of_pixels = [name for name in names if name in losses.OF_PIXELS]
+        self.of_images = [name for name in names if name in losses.OF_IMAGES]
         self._weight_of_label = torch.zeros(IGNORED + 1, dtype=torch.float64)  # by what a mask may hold
         self._weight_of_label[:classes] = 1.0 if class_weights is None else class_weights
 
@@ -105,26 +131,27 @@ class Segment:
         return self.classes
 
     def weight(self, target: Tensor) -> Tensor:
-        """The divisors, float64 (terms,): of cross-entropy the sum of the class weights of the labelled pixels (their
-        number, without weights), of Dice the number of images with any labelled pixel."""
+        """The divisors, float64 (terms,): of the pixels' losses the sum of the class weights of the labelled ones
+        (their number, without weights), of the images' the number of those with any labelled pixel."""
         target = self._shrink(target)
         terms = []
-        if self.loss_kind != "dice":
+        if self.of_pixels:
             terms.append(self._weight_of_label.to(target.device)[target].sum())
-        if self.loss_kind != "cross_entropy":
+        if self.of_images:
             terms.append((target != IGNORED).flatten(1).any(1).sum(dtype=torch.float64))
         return torch.stack(terms)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Sums over the labelled pixels (cross-entropy) and over the images (Dice), float64 (terms,), of losses in
-        fp32 or better. Raises ValueError where the output's shape does not fit."""
+        """Sums of the losses of the labelled pixels and of those of the images, float64 (terms,), of losses in fp32 or
+        better. Raises ValueError where the output's shape does not fit."""
         logits, shrunk = precise(output), self._shrink(target)
         self._check(logits, target, shrunk)
         terms = []
-        if self.loss_kind != "dice":
-            terms.append(self._cross_entropy(logits, shrunk).sum((1, 2)).double().sum())
-        if self.loss_kind != "cross_entropy":
-            terms.append(self._dice(logits, shrunk).double().sum())
+        if self.of_pixels:
+            each = [self._loss_of_pixels(name, logits, shrunk).sum((1, 2)).double().sum() for name in self.of_pixels]
+            terms.append(torch.stack(each).sum())
+        if self.of_images:
+            terms.append(self._loss_of_images(logits, shrunk).double().sum())
         return torch.stack(terms)
 
     def labels(self, output: Tensor, size: tuple[int, int]) -> Tensor:
@@ -229,31 +256,45 @@ class Segment:
             + (f"give stride={stride}" if stride else "no stride fits: change the model or image_size")
         )
 
-    def _cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Weighted cross-entropies of the pixels, (N, h, w); 0 where ignored."""
-        weights = None if self.class_weights is None else self.class_weights.to(logits.device, logits.dtype)
-        return functional.cross_entropy(logits, target, weights, ignore_index=IGNORED, reduction="none")
+    def _loss_of_pixels(self, name: str, logits: Tensor, target: Tensor) -> Tensor:
+        """Weighted losses, (N, h, w); 0 where ignored."""
+        smoothing = self.parameters.label_smoothing
+        if name == "cross_entropy":
+            weights = None if self.class_weights is None else self.class_weights.to(logits.device, logits.dtype)
+            return functional.cross_entropy(
+                logits, target, weights, ignore_index=IGNORED, reduction="none", label_smoothing=smoothing
+            )
+        if name == "bce":
+            each = losses.one_against_rest(logits, target, smoothing)
+        else:
+            plain = functional.cross_entropy(logits, target, ignore_index=IGNORED, reduction="none")
+            each = losses.focal(plain, self.parameters.focal_gamma)
+        return each * self._weight_of_label.to(logits.device, logits.dtype)[target]
 
-    def _dice(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Dice losses of the images, (N,): means over the classes that occur in them; 0 where all is ignored."""
+    def _loss_of_images(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Losses of the images, added up, (N,): of each loss the mean over the classes that occur in the image, but for
+        Dice a weighted one; 0 where all is ignored."""
         number = torch.arange(self.classes, device=target.device)[:, None, None]
         truth = target[:, None] == number  # (N, classes, h, w)
-        losses = dice_losses(logits.softmax(1), truth, target)
+        probabilities = logits.softmax(1)
         present = truth.flatten(2).any(2)
-        return (losses * present).sum(1) / present.sum(1).clamp(min=1)
+        terms = []
+        for name in self.of_images:
+            weights: Tensor = present
+            if name == "dice":
+                each = losses.dice(probabilities, truth, target)
+            elif name == "tversky":
+                each = losses.tversky(probabilities, truth, target, self.parameters)
+            else:
+                each = losses.lovasz(torch.where(truth, 1 - probabilities, probabilities), truth, target)
+            if name in self.weighted_losses and self.class_weights is not None:
+                weights = present * self.class_weights.to(logits.device, logits.dtype)
+            total = weights.sum(1)
+            terms.append((each * weights).sum(1) / torch.where(total > 0, total, 1))
+        return torch.stack(terms).sum(0)
 
     def _decide(self, logits: Tensor) -> Tensor:
         return logits.argmax(1).to(torch.uint8)
-
-
-def dice_losses(probabilities: Tensor, truth: Tensor, target: Tensor) -> Tensor:
-    """1 - (2 sum(p t) + 1) / (sum(p^2) + sum(t) + 1) over the labelled pixels, (N, channels); t is 0 or 1.
-
-    The ratio of Milletari et al., with 1 added above and below: an empty truth is best met by an empty prediction.
-    """
-    p = probabilities * (target != IGNORED)[:, None]
-    both = torch.where(truth, p, 0).sum((2, 3))
-    return 1 - (2 * both + 1) / (p.square().sum((2, 3)) + truth.sum((2, 3)) + 1)
 
 
 def _mean(values: Floats) -> float:

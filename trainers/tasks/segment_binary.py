@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from trainers.tasks import losses
 from trainers.tasks.base import Ints, Scores
-from trainers.tasks.segment import Segment, dice_losses
+from trainers.tasks.segment import Segment
 
 TARGET = "masks"
 CLASSES = 2
@@ -30,7 +30,12 @@ def make(
     classes: int,
     class_weights: Tensor | None = None,
     *,
-    loss: Literal["cross_entropy", "dice", "sum"] = "cross_entropy",
+    loss: str = "cross_entropy",
+    label_smoothing: float = 0.0,
+    focal_gamma: float = 2.0,
+    focal_alpha: float | None = None,
+    tversky_alpha: float = 0.3,
+    tversky_beta: float = 0.7,
     stride: int = 1,
     boundary_tolerance: float = 0.0075,
 ) -> SegmentBinary:
@@ -39,7 +44,8 @@ def make(
     Args:
         classes: Number of classes.
         class_weights: float64 (classes,) or None.
-        loss: See `Segment`.
+        loss: See `Segment`; bce is the cross-entropy.
+        label_smoothing, focal_gamma, focal_alpha, tversky_alpha, tversky_beta: See `losses.Parameters`.
         stride: See `Segment`.
         boundary_tolerance: See `Segment`.
 
@@ -47,13 +53,22 @@ def make(
         ValueError: A value is not allowed, or values exclude each other.
     """
     outputs(classes)
-    return SegmentBinary(classes, class_weights, loss=loss, stride=stride, boundary_tolerance=boundary_tolerance)
+    parameters = losses.Parameters(label_smoothing, focal_gamma, focal_alpha, tversky_alpha, tversky_beta)
+    return SegmentBinary(
+        classes,
+        class_weights,
+        loss=loss,
+        parameters=parameters,
+        stride=stride,
+        boundary_tolerance=boundary_tolerance,
+    )
 
 
 class SegmentBinary(Segment):
     """Background (0) and foreground (1), from one logit per pixel: `output` is (N, 1, h, w)."""
 
     metric = "iou"
+    weighted_losses = losses.OF_PIXELS
 
     @property
     def channels(self) -> int:
@@ -67,14 +82,27 @@ class SegmentBinary(Segment):
         names = ("iou", "dice", "f1", "precision", "recall")
         return {**scores, **{name: scores["per_class"][name][1] or 0.0 for name in names}}
 
-    def _cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
+    def _loss_of_pixels(self, name: str, logits: Tensor, target: Tensor) -> Tensor:
+        """Weighted losses, (N, h, w); 0 where ignored."""
         weights = self._weight_of_label.to(logits.device, logits.dtype)[target]
         truth = (target == 1).to(logits.dtype)
-        return functional.binary_cross_entropy_with_logits(logits[:, 0], truth, weights, reduction="none")
+        if name != "focal":
+            truth = losses.smoothed(truth, self.parameters.label_smoothing, CLASSES)
+            return functional.binary_cross_entropy_with_logits(logits[:, 0], truth, weights, reduction="none")
+        plain = functional.binary_cross_entropy_with_logits(logits[:, 0], truth, reduction="none")
+        if (alpha := self.parameters.focal_alpha) is not None:
+            weights = weights * (alpha * truth + (1 - alpha) * (1 - truth))
+        return losses.focal(plain, self.parameters.focal_gamma) * weights
 
-    def _dice(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Dice losses of the foregrounds, (N,)."""
-        return dice_losses(logits.sigmoid(), target[:, None] == 1, target)[:, 0]
+    def _loss_of_images(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Losses of the foregrounds, added up, (N,)."""
+        truth, probabilities = target[:, None] == 1, logits.sigmoid()
+        each = {
+            "dice": lambda: losses.dice(probabilities, truth, target),
+            "tversky": lambda: losses.tversky(probabilities, truth, target, self.parameters),
+            "lovasz": lambda: losses.lovasz(torch.where(truth, 1 - logits, 1 + logits), truth, target),
+        }
+        return torch.stack([each[name]()[:, 0] for name in self.of_images]).sum(0)
 
     def _decide(self, logits: Tensor) -> Tensor:
         return (logits[:, 0] > 0).to(torch.uint8)
