@@ -18,7 +18,7 @@ from trainers.cli import cli, leading, parse, run_command
 from trainers.formatting import check_is_path, format_size, printable, shortened
 from trainers.own_code import is_file
 from trainers.recipe import Recipe, Scale, describe, recipe_names, resolve
-from trainers.registry import load
+from trainers.registry import find_models, load
 from trainers.storage.store import explain
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 USAGE = """usage: python -m trainers COMMAND ...
 
-  list                          the recipes
+  list [--models PATTERN]       the recipes, or models by name
   train RECIPE [...]            train one or several recipes; --help shows every field
   evaluate RUN [...]            scores of a run's best checkpoint
   predict RUN PATH... --out DIR the class of each picture, as a CSV; masks and overlays
@@ -397,10 +397,12 @@ def _report(argv: list[str]) -> int:
 
 
 def _list(argv: list[str]) -> int:
-    cli(_ListOptions, argv, "python -m trainers list")
+    options = cli(_ListOptions, argv, "python -m trainers list")
     from rich.console import Console
     from rich.table import Table
 
+    if options.models is not None:
+        return _list_models(options.models)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("recipe", "dataset", "model", "parameters", "expected"):
         table.add_column(column, justify="right" if column == "parameters" else "left", no_wrap=column == "recipe")
@@ -414,9 +416,28 @@ def _list(argv: list[str]) -> int:
     return 0
 
 
+def _list_models(pattern: str) -> int:
+    """Flags of the models that match, one a line, to be copied."""
+    from trainers.progress import Progress
+
+    found, missing = find_models(pattern)
+    for why in missing:
+        Progress().warning(why)
+    if not found:
+        raise ValueError(f"no model matches {pattern!r}; give a part of a name, or a pattern such as '*net*'")
+    flags = [f"--model {model} --model-args {args}" if args else f"--model {model}" for model, args, _ in found]
+    width = max(map(len, flags))
+    for flag, (_, _, weights) in zip(flags, found, strict=True):
+        print(f"{flag:{width}}  {weights}".rstrip())
+    return 0
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _ListOptions:
     """The recipes that ship with Trainyard."""
+
+    models: str | None = None
+    """The models instead whose names match, of timm, torchvision and smp too: a part of a name, or 'convnext*'."""
 
 
 def _noted(text: str, what: str) -> str:

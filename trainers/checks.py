@@ -130,7 +130,7 @@ def find_other_pixels(run: RunFacts, meta: Meta) -> list[str]:
     ]
 
 
-def check_model(recipe: Recipe, source: Source, *, weights: bool = True) -> None:
+def check_model(recipe: Recipe, source: Source, *, weights: bool = True, workers: int = 1) -> None:
     """Build the model and try it on pictures of zeros: one that does not fit the data is refused before they are
     decoded.
 
@@ -142,9 +142,11 @@ def check_model(recipe: Recipe, source: Source, *, weights: bool = True) -> None
         recipe: Its model, task, frozen parts and image_size.
         source: The data set's listing.
         weights: Whether the model is built with the pretrained weights that it asks for, which must then be had here.
+        workers: That will train it.
 
     Raises:
-        ValueError: The model cannot be built, or does not go with the pictures and the task.
+        ValueError: The model cannot be built, or does not go with the pictures and the task; or it keeps statistics
+            that several workers would not agree on.
     """
     from trainers.data import targets
     from trainers.training import build, parts
@@ -161,7 +163,13 @@ def check_model(recipe: Recipe, source: Source, *, weights: bool = True) -> None
         _check_weights(asked, facts)
     model, where = _build_anywhere(recipe, facts)
     parts.check(recipe, model)
-    _try(model, where, recipe, source, facts, training=True)
+    kept = _try(model, where, recipe, source, facts, training=True)
+    if kept and workers > 1:
+        more = f" and {len(kept) - 1} more" if kept[1:] else ""
+        raise ValueError(
+            f"the model {recipe.model} changes its buffer {kept[0]}{more} in training, which is no BatchNorm's: each of "
+            "several workers would keep another; give --workers 1"
+        )
     check_batches(recipe, facts, source.rows["train"])
     if own_code.is_file(recipe.model) or own_code.is_file(recipe.task):
         _try(model, where, recipe, source, facts, training=False)
@@ -298,22 +306,24 @@ class _ForwardError(Exception):
 
 def _try(
     model: nn.Module, where: torch.device, recipe: Recipe, source: Source, facts: Facts, *, training: bool
-) -> None:
+) -> list[str]:
     """A pass where the model is, and where that is without memory and fails, one for real.
 
-    Raises ValueError where the model does not go with the pictures and the task.
+    Returns the names of the buffers that it changed, but for BatchNorm's statistics. Raises ValueError where the model
+    does not go with the pictures and the task.
     """
     import torch
 
     cpu = torch.device("cpu")
     try:
         try:
-            _pass(model, where, recipe, source, facts, training=training)
+            return _pass(model, where, recipe, source, facts, training=training)
         except Exception as error:
             if where == cpu or isinstance(error, ValueError):
                 raise
             if _affordable(recipe, _weights(model)):
-                _pass(_build(recipe, facts, cpu), cpu, recipe, source, facts, training=training)
+                return _pass(_build(recipe, facts, cpu), cpu, recipe, source, facts, training=training)
+            return []
     except ValueError:
         raise
     except Exception as error:
@@ -323,23 +333,28 @@ def _try(
 
 def _pass(
     model: nn.Module, where: torch.device, recipe: Recipe, source: Source, facts: Facts, *, training: bool
-) -> None:
+) -> list[str]:
     """A forward pass and the loss, of as few pictures as there may be: do the sizes fit?
 
     Raises whatever the model raises; ValueError for what it returns that a task of ours does not take, or that cannot
-    be learned from, and for what a task of the user's own returns.
+    be learned from, and for what a task of the user's own returns. Returns as `_try`.
     """
     import torch
 
     from trainers.data import targets
-    from trainers.training import build
+    from trainers.training import build, parts
+    from trainers.training.batchnorm import OtherStatistics
 
     task, own_task = build.make_task(recipe, facts), own_code.is_file(recipe.task)
     pictures = TRIED if training else _fewest_evaluated(recipe, source)
     shape = targets.kind(source.target).dummy(pictures, recipe.image_size).shape
     wanted = (pictures, build.count_outputs(recipe, facts), *shape[1:])
     name = f"forward() of {type(model).__name__}" + ("" if training else " in eval mode")
-    model.train(training)
+    if training:
+        parts.set_training(recipe, model, parts.LAST_EPOCH)
+    else:
+        model.eval()
+    statistics = OtherStatistics(model)
     with where, torch.set_grad_enabled(training):
         images = torch.zeros(pictures, source.channels, *recipe.image_size)
         try:
@@ -365,6 +380,7 @@ def _pass(
         )
     if own_task and tensor and not training:
         _check_scores(recipe, task, loss, tuple(output.shape), tuple(shape))
+    return statistics.changed()
 
 
 def _fewest_evaluated(recipe: Recipe, source: Source) -> int:

@@ -199,7 +199,7 @@ def prepare(recipe: Recipe, scale: Scale) -> str:
 
 def check_trial(recipe: Recipe, scale: Scale, source: Source) -> None:
     """Check a model before pictures are decoded. Raises ValueError where it does not go with the data."""
-    check_model(code.absolute(recipe), source, weights=_here(scale))
+    check_model(code.absolute(recipe), source, weights=_here(scale), workers=scale.worker_range[1])
 
 
 def prepare_data(recipe: Recipe, scale: Scale, source: Source, progress: Progress) -> DataSpec:
@@ -288,7 +288,8 @@ def _open(
         progress.warning(warning)
     if source is not None:
         recipe = _follow_listed(recipe, source, scale)
-        check_model(recipe, source, weights=known.resumed is None and _here(scale))
+        fresh = known.resumed is None and _here(scale)
+        check_model(recipe, source, weights=fresh, workers=scale.worker_range[1])
         if known.resumed is None:
             check_start(recipe, source, storage)
     copies = code.keep(recipe, folder, known.earlier.get("code", {}) if known.earlier is not None else {})

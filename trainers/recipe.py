@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from trainers import augmentations, values
 from trainers.fields import Fields, check_name, read, require, take_types
 from trainers.formatting import check_is_path, locate_error, nearest, parse_size
-from trainers.registry import arguments, choices, constant, load
+from trainers.registry import arguments, choices, constant, load, offers
 
 if TYPE_CHECKING:  # it imports NumPy
     from trainers.run_facts import Json
 
 FOLLOWING = ("batch_size", "epochs", "lr")
 """Fields whose values can follow from the data."""
+FROM_DATA = ("image_size", "channels", "classes")
+"""Arguments of a model that are filled in."""
 SCHEDULE_ARGS = {"constant": {}, "step": {"every": 10, "factor": 0.1}, "cosine": {}, "polynomial": {"power": 0.9}}
 
 
@@ -144,7 +146,9 @@ class Recipe(Fields):
             require(holds, f"schedule_args {name}", value, f"{values.describe_type(type(known[name]))} above 0")
         augmentations.check(self.augment)
         _check_arguments("datasets", self.dataset, "source", self.dataset_args, given=("data",))
-        _check_arguments("models", self.model, "build", self.model_args, given=())
+        _check_arguments(
+            "models", self.model, "build", self.model_args, given=(), filled=("image_size", "channels", "classes")
+        )
         _check_arguments("tasks", self.task, "make", self.task_args, given=("classes", "class_weights"))
         arguments("tasks", self.task, "outputs")
         constant("tasks", self.task, "TARGET")
@@ -440,8 +444,15 @@ def _check_arguments(
     function: str,
     args: Mapping[str, object],
     given: tuple[str, ...],
+    filled: tuple[str, ...] = (),
 ) -> None:
+    """Raises ValueError for arguments that are unknown, missing or of another type. `given`: those that are no user's
+    to give; `filled`: those that are filled in where they are not given."""
     allowed = {key: default for key, default in arguments(kind, name, function).items() if key not in given}
+    for key, default in allowed.items():
+        if default is ... and key not in args and key not in filled:
+            finds = "; python -m trainers list --models PATTERN finds names" if offers(kind, name, "names") else ""
+            raise ValueError(f"the {kind[:-1]} {name} needs {key}: give --{kind[:-1]}-args {key}={key.upper()}{finds}")
     for key, value in args.items():
         check_name(key, allowed, f"argument of {kind[:-1]} {name!r}")
         default, chosen = allowed[key], choices(kind, name, function).get(key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import fnmatch
 import importlib
 import types
 from pathlib import Path
@@ -89,6 +90,34 @@ def constant(kind: Kind, name: str, constant: str, default: object = ...) -> Any
     if default is not ...:
         return default
     raise ValueError(f"{path} has no {constant} = ...; trainers/{kind} has examples")
+
+
+def offers(kind: Kind, name: str, function: str) -> bool:
+    """Whether a module has a function of this name, without importing it. Raises ValueError where there is none."""
+    return function in _functions(_module_path(kind, name))
+
+
+def find_models(pattern: str) -> tuple[list[tuple[str, str, str]], list[str]]:
+    """Models whose names match: ours, and those of the libraries that they are built from.
+
+    Args:
+        pattern: As of a shell: convnext*; one without *, ? or [ matches within names.
+
+    Returns:
+        Of each the model, its --model-args, and which weights there are; and why some libraries could not be asked.
+    """
+    if not set(pattern) & set("*?["):
+        pattern = f"*{pattern}*"
+    found, missing = [], []
+    for model in names("models"):
+        if not offers("models", model, "names"):
+            found += [(model, "", "")] if fnmatch.fnmatch(model, pattern) else []
+            continue
+        try:
+            found += [(model, args, weights) for args, weights in load("models", model).names(pattern).items()]
+        except ValueError as error:  # it is not installed
+            missing.append(str(error))
+    return found, missing
 
 
 def names(kind: Kind) -> list[str]:

@@ -1,4 +1,4 @@
-"""Weights of ResNets trained on ImageNet, from torchvision; for the models that start from them."""
+"""Weights of torchvision, downloaded once; for the models that start from them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,27 @@ SILENT_SECONDS = 20.0
 
 
 def resnet_weights(depth: int) -> dict[str, torch.Tensor]:
-    """The state of torchvision's ResNet of this depth, its DEFAULT weights, downloaded once.
+    """The state of torchvision's ResNet of this depth, its DEFAULT weights, trained on ImageNet, downloaded once.
 
     Raises ValueError where the file can neither be downloaded nor read.
     """
     from torchvision import models
 
     offered: Any = models.get_model_weights(f"resnet{depth}")
-    chosen = offered.DEFAULT
+    return fetch(offered.DEFAULT, "imagenet", "Leave weights out of --model-args for random weights")
+
+
+def fetch(chosen: Any, name: str, advice: str) -> dict[str, torch.Tensor]:
+    """The state of some weights of torchvision, downloaded once.
+
+    Args:
+        chosen: A value of one of its enumerations of weights.
+        name: What they are called in `weights=NAME`.
+        advice: What people can do without them, beside putting the file there by hand.
+
+    Raises:
+        ValueError: The file can neither be downloaded nor read.
+    """
     path = os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(chosen.url))
     waiting = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENT_SECONDS)  # torch sets none: behind a firewall it would wait for minutes
@@ -31,8 +44,7 @@ def resnet_weights(depth: int) -> dict[str, torch.Tensor]:
         )
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(
-            f"weights=imagenet: {chosen.url} could not be read ({error}). "
-            f"Leave weights out of --model-args for random weights, or put that file at {path}"
+            f"weights={name}: {chosen.url} could not be read ({error}). {advice}, or put that file at {path}"
         ) from error
     finally:
         socket.setdefaulttimeout(waiting)

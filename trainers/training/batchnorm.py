@@ -6,7 +6,33 @@ import torch
 from torch import Tensor, nn
 
 from trainers.training.distributed import World
-from trainers.training.torch_internals import BatchNorm
+from trainers.training.torch_internals import BatchNorm, version_of
+
+
+class OtherStatistics:
+    """Finds buffers that a forward pass in training changes, and that are not BatchNorm's: each worker would have its
+    own, of the micro-batches that it sees."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.before = self._versions()
+
+    def changed(self) -> list[str]:
+        """Names of those that were changed since this was made."""
+        before = self.before
+        return [
+            name
+            for name, (buffer, version) in self._versions().items()
+            if name not in before or before[name][0] is not buffer or before[name][1] != version
+        ]
+
+    def _versions(self) -> dict[str, tuple[Tensor, int]]:
+        norms = [name for name, module in self.model.named_modules() if isinstance(module, BatchNorm)]
+        return {
+            name: (buffer, version_of(buffer))
+            for name, buffer in self.model.named_buffers()
+            if name.rpartition(".")[0] not in norms
+        }
 
 
 class BatchNormStatistics:

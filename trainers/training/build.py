@@ -56,6 +56,18 @@ def build_model(recipe: Recipe, meta: Facts | DatasetFacts) -> nn.Module:
     return model
 
 
+def build_without_memory(recipe: Recipe, meta: Facts | DatasetFacts) -> nn.Module:
+    """The recipe's model on the meta device. One whose constructor reads values, as of a rate for each layer, is built
+    on the CPU first. Raises as `build_model`."""
+    try:
+        with torch.device("meta"):
+            return build_model(recipe, meta)
+    except ValueError:
+        raise
+    except Exception:
+        return build_model(recipe, meta).to("meta")
+
+
 def without_weights(recipe: Recipe) -> Recipe:
     """The recipe, but its model is built without reading weights from anywhere."""
     return recipe.replace(model_args={"weights": None}) if "weights" in recipe.model_args else recipe

@@ -71,9 +71,8 @@ class Trace:
         self.world = World(0, 1, torch.device("cpu"), recipe.precision)
         self.fake, self.ledger = fake_tensors(), _Ledger()
         with torch.random.fork_rng(devices=[]), _LocatingErrors(recipe.model):
-            with torch.device("meta"):
-                model = build.build_model(build.without_weights(recipe), meta)
-                self.model = model.to(dtype=self.world.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model = build.build_without_memory(build.without_weights(recipe), meta)
+            self.model = model.to(dtype=self.world.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
             with self.fake, self.ledger:
                 state = _state(recipe, self.model)
         set_training(recipe, self.model, LAST_EPOCH)

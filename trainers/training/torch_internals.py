@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 
-from torch import UntypedStorage
+from torch import Tensor, UntypedStorage
 
 # The bases of all normalisation layers, those of other packages among them: tests/training/test_distributed.py,
 # test_what_is_made_again_counts_once_and_draws_the_same.
@@ -28,6 +28,7 @@ __all__ = [
     "needs_numbers",
     "storage_key",
     "tree_leaves",
+    "version_of",
     "without_gradient",
 ]
 
@@ -59,6 +60,11 @@ def needs_numbers(error: BaseException) -> bool:
         | fake_tensor.UnsupportedFakeTensorException
         | fake_tensor.UnsupportedOperatorException,
     )
+
+
+def version_of(tensor: Tensor) -> int:
+    """How often a tensor was changed in place; also of one without memory."""
+    return int(tensor._version)
 
 
 def storage_key(storage: UntypedStorage) -> int:
