@@ -167,8 +167,8 @@ def check_model(recipe: Recipe, source: Source, *, weights: bool = True, workers
     if kept and workers > 1:
         more = f" and {len(kept) - 1} more" if kept[1:] else ""
         raise ValueError(
-            f"the model {recipe.model} changes its buffer {kept[0]}{more} in training, which is no BatchNorm's: each of "
-            "several workers would keep another; give --workers 1"
+            f"the model {recipe.model} changes its buffer {kept[0]}{more} in training, which is no BatchNorm's: each "
+            "of several workers would keep another; give --workers 1"
         )
     check_batches(recipe, facts, source.rows["train"])
     if own_code.is_file(recipe.model) or own_code.is_file(recipe.task):
