@@ -1,9 +1,8 @@
-"""Where a cluster's job server is, and the token that it requires. Imports no Ray."""
+"""Where a cluster's job server is. Imports no Ray."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from urllib.parse import urlsplit
 
 DEFAULT = "http://127.0.0.1:8265"
@@ -35,18 +34,3 @@ def job_server(given: str | None) -> str:
         raise ValueError(f"{what} is not understood; give http://HOST:PORT, as in {DEFAULT}")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}:{port}{parts.path.rstrip('/')}"
-
-
-def token_origin() -> str | None:
-    """The variable or file that Ray's token comes from; None: there is no token."""
-    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
-        if os.environ.get(name):
-            return name
-    file = Path(os.path.expanduser("~/.ray/auth_token"))
-    return str(file) if file.exists() else None
-
-
-def use_token() -> None:
-    """Turn Ray's token authentication on where there is a token. Call it before Ray is imported."""
-    if token_origin():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")

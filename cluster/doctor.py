@@ -47,10 +47,11 @@ from trainers.progress import Progress
 from trainers.recipe import Scale
 from trainers.runs import provenance
 from trainers.runtime import preflight
+from trainers.runtime.addresses import cluster_address, host_of, refuse_other_servers, use_token
 from trainers.runtime.preflight import Failure, Finding, Host
 from trainers.runtime.proxies import ask_directly
 from trainers.runtime.ray_internals import connect, start_on_loopback
-from trainers.runtime.resources import cluster_address, host_of, is_connected
+from trainers.runtime.resources import is_connected
 from trainers.storage.store import Store, default_storage
 
 if TYPE_CHECKING:
@@ -183,12 +184,13 @@ def _connect(address: str | None, workers: int) -> Finding | None:
     if address is None:
         start_on_loopback(max(cpus(), workers + 1), dashboard=True)
         return None
+    refuse_other_servers(address)
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token"))
     known = token.exists() or "RAY_AUTH_TOKEN" in os.environ
     if known:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported
-    host, _, port = address.rpartition(":")
-    if port.isdigit():
+        use_token()
+    host, port = host_of(address), address.rpartition(":")[2]
+    if host is not None and port.isdigit():
         try:
             socket.create_connection((host, int(port)), PORT_SECONDS).close()
         except OSError as error:
@@ -342,18 +344,17 @@ def _clock(probe: _Probe) -> Clock:
 def _cluster(scale: Scale, nodes: Sequence[Host]) -> ClusterFacts:
     """What the cluster as a whole has, and the resources of each worker that `scale` asks for."""
     from trainers.runtime.ray_internals import addable_resources, free_resources
-    from trainers.runtime.resources import gpu_of_worker, named_resources, refuse_what_never_fits, share_of_cpus
+    from trainers.runtime.resources import refuse_what_never_fits, worker_resources
 
     shapes = [node.resources for node in nodes]
-    cpus = scale.cpus_per_worker or share_of_cpus(shapes, scale.worker_range[1])
-    resources = {"CPU": float(cpus), **gpu_of_worker(scale, shapes), **named_resources(scale)}
-    unfit = None
+    resources, unfit = {"CPU": 1.0}, None
     try:
+        resources = worker_resources(scale, shapes)
         refuse_what_never_fits(scale.worker_range[0], resources, shapes)
     except ValueError as error:
         unfit = str(error)
     left = free_resources()
-    addable = addable_resources().get("CPU", 0.0)
+    addable = (addable_resources() or {}).get("CPU", 0.0)
     return {
         "cpus": max(addable, sum(node.cpus for node in nodes)),
         "workers": scale.worker_range[1],

@@ -17,8 +17,8 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from cluster.address import token_origin
 from trainers.progress import Progress
+from trainers.runtime.addresses import token_origin
 from trainers.runtime.proxies import proxy_of
 from trainers.runtime.ray_internals import JOB_LOG_LINES, JOB_LOGGERS, JobClientHooks, is_known_job, lacks_agent
 

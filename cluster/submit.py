@@ -26,11 +26,12 @@ from urllib.parse import urlsplit
 
 import tyro
 
-from cluster.address import DEFAULT, job_server, use_token
+from cluster.address import DEFAULT, job_server
 from cluster.job_entrypoint import HAS, LACKS
 from trainers.cli import cli
 from trainers.formatting import check_is_path, format_duration, format_size
 from trainers.progress import Progress
+from trainers.runtime.addresses import use_token
 from trainers.runtime.proxies import ask_directly
 
 if TYPE_CHECKING:

@@ -44,11 +44,34 @@ def test_an_address_where_a_path_is_needed_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("path", [None, "", "photos", "/shared/photos", "~/photos", "C:/photos", "a:b//c", "./s3:/x"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        None,
+        "",
+        "photos",
+        "/shared/photos",
+        "~/photos",
+        "C:/photos",
+        "C://photos",
+        r"C:\photos",
+        r"\\nas\photos",
+        "a:b//c",
+        "./s3:/x",
+    ],
+)
 def test_a_path_is_no_address(path: str | None) -> None:
     check_is_path("data", path)
 
 
-def test_of_a_file_uri_the_path_is_named() -> None:
-    with pytest.raises(ValueError, match=r"give its path, /shared/photos$"):
-        check_is_path("data", "file:///shared/photos")
+@pytest.mark.parametrize(
+    ("address", "path"),
+    [
+        ("file:///shared/photos", "/shared/photos"),
+        ("file://localhost/shared/photos", "/shared/photos"),
+        ("file:///shared/my%20photos", "/shared/my photos"),
+    ],
+)
+def test_of_a_file_uri_the_path_is_named(address: str, path: str) -> None:
+    with pytest.raises(ValueError, match=rf"give its path, {path}$"):
+        check_is_path("data", address)

@@ -51,9 +51,9 @@ from trainers.runs.events import Control, Listener
 from trainers.runs.files import check_run_name, count_epochs, find_run, new_run_name, read_history, read_run
 from trainers.runs.provenance import changed_since, commit, versions
 from trainers.runs.record import Record
+from trainers.runtime.addresses import cluster_address
 from trainers.runtime.local import ThisProcess
 from trainers.runtime.preflight import this_node
-from trainers.runtime.resources import cluster_address
 from trainers.runtime.signals import Signals
 from trainers.storage.run_lock import lock
 from trainers.storage.store import Store, default_storage, explain

@@ -8,6 +8,7 @@ import traceback
 import typing
 import unicodedata
 from pathlib import Path
+from urllib.parse import unquote
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -91,11 +92,12 @@ def check_is_path(name: str, text: str | None) -> None:
     Raises:
         ValueError: It is the address of an object store, a server...
     """
-    found = re.match(r"([a-z][a-z0-9+.-]*)://(.*)", text or "", re.IGNORECASE | re.DOTALL)
+    found = re.match(r"([a-z][a-z0-9+.-]+)://(.*)", text or "", re.IGNORECASE | re.DOTALL)  # C://photos is a path
     if found is not None:
         what = f"{name}={text} is an address, where a file or folder is needed"
         if found[1].lower() == "file":
-            raise ValueError(f"{what}; give its path, /{found[2].lstrip('/')}")
+            path = unquote(found[2].removeprefix("localhost/").lstrip("/"))
+            raise ValueError(f"{what}; give its path, /{path}")
         raise ValueError(
             f"{what}: object stores and servers are not read or written there (--storage alone takes an address); copy "
             "the files to a disk that every host sees, or mount them, and give that path"

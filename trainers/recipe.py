@@ -331,7 +331,8 @@ class Scale(Fields):
             value = getattr(self, name)
             require(value is None or value > 0, name, value, "a number above 0")
         gpus = self.gpus_per_worker
-        require(gpus is None or gpus >= 0, "gpus_per_worker", gpus, "0 or more")
+        whole = gpus is None or 0 <= gpus <= 1 or (gpus > 1 and gpus % 1 == 0)
+        require(whole, "gpus_per_worker", gpus, "0, a share of one GPU such as 0.5, or a whole number")
         for name, amount in self.resources.items():
             if name in ("CPU", "GPU", "memory"):
                 raise ValueError(f"resources {name}={amount}: give --cpus-per-worker, --gpus-per-worker or --memory")

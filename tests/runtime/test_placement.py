@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import cast
 from unittest import mock
 
@@ -11,7 +12,7 @@ from trainers.messages import RayJob
 from trainers.progress import Progress
 from trainers.recipe import Scale
 from trainers.runs.events import Control, Listener
-from trainers.runtime import preflight, ray_train, resources
+from trainers.runtime import preflight, ray_callbacks, ray_train, resources
 from trainers.runtime.coordinator import Coordinator
 from trainers.runtime.resources import (
     cluster_total,
@@ -23,6 +24,7 @@ from trainers.runtime.resources import (
     shares_gpus,
     smallest_share,
     warn_of_workers,
+    worker_resources,
 )
 
 HOSTS = [
@@ -98,6 +100,75 @@ def test_each_worker_asks_for_a_gpu_where_the_cluster_has_or_adds_some(
 ) -> None:
     monkeypatch.setattr(resources, "addable_resources", lambda: addable)
     assert gpu_of_worker(Scale.from_json(scale), nodes) == ({} if expected is None else {"GPU": expected})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "scale", "expected"),
+    [
+        (HOSTS, {"workers": 2}, {"CPU": 7.0, "GPU": 1.0}),
+        (HOSTS, {"workers": 2, "cpus_per_worker": 2}, {"CPU": 2.0, "GPU": 1.0}),
+        ([{"CPU": 64.0}, *HOSTS], {"workers": 2}, {"CPU": 7.0, "GPU": 1.0}),  # the head has no GPU
+        ([{"CPU": 2.0}, *HOSTS], {"workers": 2}, {"CPU": 7.0, "GPU": 1.0}),
+        ([{"CPU": 16.0, "GPU": 4.0}, {"CPU": 16.0, "GPU": 1.0}], {"workers": 5}, {"CPU": 4.0, "GPU": 1.0}),
+        ([{"CPU": 8.0, "GPU": 1.0}], {"workers": 10, "gpus_per_worker": 0.1}, {"CPU": 1.0, "GPU": 0.1}),
+        ([{"CPU": 16.0}], {"workers": 1, "gpus_per_worker": 1}, {"CPU": 1.0, "GPU": 1.0}),  # none of its hosts is up
+        ([{"CPU": 16.0}, {"CPU": 4.0}], {"workers": 4}, {"CPU": 1.0}),
+    ],
+)
+def test_workers_share_the_cpus_of_hosts_that_they_can_run_on_and_all_find_a_place(
+    nodes: list[dict[str, float]], scale: dict[str, object], expected: dict[str, float]
+) -> None:
+    wanted = Scale.from_json(scale)
+    assert worker_resources(wanted, nodes) == expected
+    if any("GPU" in node for node in nodes):
+        refuse_what_never_fits(wanted.worker_range[1], expected, nodes)
+
+
+@pytest.mark.parametrize(("share", "workers"), [(0.1, 10), (0.2, 5), (0.3, 3), (0.7, 1), (0.05, 20)])
+def test_shares_of_a_gpu_fill_it_whatever_their_binary_digits(share: float, workers: int) -> None:
+    """As 1 // 0.1 is 9."""
+    host = {"CPU": 32.0, "GPU": 1.0, "memory": 2.0**30}
+    resources = {"CPU": 1.0, "GPU": share}
+    refuse_what_never_fits(workers, resources, [host])
+    assert smallest_share([host], resources, workers) == 2.0**30 / workers
+    with pytest.raises(ValueError, match=f"give --workers {workers} or fewer"):
+        refuse_what_never_fits(workers + 1, resources, [host])
+
+
+@pytest.mark.parametrize("gpus", [1.5, 2.25, float("inf"), float("nan"), -1])
+def test_more_than_one_gpu_is_a_whole_number_of_them(gpus: float) -> None:
+    with pytest.raises(ValueError, match=r"gpus_per_worker.* a share of one GPU"):
+        Scale(gpus_per_worker=gpus)
+
+
+class TestAnAutoscalerThatDoesNotTell:
+    """Ray's own do not say what they may add (ray-project/ray pull request 63012): nothing is taken for impossible."""
+
+    @pytest.fixture(autouse=True)
+    def silent(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(resources, "addable_resources", lambda: None)
+
+    @pytest.mark.parametrize("gpus", [0, 0.5, 1, 2])
+    def test_what_is_asked_for_is_waited_for(self, gpus: float) -> None:
+        asked = worker_resources(Scale(workers=4, gpus_per_worker=gpus), [EMPTY_HEAD])
+        assert asked == {"CPU": 1.0, **({"GPU": gpus} if gpus else {})}
+        refuse_what_never_fits(4, asked, [EMPTY_HEAD])
+        refuse_to_starve(4, 1.0, cluster_total([EMPTY_HEAD], "CPU"))
+
+    @pytest.mark.parametrize("nodes", [[], [EMPTY_HEAD], [{"CPU": 0.0}]])
+    def test_who_does_not_say_whether_on_gpus_is_asked(self, nodes: list[dict[str, float]]) -> None:
+        with pytest.raises(ValueError, match=r"give --gpus-per-worker 1, or --gpus-per-worker 0"):
+            worker_resources(Scale(), nodes)
+
+    def test_where_hosts_without_gpus_are_up_they_are_taken_and_this_is_said(self) -> None:
+        asked = worker_resources(Scale(), [CPU_HEAD])
+        assert "GPU" not in asked
+        (warning,) = warn_of_workers(Scale(), asked, True, 2**30)
+        assert "--gpus-per-worker 1 asks for them" in warning
+        assert warn_of_workers(Scale(gpus_per_worker=0), asked, True, 2**30) == []
+
+    def test_where_gpus_are_up_they_are_asked_for(self) -> None:
+        assert gpu_of_worker(Scale(), HOSTS) == {"GPU": 1.0}
 
 
 def test_a_cluster_counts_as_large_as_its_autoscaler_may_make_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,6 +259,35 @@ def test_all_workers_take_the_precision_that_each_of_them_has(found: list[str], 
         agreed = ray_train._with_precision(job, handle, world)
     assert agreed == {"recipe": {"precision": precision, "epochs": 3}}
     assert coordinator.precision == (precision if rank == 0 else None)
+
+
+@pytest.mark.parametrize(
+    ("given", "devices", "said"),
+    [([], ["cpu"], ""), ([0], ["cuda"], ""), ([0], ["cpu"], "host"), ([0], ["cuda", "cpu"], "host")],
+)
+def test_gpus_that_torch_cannot_use_are_not_left_idle_in_silence(
+    given: list[int], devices: list[str], said: str
+) -> None:
+    """A torch built for CPUs, or for another driver."""
+    hosts = ["" if device == "cuda" else "host" for device in devices]
+    for device in devices:
+        world = mock.Mock(gather_objects=lambda value: hosts)
+        world.device.type = device
+        with mock.patch("ray.get_gpu_ids", return_value=given):
+            text = ray_train._idle_gpus(world)
+        assert (f"the GPUs of {said}:" in text and "--gpus-per-worker 0" in text) if said else text == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "available", "seen"), [(True, True, True), (True, False, False), (False, True, False)]
+)
+def test_a_worker_sees_the_gpus_that_it_was_given(
+    given: bool, available: bool, seen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: available)
+    assert ray_callbacks.sees_gpu(given) == seen
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ("0,1" if given else "")
 
 
 def test_a_later_group_of_workers_keeps_the_precision_of_the_first() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import logging
 import mmap
 import os
@@ -23,6 +24,7 @@ from trainers.runtime.ray_internals import (
     JobClientHooks,
     connect,
     controller_callback,
+    explain_refusal,
     last_failure,
     out_of_memory_is_a_death,
     parse_death,
@@ -47,6 +49,10 @@ COORDINATOR = "ray.data._internal.cluster_autoscaler.default_autoscaling_coordin
         ("ray._private.ray_constants", "ENABLE_RAY_CLUSTERS_ENV_VAR", ""),
         ("ray._private.state", "state.get_max_resources_from_cluster_config", ""),
         ("ray._private.state", "available_resources_per_node", ""),
+        ("ray._private.services", "canonicalize_bootstrap_address", "addr"),
+        ("ray._private.ray_constants", "DEBUG_AUTOSCALING_STATUS", ""),
+        ("ray._raylet", "GCS_AUTOSCALER_STATE_NAMESPACE", ""),
+        ("ray.experimental.internal_kv", "_internal_kv_get", "key namespace"),
         ("ray._private.runtime_env.packaging", "GCS_STORAGE_MAX_SIZE", ""),
         ("ray._private.runtime_env.packaging", "_get_excludes", "path excludes"),
         ("ray._private.runtime_env.packaging", "_dir_travel", "path excludes handler include_gitignore logger"),
@@ -106,6 +112,53 @@ def test_the_loggers_that_are_silenced_are_those_of_a_module(name: str) -> None:
 def test_ray_still_says_what_we_read(file: str, words: str) -> None:
     with (RAY / file).open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as text:
         assert text.find(words.encode()) >= 0
+
+
+@pytest.mark.parametrize(
+    ("kinds", "second", "labels", "found"),
+    [
+        (None, False, {}, False),  # it has not looked yet
+        ({"active_nodes": {"node_0a1b": 1}}, False, {}, False),
+        ({"active_nodes": {}, "idle_nodes": None}, False, {}, False),
+        ({"active_nodes": {"ray.head.default": 1}}, False, {}, True),
+        ({"active_nodes": {}, "idle_nodes": {"headgroup": 1}}, False, {}, True),
+        (None, True, {}, False),
+        (None, True, {"ray.io/node-group": "headgroup"}, True),
+        ({"active_nodes": {"node_0a1b": 1}}, False, {"ray.io/node-group": "headgroup"}, False),
+    ],
+)
+def test_an_autoscaler_is_noticed(
+    kinds: Any, second: bool, labels: dict[str, str], found: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As test_autoscalers_of_ray_are_noticed, which starts them (slow)."""
+    stored = {
+        b"__autoscaling_status": json.dumps({"autoscaler_report": kinds}).encode() if kinds else None,
+        ray._raylet.GCS_AUTOSCALER_V2_ENABLED_KEY.encode(): b"1" if second else b"0",  # type: ignore[attr-defined]
+    }
+    monkeypatch.setattr(
+        "ray.experimental.internal_kv._internal_kv_get",
+        lambda key, namespace=None: stored[key if isinstance(key, bytes) else key.encode()],
+    )
+    monkeypatch.setattr("ray.nodes", lambda: [{"Labels": {}}, {"Labels": labels}])
+    monkeypatch.setattr("ray._private.state.state.get_max_resources_from_cluster_config", lambda: None)
+    assert ray_internals.addable_resources() == (None if found else {})
+
+
+@pytest.mark.parametrize(
+    ("version", "python"), [("2.40.0", "3.11.0"), ("2.60.0", "3.9.1"), ("3.0.0.dev0", "3.13.0rc1")]
+)
+def test_a_cluster_of_other_versions_is_told_from_one_that_does_not_answer(version: str, python: str) -> None:
+    from ray._private.utils import check_version_info
+
+    with pytest.raises(RuntimeError) as raised:
+        check_version_info({"ray_version": version, "python_version": python}, "node 10.0.0.1")
+    said = explain_refusal(raised.value)
+    assert said is not None
+    assert said.startswith(
+        f"runs Ray {version} and Python {python}, and this process Ray {ray.__version__} and Python 3"
+    )
+    assert "python -m cluster submit" in said
+    assert explain_refusal(RuntimeError("Ray: 1 Python: 2")) is None
 
 
 def test_ray_itself_marks_the_node_of_its_head() -> None:

@@ -39,7 +39,7 @@ OTHER = "job-1 (python -m trainers train mnist.cnn)"
             {OTHER: {"GPU": 1.0, "CPU": 3.0}},
             ["1 of 2 GPU are free", "holds 1 GPU"],
         ),
-        (3, {"GPU": 1.0}, [{}, {}], {}, ["hold 2 of 3 workers of 1 GPU each", "the autoscaler is to add more"]),
+        (3, {"GPU": 1.0}, [{}, {}], {}, ["hold 2 of 3 workers of 1 GPU each", "wait for more hosts"]),
     ],
 )
 def test_what_is_short_and_who_holds_it_is_named(

@@ -16,7 +16,7 @@ from trainers.training.distributed import World
 from trainers.training.parts import freeze
 from trainers.training.unused import describe_unused, explain_left_out, leave_out_unused
 
-WORLD = World(0, 2, torch.device("cpu"), "fp32")
+WORLD = World(0, 1, torch.device("cpu"), "fp32")
 META: Any = {
     "channels": 1,
     "classes": [str(number) for number in range(10)],
@@ -76,7 +76,7 @@ def test_what_a_pass_leaves_out_loses_its_gradient_and_nothing_else_changes(
 
 
 class Moody(Net):
-    """The spare head is used in every second pass."""
+    """The spare head is used in every second pass, from the first on."""
 
     passes = 0
 
@@ -84,6 +84,28 @@ class Moody(Net):
         self.passes += 1
         found = self.body(images)
         return (self.head(found) + self.spare(found) if self.passes % 2 else self.head(found)) * self.scale  # type: ignore[no-any-return]
+
+
+class Late(Moody):
+    """Likewise, from the second on: as a block that is left out by chance."""
+
+    passes = 1
+
+
+@pytest.mark.parametrize("model", [Moody, Late])
+def test_what_only_some_passes_leave_out_is_trained(model: type[Net]) -> None:
+    made = model()
+    recipe = small_recipe("digits.cnn", image_size=(8, 8))
+    assert leave_out_unused(recipe, META, made, WORLD, 0) == []
+    assert all(each.requires_grad for each in made.parameters())
+
+
+@pytest.mark.parametrize("others", [[], ["spare.bias"], ["scale", "spare.weight", "spare.bias"]])
+def test_what_another_worker_reaches_is_trained(others: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(World, "gather_objects", lambda self, value: [value, others])
+    made = Net()
+    assert set(leave_out_unused(small_recipe("digits.cnn", image_size=(8, 8)), META, made, WORLD, 0)) == set(others)
+    assert {name for name, each in made.named_parameters() if not each.requires_grad} == set(others)
 
 
 def test_a_model_that_uses_other_parameters_in_each_pass_is_named() -> None:

@@ -11,11 +11,12 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import ray
 import ray.train
 import ray.util
+import torch
 from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S
 from ray.train.torch import TorchConfig
 
@@ -25,6 +26,7 @@ from trainers.training import distributed
 if TYPE_CHECKING:
     from ray.train.backend import Backend
 
+T = TypeVar("T")
 REFRESH_SECONDS = 5.0
 """So long a refreshed view of the cluster is waited for."""
 CLAIM_SECONDS = 30
@@ -44,7 +46,7 @@ class _Workers(Protocol):
     def execute_single(self, rank: int, function: Callable[[], tuple[str, int]]) -> tuple[str, int]:
         """Call a function in one of them."""
 
-    def execute_single_async(self, rank: int, function: Callable[..., None], *arguments: object) -> ray.ObjectRef[None]:
+    def execute_single_async(self, rank: int, function: Callable[..., T], *arguments: object) -> ray.ObjectRef[T]:
         """Likewise; returns at once."""
 
 
@@ -63,7 +65,8 @@ class Network(TorchConfig):
 class _Backend(TorchConfig().backend_cls):  # type: ignore[misc]
     def on_start(self, worker_group: _Workers, backend_config: TorchConfig) -> None:
         size, on_gpus = len(worker_group), worker_group.get_resources_per_worker().get("GPU", 0)
-        backend = backend_config.backend or ("nccl" if on_gpus else "gloo")
+        able = ray.get([worker_group.execute_single_async(rank, sees_gpu, on_gpus > 0) for rank in range(size)])
+        backend = backend_config.backend or ("nccl" if on_gpus and all(able) else "gloo")
         address, port = worker_group.execute_single(0, listen)
         joining = [
             worker_group.execute_single_async(rank, join, backend, rank, size, address, port, backend_config.timeout_s)
@@ -75,6 +78,13 @@ class _Backend(TorchConfig().backend_cls):  # type: ignore[misc]
         # Ranks whose peer is cut off do not get out of the process group: Ray's 30 s would be waited for in vain.
         os.environ.setdefault(TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S, "3")
         super().on_shutdown(worker_group, backend_config)
+
+
+def sees_gpu(given: bool) -> bool:
+    """Whether torch can use the GPU of this worker. One that was given none is kept from seeing those of its host."""
+    if not given:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    return given and torch.cuda.is_available()
 
 
 _listeners: list[socket.socket] = []

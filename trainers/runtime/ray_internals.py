@@ -8,6 +8,7 @@ module imports nothing of Ray: functions do, when they are called.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import re
@@ -68,6 +69,11 @@ def connect(address: str) -> None:
     """
     import ray
 
+    if address == "auto":  # as Ray itself finds it
+        from ray._private import services  # test_ray_still_has_what_we_use
+
+        with _loopback_alone():
+            address = services.canonicalize_bootstrap_address(address) or address
     host = address.rpartition("://")[2].rpartition(":")[0]
     local = host in ("localhost", "[::1]") or host.startswith("127.")
     with _loopback_alone() if local else contextlib.nullcontext():
@@ -92,12 +98,38 @@ def _loopback_alone() -> Iterator[None]:
         os.environ.pop(name) if given is None else os.environ.update({name: given})
 
 
-def addable_resources() -> dict[str, float]:
-    """What the cluster's autoscaler could grow it to, in all; empty where there is none. Ray is connected to."""
+def addable_resources() -> dict[str, float] | None:
+    """What the cluster's autoscaler could grow it to, in all. Ray is connected to.
+
+    Returns:
+        Empty where there is no autoscaler; None where there is one that does not tell, as those that come with Ray
+        2.60: none of them reports what it was configured with (ray-project/ray pull request 63012).
+    """
     # test_ray_still_has_what_we_use
     from ray._private.state import state
 
-    return dict(state.get_max_resources_from_cluster_config() or {})
+    known = state.get_max_resources_from_cluster_config()
+    return None if known is None and _has_autoscaler() else dict(known or {})
+
+
+def _has_autoscaler() -> bool:
+    """Whether something adds hosts. Ray runs its autoscaler beside every head, but without a configuration it only
+    looks on, and takes each host for a kind of its own, called node_ID; one that was configured names kinds. The second
+    version reports no such list, but is only on where somebody has configured it, and its hosts bear their kind."""
+    # test_an_autoscaler_is_noticed
+    import ray
+    from ray import _raylet
+    from ray._private import ray_constants
+    from ray.experimental import internal_kv
+
+    raylet: Any = _raylet  # compiled, without types
+    space = raylet.GCS_AUTOSCALER_STATE_NAMESPACE
+    if internal_kv._internal_kv_get(raylet.GCS_AUTOSCALER_V2_ENABLED_KEY, namespace=space) == b"1":
+        return any("ray.io/node-group" in (node.get("Labels") or {}) for node in ray.nodes())
+    status = internal_kv._internal_kv_get(ray_constants.DEBUG_AUTOSCALING_STATUS)
+    report = json.loads(status).get("autoscaler_report") or {} if status else {}
+    kinds = [*(report.get("active_nodes") or ()), *(report.get("idle_nodes") or ())]
+    return any(re.fullmatch("node_[0-9a-f]+", kind) is None for kind in kinds)
 
 
 def free_resources() -> dict[str, dict[str, float]]:
@@ -200,6 +232,26 @@ def is_known_job(refusal: str, job: str) -> bool:
 def lacks_agent(refusal: str) -> bool:
     """Whether Ray refused to start a job because no dashboard agent is up (yet) that would."""
     return "No available agent" in refusal  # test_ray_still_says_what_we_read
+
+
+def explain_refusal(error: Exception) -> str | None:
+    """Why a cluster that answers takes no process like this one, and what to do; None of other errors."""
+    from ray.exceptions import AuthenticationError
+
+    if isinstance(error, AuthenticationError):
+        return (
+            "requires another token: copy ~/.ray/auth_token of its head to ~/.ray/auth_token here, with "
+            "mode 600, or set RAY_AUTH_TOKEN_PATH to such a file"
+        )
+    # test_a_cluster_of_other_versions_is_told_from_one_that_does_not_answer
+    versions = re.findall(r"(Ray|Python): (\S+)", str(error))
+    if "Version mismatch" not in str(error) or len(versions) != 4:
+        return None
+    theirs, ours = (" and ".join(f"{name} {number}" for name, number in half) for half in (versions[:2], versions[2:]))
+    return (
+        f"runs {theirs}, and this process {ours}: install the same here, or send the command to the cluster: "
+        "python -m cluster submit"
+    )
 
 
 # Ray's words on a process that is gone -----------------------------------------------------------------------

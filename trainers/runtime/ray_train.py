@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import logging
 import os
+import socket
 import threading
 import time
 import uuid
@@ -20,26 +21,23 @@ from trainers import limits
 from trainers.messages import BeatEvent, DoneEvent, Event, GroupStart, Job, RayJob
 from trainers.process import let_children_survive_hang_up
 from trainers.recipe import Scale
+from trainers.runtime.addresses import START, cluster_address, host_of, refuse_other_servers, use_token
 from trainers.runtime.coordinator import POLL_SECONDS, ActorHandle, Coordinator, Link
 from trainers.runtime.preflight import check_hosts, smallest_gpu, this_node
 from trainers.runtime.proxies import ask_directly
 from trainers.runtime.ray_folder import some_home
-from trainers.runtime.ray_internals import connect, refresh_cluster_view, start_on_loopback
+from trainers.runtime.ray_internals import connect, explain_refusal, refresh_cluster_view, start_on_loopback
 from trainers.runtime.resources import (
-    cluster_address,
     cluster_total,
-    gpu_of_worker,
     holds,
-    host_of,
-    named_resources,
     refuse_crowding,
     refuse_shards_of_one_gpu,
     refuse_to_starve,
     refuse_what_never_fits,
-    share_of_cpus,
     shares_gpus,
     smallest_share,
     warn_of_workers,
+    worker_resources,
 )
 from trainers.runtime.shortage import Shortage
 from trainers.runtime.stall_detector import STALL_SECONDS, Heartbeat, StallDetector
@@ -59,15 +57,18 @@ RESIZE_SECONDS = 10.0
 NETWORK_SECONDS = 900
 """A rank waits so long for the others, which may decode or evaluate; dead ones are noticed by Ray, sooner."""
 _ENVIRONMENT = {
-    "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # every check costs the workers CPU; the end waits for one
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",  # Ray's 600: a process that does not answer is dead before that
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2",  # notices come as late as 25 s before the end
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a process that asks for no GPU sees none
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "0",
 }
+
+
+_ALWAYS = {"RAY_TRAIN_V2_ENABLED": "1"}
+"""Whatever the user's environment says of it."""
 
 
 class Cluster:
@@ -107,9 +108,10 @@ class Cluster:
         environment = _ENVIRONMENT
         if self.scale.elastic:  # the hosts that were there a moment ago may be gone: try again with fewer
             environment = {**environment, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5"}
-        os.environ.update({name: os.environ.get(name, value) for name, value in environment.items()})
-        if cluster_address() and os.path.exists(os.path.expanduser("~/.ray/auth_token")):
-            os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported
+        os.environ.update({name: os.environ.get(name, value) for name, value in environment.items()} | _ALWAYS)
+        if (address := cluster_address()) is not None:
+            refuse_other_servers(address)
+            use_token()
         self._home.enter_context(some_home(writable=cluster_address() is None))
         ask_directly(host_of(cluster_address()))
         self._thread.start()
@@ -131,21 +133,22 @@ class Cluster:
             # As long as Ray starts, and not in its thread: SciPy fails where torch is half imported beside it.
             importlib.import_module("ray.train.torch")
         if not self._ready.wait(CONNECT_SECONDS):
-            raise ValueError(f"no Ray cluster answers at RAY_ADDRESS={cluster_address()} within {CONNECT_SECONDS:g} s")
+            raise ValueError(_why_not_connected(TimeoutError(f"it was tried for {CONNECT_SECONDS:g} s")))
         if self._error is not None:
             raise self._error
         nodes = self.nodes()
-        workers, special = self.scale.worker_range[1], gpu_of_worker(self.scale, nodes) | named_resources(self.scale)
-        able = [node for node in nodes if holds(node, special)]
+        workers, resources = self.scale.worker_range[1], worker_resources(self.scale, nodes)
         asked = self.scale.cpus_per_worker or (limits.threads() if self.ours else None)
-        share = max(1, limits.cpus() // workers) if self.ours else share_of_cpus(able or nodes, workers)
+        share = max(1, limits.cpus() // workers) if self.ours else int(resources["CPU"])
         self.threads, self.fewer_threads = asked or share, asked is None
-        self._resources = {"CPU": 1.0 if self.ours else float(self.threads), **special}
+        self._resources = {**resources, "CPU": 1.0} if self.ours else resources
         refuse_what_never_fits(self.scale.worker_range[0], self._resources, nodes)
-        self.gpus = "GPU" in special
+        self.gpus = "GPU" in resources
         self.auto_precision = "auto" if self.gpus else "fp32"
         self.memory = self.worker_memory(workers)
-        warnings = [] if self.sweeping else warn_of_workers(self.scale, self._resources, bool(able), self.memory)
+        special = {name: need for name, need in resources.items() if name != "CPU"}
+        up = any(holds(node, special) for node in nodes)
+        warnings = [] if self.sweeping else warn_of_workers(self.scale, self._resources, up, self.memory)
         if self.ours:
             from trainers.training.device import warn_of_idle_gpu
 
@@ -243,8 +246,8 @@ class Cluster:
         let_children_survive_hang_up()
         try:
             self._connect()
-        except ConnectionError as error:
-            self._error = ValueError(f"no Ray cluster answers at RAY_ADDRESS={cluster_address()}: {error}")
+        except Exception as error:
+            self._error = error if cluster_address() is None else ValueError(_why_not_connected(error))
         except BaseException as error:
             self._error = error
         self.imported.set()
@@ -271,6 +274,15 @@ class Cluster:
         # Ray starts sooner without its dashboard; what cleans up after Ray Train asks that, and complains without end
         dashboard = not self.sweeping or self.scale.worker_range[1] > 1
         start_on_loopback(cpus, dashboard)
+
+
+def _why_not_connected(error: Exception) -> str:
+    """A line for people."""
+    cluster, refusal = f"RAY_ADDRESS={cluster_address()}", explain_refusal(error)
+    if refusal is not None:
+        return f"the cluster at {cluster} {refusal}"
+    cause = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return f"no Ray cluster answers at {cluster}: {cause.rstrip('.')}; {START}"
 
 
 def _start_coordinator(name: str, max_failures: int) -> ActorHandle:
@@ -331,11 +343,14 @@ def _train_worker(job: RayJob) -> None:
 
     with Heartbeat(rank, size, gauges.host, beat, job["stall_seconds"]) as heartbeat:
         world = distributed.World(rank, size, device.choose_device(), "fp32")
+        idle = _idle_gpus(world)
         start = _begin(job, coordinator, world)
         if start is None:
             return
         job = _with_precision(job, coordinator, world)
         line = Link(coordinator)
+        if idle:
+            report({"kind": "warning", "text": idle})
         attempt = job["attempt"] * 1000 + start
         end = worker.work(job, rank, size, attempt, report, line.stopping, line.saving, heartbeat)
     if rank == 0 or end["status"] in ("failed", "out_of_memory"):
@@ -362,6 +377,23 @@ def _begin(job: RayJob, coordinator: ActorHandle, world: World) -> int | None:
             ray.get(coordinator.put.remote([worker.ending(status, f"{answer['why']}: {cause}")]))
         start = 0 if answer["over"] else answer["start"]
     return world.broadcast(start)[0] or None
+
+
+def _idle_gpus(world: World) -> str:
+    """A line for people where workers were given GPUs that their torch cannot use; "" where all can."""
+    import ray
+    import torch
+
+    if not ray.get_gpu_ids():  # nor have the others any
+        return ""
+    blind = world.gather_objects("" if world.device.type == "cuda" else socket.gethostname())
+    hosts = ", ".join(sorted(set(filter(None, blind))))
+    if not hosts:
+        return ""
+    return (
+        f"torch {torch.__version__} cannot use the GPUs of {hosts}: workers there train on their CPUs; install a torch "
+        "that is built for these GPUs and their driver, or give --gpus-per-worker 0"
+    )
 
 
 def _with_precision(job: RayJob, coordinator: ActorHandle, world: World) -> RayJob:

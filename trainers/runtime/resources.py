@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 
 from trainers.limits import cpus
 from trainers.recipe import Scale
+from trainers.runtime.addresses import cluster_address
 from trainers.runtime.ray_internals import addable_resources
 
 MOST_WORKERS_PER_CORE = 4
-
-
-def cluster_address() -> str | None:
-    """The cluster that RAY_ADDRESS names, which Ray sets in a job, too; None: Ray is to be started here."""
-    address = os.environ.get("RAY_ADDRESS", "")
-    return None if address in ("", "local") else address
-
-
-def host_of(address: str | None) -> str | None:
-    """The host in an address of Ray's, such as ray://head:10001 or [::1]:6379."""
-    return None if address is None else address.rpartition("://")[2].rpartition(":")[0].strip("[]") or None
+ROUNDING = 1e-6
+"""1 / 0.1 is 10, but 1 // 0.1 is 9."""
 
 
 def is_connected() -> bool:
@@ -36,6 +27,20 @@ def share_of_cpus(nodes: Sequence[Mapping[str, float]], workers: int) -> int:
         return 1
     each = -(-workers // len(cpus))
     return max(1, (min(cpus) - 1) // each)
+
+
+def worker_resources(scale: Scale, nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What each worker asks of a cluster's hosts: where nobody says how many CPUs, an even share of those hosts that
+    have the rest, but so few that as many workers find a place as would without; 1 where none of these is up."""
+    special, workers = gpu_of_worker(scale, nodes) | named_resources(scale), scale.worker_range[1]
+    if scale.cpus_per_worker is not None:
+        return {"CPU": float(scale.cpus_per_worker), **special}
+    able = [node for node in nodes if holds(node, special)]
+    most = min(workers, places(able, {"CPU": 1.0, **special}))
+    share = share_of_cpus(able, workers)
+    while share > 1 and places(able, {"CPU": float(share), **special}) < most:
+        share -= 1
+    return {"CPU": float(share), **special}
 
 
 def refuse_crowding(scale: Scale) -> None:
@@ -59,7 +64,7 @@ def refuse_shards_of_one_gpu(scale: Scale) -> None:
 
 def refuse_to_starve(workers: int, cpus: float, total: float) -> None:
     """Streaming decodes in tasks of Ray Data, which wait for ever where the workers hold every CPU."""
-    if total < workers * cpus + 1:
+    if total < workers * cpus + 1 and addable_resources() is not None:
         raise ValueError(
             f"workers={workers} with {cpus:g} CPUs each leaves no CPU to decode pictures on: the cluster has "
             f"{total:g}; give fewer --workers or --cpus-per-worker, or --data-mode cache"
@@ -67,21 +72,38 @@ def refuse_to_starve(workers: int, cpus: float, total: float) -> None:
 
 
 def gpu_of_worker(scale: Scale, nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The GPU that each worker asks for: by itself one, where the cluster has any, or its autoscaler adds some."""
+    """The GPU that each worker asks for: by itself one, where the cluster has any, or its autoscaler adds some.
+
+    Raises ValueError where no host is up that could hold a worker, and Ray does not know what its autoscaler adds.
+    """
     given = scale.gpus_per_worker
-    if given is None:
-        given = 1.0 if any(node.get("GPU", 0) for node in nodes) or addable_resources().get("GPU", 0) else 0.0
-    return {"GPU": given} if given else {}
+    if given is not None:
+        return {"GPU": given} if given else {}
+    if any(node.get("GPU", 0) for node in nodes):
+        return {"GPU": 1.0}
+    addable = addable_resources()
+    if addable is None and not any(node.get("CPU", 0) >= 1 for node in nodes):
+        raise ValueError(
+            "no host for workers is up, and the cluster's autoscaler does not tell Ray whether those that it adds have "
+            "GPUs: give --gpus-per-worker 1, or --gpus-per-worker 0 to train on their CPUs"
+        )
+    return {"GPU": 1.0} if addable and addable.get("GPU", 0) else {}
 
 
 def cluster_total(nodes: Sequence[Mapping[str, float]], name: str) -> float:
-    """So much of a resource the hosts have, or will have once the autoscaler has added all that it may."""
-    return max(sum(node.get(name, 0) for node in nodes), addable_resources().get(name, 0))
+    """So much of a resource the hosts have, or will have once the autoscaler has added all that it is known to add."""
+    return max(sum(node.get(name, 0) for node in nodes), (addable_resources() or {}).get(name, 0))
 
 
 def holds(node: Mapping[str, float], resources: Mapping[str, float]) -> bool:
     """Whether a host has what a worker needs."""
     return all(node.get(name, 0) >= need for name, need in resources.items())
+
+
+def places(nodes: Sequence[Mapping[str, float]], resources: Mapping[str, float]) -> int:
+    """How many workers that ask for `resources` the hosts hold."""
+    needs = {name: need for name, need in resources.items() if need}
+    return sum(min(int(node.get(name, 0) / need + ROUNDING) for name, need in needs.items()) for node in nodes)
 
 
 def smallest_share(nodes: Sequence[Mapping[str, float]], resources: Mapping[str, float], workers: int) -> float | None:
@@ -93,8 +115,7 @@ def smallest_share(nodes: Sequence[Mapping[str, float]], resources: Mapping[str,
     for node in nodes:
         memory = node.get("memory", 0) + node.get("object_store_memory", 0)
         if memory and holds(node, resources):
-            places = min(int(node[name] // need) for name, need in resources.items() if need)
-            shares.append(memory / min(workers, places))
+            shares.append(memory / min(workers, places([node], resources)))
     return min(shares, default=None)
 
 
@@ -112,6 +133,11 @@ def warn_of_workers(scale: Scale, resources: Mapping[str, float], up: bool, memo
         warnings.append(
             f"gpus_per_worker={scale.gpus_per_worker:g}: workers may share a GPU, which NCCL refuses; they exchange "
             "gradients by Gloo, through the host's memory, which is slower"
+        )
+    if scale.gpus_per_worker is None and "GPU" not in resources and addable_resources() is None:
+        warnings.append(
+            "the workers train on CPUs: no host with a GPU is up, and the cluster's autoscaler does not tell Ray "
+            "whether it adds some; --gpus-per-worker 1 asks for them"
         )
     if not up:
         asks = ", ".join(f"{value:g} {name}" for name, value in resources.items())
@@ -134,15 +160,14 @@ def named_resources(scale: Scale) -> dict[str, float]:
 
 def refuse_what_never_fits(workers: int, resources: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> None:
     """Raises ValueError where neither the hosts that are there nor those the autoscaler can add hold the workers."""
-    places = sum(min(int(node.get(name, 0) // need) for name, need in resources.items()) for node in nodes)
-    if places >= workers:
+    found, addable = places(nodes, resources), addable_resources()
+    if found >= workers or addable is None:
         return
-    addable = addable_resources()
     if all(addable.get(name, 0) >= need * workers for name, need in resources.items()):
         return
     has = "; ".join(_describe_host(node) for node in nodes)
     need = ", ".join(f"{value:g} {name}" for name, value in resources.items())
-    fewer = f"give --workers {places} or fewer, or ask for less for each" if places else "ask for what a host has"
+    fewer = f"give --workers {found} or fewer, or ask for less for each" if found else "ask for what a host has"
     fewer += " (--cpus-per-worker, --gpus-per-worker)"
     raise ValueError(
         f"workers={workers} with {need} each do not fit: the cluster has {len(nodes)} hosts ({has}) and its "

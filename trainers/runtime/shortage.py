@@ -8,11 +8,14 @@ from collections.abc import Mapping, Sequence
 
 from trainers.messages import MessageEvent
 from trainers.runtime.ray_internals import free_resources
+from trainers.runtime.resources import places
 
 FIRST_SECONDS, AGAIN_SECONDS = 6.0, 30.0
 """Until the first look, and between two."""
 ANSWER_SECONDS = 3
 """For the cluster to list its jobs."""
+MOST_LISTED = 10_000
+"""Ray lists 100 by itself, and those of jobs that have ended count; it lists no more than this."""
 NAME_LENGTH = 100
 """Of a job's command, as it is shown."""
 
@@ -68,12 +71,12 @@ def explain(
         whole: What each host has.
         held: Job -> what it holds.
     """
-    if _places(free, resources) >= workers:
+    if places(free, resources) >= workers:
         return ""
     asks = ", ".join(f"{value:g} {name}" for name, value in resources.items())
-    if (places := _places(whole, resources)) < workers:
-        return f"the hosts that are up hold {places} of {workers} workers of {asks} each; the autoscaler is to add more"
-    short = [name for name, need in resources.items() if _places(free, {name: need}) < workers] or list(resources)
+    if (most := places(whole, resources)) < workers:
+        return f"the hosts that are up hold {most} of {workers} workers of {asks} each: they wait for more hosts"
+    short = [name for name, need in resources.items() if places(free, {name: need}) < workers] or list(resources)
     parts = [
         f"{_total(free, name):g} of {_total(whole, name):g} {name} are free, and {workers} x {resources[name]:g} needed"
         for name in short
@@ -87,12 +90,6 @@ def explain(
     less = [flags[name] for name in short if name in flags and resources[name] > (1 if name == "CPU" else 0)]
     advice = f"{' or '.join(less)} asks for less" if less else ""
     return "; ".join(filter(None, ["the workers wait: " + ", ".join(parts), *holders, advice]))
-
-
-def _places(nodes: Sequence[Resources], resources: Resources) -> int:
-    """How many workers the hosts hold."""
-    needs = {name: need for name, need in resources.items() if need}
-    return sum(min(int(node.get(name, 0) / need + 1e-6) for name, need in needs.items()) for node in nodes)
 
 
 def _total(nodes: Sequence[Resources], name: str) -> float:
@@ -113,12 +110,21 @@ def _held_by_jobs(own: str) -> dict[str, dict[str, float]] | None:
 
     held: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
     try:
-        names = {job.job_id: _name(job) for job in state.list_jobs(timeout=ANSWER_SECONDS)}
+        jobs = state.list_jobs(limit=MOST_LISTED, timeout=ANSWER_SECONDS, raise_on_missing_output=False)
+        names = {job.job_id: _name(job) for job in jobs}
         groups = state.list_placement_groups(
-            filters=[("state", "=", "CREATED")], detail=True, timeout=ANSWER_SECONDS, raise_on_missing_output=False
+            filters=[("state", "=", "CREATED")],
+            limit=MOST_LISTED,
+            detail=True,
+            timeout=ANSWER_SECONDS,
+            raise_on_missing_output=False,
         )
         actors = state.list_actors(
-            filters=[("state", "=", "ALIVE")], detail=True, timeout=ANSWER_SECONDS, raise_on_missing_output=False
+            filters=[("state", "=", "ALIVE")],
+            limit=MOST_LISTED,
+            detail=True,
+            timeout=ANSWER_SECONDS,
+            raise_on_missing_output=False,
         )
     except Exception:  # whatever Ray raises then
         return None

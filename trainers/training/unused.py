@@ -14,16 +14,19 @@ from trainers.training.parts import set_training
 from trainers.training.torch_internals import without_gradient
 
 TRIED = 2
-"""Pictures of the pass that is tried, at most: BatchNorm needs more than one."""
+"""Pictures of a pass that is tried, at most: BatchNorm needs more than one."""
+PASSES = 4
+"""That are tried where the first leaves something out."""
 SHOWN = 6
 """Names in a message."""
 
 
 @phase("a first pass of the model")
 def leave_out_unused(recipe: Recipe, meta: Meta, model: nn.Module, world: World, epoch: int) -> list[str]:
-    """Switch off the gradients of parameters that a pass does not reach, as a pass on black pictures shows.
+    """Switch off the gradients of parameters that no pass reaches, as passes on black pictures show, in any worker.
 
-    They stay as they are in any case: without several workers they just never get a gradient.
+    They stay as they are in any case: without several workers they just never get a gradient. Of a model that leaves
+    out its blocks by chance, those that a pass reached stay.
 
     Args:
         recipe: Resolved: with a micro_batch_size.
@@ -33,7 +36,7 @@ def leave_out_unused(recipe: Recipe, meta: Meta, model: nn.Module, world: World,
         epoch: Counted from 0.
 
     Returns:
-        Their names; none where the pass fails, which training will show.
+        Their names, the same in all workers; none where a pass fails, which training will show.
     """
     assert recipe.micro_batch_size is not None
     pictures = min(TRIED, recipe.micro_batch_size)
@@ -42,22 +45,28 @@ def leave_out_unused(recipe: Recipe, meta: Meta, model: nn.Module, world: World,
     target = build.target_of(recipe).dummy(pictures, recipe.image_size)
     targets = torch.zeros(target.shape, dtype=torch.int64, device=world.device)
     images = torch.zeros(pictures, meta["channels"], *recipe.image_size, device=world.device, dtype=world.dtype)
-    unused: list[str] = []
+    trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
+    left = list(trained)
     try:
-        with world.autocast():
-            loss = build.make_task(recipe, meta).loss(model.forward(images), targets)  # not compiled for this size
-        loss.sum().backward()
-        unused = [name for name, each in model.named_parameters() if each.requires_grad and each.grad is None]
+        for _ in range(PASSES):
+            with world.autocast():
+                loss = build.make_task(recipe, meta).loss(model.forward(images), targets)  # not compiled for this size
+            loss.sum().backward()
+            left = [name for name in left if trained[name].grad is None]
+            if not left:
+                break
     except Exception:  # a model of the user's own: what is wrong with it shows in training
-        pass
+        left = []
     finally:
         with torch.no_grad():
             for name, value in model.named_buffers():
                 value.copy_(buffers.get(name, value))  # the pass may have made some
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             parameter.grad = None
-            if name in unused:
-                parameter.requires_grad_(False)
+    everywhere = world.gather_objects(left)
+    unused = [name for name in left if all(name in each for each in everywhere)]
+    for name in unused:
+        trained[name].requires_grad_(False)
     return unused
 
 

@@ -1,0 +1,51 @@
+"""The cluster that the environment names, and the token that it requires. Imports no Ray."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+START = "start a cluster there (bash cluster/local.sh), or correct RAY_ADDRESS, or unset it to do without one"
+"""What to do where nothing answers."""
+
+
+def cluster_address() -> str | None:
+    """The cluster that RAY_ADDRESS names, which Ray sets in a job, too; None: Ray is to be started here."""
+    address = os.environ.get("RAY_ADDRESS", "").strip()
+    return None if address in ("", "local") else address
+
+
+def host_of(address: str | None) -> str | None:
+    """The host in an address of Ray's, such as ray://head:10001 or [::1]:6379."""
+    return None if address is None else address.rpartition("://")[2].rpartition(":")[0].strip("[]") or None
+
+
+def refuse_other_servers(address: str) -> None:
+    """Ray has several servers: its job server takes `submit`, its client server no training.
+
+    Raises ValueError where RAY_ADDRESS names one of these.
+    """
+    scheme, mark, rest = address.partition("://")
+    if not mark:
+        return
+    kind = {"http": "a dashboard", "https": "a dashboard", "ray": "Ray's client server"}.get(scheme, "no head of Ray's")
+    server = address if scheme.startswith("http") else f"http://{host_of(address) or rest}:8265"
+    raise ValueError(
+        f"RAY_ADDRESS={address} is the address of {kind}: on a host of the cluster give that of its head, HEAD:6379; "
+        f"from elsewhere send the command there: python -m cluster submit --address {server} -- COMMAND"
+    )
+
+
+def token_origin() -> str | None:
+    """The variable or file that Ray's token comes from; None: there is no token."""
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        if os.environ.get(name):
+            return name
+    file = Path(os.path.expanduser("~/.ray/auth_token"))
+    return str(file) if file.exists() else None
+
+
+def use_token() -> None:
+    """Turn Ray's token authentication on where there is a token. Call it before Ray is imported."""
+    if token_origin():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
