@@ -110,7 +110,7 @@ def test_each_worker_asks_for_a_gpu_where_the_cluster_has_or_adds_some(
         ([{"CPU": 64.0}, *HOSTS], {"workers": 2}, {"CPU": 7.0, "GPU": 1.0}),  # the head has no GPU
         ([{"CPU": 2.0}, *HOSTS], {"workers": 2}, {"CPU": 7.0, "GPU": 1.0}),
         ([{"CPU": 16.0, "GPU": 4.0}, {"CPU": 16.0, "GPU": 1.0}], {"workers": 5}, {"CPU": 4.0, "GPU": 1.0}),
-        ([{"CPU": 8.0, "GPU": 1.0}], {"workers": 10, "gpus_per_worker": 0.1}, {"CPU": 1.0, "GPU": 0.1}),
+        ([{"CPU": 16.0, "GPU": 1.0}], {"workers": 10, "gpus_per_worker": 0.1}, {"CPU": 1.0, "GPU": 0.1}),
         ([{"CPU": 16.0}], {"workers": 1, "gpus_per_worker": 1}, {"CPU": 1.0, "GPU": 1.0}),  # none of its hosts is up
         ([{"CPU": 16.0}, {"CPU": 4.0}], {"workers": 4}, {"CPU": 1.0}),
     ],

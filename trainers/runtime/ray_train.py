@@ -103,17 +103,18 @@ class Cluster:
         self._home = contextlib.ExitStack()
 
     def __enter__(self) -> Cluster:
+        if (address := cluster_address()) is not None:
+            refuse_other_servers(address)
         refuse_crowding(self.scale)
         refuse_shards_of_one_gpu(self.scale)
         environment = _ENVIRONMENT
         if self.scale.elastic:  # the hosts that were there a moment ago may be gone: try again with fewer
             environment = {**environment, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5"}
         os.environ.update({name: os.environ.get(name, value) for name, value in environment.items()} | _ALWAYS)
-        if (address := cluster_address()) is not None:
-            refuse_other_servers(address)
+        if address is not None:
             use_token()
-        self._home.enter_context(some_home(writable=cluster_address() is None))
-        ask_directly(host_of(cluster_address()))
+        self._home.enter_context(some_home(writable=address is None))
+        ask_directly(host_of(address))
         self._thread.start()
         return self
 
