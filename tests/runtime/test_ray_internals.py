@@ -130,7 +130,6 @@ def test_ray_still_says_what_we_read(file: str, words: str) -> None:
 def test_an_autoscaler_is_noticed(
     kinds: Any, second: bool, labels: dict[str, str], found: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As test_autoscalers_of_ray_are_noticed, which starts them (slow)."""
     stored = {
         b"__autoscaling_status": json.dumps({"autoscaler_report": kinds}).encode() if kinds else None,
         ray._raylet.GCS_AUTOSCALER_V2_ENABLED_KEY.encode(): b"1" if second else b"0",  # type: ignore[attr-defined]
@@ -176,10 +175,25 @@ def test_ray_itself_marks_the_node_of_its_head() -> None:
         (lambda: connect("ray://[::1]:10001"), True),
         (lambda: connect("10.0.0.7:6379"), False),
         (lambda: connect("head.example:6379"), False),
-        (lambda: connect("auto"), False),
     ],
 )
 def test_ray_keeps_to_loopback_where_the_cluster_does(start: Callable[[], None], loopback: bool) -> None:
+    check_loopback(start, loopback)
+
+
+@pytest.mark.parametrize(
+    ("found", "loopback"), [("127.0.0.1:6379", True), ("10.0.0.7:6379", False), ("192.168.1.2:6380", False)]
+)
+def test_ray_keeps_to_loopback_where_the_cluster_that_it_finds_does(
+    found: str, loopback: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", lambda: {found})
+    monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda temp_dir: None)
+    check_loopback(lambda: connect("auto"), loopback)
+
+
+def check_loopback(start: Callable[[], None], loopback: bool) -> None:
     from ray._private import ray_constants, services
 
     name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 START = "start a cluster there (bash cluster/local.sh), or correct RAY_ADDRESS, or unset it to do without one"
 """What to do where nothing answers."""
@@ -41,8 +40,8 @@ def token_origin() -> str | None:
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         if os.environ.get(name):
             return name
-    file = Path(os.path.expanduser("~/.ray/auth_token"))
-    return str(file) if file.exists() else None
+    file = os.path.expanduser("~/.ray/auth_token")
+    return file if os.path.exists(file) else None
 
 
 def use_token() -> None:
