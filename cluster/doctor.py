@@ -185,6 +185,9 @@ def _connect(address: str | None, workers: int) -> Finding | None:
         start_on_loopback(max(cpus(), workers + 1), dashboard=True)
         return None
     refuse_other_servers(address)
+    if address.startswith("ray://"):
+        what = f"RAY_ADDRESS={address} is that of Ray's client server, through which not all of a cluster is seen"
+        return Finding(True, what, HERE, "on a host of the cluster give the address of its head, HEAD:6379")
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token"))
     known = token.exists() or "RAY_AUTH_TOKEN" in os.environ
     if known:
@@ -353,7 +356,7 @@ def _cluster(scale: Scale, nodes: Sequence[Host]) -> ClusterFacts:
         refuse_what_never_fits(scale.worker_range[0], resources, shapes)
     except ValueError as error:
         unfit = str(error)
-    left = free_resources()
+    left = free_resources() or {}
     addable = (addable_resources() or {}).get("CPU", 0.0)
     return {
         "cpus": max(addable, sum(node.cpus for node in nodes)),

@@ -34,6 +34,7 @@ from trainers.runtime.ray_internals import (
     upload_limit,
     walk_upload,
 )
+from trainers.runtime.shortage import Shortage
 
 ROOT = Path(__file__).parents[2]
 RAY = Path(ray.__file__).parent
@@ -141,6 +142,15 @@ def test_an_autoscaler_is_noticed(
     monkeypatch.setattr("ray.nodes", lambda: [{"Labels": {}}, {"Labels": labels}])
     monkeypatch.setattr("ray._private.state.state.get_max_resources_from_cluster_config", lambda: None)
     assert ray_internals.addable_resources() == (None if found else {})
+
+
+def test_through_rays_client_nothing_is_known_of_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.util.client.ray.is_connected", lambda: True)
+    assert ray_internals.addable_resources() is None
+    assert ray_internals.free_resources() is None
+    shortage = Shortage(1, {"CPU": 1.0})
+    monkeypatch.setattr(shortage, "_next", 0.0)
+    assert shortage.check() is None
 
 
 @pytest.mark.parametrize(

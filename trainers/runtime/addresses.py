@@ -20,18 +20,12 @@ def host_of(address: str | None) -> str | None:
 
 
 def refuse_other_servers(address: str) -> None:
-    """Ray has several servers: its job server takes `submit`, its client server no training.
-
-    Raises ValueError where RAY_ADDRESS names one of these.
-    """
-    scheme, mark, rest = address.partition("://")
-    if not mark:
+    """Raises ValueError where RAY_ADDRESS names a dashboard: its job server takes `submit` alone."""
+    if not address.startswith(("http://", "https://")):
         return
-    kind = {"http": "a dashboard", "https": "a dashboard", "ray": "Ray's client server"}.get(scheme, "no head of Ray's")
-    server = address if scheme.startswith("http") else f"http://{host_of(address) or rest}:8265"
     raise ValueError(
-        f"RAY_ADDRESS={address} is the address of {kind}: on a host of the cluster give that of its head, HEAD:6379; "
-        f"from elsewhere send the command there: python -m cluster submit --address {server} -- COMMAND"
+        f"RAY_ADDRESS={address} is the address of a dashboard: on a host of the cluster give that of its head, "
+        f"HEAD:6379; from elsewhere send the command there: python -m cluster submit --address {address} -- COMMAND"
     )
 
 

@@ -103,8 +103,11 @@ def addable_resources() -> dict[str, float] | None:
 
     Returns:
         Empty where there is no autoscaler; None where there is one that does not tell, as those that come with Ray
-        2.60: none of them reports what it was configured with (ray-project/ray pull request 63012).
+        2.60: none of them reports what it was configured with (ray-project/ray pull request 63012). Ray's client
+        (ray://) does not tell, either.
     """
+    if is_client():
+        return None
     # test_ray_still_has_what_we_use
     from ray._private.state import state
 
@@ -132,8 +135,17 @@ def _has_autoscaler() -> bool:
     return any(re.fullmatch("node_[0-9a-f]+", kind) is None for kind in kinds)
 
 
-def free_resources() -> dict[str, dict[str, float]]:
-    """What each node has left: id -> resources. (`ray.available_resources` adds the nodes up.)"""
+def is_client() -> bool:
+    """Whether this process talks to the cluster through Ray's client (ray://), which does not see its state."""
+    from ray.util.client import ray as client
+
+    return bool(client.is_connected())
+
+
+def free_resources() -> dict[str, dict[str, float]] | None:
+    """What each node has left: id -> resources; None: not known. (`ray.available_resources` adds the nodes up.)"""
+    if is_client():
+        return None
     # test_ray_still_has_what_we_use
     from ray._private.state import available_resources_per_node
 
@@ -238,7 +250,7 @@ def explain_refusal(error: Exception) -> str | None:
     """Why a cluster that answers takes no process like this one, and what to do; None of other errors."""
     from ray.exceptions import AuthenticationError
 
-    if isinstance(error, AuthenticationError):
+    if isinstance(error, AuthenticationError) or AuthenticationError.__name__ in str(error.__cause__):
         return (
             "requires another token: copy ~/.ray/auth_token of its head to ~/.ray/auth_token here, with "
             "mode 600, or set RAY_AUTH_TOKEN_PATH to such a file"

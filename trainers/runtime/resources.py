@@ -84,7 +84,7 @@ def gpu_of_worker(scale: Scale, nodes: Sequence[Mapping[str, float]]) -> dict[st
     addable = addable_resources()
     if addable is None and not any(node.get("CPU", 0) >= 1 for node in nodes):
         raise ValueError(
-            "no host for workers is up, and the cluster's autoscaler does not tell Ray whether those that it adds have "
+            "no host for workers is up, and it is not known whether those that the cluster's autoscaler adds have "
             "GPUs: give --gpus-per-worker 1, or --gpus-per-worker 0 to train on their CPUs"
         )
     return {"GPU": 1.0} if addable and addable.get("GPU", 0) else {}
@@ -136,8 +136,8 @@ def warn_of_workers(scale: Scale, resources: Mapping[str, float], up: bool, memo
         )
     if scale.gpus_per_worker is None and "GPU" not in resources and addable_resources() is None:
         warnings.append(
-            "the workers train on CPUs: no host with a GPU is up, and the cluster's autoscaler does not tell Ray "
-            "whether it adds some; --gpus-per-worker 1 asks for them"
+            "the workers train on CPUs: no host with a GPU is up, and it is not known whether the cluster's autoscaler "
+            "adds some; --gpus-per-worker 1 asks for them"
         )
     if not up:
         asks = ", ".join(f"{value:g} {name}" for name, value in resources.items())

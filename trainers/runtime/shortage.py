@@ -42,6 +42,8 @@ class Shortage:
         import ray
 
         left = free_resources()
+        if left is None:
+            return None
         nodes = [node for node in ray.nodes() if node["Alive"]]
         free, whole = [left.get(node["NodeID"], {}) for node in nodes], [node["Resources"] for node in nodes]
         text = ""
