@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from trainers.cli import cli, leading, parse, run_command
 from trainers.formatting import check_is_path, format_size, printable, shortened
+from trainers.inference import Views
 from trainers.own_code import is_file
 from trainers.recipe import Recipe, Scale, describe, recipe_names, resolve
 from trainers.registry import find_models, load
@@ -230,6 +231,10 @@ class _EvaluateOptions:
     """Share of a window that the next one covers too."""
     data: str | None = None
     """Where the raw data lies: the same, moved, or other data of the run's classes. None: where it lay in training."""
+    tta: Views | None = None
+    """Test-time augmentation: the mean output of each picture and its mirror image (flip); of both and both upside down
+    (flips); of these four and all of them turned by 90 degrees (rotations, for square pictures). Takes 2, 4 or 8 times
+    as long."""
     storage: str | None = None
     """Folder that run folders lie under. None: $TRAINYARD_STORAGE, else ~/trainyard."""
     json: bool = False
@@ -254,6 +259,7 @@ def _evaluate(argv: list[str]) -> int:
             native=options.native,
             sliding=options.sliding,
             overlap=options.overlap,
+            tta=options.tta,
             advance=advance,
             warn=progress.warning,
         )
@@ -299,6 +305,10 @@ class _PredictOptions:
     """Move a window of image_size over pictures of their own size, in place of shrinking them."""
     overlap: float = 0.25
     """Share of a window that the next one covers too."""
+    tta: Views | None = None
+    """Test-time augmentation: the mean output of each picture and its mirror image (flip); of both and both upside down
+    (flips); of these four and all of them turned by 90 degrees (rotations, for square pictures). Takes 2, 4 or 8 times
+    as long."""
     storage: str | None = None
     """Folder that run folders lie under. None: $TRAINYARD_STORAGE, else ~/trainyard."""
 
@@ -325,6 +335,7 @@ def _predict(argv: list[str]) -> int:
             sliding=options.sliding,
             overlap=options.overlap,
             top_k=options.top_k,
+            tta=options.tta,
             progress=progress,
         )
     except KeyboardInterrupt:
@@ -340,6 +351,10 @@ def _predict(argv: list[str]) -> int:
 class _ExportOptions:
     out: str
     """File to write, such as model.pt2; FILE.json beside it holds the classes and how pictures are prepared."""
+    tta: Views | None = None
+    """Test-time augmentation: the mean output of each picture and its mirror image (flip); of both and both upside down
+    (flips); of these four and all of them turned by 90 degrees (rotations, for square pictures). Takes 2, 4 or 8 times
+    as long."""
     storage: str | None = None
     """Folder that run folders lie under. None: $TRAINYARD_STORAGE, else ~/trainyard."""
 
@@ -351,7 +366,7 @@ def _export(argv: list[str]) -> int:
         raise ValueError("usage: python -m trainers export RUN --out FILE")
     from trainers.inference.export import export
 
-    print(export(names[0], options.out, storage=options.storage))
+    print(export(names[0], options.out, storage=options.storage, tta=options.tta))
     return 0
 
 

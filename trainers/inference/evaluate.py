@@ -17,9 +17,10 @@ from trainers.data.prepare import prepare
 from trainers.data.source import LEARNED, cache_folder, cache_key, published, scan_files
 from trainers.datasets import ALL, Source
 from trainers.formatting import check_is_path, composed, shortened
-from trainers.inference import predictions
+from trainers.inference import Views, predictions
 from trainers.inference.load import open_run, restore
 from trainers.inference.predictor import Predictor, check_overlap
+from trainers.inference.views import check_views
 from trainers.messages import Meta
 from trainers.progress import Advance
 from trainers.recipe import Recipe, Scale
@@ -41,6 +42,7 @@ def evaluate(
     native: bool = False,
     sliding: bool = False,
     overlap: float = 0.25,
+    tta: Views | None = None,
     advance: Advance = lambda n: None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Scores:
@@ -54,12 +56,13 @@ def evaluate(
         native: whether masks are scored at their own size, to which the logits are resized.
         sliding: whether pictures too keep their own size and a window of image_size is moved over them.
         overlap: share of a window that its neighbours cover too.
+        tta: "flip", "flips" or "rotations": outputs are means over such views of each picture.
         advance: gets the number of pictures done.
         warn: gets what a person should know of the choice of pictures.
 
     Returns:
-        `split`, `rows`, `classes`, every score by bare name, `per_class`, and `ms_per_image`, of the model alone:
-        reading and pre-processing are left out; `loss` too, but not at native size.
+        `split`, `tta` where it was given, `rows`, `classes`, every score by bare name, `per_class`, and `ms_per_image`,
+        of the model alone: reading and pre-processing are left out; `loss` too, but not at native size.
 
     Raises:
         ValueError: there is no such run or split, or the data does not go with it.
@@ -68,17 +71,19 @@ def evaluate(
     folder, found = open_run(run, storage)
     recipe, scale = Recipe.from_json(found["recipe"]), Scale.from_json(found["scale"])
     check_overlap(overlap)
+    check_views(tta, recipe)
     source, split = _find(recipe, found, data, split, warn)
     kind = predictions.of_meta(found["dataset"])
     if (native or sliding) and not kind.own_size:
         raise ValueError(
             f"the run {run} classifies whole pictures: --native and --sliding are for masks; leave them out"
         )
+    marked = {"split": split} if tta is None else {"split": split, "tta": tta}
     if native or sliding:
-        predictor = Predictor(folder, sliding, overlap)
-        return {"split": split, **kind.evaluate(predictor, source, split, advance)}
+        predictor = Predictor(folder, sliding, overlap, tta=tta)
+        return {**marked, **kind.evaluate(predictor, source, split, advance)}
     opened = _open(recipe, source, split, found["dataset"], Store(storage or scale.storage or default_storage()))
-    state, world = restore(recipe, opened.meta, folder)
+    state, world = restore(recipe, opened.meta, folder, tta=tta)
     run_ = Run(recipe=recipe, state=state, data=opened, world=world, model=state.model)
     loss, counts, ms_per_image = evaluate_split(run_, split)
     if "confusion" in counts:
@@ -87,7 +92,7 @@ def evaluate(
     advance(rows)
     for warning in opened.take_warnings() if isinstance(opened, Decoded) else ():
         warn(warning)
-    about = {"split": split, "rows": rows, "classes": opened.meta["classes"], "loss": loss}
+    about = {**marked, "rows": rows, "classes": opened.meta["classes"], "loss": loss}
     return {**about, "ms_per_image": ms_per_image, **run_.task.scores(counts)}
 
 

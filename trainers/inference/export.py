@@ -11,6 +11,7 @@ import torch
 
 from trainers.decode import reading
 from trainers.formatting import check_is_path
+from trainers.inference import Views
 from trainers.inference.load import open_run, restore
 from trainers.recipe import Recipe
 from trainers.run_facts import DatasetFacts, Json, RunFacts
@@ -21,7 +22,7 @@ OTHER_FORMATS = (".onnx", ".engine", ".tflite", ".mlmodel", ".mlpackage", ".safe
 """Endings of files that hold no torch.export program, for whoever opens them by these."""
 
 
-def export(run: str, out: str, *, storage: str | None = None) -> Path:
+def export(run: str, out: str, *, storage: str | None = None, tta: Views | None = None) -> Path:
     """Write the best checkpoint of a run as a torch.export program, for any batch size, and beside it `out`.json with
     the task, the classes and how pictures are prepared.
 
@@ -31,6 +32,7 @@ def export(run: str, out: str, *, storage: str | None = None) -> Path:
         run: its name below `storage`, or its folder.
         out: the file to write.
         storage: where run folders lie, by default the usual place.
+        tta: see `evaluate`; the program averages its outputs itself.
 
     Returns:
         `out`, as an absolute path.
@@ -45,7 +47,7 @@ def export(run: str, out: str, *, storage: str | None = None) -> Path:
     target = absolute(out)
     folder, found = open_run(run, storage)
     recipe, meta = Recipe.from_json(found["recipe"]), found["dataset"]
-    state, world = restore(recipe, meta, folder, torch.device("cpu"))
+    state, world = restore(recipe, meta, folder, torch.device("cpu"), tta)
     model = state.model.eval()
     images = torch.rand(3, meta["channels"], *recipe.image_size, dtype=world.dtype)
     with warnings.catch_warnings(), torch.no_grad():
@@ -62,7 +64,7 @@ def export(run: str, out: str, *, storage: str | None = None) -> Path:
             again = torch.export.load(part).module()
             for some in (images, images[:1]):
                 torch.testing.assert_close(again(some), model(some), rtol=1e-4, atol=1e-4)
-            Store(target.parent).write_json(f"{target.name}.json", _input_of(recipe, found, world))
+            Store(target.parent).write_json(f"{target.name}.json", {**_input_of(recipe, found, world), "tta": tta})
             part.replace(target)
         except AssertionError as error:
             raise ValueError(f"the exported program of {run} differs from the model: {error}") from None

@@ -6,6 +6,8 @@ import torch
 
 from trainers import own_code
 from trainers.formatting import locate_error, nearest
+from trainers.inference import Views
+from trainers.inference.views import Averaged, check_views
 from trainers.messages import Facts
 from trainers.recipe import Recipe
 from trainers.run_facts import DatasetFacts, RunFacts
@@ -33,7 +35,11 @@ def open_run(run: str, storage: str | None = None) -> tuple[Store, RunFacts]:
 
 
 def restore(
-    recipe: Recipe, meta: Facts | DatasetFacts, folder: Store, device: torch.device | None = None
+    recipe: Recipe,
+    meta: Facts | DatasetFacts,
+    folder: Store,
+    device: torch.device | None = None,
+    tta: Views | None = None,
 ) -> tuple[TrainState, World]:
     """Read the best weights of a run into its model.
 
@@ -42,10 +48,12 @@ def restore(
         meta: `dataset` of its run.json, or meta.json of its data.
         folder: the run folder.
         device: None: the GPU that this process was given, else the CPU.
+        tta: views whose outputs the model averages; None: it is the model alone.
 
     Returns:
         The state, with the model alone filled in, and the world it lives in.
     """
+    check_views(tta, recipe)
     limit_threads()
     world = World(0, 1, device or choose_device(), recipe.precision)  # type: ignore[arg-type]
     weights = Checkpoints(folder).best_weights()
@@ -67,4 +75,6 @@ def restore(
             f"{' '.join(str(error).split())[:MOST_WORDS]}; put its file back as it was in training"
         ) from None
     state.ema = None
+    if tta is not None:
+        state.model = Averaged(state.model, tta)
     return state, world

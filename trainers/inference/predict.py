@@ -15,12 +15,13 @@ from trainers import notices
 from trainers.data.ray_map import ray_map
 from trainers.endings import left_out
 from trainers.formatting import printable
-from trainers.inference import predictions
+from trainers.inference import Views, predictions
 from trainers.inference.load import open_run
 from trainers.inference.pictures import check_output, find_pictures
 from trainers.inference.predictions import Named
 from trainers.inference.predictor import Predictor, check_overlap
 from trainers.inference.table import Table, open_table, stamp
+from trainers.inference.views import check_views
 from trainers.messages import Notice
 from trainers.progress import Advance, Progress
 from trainers.recipe import Recipe, Scale
@@ -52,6 +53,7 @@ def predict(
     sliding: bool = False,
     overlap: float = 0.25,
     top_k: int = 1,
+    tta: Views | None = None,
     advance: Advance = lambda n: None,
     progress: Progress | None = None,
 ) -> tuple[Path, list[str]]:
@@ -71,7 +73,7 @@ def predict(
         out: the folder that is written.
         workers: 0 for this process, else so many tasks of Ray Data at once.
         storage: where run folders lie, by default the usual place.
-        sliding, overlap: see `evaluate`.
+        sliding, overlap, tta: see `evaluate`.
         top_k: how many classes are named for each picture, the most probable ones.
         advance: gets the number of pictures done.
         progress: where messages and a bar go; None: there are none.
@@ -85,6 +87,7 @@ def predict(
     folder, found = open_run(run, storage)
     check_overlap(overlap)
     recipe, meta = Recipe.from_json(found["recipe"]), found["dataset"]
+    check_views(tta, recipe)
     kind = predictions.of_meta(meta)
     if sliding and not kind.own_size:
         raise ValueError(f"the run {run} classifies whole pictures: --sliding is for masks; leave it out")
@@ -92,7 +95,7 @@ def predict(
     say, warn = (progress.message, progress.warning) if progress else (lambda text: None,) * 2
     target = absolute(out)
     pictures = _list(paths, target, kind.own_size, say, warn)
-    origin, chosen = _origin(folder, found), _Chosen(sliding=sliding, overlap=overlap, top_k=top_k)
+    origin, chosen = _origin(folder, found), _Chosen(sliding=sliding, overlap=overlap, top_k=top_k, tta=tta)
     facts = {**origin, **chosen}
     options: _Options = {"folder": folder.address, "weights": json.dumps(origin), "out": str(target), **chosen}
     with open_table(target, header, facts) as table:
@@ -152,10 +155,10 @@ def _fill(
 
 
 @functools.lru_cache(1)
-def _predictor(address: str, weights: str, sliding: bool, overlap: float, top_k: int) -> Predictor:
+def _predictor(address: str, weights: str, sliding: bool, overlap: float, top_k: int, tta: Views | None) -> Predictor:
     """That of the last call; `weights` says which they are: a run may have gone on since."""
     assert weights
-    return Predictor(Store(address), sliding, overlap, top_k)
+    return Predictor(Store(address), sliding, overlap, top_k, tta)
 
 
 class _Chosen(TypedDict):
@@ -164,6 +167,7 @@ class _Chosen(TypedDict):
     sliding: bool
     overlap: float
     top_k: int
+    tta: Views | None
 
 
 class _Options(_Chosen):
@@ -196,7 +200,8 @@ def _task(batch: Sequence[_Picture], options: _Options, absolute: bool) -> _Task
 
 def _predict_task(task: _Task) -> _Done:
     """One batch; a worker process keeps its model for the next."""
-    predictor = _predictor(task["folder"], task["weights"], task["sliding"], task["overlap"], task["top_k"])
+    chosen = (task["sliding"], task["overlap"], task["top_k"], task["tta"])
+    predictor = _predictor(task["folder"], task["weights"], *chosen)
     files: list[Named] = [(path, name) for path, name in json.loads(task["files"])]
     with notices.collected() as noticed:
         rows = predictions.of_meta(predictor.meta).rows(predictor, files, Path(task["out"]))

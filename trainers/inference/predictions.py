@@ -256,7 +256,8 @@ def class_colours(meta: DatasetFacts) -> Sequence[Sequence[int]]:
 def _check_room(predictor: Predictor, picture: Pixels, path: str) -> None:
     """Raises BadImage where the logits of a large picture, at its own size, would not fit into memory."""
     height, width = picture.shape[:2]
-    needed = height * width * (4 * len(predictor.meta["classes"]) + 8)
+    outputs = 1 if predictor.tta is None else 2  # that of a view, and their sum
+    needed = height * width * (4 * outputs * len(predictor.meta["classes"]) + 8)
     if predictor.sliding or height * width <= LARGE or needed <= (free := free_memory()):
         return
     raise BadImage(

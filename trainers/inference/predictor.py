@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from trainers.inference import Views
 from trainers.inference.load import restore
 from trainers.recipe import Recipe
 from trainers.run_facts import RunFacts
@@ -17,20 +18,21 @@ from trainers.training.preprocess import Preprocess
 class Predictor:
     """The model of a run, its pre-processing and its task. What people get of it: predictions.py."""
 
-    def __init__(self, folder: Store, sliding: bool, overlap: float, top_k: int = 1) -> None:
+    def __init__(self, folder: Store, sliding: bool, overlap: float, top_k: int = 1, tta: Views | None = None) -> None:
         """
         Args:
             folder: of the run.
             sliding: whether pictures keep their size and a window of image_size is moved over them.
             overlap: share of a window that its neighbours cover too, 0 up to, not including, 1.
             top_k: classes that are named for a whole picture.
+            tta: views whose outputs are averaged.
         """
         found: RunFacts = with_copies(folder.read_json("run.json"), folder)
         self.recipe, self.meta = Recipe.from_json(found["recipe"]), found["dataset"]
-        self.state, self.world = restore(self.recipe, self.meta, folder)
+        self.state, self.world = restore(self.recipe, self.meta, folder, tta=tta)
         self.preprocess = Preprocess(self.recipe, self.meta, self.world)
         self.task = build.make_task(self.recipe, self.meta)
-        self.sliding, self.overlap, self.top_k = sliding, overlap, top_k
+        self.sliding, self.overlap, self.top_k, self.tta = sliding, overlap, top_k, tta
         self.seconds = 0.0
         """Time that the model took so far, without reading and pre-processing."""
         self.state.model.eval()
