@@ -38,6 +38,11 @@ def small_recipe(name: str, **changes: Any) -> Recipe:
         "erfnet": {"image_size": (32, 48), "init_from": None},
         "deeplab": {"image_size": (32, 33)},
         "unet": {"image_size": (33, 24), "model_args": {"base_channels": 4, "depth": 2}},
+        "folder": {
+            "image_size": (32, 48),
+            "stored_size": None if name == "folder.tune_masks" else (36, 54),
+            "model_args": {"name": "test_efficientnet", "weights": None},
+        },
         "shapes": {"image_size": (32, 48), "init_from": None, "dataset_args": {"train": 13, "val": 5, "test": 3}},
     }.get(name.split(".")[0], {})
     if resolve(name).task != "classify":
@@ -161,6 +166,14 @@ def _camvid(folder: Path) -> None:
             write_pairs({files: (picture, np.where(mask == 255, 11, mask).astype(np.uint8))})
 
 
+def _pairs(folder: Path) -> None:
+    rng = np.random.default_rng(3)
+    for split, count in (("train", 13), ("val", 5)):
+        for index in range(count):
+            files = folder / split / "images" / f"{index}.jpg", folder / split / "masks" / f"{index}.png"
+            write_pairs({files: scene(rng, 4)})
+
+
 def _cityscapes(folder: Path) -> None:
     rng = np.random.default_rng(2)
     ids = np.array([7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33], np.uint8)
@@ -188,6 +201,7 @@ DRAWN: dict[str, Callable[[Path], None]] = {
     "cifar10": _cifar,
     "image_folder": _pictures,
     "texture_crops": _pictures,
+    "mask_folder": _pairs,
     "camvid": _camvid,
     "cityscapes": _cityscapes,
     "semantic_drone": _drone,

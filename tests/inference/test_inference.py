@@ -212,8 +212,8 @@ def test_evaluate_prints_a_table_of_classes(runs: dict[str, str], capsys: pytest
     assert {"miou", "accuracy", "boundary_f1", "dice", "f1", "fw_iou", "class_accuracy"} <= scores.keys()
 
 
-LARGER = ("erfnet.decoder", "resnet.r50")
-"""Recipes of a model that a smaller one exports too: several seconds each."""
+LARGER = ("erfnet.decoder", "resnet.r50", "folder.tune", "folder.tune_masks")
+"""Recipes whose export takes several seconds; a smaller model of the same kind is exported too."""
 
 
 @pytest.mark.parametrize(
