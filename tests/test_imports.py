@@ -29,6 +29,7 @@ LEVELS = [
     "recipes cli runs data tasks report",
     "training",
     "checks resolution runtime",
+    "input_data",
     "fitting inference",
     "trainers",
     "__main__",

@@ -17,7 +17,6 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, Self, cast
 
 from trainers import from_data
@@ -33,6 +32,7 @@ from trainers.checks import (
 )
 from trainers.datasets import Source
 from trainers.formatting import parse_size
+from trainers.input_data import list_data, prepare_data, reads_here
 from trainers.messages import DataSpec, DoneEvent, Event, Job, Line, Meta
 from trainers.progress import Progress
 from trainers.recipe import Recipe, Scale, resolve, resolve_micro_batch
@@ -51,9 +51,7 @@ from trainers.runs.events import Control, Listener
 from trainers.runs.files import check_run_name, count_epochs, find_run, new_run_name, read_history, read_run
 from trainers.runs.provenance import changed_since, commit, versions
 from trainers.runs.record import Record
-from trainers.runtime.addresses import cluster_address
 from trainers.runtime.local import ThisProcess
-from trainers.runtime.preflight import this_node
 from trainers.runtime.signals import Signals
 from trainers.storage.run_lock import lock
 from trainers.storage.store import Store, default_storage, explain
@@ -190,35 +188,11 @@ def fit(
 
 def prepare(recipe: Recipe, scale: Scale) -> str:
     """Decode the pictures of a recipe, without training. Returns the folder of the shards. Raises ValueError."""
-    storage, progress, recipe = Store(scale.storage or default_storage()), Progress(), code.absolute(recipe)
+    progress, recipe = Progress(), code.absolute(recipe)
     with _place(scale.replace(gpus_per_worker=0)) as place:
         source = list_data(recipe, scale, progress)
         place.wait()
-        return str(_prepare(recipe, scale, source, storage, progress)["folder"])
-
-
-def check_trial(recipe: Recipe, scale: Scale, source: Source) -> None:
-    """Check a model before pictures are decoded. Raises ValueError where it does not go with the data."""
-    check_model(code.absolute(recipe), source, weights=_here(scale), workers=scale.worker_range[1])
-
-
-def prepare_data(recipe: Recipe, scale: Scale, source: Source, progress: Progress) -> DataSpec:
-    """Decode the pictures.
-
-    Args:
-        recipe: Its data set and sizes.
-        scale: Where it runs. Ray, if that asks for it, is connected to already.
-        source: What `list_data` found.
-        progress: Where messages go.
-
-    Returns:
-        The data, as `fit` takes it.
-
-    Raises:
-        ValueError: The pictures cannot be used.
-    """
-    storage = Store(scale.storage or default_storage())
-    return _prepare(code.absolute(recipe), scale, source, storage, progress)
+        return str(prepare_data(recipe, scale, source, progress)["folder"])
 
 
 def _agree(requested: Recipe, run: str, folder: Store, control: Control) -> tuple[Recipe, Circumstances, list[str]]:
@@ -288,14 +262,14 @@ def _open(
         progress.warning(warning)
     if source is not None:
         recipe = _follow_listed(recipe, source, scale)
-        fresh = known.resumed is None and _here(scale)
+        fresh = known.resumed is None and reads_here(scale)
         check_model(recipe, source, weights=fresh, workers=scale.worker_range[1])
         if known.resumed is None:
             check_start(recipe, source, storage)
     copies = code.keep(recipe, folder, known.earlier.get("code", {}) if known.earlier is not None else {})
     if source is not None:
         try:
-            data = _prepare(code.name_copies(recipe, folder, copies), scale, source, storage, progress)
+            data = prepare_data(code.name_copies(recipe, folder, copies), scale, source, progress)
         except BaseException:
             if known.earlier is None:  # nothing is left of a run that never began
                 folder.delete(code.FOLDER)
@@ -311,11 +285,6 @@ def _follow_listed(recipe: Recipe, source: Source, scale: Scale) -> Recipe:
     if recipe.from_data:
         recipe = resolve_micro_batch(from_data.follow(recipe, source.rows["train"])[0], scale)
     return recipe
-
-
-def _here(scale: Scale) -> bool:
-    """Whether the workers run on this machine, and read what it has."""
-    return not scale.on_ray or cluster_address() is None
 
 
 def _set_numbers(
@@ -342,51 +311,6 @@ def _place_facts(scale: Scale, place: Place) -> PlaceFacts:
     """Of a place that stands. A step may take --memory, else what the place says."""
     limit = place.memory if scale.memory is None else parse_size(scale.memory)
     return PlaceFacts(gpus=place.gpus, auto_precision=place.auto_precision, memory_limit=limit)
-
-
-def list_data(recipe: Recipe, scale: Scale, progress: Progress) -> Source:
-    """The listing of the data set. Raises ValueError where it cannot be used."""
-    from trainers.data.source import scan_files  # with NumPy: not needed to refuse a wrong name
-
-    source = scan_files(code.absolute(recipe), scale.data)
-    for warning in source.warnings:
-        progress.warning(warning)
-    return source
-
-
-def _prepare(recipe: Recipe, scale: Scale, source: Source, storage: Store, progress: Progress) -> DataSpec:
-    """Shards on disk, or the decision to stream."""
-    from trainers.data.batches import Cached
-    from trainers.data.meta import describe
-    from trainers.data.prepare import measure, prepare
-    from trainers.data.prepared_sets import note_superseded
-    from trainers.data.source import cache_folder, choose_mode, list_digest, published
-
-    cache, there = cache_folder(storage), published(storage)
-    mode = choose_mode(scale.data_mode, recipe, source, cache, ray=scale.on_ray)
-    doing = "measuring pictures, once" if mode == "stream" else "preparing pictures"
-    with progress.bar(doing, sum(source.rows.values())) as advance:  # nothing moves where it was done before
-        found = (measure if mode == "stream" else prepare)(
-            recipe, source, cache, published=there, ray=scale.on_ray, advance=advance, warn=progress.warning
-        )
-    folder, meta = (found, Cached(found).meta) if isinstance(found, Path) else (None, found)
-    meta = {**meta, "listing": list_digest(source)}
-    for line in describe(meta):
-        progress.message(line)
-    if folder is not None and (note := note_superseded(folder)):
-        progress.message(note)
-    if recipe.batch_size > meta["rows"]["train"]:
-        progress.warning(
-            f"batch_size={recipe.batch_size} is more than the {meta['rows']['train']} training pictures: "
-            "each epoch is a single step"
-        )
-    return {
-        "mode": "stream" if mode == "stream" else "cache",
-        "folder": None if folder is None else str(folder),
-        "published": None if folder is None or there is None else (there / folder.name).address,
-        "node": this_node() if scale.on_ray else None,
-        "meta": meta,
-    }
 
 
 def _tell(resolved: Resolved, progress: Progress) -> None:

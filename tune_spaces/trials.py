@@ -12,8 +12,8 @@ from typing import TypeVar, cast
 from trainers import limits
 from trainers.checks import check_batches
 from trainers.datasets import Source
-from trainers.fitting import check_trial, list_data, prepare_data
 from trainers.from_data import follow
+from trainers.input_data import check_trial, list_data, prepare_data
 from trainers.messages import DataSpec, Meta
 from trainers.progress import Progress
 from trainers.recipe import Recipe, Scale, affecting, resolve_micro_batch
