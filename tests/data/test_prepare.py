@@ -255,5 +255,5 @@ def test_the_disk_decides_between_cache_and_stream(tmp_path: Path, monkeypatch: 
     assert choose_mode("auto", recipe(), source, tmp_path / "cache", ray=True) == "cache"
     monkeypatch.setattr("trainers.data.source.bytes_needed", lambda *_: 2**60)
     assert choose_mode("auto", recipe(), source, tmp_path / "cache", ray=True) == "stream"
-    with pytest.raises(ValueError, match=r"need 1073741824\.0 GiB"):
+    with pytest.raises(ValueError, match=r"need 1073741824\.00 GiB"):
         choose_mode("auto", recipe(), source, tmp_path / "cache", ray=False)

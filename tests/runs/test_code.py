@@ -13,15 +13,13 @@ from typing import Any
 
 import pytest
 
-from trainers import own_code, registry
+from trainers import own_code
 from trainers.__main__ import main
 from trainers.fitting import RunResult, fit
 from trainers.inference.evaluate import evaluate
 from trainers.inference.export import export
 from trainers.inference.predict import predict
 from trainers.recipe import Recipe, Scale, resolve
-from trainers.runs.code import with_copies
-from trainers.storage.store import Store
 
 MODEL = """
 from torch import nn
@@ -310,18 +308,6 @@ def test_prepared_pictures_do_not_depend_on_where_the_file_of_a_data_set_lies(tm
         (tmp_path / folder / "mine.py").write_text(DATA.replace("GREY", "9"))
         train("linear_cnn", tmp_path / "runs", folder, dataset=str(tmp_path / folder / "mine.py"), dataset_args={})
     assert len(list((tmp_path / "runs" / "cache").iterdir())) == 1
-
-
-def test_copies_are_read_from_an_object_store(tmp_path: Path) -> None:
-    (tmp_path / "project").mkdir()
-    (tmp_path / "project" / "blocks.py").write_text("WIDTH = 5\n")
-    model = write(tmp_path / "project" / "mine.py", "import blocks", "assert blocks.WIDTH == 5")
-    run = train(model, tmp_path / "runs")
-    shutil.rmtree(tmp_path / "project")
-    folder = Store(f"file://{run.folder}")
-    recipe = Recipe.from_json(with_copies(run.run, folder)["recipe"])
-    assert recipe.model.startswith("file://")
-    assert registry.load("models", recipe.model).blocks.WIDTH == 5
 
 
 def test_a_copy_that_was_changed_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

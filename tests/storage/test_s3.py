@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,11 +21,13 @@ import torch
 from helpers import object_store
 from helpers.object_store import SECRET, Flaky, address, contents
 
+from trainers import registry
 from trainers.fitting import RunResult, fit
 from trainers.inference.evaluate import evaluate
 from trainers.progress import Progress
-from trainers.recipe import Scale
+from trainers.recipe import Scale, resolve
 from trainers.report.report import report
+from trainers.runs import code
 from trainers.runs.events import Control
 from trainers.storage import mirror, run_lock
 from trainers.storage.run_lock import Busy, lock
@@ -303,3 +306,19 @@ def test_a_driver_that_is_killed_while_it_uploads_and_workers_on_a_bad_store(
     for name, content in contents(server).items():
         assert SECRET.encode() not in content, name
     assert SECRET not in printed
+
+
+def test_copies_of_own_files_are_read_from_the_store(folder: Store, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "blocks.py").write_text("WIDTH = 5\n")
+    build = (
+        "def build(*, image_size, channels, classes):\n    return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))\n"
+    )
+    (project / "mine.py").write_text(f"import blocks\nfrom torch import nn\nassert blocks.WIDTH == 5\n{build}")
+    recipe = resolve("digits.cnn", model=str(project / "mine.py"))
+    copies = code.keep(recipe, folder / "run", {})
+    shutil.rmtree(project)
+    copied = code.name_copies(recipe, folder / "run", copies)
+    assert copied.model.startswith("s3://")
+    assert registry.load("models", copied.model).blocks.WIDTH == 5
