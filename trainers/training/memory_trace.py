@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainers.augmentations import AUGMENTATIONS, COLUMNS
+from trainers.augmentations import AUGMENTATIONS, Augmentation, columns_of
 from trainers.data import sampler
 from trainers.data.batches import Batch
 from trainers.data.sampler import Pass, one_pass
@@ -261,10 +261,12 @@ def _state(recipe: Recipe, model: nn.Module) -> TrainState:
 
 
 def _batch(recipe: Recipe, channels: int, images: int) -> Batch:
-    """Pictures without memory, of rows that are flipped where the recipe flips: an untouched batch takes less."""
+    """Pictures without memory, of a row that is changed by all that the recipe changes some by: an untouched batch
+    takes less."""
     pictures = np.broadcast_to(np.zeros((), np.uint8), (images, *recipe.storage_size, channels))
     stacked = build.target_of(recipe).dummy(images, recipe.storage_size)
-    draws = sampler.uniforms(recipe.seed, 0, np.arange(256), COLUMNS)
-    flips = [AUGMENTATIONS[name].columns[0] for name in ("horizontal_flip", "vertical_flip")]
-    ids = [int(draws[:, column].argmin()) for column in flips]
-    return Batch(one_pass(np.resize(ids, images)), pictures, stacked)
+    on = [each for name, each in AUGMENTATIONS.items() if recipe.augment.get(name)]
+    chances = [each.columns[0] for each in on if isinstance(each, Augmentation) and each.columns]  # where by chance
+    draws = sampler.uniforms(recipe.seed, 0, np.arange(4096), columns_of(recipe.augment))[:, chances or [0]]
+    row = int(draws.max(axis=1).argmin())
+    return Batch(one_pass(np.full(images, row)), pictures, stacked)

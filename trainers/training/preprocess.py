@@ -7,8 +7,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from trainers.augmentations import mixing_of
 from trainers.data import augment, targets
 from trainers.data.batches import Batch
+from trainers.data.mixing import Mixture, mixture
 from trainers.data.targets import Array
 from trainers.messages import Meta
 from trainers.recipe import Recipe
@@ -42,24 +44,55 @@ class Preprocess:
         Returns:
             Images, normalised (N, C, *image_size), and targets as the task takes them, int64 (N, ...).
         """
+        images, stored, maps = self._changed(batch, epoch)
+        return images, self.target.finish(stored, maps)
+
+    def mixed(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor, Mixture | None]:
+        """Bring a batch to the device for a training step: changed at random and mixed, as the recipe says.
+
+        Args:
+            batch: stored pictures and targets, of one micro-batch.
+            epoch: whose random numbers are used.
+
+        Returns:
+            Images and targets, as of `__call__`; and how the loss is mixed. None: it is not, as nothing is, or as the
+            targets are maps, of which boxes were pasted as they were into the images.
+        """
+        images, stored, maps = self._changed(batch, epoch)
+        how = mixture(
+            self.recipe.augment,
+            size=self.recipe.image_size,
+            seed=self.recipe.seed,
+            epoch=epoch,
+            numbers=batch.of.numbers,
+            device=images.device,
+        )
+        if how is not None:
+            images = how.blend(images)
+            if maps is not None and how.box is not None:
+                maps, how = how.paste(maps.clone()), None
+        return images, self.target.finish(stored, maps), how
+
+    def _changed(self, batch: Batch, epoch: int | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Images, normalised; stored targets; and their maps, if they have any, changed as the images are."""
         recipe = self.recipe
         stored = self._to_device(batch.targets)
-        masks = self.target.maps(stored)
-        if epoch is None or not recipe.augment:
-            images, masks = self._middle(batch.images, masks)
+        maps = self.target.maps(stored)
+        if epoch is None or set(recipe.augment) == set(mixing_of(recipe.augment)):
+            images, maps = self._middle(batch.images, maps)
         else:
             pixels = self._to_device(batch.images).permute(0, 3, 1, 2).to(self.world.dtype).mul_(1 / 255)
-            images, masks = augment.augment(
+            images, maps = augment.augment(
                 pixels,
                 recipe.augment,
                 size=recipe.image_size,
                 seed=recipe.seed,
                 epoch=epoch,
                 ids=batch.of.numbers,
-                masks=masks,
+                masks=maps,
             )
             images = torch.addcmul(self.shift, images, self.scale)
-        return images, self.target.finish(stored, masks)
+        return images, stored, maps
 
     def images(self, pictures: npt.NDArray[np.uint8]) -> Tensor:
         """uint8 (N, *storage_size, C) -> normalised (N, C, *image_size)."""

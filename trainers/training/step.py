@@ -1,7 +1,7 @@
 """One optimizer step, over all ranks:
 
 step.accumulate(micro-batches of this rank)
-    micro-batches to the device, augmented and normalised
+    micro-batches to the device, augmented, normalised and mixed
     divisors of the losses (images, pixels, class weights), added up over the ranks
     for every micro-batch:
         default generator seeded; forward; sums of the losses; backward of sums / divisors
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from trainers.data import sampler
 from trainers.data.batches import Batch, Data, ahead
+from trainers.data.mixing import Mixture
 from trainers.data.sampler import Pass
 from trainers.messages import Event
 from trainers.phase import phase
@@ -109,11 +110,13 @@ def by_step(batches: Iterator[Batch]) -> Iterator[list[Batch]]:
 
 
 class Prepared(NamedTuple):
-    """A micro-batch on the device, augmented and normalised."""
+    """A micro-batch on the device, augmented, normalised and mixed."""
 
     of: Pass
     images: Tensor
     targets: Tensor
+    mixture: Mixture | None
+    """How its loss is mixed; None: it is not."""
 
 
 class Step:
@@ -140,7 +143,7 @@ class Step:
     def accumulate(self, batches: list[Batch]) -> None:
         """Forward and backward of this rank's micro-batches: gradients of the mean loss of the batch are added up."""
         run = self.run
-        prepared = (Prepared(batch.of, *run.preprocess(batch, run.state.epoch)) for batch in batches)
+        prepared = (Prepared(batch.of, *run.preprocess.mixed(batch, run.state.epoch)) for batch in batches)
         micro_batches = self._find_divisors(prepared)
         factors = _inverse(self.divisors, run.world.size)  # DDP and FSDP2 take the mean over the workers, not the sum
         self.loss = None
@@ -192,7 +195,7 @@ class Step:
         self.norms.begin_pass()
         with distributed.accumulating(run.model, of.last):
             with run.world.autocast():
-                loss = run.task.loss(run.model(micro_batch.images), micro_batch.targets)
+                loss = _loss(run.task, run.model(micro_batch.images), micro_batch)
             factor = (factors * of.weight).to(loss.device, loss.dtype)  # a surplus pass counts 0
             with phase("the backward pass", on="ranks" if of.last else "device"):  # the last one exchanges
                 (loss * factor).sum().backward()
@@ -218,6 +221,15 @@ class Step:
         self.loss, requests, rows = together.split([terms, len(requests), table.numel()])
         self.requests.put(requests)
         self.norms.apply(rows.view_as(table))
+
+
+def _loss(task: Task, output: Tensor, micro_batch: Prepared) -> Tensor:
+    """The sums of the losses, (terms,): of mixed pictures, those for their own targets and for their partners', by
+    shares. What they are divided by is the same for both, as the partners are a permutation."""
+    loss = task.loss(output, micro_batch.targets)
+    if (how := micro_batch.mixture) is None:
+        return loss
+    return how.share * loss + (1 - how.share) * task.loss(output, micro_batch.targets[how.partners])
 
 
 class Request(NamedTuple):
