@@ -468,15 +468,17 @@ PINNED: dict[str, tuple[dict[str, Any], float, int]] = {
         1943.844297,
         79489110,
     ),
-    "rand_augment": ({"rand_augment": 9}, 0, 0),
-    "rand_augment of four": ({"rand_augment": [4, 20], "fill": "edge"}, 0, 0),
-    "trivial_augment": ({"trivial_augment": True}, 0, 0),
-    "elastic": ({"elastic": [20, 2]}, 0, 0),
-    "erase": ({"erase": 0.6}, 0, 0),
-    "blur": ({"blur": 0.6}, 0, 0),
-    "noise": ({"noise": 0.2}, 0, 0),
+    "rand_augment": ({"rand_augment": 9}, 1783.561319, 22943071),
+    "rand_augment of four": ({"rand_augment": [4, 20], "fill": "edge"}, 1730.754246, 116850065),
+    "trivial_augment": ({"trivial_augment": True}, 1489.221784, 37619252),
+    "elastic": ({"elastic": [20, 2]}, 1724.819331, 10700843),
+    "erase": ({"erase": 0.6}, 1727.290152, 102857340),
+    "blur": ({"blur": 0.6}, 1724.246025, 10548541),
+    "noise": ({"noise": 0.2}, 1715.585543, 10548541),
 }
 """Settings, and sums of what they made of pictures and of masks when the first runs were recorded."""
+FLOAT32 = ("elastic", "noise")
+"""Whose random numbers are of that type."""
 
 
 @pytest.mark.parametrize("name", PINNED)
@@ -487,7 +489,7 @@ def test_recorded_runs_would_see_the_same_pictures_again(name: str) -> None:
     out, out_masks = augment(images, settings, size=(16, 24), seed=3, epoch=2, ids=np.arange(6) + 40, masks=masks)
     assert out_masks is not None
     weights = torch.from_numpy(np.random.RandomState(7).random_sample(out.shape))
-    assert float((out * weights).sum()) == pytest.approx(expected, abs=2e-6)
+    assert float((out * weights).sum()) == pytest.approx(expected, abs=1e-3 if name in FLOAT32 else 2e-6)
     assert int((out_masks * torch.arange(out_masks.numel()).view(out_masks.shape)).sum()) == expected_masks
 
 

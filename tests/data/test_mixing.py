@@ -32,7 +32,7 @@ def how(settings: dict[str, Any], numbers: Any, seed: int = 0, epoch: int = 0, s
     return found
 
 
-@pytest.mark.parametrize("alpha", [0.05, 0.2, 0.5, 1.0, 3.0, 40.0])
+@pytest.mark.parametrize("alpha", [0.1, 0.2, 0.5, 1.0, 3.0, 40.0])
 def test_shares_are_of_the_beta_distribution(alpha: float) -> None:
     draws = np.random.default_rng(0).random((3000, 2))
     shares = [mixing.symmetric_beta(alpha, first, second) for first, second in draws.tolist()]
@@ -64,7 +64,8 @@ def test_cutmix_pastes_a_box_of_the_picture_s_own_shape_whose_area_is_the_partne
     half, y, x = 0.5 * np.sqrt(1 - rng.random(20_000)), rng.random(20_000), rng.random(20_000)
     inner = [np.minimum(place + half, 1) - np.maximum(place - half, 0) for place in (y, x)]
     assert np.mean(areas) == pytest.approx(np.mean(inner[0] * inner[1]), abs=0.02)
-    assert 0.2 < min(tops) < max(tops) < 1
+    assert min(tops) < 0.2
+    assert max(tops) > 0.8
 
 
 def test_partners_are_a_permutation_and_all_permutations_occur() -> None:

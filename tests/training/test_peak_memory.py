@@ -61,6 +61,8 @@ def test_a_prediction_is_what_the_allocator_hands_out(name: str) -> None:
         {"optimizer": "adamw", "frozen": ("layer1", "layer2")},
         {"precision": "fp64", "momentum": 0.0},
         {"augment": {"rotate": 10, "brightness": 0.2, "fill": "reflect"}},
+        {"augment": {"mixup": 0.4}, "class_weights": "inverse"},
+        {"augment": {"rand_augment": 9, "elastic": [20, 2], "erase": 0.3, "blur": 0.3, "noise": 0.1, "cutmix": 1.0}},
     ],
     ids=" ".join,
 )
