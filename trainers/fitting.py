@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple, Protocol, Self, cast
 
-from trainers import augmentations, from_data
+from trainers import from_data
+from trainers.augmentations import mixing
 from trainers.checks import (
     check_batches,
     check_init_from,
@@ -250,7 +251,7 @@ def _open(
     """Wait until the place stands; check the model and prepare the data, where that is not done."""
     from trainers.data.prepared_sets import hold
 
-    for note in (warm_up_note(recipe), augmentations.mixing.note(recipe.augment, recipe.micro_batch_size)):
+    for note in (warm_up_note(recipe), mixing.note(recipe.augment, recipe.micro_batch_size)):
         if note:
             progress.warning(note)
     source = list_data(recipe, scale, progress) if data is None else None  # while Ray starts

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trainers import augmentations
+from trainers.augmentations import mixing
 from trainers.formatting import format_size
 from trainers.recipe import Recipe, Scale
 
@@ -91,10 +91,10 @@ def fit_memory(
     if scale.on_oom == "record":
         return Need(recipe, False, peak, limit, f"does not fit: {needs}; micro-batches of {smaller} would fit")
     norm = "; BatchNorm sees these, not the batch" if peak_memory.curve(asked, meta).batch_norm else ""
-    mixing = f"; {note}" if (note := augmentations.mixing.note(recipe.augment, smaller)) else ""
-    if not mixing and (names := augmentations.mixing_of(recipe.augment)):
-        mixing = f"; {' and '.join(names)} mix these, not the batch"
-    note = f"batch {recipe.batch_size} runs in micro-batches of {smaller}: {needs}{norm}{mixing}"
+    mixed = f"; {note}" if (note := mixing.note(recipe.augment, smaller)) else ""
+    if not mixed and (names := mixing.mixing_of(recipe.augment)):
+        mixed = f"; {' and '.join(names)} mix these, not the batch"
+    note = f"batch {recipe.batch_size} runs in micro-batches of {smaller}: {needs}{norm}{mixed}"
     return Need(recipe.replace(micro_batch_size=smaller), True, peak, limit, note)
 
 
