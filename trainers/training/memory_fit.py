@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trainers.augmentations import mixing
+from trainers.augmentations import mixing, mixing_of
 from trainers.formatting import format_size
 from trainers.recipe import Recipe, Scale
 
@@ -92,7 +92,7 @@ def fit_memory(
         return Need(recipe, False, peak, limit, f"does not fit: {needs}; micro-batches of {smaller} would fit")
     norm = "; BatchNorm sees these, not the batch" if peak_memory.curve(asked, meta).batch_norm else ""
     mixed = f"; {note}" if (note := mixing.note(recipe.augment, smaller)) else ""
-    if not mixed and (names := mixing.mixing_of(recipe.augment)):
+    if not mixed and (names := mixing_of(recipe.augment)):
         mixed = f"; {' and '.join(names)} mix these, not the batch"
     note = f"batch {recipe.batch_size} runs in micro-batches of {smaller}: {needs}{norm}{mixed}"
     return Need(recipe.replace(micro_batch_size=smaller), True, peak, limit, note)
