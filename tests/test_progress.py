@@ -26,7 +26,8 @@ LINE = {
 def test_in_a_log_each_epoch_is_a_line() -> None:
     file = io.StringIO()
     shown = Progress(file)
-    shown.step(STEP)  # too soon for a line of its own
+    shown.step({**STEP, "seconds_left": 50.0})  # too soon for a line of its own
+    shown.step(STEP)
     shown.epoch(LINE, 30, better=True)
     assert file.getvalue() == (
         "epoch 3/30  train loss 0.1000  val loss 0.2000  val accuracy 0.9712 *  "
@@ -37,8 +38,18 @@ def test_in_a_log_each_epoch_is_a_line() -> None:
 def test_in_a_log_a_long_epoch_reports_its_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "STEP_LINE_SECONDS", 0.0)
     file = io.StringIO()
-    Progress(file).step(STEP)
+    Progress(file).step({**STEP, "seconds_left": 50.0})
     assert file.getvalue().startswith("epoch 3/30  step 5/12  loss 0.1235  accuracy 0.9712  4,312 images/s")
+
+
+def test_a_training_of_minutes_says_once_how_long_it_takes() -> None:
+    file = io.StringIO()
+    shown = Progress(file)
+    for left in (None, 400.0, 390.0):
+        shown.step({**STEP, "seconds_left": left})
+    ahead = "about 6:40 of training are ahead, 28 epochs at this speed: Ctrl-C saves, and the same command with --run"
+    assert file.getvalue().count("of training") == 1
+    assert " ".join(file.getvalue().split()).startswith(ahead)
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])

@@ -23,6 +23,8 @@ from trainers.run_facts import RunFacts, RunSeconds
 from trainers.time_left import TimeLeft
 
 Advance = Callable[[int], None]
+TOLD_SECONDS = 60.0
+"""Training of which more is left, as the first seconds show, says so once."""
 QUIET_SECONDS = 1.0
 """What takes less is not worth a line."""
 LINE_SECONDS = 10.0
@@ -41,6 +43,8 @@ class Progress:
             self.console.width = LOG_WIDTH
         self._training: Bar | None = None
         self._last_line = time.monotonic()
+        self._told = False
+        """Whether the time that training takes was told."""
         self._left: float | None = None
 
     def message(self, text: str) -> None:
@@ -106,6 +110,13 @@ class Progress:
     def step(self, event: StepEvent) -> None:
         """Show how far training is."""
         self._left = event["seconds_left"]
+        if self._left is not None and not self._told:
+            self._told = True
+            if self._left > TOLD_SECONDS:
+                left = event["epochs"] - event["epoch"] + 1
+                epochs = f"{left} epochs" if left > 1 else "an epoch"
+                ahead = f"about {format_duration(self._left)} of training are ahead, {epochs} at this speed"
+                self.message(f"{ahead}: Ctrl-C saves, and the same command with --run goes on")
         speed = _speed(event["images_per_second"], event["data_wait_share"])
         parts = [f"loss {event['loss']:.4g}", event["score"], *speed, _left(self._left)]
         text = "  ".join(filter(None, parts))
