@@ -153,10 +153,17 @@ def check_model(recipe: Recipe, source: Source, *, weights: bool = True, workers
 
     facts = _facts(source)
     recipe.mean_and_std(source.channels)
-    if recipe.order == "balanced" and not targets.kind(source.target).one_class:
+    target = targets.kind(source.target)
+    if recipe.order == "balanced" and not target.one_class:
+        instead = ", or give --class-weights" if target.weighted else ""
         raise ValueError(
-            f"order=balanced draws the classes of pictures equally often, and {recipe.dataset} has "
-            f"{targets.kind(source.target).holds}; leave it out, or give --class-weights"
+            f"order=balanced draws the classes of pictures equally often, and {recipe.dataset} has {target.holds}; "
+            f"leave it out{instead}"
+        )
+    if recipe.class_weights != "none" and not target.weighted:
+        raise ValueError(
+            f"class_weights={recipe.class_weights} are for classes, and {recipe.dataset} has {target.holds}; leave "
+            "them out"
         )
     asked, recipe = recipe, build.without_weights(recipe)
     if weights and asked != recipe:
@@ -236,14 +243,17 @@ def _facts(source: Source) -> Facts:
     from trainers.data import targets
 
     target, classes = targets.kind(source.target), list(source.classes)
-    known = target.listed(source.splits["train"])  # else how often a class occurs shows when targets are read
-    return {
+    known = target.listed(source.splits["train"], len(classes))  # else how often one occurs shows when they are read
+    facts: Facts = {
         "channels": source.channels,
         "classes": classes,
         "target": target.name,
         "masks": target.legacy_masks,
         "class_counts": {"train": [1] * len(classes) if known is None else target.count(known, len(classes))["counts"]},
     }
+    if known is not None:
+        facts["target_facts"] = target.facts(target.identify(known), len(classes))
+    return facts
 
 
 def _build_anywhere(recipe: Recipe, facts: Facts) -> tuple[nn.Module, torch.device]:
@@ -347,8 +357,9 @@ def _pass(
 
     task, own_task = build.make_task(recipe, facts), own_code.is_file(recipe.task)
     pictures = TRIED if training else _fewest_evaluated(recipe, source)
-    shape = targets.kind(source.target).dummy(pictures, recipe.image_size).shape
-    wanted = (pictures, build.count_outputs(recipe, facts), *shape[1:])
+    kind = targets.kind(source.target)
+    target, beyond = targets.stand_in(kind, pictures, recipe.image_size, len(source.classes))
+    wanted = (pictures, build.count_outputs(recipe, facts), *beyond)
     name = f"forward() of {type(model).__name__}" + ("" if training else " in eval mode")
     if training:
         parts.set_training(recipe, model, parts.LAST_EPOCH)
@@ -370,7 +381,7 @@ def _pass(
                 f"the model {recipe.model} does not go with {_asked(recipe)}: {name} returned {_describe(output)} "
                 f"for {pictures} picture{'s' * (pictures > 1)}; it must return a tensor {wanted}"
             )
-        loss = task.loss(output, torch.zeros(shape, dtype=torch.int64))
+        loss = task.loss(output, target.to(where))
     if own_task:
         _check_loss(recipe, loss)
     if training and not loss.requires_grad:
@@ -379,7 +390,7 @@ def _pass(
             "trained; are all of them frozen, or does it return detached, rounded or whole numbers?"
         )
     if own_task and tensor and not training:
-        _check_scores(recipe, task, loss, tuple(output.shape), tuple(shape))
+        _check_scores(recipe, task, loss, tuple(output.shape), target)
     return statistics.changed()
 
 
@@ -402,7 +413,7 @@ def _check_loss(recipe: Recipe, loss: object) -> None:
 
 
 def _check_scores(
-    recipe: Recipe, task: Task, loss: torch.Tensor, output: tuple[int, ...], target: tuple[int, ...]
+    recipe: Recipe, task: Task, loss: torch.Tensor, output: tuple[int, ...], target: torch.Tensor
 ) -> None:
     """Raises ValueError for what a task of the user's own returns that an epoch would end with.
 
@@ -410,8 +421,7 @@ def _check_scores(
     """
     import torch
 
-    targets = torch.zeros(target, dtype=torch.int64)
-    weight = task.weight(targets)
+    weight = task.weight(target)
     if tuple(loss.shape) != ((1,) if weight is None else tuple(weight.shape)):
         raise ValueError(
             f"the task {recipe.task}: loss() returned {_describe(loss)}, and weight() {_describe(weight)}; each loss "
@@ -420,7 +430,7 @@ def _check_scores(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            counts = task.counts(torch.zeros(output), targets)
+            counts = task.counts(torch.zeros(output), target)
             scores = task.scores({name: count.numpy() for name, count in {**counts.total, **counts.per_image}.items()})
             value = scores.get(task.metric)
     except (AttributeError, ImportError, KeyError, NameError, TypeError) as error:

@@ -14,7 +14,7 @@ What run.json holds: run_facts.py. Light: NumPy is imported for type checking on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 from trainers.run_facts import (
@@ -48,11 +48,13 @@ class Facts(TypedDict):
     masks: bool
     """Whether targets are masks; kept for files that older versions wrote and read. `target` says more."""
     target: NotRequired[str]
-    """The kind of target (data/targets.py). Missing in files of older versions: `masks` decides."""
+    """The kind of target (data/targets). Missing in files of older versions: `masks` decides."""
     class_counts: dict[str, list[int]]
     """Split -> images, or labelled pixels, of each class."""
     class_areas: NotRequired[list[int]]
     """Of masks, in training: labelled pixels of the images in which each class occurs."""
+    target_facts: NotRequired[Mapping[str, Sequence[float]]]
+    """What else tasks may want to know of the training targets: `Target.facts`."""
 
 
 class Meta(Facts):

@@ -17,7 +17,7 @@ import numpy as np
 
 from trainers import own_code
 from trainers.data.resize import Pixels
-from trainers.data.targets import class_number, kind
+from trainers.data.targets import Target, kind
 from trainers.datasets import BadImage, Item, Source
 from trainers.formatting import locate_error, printable
 from trainers.registry import load
@@ -107,15 +107,15 @@ def _check_source(where: str, source: object) -> Source:
             f"{where}: splits is {_describe(source.splits)}; expected is a mapping of train, val and, where there is "
             "one, test to lists of Item"
         )
-    most = len(classes) if kind(source.target).one_class else None
-    splits = {split: _check_items(where, split, items, most) for split, items in source.splits.items()}
+    target = kind(source.target)
+    splits = {split: _check_items(where, split, items, target, len(classes)) for split, items in source.splits.items()}
     if isinstance(source.warnings, str):
         source = dataclasses.replace(source, warnings=[source.warnings])
     return dataclasses.replace(source, classes=[*map(printable, classes)], splits=splits)
 
 
-def _check_items(where: str, split: object, items: object, classes: int | None) -> list[Item]:
-    """The items of a split; `classes`: how many there are, where each target is the number of one."""
+def _check_items(where: str, split: object, items: object, target: Target, classes: int) -> list[Item]:
+    """The items of a split; `classes`: how many there are."""
     if not isinstance(items, Sequence) or isinstance(items, str):
         raise ValueError(f"{where}: the split {split!r} is {_describe(items)}; expected is a list of Item")
     checked = []
@@ -135,27 +135,28 @@ def _check_items(where: str, split: object, items: object, classes: int | None) 
         if any(isinstance(value, Path) for value in paths.values()):
             path, mask_path = (None if value is None else str(value) for value in paths.values())
             item = dataclasses.replace(item, path=path, mask_path=mask_path)
-        _check_targets(here, item.targets, classes)
+        _check_targets(here, item.targets, target, classes)
         if not isinstance(item.args, Mapping):
             raise ValueError(f"{here} has args that are {_describe(item.args)}; expected is a mapping of plain values")
         checked.append(item)
     return checked
 
 
-def _check_targets(here: str, targets: object, classes: int | None) -> None:
+def _check_targets(here: str, targets: object, kind: Target, classes: int) -> None:
     if isinstance(targets, str) or not isinstance(targets, Sequence | np.ndarray) or not len(targets):
         raise ValueError(
             f"{here} has targets that are {_describe(targets)}; expected is a list with one for each sample that "
             "read() returns: the number of its class, or MASK"
         )
-    allowed = "MASK" if classes is None else f"the number of a class, 0 to {classes - 1}"
     for target in targets:
         try:
-            number = class_number(target)
+            fits = kind.may_be(target, classes)
         except TypeError:
-            raise ValueError(f"{here} has a target that is {_describe(target)}; expected is {allowed}") from None
-        if classes is not None and not 0 <= number < classes:
-            raise ValueError(f"{here} has the target {number}; expected is {allowed}")
+            raise ValueError(
+                f"{here} has a target that is {_describe(target)}; expected is {kind.expects(classes)}"
+            ) from None
+        if not fits:
+            raise ValueError(f"{here} has the target {target}; expected is {kind.expects(classes)}")
 
 
 # ---- pictures ----

@@ -61,7 +61,7 @@ class Decoded:
             yield Batch(of, np.stack(images), self.target.stack(found))
 
     def labels(self, split: str) -> Array:
-        known = self.target.listed(self._items)
+        known = self.target.listed(self._items, self._decoder.classes)
         assert known is not None
         return known
 

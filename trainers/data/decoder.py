@@ -38,7 +38,8 @@ class Decoder:
         self.dataset = recipe.dataset
         self.size, self.resize = recipe.storage_size, recipe.resize
         self.target, self.channels, self.numbers = target, channels, numbers
-        self.classes = classes if numbers is None else len(numbers)
+        self.classes = classes
+        self._read_classes = classes if numbers is None else len(numbers)
         self._notices: dict[str, Notice] = {}
         self._lock = threading.Lock()
 
@@ -57,8 +58,10 @@ class Decoder:
     def _checked(self, item: Item) -> Iterator[Sample]:
         for image, target in self.read_item(item):
             try:
-                checked = self.target.check(item.name, image, target, self.classes)
-                yield image, checked if self.numbers is None else self.target.renumber(checked, self.numbers)
+                checked = self.target.check(item.name, image, target, self._read_classes)
+                if self.numbers is not None:
+                    checked = self.target.renumber(checked, self.numbers, self.classes)
+                yield image, checked
             except TypeError as error:
                 where = f"{self.dataset}: read() of the item {item.name!r}"
                 raise ValueError(f"{where} returned a pair where {error}") from None

@@ -80,6 +80,9 @@ def summarise(recipe: Recipe, source: Source, done: Sequence[ShardResult], bad: 
         meta["class_areas"] = np.sum([zeros, *areas], axis=0).tolist()
     if target.names_rows:
         meta["names"] = {split: [name for result in some for name in result["names"]] for split, some in parts.items()}
+    identified = [row for result in parts["train"] for row in result["targets"]]
+    if facts := target.facts(identified, len(source.classes)):
+        meta["target_facts"] = facts
     if files := {result["file"]: check for result in done if (check := result["check"]) is not None}:
         meta["files"] = files
         meta["shards"] = {split: [result["file"] for result in some if result["rows"]] for split, some in parts.items()}
@@ -117,7 +120,8 @@ def keep_numbers(meta: Meta, begun: DatasetFacts) -> Meta:
     if begun.get("classes") != meta["classes"]:
         return meta
     found: Mapping[str, object] = begun
-    kept = {name: found[name] for name in ("mean", "std", "class_counts", "class_areas") if name in found}
+    names = ("mean", "std", "class_counts", "class_areas", "target_facts")
+    kept = {name: found[name] for name in names if name in found}
     return cast(Meta, {**meta, **kept})
 
 
@@ -149,9 +153,8 @@ def describe(meta: Meta) -> list[str]:
         more = f", and {len(classes) - CLASSES_SHOWN} more classes" if len(classes) > CLASSES_SHOWN else ""
         lines.append(f"{split}: {meta['rows'][split]:,} pictures ({shown}{more})")
         if meta["rows"][split] and not any(counts):
-            lines.append(
-                f"warning: the masks of the {split} split hold nothing but ignored pixels: it cannot be scored"
-            )
+            lines.append(f"warning: {target.blank.format(split=split)}: it cannot be scored")
+    lines += target.describe(meta.get("target_facts", {}), classes)
     if meta["skipped"]:
         names = ", ".join(entry["name"] for entry in meta["skipped"][:SHOWN])
         more = f" and {len(meta['skipped']) - SHOWN} more" if len(meta["skipped"]) > SHOWN else ""

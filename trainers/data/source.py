@@ -43,7 +43,7 @@ FORMAT = 2
 def scan_files(recipe: Recipe, data: str | None) -> Source:
     """List the raw files. Raises ValueError for a missing path, an empty folder, a single class..."""
     source = contract.list_files(recipe.dataset, data, recipe.dataset_args)
-    if len(source.classes) < 2:
+    if len(source.classes) < targets.kind(source.target).fewest:
         raise ValueError(f"there must be two classes or more; {data or recipe.dataset} has {source.classes}")
     targets.check_task(recipe.task, source, recipe.dataset)
     if constant("tasks", recipe.task, "ORDERED", False):

@@ -57,7 +57,7 @@ class Streamed:
             yield Batch(of, row["images"], row["targets"])
 
     def labels(self, split: str) -> Array:
-        known = targets.of_meta(self.meta).listed(self._items(split))
+        known = targets.of_meta(self.meta).listed(self._items(split), len(self.source.classes))
         assert known is not None
         return known
 

@@ -11,9 +11,9 @@ It may offer a third, for scores on other data than that of training:
                                              there are no folders of splits, all is the split ALL; `known` are the
                                              run's classes
 
-An image is uint8 (height, width, channels). A target is of the kind that the source names (data/targets.py): of
-"labels" the number of its class; of "masks" uint8 (height, width) of the image's own size, with the class number of
-each pixel, or IGNORED.
+An image is uint8 (height, width, channels). A target is of the kind that the source names (data/targets): of "labels"
+the number of its class; of "masks" uint8 (height, width) of the image's own size, with the class number of each pixel,
+or IGNORED; of "label_sets" a list of the numbers of its classes; of "values" a number, or a list of them.
 
 `data` is the folder the user named (None: the data set needs none). `args` are the recipe's `dataset_args`;
 unknown names are refused before `source` is called, by its signature. Both raise ValueError for input that
@@ -51,8 +51,8 @@ class Item:
     """The raw file; its size and time of change are part of the cache's key. None: drawn or built in."""
     name: str
     """What people are shown, unique within a data set, e.g. `cats/001.jpg`; sample i of many is `name#i`."""
-    targets: Sequence[int]
-    """The class of each sample; MASK for each where the targets are masks."""
+    targets: Sequence[Any]
+    """The target of each sample, such as the number of its class; MASK for each where the targets are masks."""
     mask_path: str | None = None
     """The raw file of the mask, where there is one: part of the cache's key as `path` is."""
     args: Args = field(default_factory=dict)
@@ -68,12 +68,13 @@ class Source:
     """What a data set holds, before anything is decoded."""
 
     classes: Sequence[str]
+    """Of "values": what each number is called."""
     channels: int
     """1 (grey) or 3 (RGB): what `read` returns for every image."""
     splits: Mapping[str, Sequence[Item]]
     """"train", "val", and "test" where there is one. The best epoch is chosen on "val", never on "test"."""
     target: str = "labels"
-    """The kind of the targets: "labels" or "masks"."""
+    """The kind of the targets: "labels", "masks", "label_sets" or "values"."""
     colours: Sequence[tuple[int, int, int]] | None = None
     """RGB of each class in pictures of masks. None: chosen for you."""
     warnings: Sequence[str] = ()

@@ -177,9 +177,10 @@ def _number(source: Source, split: str, classes: Sequence[str], run: str, data: 
     if list(source.classes) == list(classes):
         return source
     places = {composed(name): number for number, name in enumerate(classes)}
-    listed = targets.kind(source.target).listed(source.splits[split])
-    used = range(len(source.classes)) if listed is None else set(listed.tolist())
-    unknown = [source.classes[number] for number in sorted(used) if composed(source.classes[number]) not in places]
+    target = targets.kind(source.target)
+    listed = target.listed(source.splits[split], len(source.classes))
+    used = range(len(source.classes)) if listed is None else target.occurring(listed)
+    unknown = [source.classes[number] for number in used if composed(source.classes[number]) not in places]
     if unknown:
         raise ValueError(
             f"{data} holds classes that the run {run} does not know: {shortened(unknown)}; it knows "

@@ -1,7 +1,9 @@
-"""What people get of a model's predictions: one class for each kind of target (data/targets.py).
+"""What people get of a model's predictions: one class for each kind of target (data/targets).
 
-labels    a class for each picture: rows of predictions.csv
-masks     masks, colours and overlays at the picture's own size, and scores at that size
+labels        a class for each picture: rows of predictions.csv
+masks         masks, colours and overlays at the picture's own size, and scores at that size
+label_sets    the labels of each picture, and the probability of each label
+values        a number for each picture, or several
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, cast
@@ -124,19 +126,12 @@ class Classes:
         return ["path", "class", "probability", *further, *(f"probability of {name}" for name in each)]
 
     def rows(self, predictor: Predictor, files: Sequence[Named], out: Path) -> list[list[str]]:
-        recipe, classes, task = predictor.recipe, predictor.meta["classes"], cast(ImageTask, predictor.task)
-        found: dict[str, Pixels] = {}
-        for path, _ in files:
-            try:
-                found[path] = _as_stored(path, recipe, predictor.meta)
-            except (BadImage, OSError) as error:
-                notice(str(error), path)
+        classes, task = predictor.meta["classes"], cast(ImageTask, predictor.task)
         blank = [""] * (len(self.header(predictor.meta, task, predictor.top_k)) - 1)
-        if not found:
+        found, output = _look(predictor, files)
+        if output is None:
             return [[path, *blank] for path, _ in files]
-        with torch.inference_mode(), predictor.world.autocast():
-            output = predictor.timed(predictor.preprocess.images(np.stack(list(found.values()))))
-        labels, probabilities = task.labels(output, recipe.image_size), task.probabilities(output)
+        labels, probabilities = task.labels(output, predictor.recipe.image_size), task.probabilities(output)
         named = {}
         for path, label, row in zip(found, labels.tolist(), probabilities.tolist(), strict=True):
             others = (k for k in range(len(row)) if k != label)
@@ -148,18 +143,83 @@ class Classes:
     def finish(self, recipe: Recipe, meta: DatasetFacts, out: Store, done: Sequence[Done], title: str) -> None:
         """Some of the pictures, as the model sees them, with their classes, in predictions.png."""
         every = len(meta["classes"]) if cast(ImageTask, build.make_task(recipe, meta)).every_probability else 0
-        shown = []
-        for path, row in (done[place] for place in sheet.spread(len(done))):
-            with contextlib.suppress(BadImage, OSError):
-                words = row[1 : len(row) - every]
-                pairs = list(zip(words[::2], words[1::2], strict=True))
-                name = os.path.basename(row[0])
-                shown.append(sheet.Shown(_as_stored(path, recipe, meta), name, pairs))
-        if shown:
-            out.write("predictions.png", sheet.draw_sheet(shown, f"{title}: {len(shown)} of {len(done):,} pictures"))
+
+        def pairs(row: Sequence[str]) -> Said:
+            words = row[1 : len(row) - every]
+            return list(zip(words[::2], words[1::2], strict=True))
+
+        _draw_some(recipe, meta, out, done, title, pairs)
 
     def evaluate(self, predictor: Predictor, source: Source, split: str, advance: Advance) -> Scores:
         raise AssertionError("classes of whole pictures have no size")
+
+
+class Tags:
+    """The labels of each picture, and the probability of each label."""
+
+    own_size = False
+
+    def file_of(self, name: str) -> str | None:
+        return None
+
+    def header(self, meta: DatasetFacts, task: Task, top_k: int = 1) -> list[str]:
+        _refuse_top_k(top_k, "any number of labels for each picture")
+        return ["path", "number of labels", "labels", *(f"probability of {name}" for name in meta["classes"])]
+
+    def rows(self, predictor: Predictor, files: Sequence[Named], out: Path) -> list[list[str]]:
+        classes, task = predictor.meta["classes"], cast(ImageTask, predictor.task)
+        found, output = _look(predictor, files)
+        made = {}
+        if output is not None:
+            labels, probabilities = task.labels(output, predictor.recipe.image_size), task.probabilities(output)
+            for path, has, row in zip(found, labels.tolist(), probabilities.tolist(), strict=True):
+                names = [name for name, there in zip(classes, has, strict=True) if there]
+                made[path] = [str(len(names)), ";".join(names), *(f"{probability:.4f}" for probability in row)]
+        return [[path, *made.get(path, [""] * (2 + len(classes)))] for path, _ in files]
+
+    def finish(self, recipe: Recipe, meta: DatasetFacts, out: Store, done: Sequence[Done], title: str) -> None:
+        """Some of the pictures with their labels, the most probable ones first, in predictions.png."""
+
+        def pairs(row: Sequence[str]) -> Said:
+            likely = sorted(zip(meta["classes"], row[3:], strict=True), key=lambda pair: -float(pair[1]))
+            return likely[: int(row[1])] or [("none", "")]
+
+        _draw_some(recipe, meta, out, done, title, pairs)
+
+    def evaluate(self, predictor: Predictor, source: Source, split: str, advance: Advance) -> Scores:
+        raise AssertionError("labels of whole pictures have no size")
+
+
+class Numbers:
+    """A number for each picture, or several, in the unit of the data."""
+
+    own_size = False
+
+    def file_of(self, name: str) -> str | None:
+        return None
+
+    def header(self, meta: DatasetFacts, task: Task, top_k: int = 1) -> list[str]:
+        _refuse_top_k(top_k, "numbers, no classes")
+        return ["path", *meta["classes"]]
+
+    def rows(self, predictor: Predictor, files: Sequence[Named], out: Path) -> list[list[str]]:
+        found, output = _look(predictor, files)
+        made = {}
+        if output is not None:
+            numbers = predictor.task.labels(output, predictor.recipe.image_size).tolist()
+            made = {path: [f"{number:.7g}" for number in row] for path, row in zip(found, numbers, strict=True)}
+        return [[path, *made.get(path, [""] * len(predictor.meta["classes"]))] for path, _ in files]
+
+    def finish(self, recipe: Recipe, meta: DatasetFacts, out: Store, done: Sequence[Done], title: str) -> None:
+        """Some of the pictures with their numbers, in predictions.png."""
+
+        def pairs(row: Sequence[str]) -> Said:
+            return [(name, f"{float(word):.4g}") for name, word in zip(meta["classes"], row[1:], strict=True)]
+
+        _draw_some(recipe, meta, out, done, title, pairs)
+
+    def evaluate(self, predictor: Predictor, source: Source, split: str, advance: Advance) -> Scores:
+        raise AssertionError("numbers of whole pictures have no size")
 
 
 class PixelClasses:
@@ -171,8 +231,7 @@ class PixelClasses:
         return f"masks/{name}.png"
 
     def header(self, meta: DatasetFacts, task: Task, top_k: int = 1) -> list[str]:
-        if top_k != 1:
-            raise ValueError(f"top_k={top_k} is for classes of whole pictures, and this run has masks; leave it out")
+        _refuse_top_k(top_k, "masks")
         return ["path", "mask", *(f"share of {name}" for name in meta["classes"])]
 
     def rows(self, predictor: Predictor, files: Sequence[Named], out: Path) -> list[list[str]]:
@@ -234,7 +293,12 @@ class PixelClasses:
         return {**about, **scores}
 
 
-_KINDS: Mapping[str, Predictions] = {"labels": Classes(), "masks": PixelClasses()}
+_KINDS: Mapping[str, Predictions] = {
+    "labels": Classes(),
+    "masks": PixelClasses(),
+    "label_sets": Tags(),
+    "values": Numbers(),
+}
 
 
 def of_meta(meta: Mapping[str, object]) -> Predictions:
@@ -246,6 +310,46 @@ def _as_stored(path: str, recipe: Recipe, meta: DatasetFacts) -> Pixels:
     """A picture at the size at which pictures are stored."""
     picture = decode(path, meta["channels"], recipe.storage_size, how=reading(recipe.dataset_args))
     return shrink(picture, recipe.storage_size, recipe.resize)
+
+
+Said = list[tuple[str, str]]
+"""What is said of a picture: names, each with a number."""
+
+
+def _look(predictor: Predictor, files: Sequence[Named]) -> tuple[list[str], Tensor | None]:
+    """The paths of the pictures that can be decoded, and what the model makes of them; None: there are none."""
+    found: dict[str, Pixels] = {}
+    for path, _ in files:
+        try:
+            found[path] = _as_stored(path, predictor.recipe, predictor.meta)
+        except (BadImage, OSError) as error:
+            notice(str(error), path)
+    if not found:
+        return [], None
+    with torch.inference_mode(), predictor.world.autocast():
+        return list(found), predictor.timed(predictor.preprocess.images(np.stack(list(found.values()))))
+
+
+def _draw_some(
+    recipe: Recipe,
+    meta: DatasetFacts,
+    out: Store,
+    done: Sequence[Done],
+    title: str,
+    pairs: Callable[[Sequence[str]], Said],
+) -> None:
+    """Some of the pictures, as the model sees them, with what `pairs` makes of their rows, in predictions.png."""
+    shown = []
+    for path, row in (done[place] for place in sheet.spread(len(done))):
+        with contextlib.suppress(BadImage, OSError):
+            shown.append(sheet.Shown(_as_stored(path, recipe, meta), os.path.basename(row[0]), pairs(row)))
+    if shown:
+        out.write("predictions.png", sheet.draw_sheet(shown, f"{title}: {len(shown)} of {len(done):,} pictures"))
+
+
+def _refuse_top_k(top_k: int, has: str) -> None:
+    if top_k != 1:
+        raise ValueError(f"top_k={top_k} is for classes of whole pictures, and this run has {has}; leave it out")
 
 
 def class_colours(meta: DatasetFacts) -> Sequence[Sequence[int]]:

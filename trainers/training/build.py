@@ -17,7 +17,7 @@ from trainers.formatting import locate_error
 from trainers.messages import Facts
 from trainers.phase import phase
 from trainers.recipe import Recipe
-from trainers.registry import constant, load
+from trainers.registry import arguments, constant, load
 from trainers.run_facts import DatasetFacts
 from trainers.tasks.base import Task
 from trainers.tasks.class_weights import weigh_classes
@@ -77,15 +77,17 @@ def make_task(recipe: Recipe, meta: Facts | DatasetFacts) -> Task:
     """The recipe's loss and scores for this data set. Raises ValueError where they do not go with it."""
     weights = weigh_classes(recipe.class_weights, meta["class_counts"]["train"], meta.get("class_areas"))
     with _locating(recipe.task):
-        made: Task = load("tasks", recipe.task).make(len(meta["classes"]), weights, **recipe.task_args)
+        taken = arguments("tasks", recipe.task, "make")
+        facts = {name: value for name, value in (meta.get("target_facts") or {}).items() if name in taken}
+        made: Task = load("tasks", recipe.task).make(len(meta["classes"]), weights, **facts, **recipe.task_args)
     return made
 
 
 def score_names(recipe: Recipe, meta: Facts | DatasetFacts) -> list[str]:
     """The bare names of the scores that the recipe's task gives."""
     task = make_task(recipe, meta)
-    target = torch.from_numpy(target_of(recipe).dummy(2, (8, 8)).copy()).long()
-    counts = task.counts(torch.zeros(2, count_outputs(recipe, meta), *target.shape[1:]), target)
+    target, beyond = targets.stand_in(target_of(recipe), 2, (8, 8), len(meta["classes"]))
+    counts = task.counts(torch.zeros(2, count_outputs(recipe, meta), *beyond), target)
     scores = task.scores({name: count.numpy() for name, count in {**counts.total, **counts.per_image}.items()})
     return [name for name, value in scores.items() if isinstance(value, float)]
 

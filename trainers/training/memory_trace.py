@@ -81,7 +81,7 @@ class Trace:
         self.parts = parts
         self.run = Run(recipe=recipe, state=state, data=_NoData(meta), world=self.world, model=self.model)
         self.run.preprocess = _Preprocess(recipe, meta, self.world)
-        self.batch = _batch(recipe, channels, images)
+        self.batch = _batch(recipe, channels, classes, images)
         self.waits = False
         """Whether a step's micro-batches are all on the device before its first forward pass."""
         self._begun = False
@@ -260,11 +260,11 @@ def _state(recipe: Recipe, model: nn.Module) -> TrainState:
     )
 
 
-def _batch(recipe: Recipe, channels: int, images: int) -> Batch:
+def _batch(recipe: Recipe, channels: int, classes: int, images: int) -> Batch:
     """Pictures without memory, of a row that is changed by all that the recipe changes some by: an untouched batch
     takes less."""
     pictures = np.broadcast_to(np.zeros((), np.uint8), (images, *recipe.storage_size, channels))
-    stacked = build.target_of(recipe).dummy(images, recipe.storage_size)
+    stacked = build.target_of(recipe).dummy(images, recipe.storage_size, classes)
     on = [each for name, each in AUGMENTATIONS.items() if recipe.augment.get(name)]
     chances = [each.columns[0] for each in on if isinstance(each, Augmentation) and each.columns]  # where by chance
     draws = sampler.uniforms(recipe.seed, 0, np.arange(4096), columns_of(recipe.augment))[:, chances or [0]]

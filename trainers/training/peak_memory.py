@@ -221,11 +221,11 @@ def _ceil(of: int, by: int) -> int:
     return -(-of // by)
 
 
-def _picture_bytes(recipe: Recipe, channels: int) -> int:
-    """A picture and its target as they wait for their turn: floats, and int64."""
+def _picture_bytes(recipe: Recipe, channels: int, classes: int) -> int:
+    """A picture and its target as they wait for their turn: floats, and int64 or float64."""
     pixels = recipe.image_size[0] * recipe.image_size[1]
     numbers = 8 if recipe.precision == "fp64" else 4
-    return pixels * channels * numbers + 8 * build.target_of(recipe).dummy(1, recipe.image_size).size
+    return pixels * channels * numbers + 8 * build.target_of(recipe).dummy(1, recipe.image_size, classes).size
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,7 @@ def _curve(traced: _Traced, parts: int, activation_checkpointing: bool) -> Curve
     recipe, channels, classes = traced.recipe, traced.channels, traced.classes
     few, many = (Trace(recipe, channels, classes, images, parts, activation_checkpointing) for images in TRACED)
     alone, several = (_envelope(few.step(count), many.step(count)) for count in (1, 2))
-    waiting = _picture_bytes(recipe, channels) if few.waits else 0
+    waiting = _picture_bytes(recipe, channels, classes) if few.waits else 0
     return Curve(alone, several, waiting, any(isinstance(part, BatchNorm) for part in few.model.modules()))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from trainers.data import targets
 from trainers.messages import Meta
 from trainers.phase import phase
 from trainers.recipe import Recipe
@@ -42,15 +43,15 @@ def leave_out_unused(recipe: Recipe, meta: Meta, model: nn.Module, world: World,
     pictures = min(TRIED, recipe.micro_batch_size)
     buffers = {name: value.clone() for name, value in model.named_buffers()}
     set_training(recipe, model, epoch)
-    target = build.target_of(recipe).dummy(pictures, recipe.image_size)
-    targets = torch.zeros(target.shape, dtype=torch.int64, device=world.device)
+    made, _ = targets.stand_in(build.target_of(recipe), pictures, recipe.image_size, len(meta["classes"]))
+    made = made.to(world.device)
     images = torch.zeros(pictures, meta["channels"], *recipe.image_size, device=world.device, dtype=world.dtype)
     trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
     left = list(trained)
     try:
         for _ in range(PASSES):
             with world.autocast():
-                loss = build.make_task(recipe, meta).loss(model.forward(images), targets)  # not compiled for this size
+                loss = build.make_task(recipe, meta).loss(model.forward(images), made)  # not compiled for this size
             loss.sum().backward()
             left = [name for name in left if trained[name].grad is None]
             if not left:

@@ -1,0 +1,173 @@
+"""What the way from a raw file to the model asks of a kind of target, and what kinds share."""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict
+
+import numpy.typing as npt
+
+from trainers.datasets import Item
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from torch import Tensor
+
+Array = npt.NDArray[Any]
+Size = tuple[int, int]
+"""Height and width, in pixels."""
+TargetFacts = Mapping[str, Sequence[float]]
+"""What is known of the training targets -> a number for each class, for tasks whose make() takes it by that name."""
+
+
+class Occurrence(TypedDict):
+    """How often each class occurs."""
+
+    counts: list[int]
+    """Pictures, or pixels, of each class."""
+    areas: NotRequired[list[int]]
+    """Of masks: labelled pixels of the pictures in which each class occurs."""
+
+
+class Target(Protocol):
+    """What the way from a raw file to the model asks of a kind of target."""
+
+    name: str
+    """As `Source.target` and a task's TARGET give it."""
+    holds: str
+    """What a data set of this kind has, in words."""
+    legacy_masks: bool
+    """`masks` of meta.json and run.json: what versions read that do not know `target`."""
+    names_rows: bool
+    """Whether meta.json keeps the name of each row: where rows are drawn for people."""
+    one_class: bool
+    """Whether a row has one class, so that equal pictures of two classes contradict each other."""
+
+    weighted: bool
+    """Whether losses can have weights of classes."""
+    blank: str
+    """What is wrong where no class occurs in a {split} split, in words."""
+    fewest: int
+    """Classes that there must be."""
+
+    # Decoding
+
+    def expects(self, classes: int) -> str:
+        """What stands in an item's `targets` for a sample, in words."""
+        ...
+
+    def may_be(self, target: object, classes: int) -> bool:
+        """Whether this may stand there. Raises TypeError where it is no target at all."""
+        ...
+
+    def check(self, name: str, image: Array, target: object, classes: int) -> Any:
+        """What `read` of a data set returned beside `image`, as it is stored.
+
+        Args:
+            name: the picture's, for messages.
+            image: uint8 (height, width, channels).
+            target: what belongs to it.
+            classes: how many there are.
+
+        Raises:
+            BadImage: it does not fit the picture or the classes.
+            TypeError: it is no target at all.
+        """
+        ...
+
+    def renumber(self, target: Any, numbers: Sequence[int], classes: int) -> Any:
+        """A checked target with other numbers of the classes, of which there are then `classes`: `numbers[old]` is the
+        new one."""
+        ...
+
+    def resize(self, target: Any, size: Size, how: str) -> Any:
+        """A checked target as it goes with the picture that `shrink` brings to `size`; `how`: see Recipe.resize."""
+        ...
+
+    def stack(self, targets: Sequence[Any]) -> Array:
+        """Resized targets of some rows, none at all too, as one array (rows, ...)."""
+        ...
+
+    # Storing
+
+    def stored_bytes(self, size: Size) -> int:
+        """Bytes of a row in a shard beside its picture, as shards are cut by them: a few are not counted."""
+        ...
+
+    def identify(self, targets: Array) -> list[int] | list[str]:
+        """What identifies the targets of rows: equal where they are equal."""
+        ...
+
+    def to_column(self, targets: Array) -> pa.Array | Array:
+        """The column `target` of a shard."""
+        ...
+
+    def from_columns(self, columns: Sequence[pa.Array]) -> list[Array]:
+        """The columns of all shards of a split, for `gather`."""
+        ...
+
+    # Counting
+
+    def listed(self, items: Sequence[Item], classes: int) -> Array | None:
+        """The targets of all rows where the listing of the files says them; None: they must be read."""
+        ...
+
+    def occurring(self, targets: Array) -> list[int]:
+        """The classes that occur in listed targets."""
+        ...
+
+    def count(self, targets: Array, classes: int) -> Occurrence:
+        """How often each class occurs in stacked targets."""
+        ...
+
+    def check_counts(self, counts: Sequence[int], split: str, dataset: str) -> None:
+        """Raises ValueError where the rows of a split hold nothing to learn from."""
+        ...
+
+    def format_counts(self, counts: Sequence[int]) -> list[str]:
+        """How often each class occurs, for people."""
+        ...
+
+    def facts(self, identified: Sequence[int | str], classes: int) -> TargetFacts:
+        """What a task may want to know of the training targets before it is made.
+
+        Args:
+            identified: what `identify` gives of each row.
+            classes: how many there are.
+        """
+        ...
+
+    def describe(self, facts: TargetFacts, classes: Sequence[str]) -> list[str]:
+        """What people should know of these facts, in lines."""
+        ...
+
+    # To the model
+
+    def maps(self, targets: Tensor) -> Tensor | None:
+        """What of a batch's targets lies pixel by pixel over the pictures, and moves as they do, (N, H, W)."""
+        ...
+
+    def finish(self, targets: Tensor, maps: Tensor | None) -> Tensor:
+        """A batch's targets as the task takes them, from stored ones and their maps, moved: int64, or float64."""
+        ...
+
+    def dummy(self, rows: int, size: Size, classes: int) -> Array:
+        """Stacked targets of zeros that take no memory: for models that are tried or traced."""
+        ...
+
+
+def class_number(target: object) -> int:
+    """An integer of any kind, of NumPy too, or a whole number. Raises TypeError."""
+    try:
+        return operator.index(target)  # type: ignore[arg-type]
+    except TypeError:
+        if isinstance(target, float) and target.is_integer():
+            return int(target)
+        raise TypeError(f"the target is {target!r:.50}; it must be the number of a class") from None
+
+
+def hash_pixels(pixels: Array) -> str:
+    """A digest of a picture or mask."""
+    return hashlib.blake2b(pixels.tobytes(), digest_size=12).hexdigest()
