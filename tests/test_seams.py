@@ -12,14 +12,17 @@ from trainers.registry import names
 
 ROOT = Path(__file__).parent.parent
 TASKS = {*names("tasks")}
-KINDS = {"labels", "masks"}
-CLASSES = {"Classify", "Ordinal", "Segment", "SegmentBinary", "Labels", "Masks"}
+KINDS = {"labels", "masks", "label_sets", "numbers"}
+CLASSES = {"Classify", "Ordinal", "Segment", "SegmentBinary", "Multilabel", "Regress"} | {
+    *("Labels", "Masks", "LabelSets", "Numbers")
+}
 MAY_ASK = [
     "trainers/tasks/*.py",
-    "trainers/data/targets.py",
+    "trainers/data/targets/*.py",
     "trainers/datasets/*.py",
     "trainers/runs/figures.py",
     "trainers/runs/mask_figures.py",
+    "trainers/runs/score_figures.py",
 ]
 FILES = sorted(
     path
@@ -104,6 +107,6 @@ def test_a_question_is_found(line: str) -> None:
 
 
 def test_the_modules_of_tasks_that_are_no_tasks_are_not_listed() -> None:
-    assert {"classify", "ordinal", "segment", "segment_binary"} == TASKS
+    assert {"classify", "multilabel", "ordinal", "regress", "segment", "segment_binary"} == TASKS
     with pytest.raises(ValueError, match=r"there is no task 'boundary_f1'.*classify"):
         registry.load("tasks", "boundary_f1")

@@ -13,7 +13,7 @@ It may offer a third, for scores on other data than that of training:
 
 An image is uint8 (height, width, channels). A target is of the kind that the source names (data/targets): of "labels"
 the number of its class; of "masks" uint8 (height, width) of the image's own size, with the class number of each pixel,
-or IGNORED; of "label_sets" a list of the numbers of its classes; of "values" a number, or a list of them.
+or IGNORED; of "label_sets" a list of the numbers of its classes; of "numbers" a number, or a list of them.
 
 `data` is the folder the user named (None: the data set needs none). `args` are the recipe's `dataset_args`;
 unknown names are refused before `source` is called, by its signature. Both raise ValueError for input that
@@ -68,13 +68,13 @@ class Source:
     """What a data set holds, before anything is decoded."""
 
     classes: Sequence[str]
-    """Of "values": what each number is called."""
+    """Of "numbers": what each number is called."""
     channels: int
     """1 (grey) or 3 (RGB): what `read` returns for every image."""
     splits: Mapping[str, Sequence[Item]]
     """"train", "val", and "test" where there is one. The best epoch is chosen on "val", never on "test"."""
     target: str = "labels"
-    """The kind of the targets: "labels", "masks", "label_sets" or "values"."""
+    """The kind of the targets: "labels", "masks", "label_sets" or "numbers"."""
     colours: Sequence[tuple[int, int, int]] | None = None
     """RGB of each class in pictures of masks. None: chosen for you."""
     warnings: Sequence[str] = ()

@@ -115,7 +115,7 @@ def _source(
         split: [Item(path=entries[at].path, name=entries[at].name, targets=[rows[at]], args=args) for at in of_split]
         for split, of_split in places.items()
     }
-    return Source(classes=columns, channels=channels, splits=splits, target="values", warnings=listed.warnings)
+    return Source(classes=columns, channels=channels, splits=splits, target="numbers", warnings=listed.warnings)
 
 
 def _read_numbers(listed: Listed, given: Sequence[str] | str | None) -> tuple[list[str], list[list[float]]]:

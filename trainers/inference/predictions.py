@@ -3,7 +3,7 @@
 labels        a class for each picture: rows of predictions.csv
 masks         masks, colours and overlays at the picture's own size, and scores at that size
 label_sets    the labels of each picture, and the probability of each label
-values        a number for each picture, or several
+numbers       a number for each picture, or several
 """
 
 from __future__ import annotations
@@ -297,7 +297,7 @@ _KINDS: Mapping[str, Predictions] = {
     "labels": Classes(),
     "masks": PixelClasses(),
     "label_sets": Tags(),
-    "values": Numbers(),
+    "numbers": Numbers(),
 }
 
 

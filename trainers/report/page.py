@@ -294,10 +294,19 @@ def _what(run: PageRun, sweeps: Sequence[PageSweep], groups: Mapping[str, object
     return f"best run, {run.group or 'unknown data'}" if len(groups) > 1 else "best run"
 
 
+PICTURES = {
+    "Confusion matrix": "confusion.png",
+    "Predicted against true numbers": "scatter.png",
+    "Average precisions": "average_precision.png",
+    "Predictions": "predictions.png",
+}
+"""Title -> file of a run folder."""
+
+
 def _pictures(run: PageRun, what: str) -> list[dict[str, str]]:
-    """The confusion matrix and predictions of a run, as far as its folder has them."""
+    """Charts of the scores and predictions of a run, as far as its folder has them."""
     shown = []
-    for title, name in (("Confusion matrix", "confusion.png"), ("Predictions", "predictions.png")):
+    for title, name in PICTURES.items():
         try:
             picture = base64.b64encode(run.read(name)).decode() if run.read else ""
         except OSError:

@@ -124,7 +124,7 @@ class Listener:
 
     def _epoch(self, event: EpochEvent) -> None:
         self.history.append(event["line"])
-        self.record.epoch(event["line"], to_draw(event["counts"]), pictures=event["pictures"])
+        self.record.epoch(event["line"], to_draw(event["counts"]), event["pictures"], event["counts"])
         self.progress.epoch(event["line"], self.epochs, event["better"])
         self.control.epoch(event["line"])
 
@@ -147,6 +147,7 @@ class Listener:
             to_draw(event["counts"]),
             pictures=event["pictures"],
             draw=self.control.wants_pictures(best),
+            counts=event["counts"],
             message=event["message"],
             seconds=self._seconds(event["seconds"], event["before"]),
             images_per_second=event["images"] / trained if trained else None,

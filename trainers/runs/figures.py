@@ -65,7 +65,8 @@ def draw_curves(run: RunFacts, history: Sequence[Line]) -> Figure:
 
     main = f"val/{best['metric'] if best else 'loss'}"
     # Top-5 lies so close to 1 that the others would share a corner.
-    scores = [n for n in history[-1] if n.startswith("val/") and n not in ("val/loss", "val/top5_accuracy")]
+    left = ["val/loss", "val/top5_accuracy", *(["val/mae", "val/rmse"] if "val/rmse" in history[-1] else [])]  # units
+    scores = [n for n in history[-1] if n.startswith("val/") and n not in left]
     order = [main, *_CURVES, *scores]
     scores.sort(key=order.index)
     losses = {"train/loss": "train", "val/loss": "validation"}

@@ -1,4 +1,4 @@
-"""The run folder: `run.json`, `metrics.jsonl`, `tensorboard/` and `curves.png`, `confusion.png`, `predictions.png`.
+"""The run folder: `run.json`, `metrics.jsonl`, `tensorboard/` and `curves.png`, `confusion.png`, `predictions.png`...
 
 No Ray. `Record` is the one writer of a run folder (checkpoints apart). torch, TensorBoard and matplotlib are imported
 where used: this module is light.
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from trainers.messages import Line, Picture
 from trainers.run_facts import RunEnd, RunFacts, Status
 from trainers.runs.figures import draw_confusion_of, draw_curves, to_png
+from trainers.runs.score_figures import draw_scores, has_charts
 from trainers.runs.tensorboard import Board
 from trainers.storage.mirror import Mirror
 from trainers.storage.store import Store
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from trainers.confusion import Drawn
+    from trainers.image_tables import Ints
 
 SAVE_SECONDS = 1.0
 """TensorBoard's files are brought up to date so often: epochs of milliseconds would wait for the disk."""
@@ -49,6 +51,7 @@ class Record:
         self.history: list[Line] = []
         self._board: Board | None = None
         self._confusion: Drawn | None = None  # the newest
+        self._counts: Mapping[str, Ints] = {}  # likewise
         self._examples: tuple[Sequence[Picture], int, Drawn | None] | None = None  # likewise; their epoch and matrix
         self._undrawn = False  # the examples
         self._saved = 0.0
@@ -77,7 +80,13 @@ class Record:
                 board.scalars(line)
             board.save()
 
-    def epoch(self, line: Line, confusion: Drawn | None = None, pictures: Sequence[Picture] | None = None) -> None:
+    def epoch(
+        self,
+        line: Line,
+        confusion: Drawn | None = None,
+        pictures: Sequence[Picture] | None = None,
+        counts: Mapping[str, Ints] | None = None,
+    ) -> None:
         """Add an epoch.
 
         Matrix and examples are drawn into TensorBoard, and the examples into predictions.png, now and then.
@@ -86,6 +95,7 @@ class Record:
             line: Of metrics.jsonl.
             confusion: Its matrix: rows are true classes, columns predicted ones.
             pictures: Examples of masks.
+            counts: Of the task, for other charts.
         """
         epoch = int(line["epoch"])
         self.history.append(dict(line))
@@ -101,8 +111,11 @@ class Record:
             self._confusion = confusion
         if pictures:
             self._examples, self._undrawn = (pictures, epoch, confusion), True
-        if (confusion is not None or self._undrawn) and board.wants_picture():
+        self._counts = counts or {}
+        if (confusion is not None or self._undrawn or has_charts(self._counts)) and board.wants_picture():
             with board.drawing():
+                for name, figure in draw_scores(self._counts, self.run.get("dataset", {})).items():
+                    board.picture(name, to_png(figure, dpi=90), epoch)
                 if confusion is not None:
                     board.confusion(confusion.matrix, lambda: self._confusion_figure(confusion), epoch)
                 if self._undrawn and self._examples:  # those of an earlier epoch too: they may never come when wanted
@@ -120,6 +133,7 @@ class Record:
         confusion: Drawn | None = None,
         pictures: Sequence[Picture] | None = None,
         draw: bool = True,
+        counts: Mapping[str, Ints] | None = None,
         **end: Unpack[RunEnd],
     ) -> None:
         """End the run.
@@ -129,12 +143,14 @@ class Record:
             confusion: The matrix of the final scores, if any.
             pictures: Those of the final scores, if any.
             draw: Whether to draw, which takes a second.
+            counts: Those of the final scores, for other charts.
             **end: For run.json.
         """
         self.run = {**self.run, **end, "status": status, "finished": _now()}
         try:
             self.write()  # first: whatever happens to the pictures
             if self.history:
+                self._counts = counts or self._counts
                 self._finish_pictures(confusion, pictures, draw)
                 self._upload()
         finally:
@@ -163,6 +179,9 @@ class Record:
         if confusion is not None:
             self.folder.write("confusion.png", to_png(self._confusion_figure(confusion, self.run["name"])))
             board.confusion(confusion.matrix, lambda: self._confusion_figure(confusion), last)
+        for name, chart in draw_scores(self._counts, self.run.get("dataset", {}), self.run["name"]).items():
+            self.folder.write(f"{name}.png", to_png(chart))
+            board.picture(name, to_png(chart, dpi=90), last)
         best = self.run.get("best")
         if examples := (pictures, best["epoch"] if best else last, confusion) if pictures else self._examples:
             figure = self._examples_figure(*examples)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from trainers.image_tables import average_precisions, read_labels
 from trainers.ratios import divide
 from trainers.tasks.base import Counts, Floats, Ints, Scores, precise
 
@@ -120,7 +121,7 @@ class Multilabel:
         exact_match: share of the pictures whose labels are all right
         per_class: `average_precision` (None where the label does not occur), `precision`, `recall`, `f1`
         """
-        logits, true = read_tables(counts)
+        logits, true = read_labels(counts)
         predicted = logits > self.cut
         right, trues, predictions = (predicted & true).sum(0), true.sum(0), predicted.sum(0)
         precision, recall = divide(right, predictions), divide(right, trues)
@@ -141,34 +142,3 @@ class Multilabel:
                 "f1": f1.tolist(),
             },
         }
-
-
-def read_tables(counts: Mapping[str, Ints]) -> tuple[Floats, np.ndarray[tuple[int, ...], np.dtype[np.bool_]]]:
-    """Logits, float32 (N, classes), and labels, bool (N, classes), of all images of a split."""
-    bits = np.ascontiguousarray(counts["logits"].astype(np.int32))
-    return bits.view(np.float32), counts["labels"].astype(bool)
-
-
-def average_precisions(scores: Floats, true: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> list[float | None]:
-    """Sum over the thresholds of (recall - recall before) * precision, for each label, without interpolation.
-
-    As scikit-learn's `average_precision_score`: images of equal scores pass a threshold together.
-
-    Args:
-        scores: (N, classes), larger where a label is more likely.
-        true: (N, classes).
-
-    Returns:
-        None where the label does not occur.
-    """
-    found: list[float | None] = []
-    for score, label in zip(scores.T, true.T, strict=True):
-        if not label.any():
-            found.append(None)
-            continue
-        order = np.argsort(-score, kind="stable")
-        score = score[order]
-        ends = np.flatnonzero(np.append(score[1:] != score[:-1], True))
-        hits = np.cumsum(label[order])[ends]
-        found.append(float(np.sum(np.diff(hits, prepend=0) / hits[-1] * (hits / (ends + 1)))))
-    return found

@@ -9,16 +9,17 @@ number of workers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from trainers.image_tables import Compared, compare, read_values
 from trainers.tasks.base import Counts, Floats, Ints, Scores, precise
 
-TARGET = "values"
+TARGET = "numbers"
 
 
 def outputs(classes: int) -> int:
@@ -108,43 +109,6 @@ class Regress:
         spearman: correlation of the ranks, equal numbers sharing their mean rank; 0 where one side is constant
         """
         predicted, true = read_values(counts)
-        each = [_compare(*pair)._asdict() for pair in zip(predicted.T, true.T, strict=True)]
-        lists = {name: [float(of[name]) for of in each] for name in _Compared._fields}
+        each = [compare(*pair)._asdict() for pair in zip(predicted.T, true.T, strict=True)]
+        lists = {name: [float(of[name]) for of in each] for name in Compared._fields}
         return {**{name: float(np.mean(values)) for name, values in lists.items()}, "per_class": lists}
-
-
-class _Compared(NamedTuple):
-    """The scores of a column."""
-
-    mae: float
-    rmse: float
-    r2: float
-    spearman: float
-
-
-def _compare(predicted: Floats, true: Floats) -> _Compared:
-    errors = predicted - true
-    squares, spread = float((errors**2).sum()), float(((true - true.mean()) ** 2).sum())
-    r2 = 1 - squares / spread if spread > 0 else float(squares == 0)
-    return _Compared(float(np.abs(errors).mean()), float(np.sqrt((errors**2).mean())), r2, spearman(predicted, true))
-
-
-def spearman(one: Floats, other: Floats) -> float:
-    """Pearson's correlation of the ranks, (N,) each; 0 where all numbers of a side are equal."""
-    first, second = (ranks - ranks.mean() for ranks in (_ranks(one), _ranks(other)))
-    scale = float(np.sqrt((first**2).sum() * (second**2).sum()))
-    return float((first * second).sum()) / scale if scale > 0 else 0.0
-
-
-def _ranks(numbers: Floats) -> Floats:
-    """From 1; equal numbers share their mean rank."""
-    _, which, times = np.unique(numbers, return_inverse=True, return_counts=True)
-    ranks: Floats = (np.cumsum(times) - (times - 1) / 2)[which]
-    return ranks
-
-
-def read_values(counts: Mapping[str, Ints]) -> tuple[Floats, Floats]:
-    """What was predicted and what is true, float64 (N, columns) each, of all images of a split."""
-    bits = np.ascontiguousarray(counts["values"].astype(np.int64))
-    both: Floats = bits.view(np.float64)
-    return both[:, :, 0], both[:, :, 1]

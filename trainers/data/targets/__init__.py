@@ -3,7 +3,7 @@
     labels        the class of each picture
     masks         the class of each pixel
     label_sets    any number of classes for each picture
-    values        one number or several for each picture
+    numbers       one number or several for each picture
 
 A data set's `Source` names its kind, and so does a task. Whatever else handles targets (decoding, the shards, batches,
 pre-processing, the traced step) asks the codec, and never which kind it is. A new kind is a class beside these that
@@ -24,7 +24,7 @@ from trainers.data.targets.base import hash_pixels as hash_pixels
 from trainers.data.targets.label_sets import LabelSets
 from trainers.data.targets.labels import Labels
 from trainers.data.targets.masks import Masks
-from trainers.data.targets.values import Values
+from trainers.data.targets.numbers import Numbers
 from trainers.datasets import Source
 from trainers.formatting import nearest
 from trainers.registry import constant, names
@@ -32,7 +32,7 @@ from trainers.registry import constant, names
 if TYPE_CHECKING:
     from torch import Tensor
 
-_KINDS: dict[str, Target] = {target.name: target for target in (Labels(), Masks(), LabelSets(), Values())}
+_KINDS: dict[str, Target] = {target.name: target for target in (Labels(), Masks(), LabelSets(), Numbers())}
 T = TypeVar("T")
 
 

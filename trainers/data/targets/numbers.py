@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Values:
+class Numbers:
     """A number for each picture, or several: float64 (columns,), any finite ones; stacked (N, columns). What are
     classes elsewhere are the columns here."""
 
-    name = "values"
+    name = "numbers"
     holds = "numbers, no classes"
     legacy_masks = False
     names_rows = False
