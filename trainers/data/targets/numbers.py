@@ -26,6 +26,7 @@ class Numbers:
     names_rows = False
     one_class = False
     weighted = False
+    blank = "no picture of the {split} split has a number"
     fewest = 1
 
     def expects(self, classes: int) -> str:
