@@ -196,12 +196,37 @@ def _drone(folder: Path) -> None:
         write_pairs({files: (picture, np.where(mask == 255, 0, mask).astype(np.uint8))})
 
 
+def _label_table(folder: Path) -> None:
+    rows = _striped(folder)
+    lines = [
+        f"{name},{';'.join(['even', 'odd'][number % 2 :][:1] + ['high'] * (wave > 1))}" for number, name, wave in rows
+    ]
+    (folder / "labels.csv").write_text("\n".join(["file,labels", *lines]) + "\n")
+
+
+def _value_table(folder: Path) -> None:
+    lines = [f"{name},{1000 + 250 * wave}" for _, name, wave in _striped(folder)]
+    (folder / "values.csv").write_text("\n".join(["file,waves", *lines]) + "\n")
+
+
+def _striped(folder: Path) -> list[tuple[int, str, int]]:
+    """Number, name and stripes of each picture."""
+    rng = np.random.default_rng(4)
+    rows = [(number, f"images/{number}.png", int(rng.integers(4))) for number in range(37)]
+    (folder / "images").mkdir()
+    for _, name, wave in rows:
+        Image.fromarray(_drawn(rng, wave, 40, 52)).save(folder / name)
+    return rows
+
+
 DRAWN: dict[str, Callable[[Path], None]] = {
     "mnist": _mnist,
     "cifar10": _cifar,
     "image_folder": _pictures,
     "texture_crops": _pictures,
     "mask_folder": _pairs,
+    "label_table": _label_table,
+    "value_table": _value_table,
     "camvid": _camvid,
     "cityscapes": _cityscapes,
     "semantic_drone": _drone,

@@ -27,7 +27,7 @@ class Batch(NamedTuple):
     images: Array
     """uint8 (N, height, width, channels)."""
     targets: Array
-    """Stacked targets of the data set's kind, (N, ...): see data/targets.py."""
+    """Stacked targets of the data set's kind, (N, ...): see data/targets."""
 
 
 class Data(Protocol):

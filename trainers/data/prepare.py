@@ -1,7 +1,7 @@
 """Raw files to Arrow shards: every picture decoded and shrunk once per (data set, its arguments, stored size, files).
 
 A cache folder holds `meta.json` and shards: Arrow IPC files, uncompressed, with the columns `image` (uint8,
-height x width x channels) and `target` (as its kind stores it: targets.py). `meta.json` is written last:
+height x width x channels) and `target` (as its kind stores it: targets). `meta.json` is written last:
 without it a folder counts as empty. How shards get from host to host: shard_transfer.py; how they are read: batches.py.
 A set that is streamed is measured: decoded once in the same way, and nothing is kept but what `meta.json` would say.
 """

@@ -86,8 +86,8 @@ def evaluate(
     state, world = restore(recipe, opened.meta, folder, tta=tta)
     run_ = Run(recipe=recipe, state=state, data=opened, world=world, model=state.model)
     loss, counts, ms_per_image = evaluate_split(run_, split)
-    if "confusion" in counts:
-        targets.kind(source.target).check_counts([int(counts["confusion"].sum())], split, recipe.dataset)
+    for name in {"confusion", "labels"} & counts.keys():
+        targets.kind(source.target).check_counts([int(counts[name].sum())], split, recipe.dataset)
     rows = int(opened.meta["rows"][split])
     advance(rows)
     for warning in opened.take_warnings() if isinstance(opened, Decoded) else ():

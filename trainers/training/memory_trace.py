@@ -214,7 +214,7 @@ class _Preprocess(Preprocess):
     """The loop's, for pictures without memory."""
 
     def _to_device(self, array: Array) -> Tensor:
-        dtype = {"uint8": torch.uint8, "int64": torch.int64}[array.dtype.name]
+        dtype = {"uint8": torch.uint8, "int64": torch.int64, "float64": torch.float64}[array.dtype.name]
         return torch.empty(array.shape, dtype=dtype, device=self.world.device)
 
 
