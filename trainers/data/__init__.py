@@ -9,5 +9,6 @@
     augment   augment                  draws random changes, on the device               both at the model's size
 
 `sampler` says which rows are in which batch of which rank, and seeds what is random: a function of (seed, epoch, row).
-`targets` is what each kind of target (labels, masks, sets of labels, numbers) does at each stage; nothing else asks for the kind.
+`targets` is what each kind of target (labels, masks, sets of labels, numbers) does at each stage; nothing else asks for
+the kind.
 """

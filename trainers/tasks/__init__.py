@@ -9,8 +9,9 @@ A task is a module here, or a file of your own (`--task ./mine.py`), that offers
 
 `classes` is how many the data has, `class_weights` float64 (classes,) or None. The arguments after `*` are the
 recipe's `task_args`: names and types are checked by the signature before anything is read (`Literal[...]` lists the
-values that are allowed). Where `make` has an argument called target_mean, target_std or target_shares, it is told of the
-training targets what `Target.facts` gives. What else `make` and `outputs` refuse, by ValueError, before pictures are decoded.
+values that are allowed). What else `make` and `outputs` refuse, by ValueError, before pictures are decoded. Where
+`make` has an argument called target_mean, target_std or target_shares, it gets what `Target.facts` says of the training
+targets.
 
     classify          a class for each picture
     ordinal           a class for each picture, of classes with an order
