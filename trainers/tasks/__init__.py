@@ -19,4 +19,6 @@ targets.
     regress           a number for each picture, or several
     segment           a class for each pixel
     segment_binary    whether each pixel belongs to the foreground
+
+What `loss=` of task_args may name: losses.py.
 """
