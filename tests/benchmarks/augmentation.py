@@ -70,7 +70,7 @@ def compare(title: str, case: overhead.Case, settings: dict[str, dict[str, Any]]
 
 
 def main() -> None:
-    given = _common.flags(__doc__, repeats=5, threads=1)
+    given = _common.flags(__doc__, repeats=3, threads=1)
     with _common.temporary_storage() as storage:
         _common.print_machine()
         common = {"precision": "fp32", "epochs": 2 if given.quick else 4}
@@ -87,7 +87,7 @@ def main() -> None:
             image_size=(128, 128),
             batch_size=8,
             micro_batch_size=8,
-            augment={},
+            augment={"horizontal_flip": 0, "vertical_flip": 0},
             dataset_args={"train": 200, "val": 8, "test": 8},
             **common,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import torch
 from helpers.ranks import run_ranks
 from helpers.small import job, last_weights, small_data, small_recipe
 
+from trainers import fitting
 from trainers.augmentations import AUGMENTATIONS
+from trainers.progress import Progress
+from trainers.recipe import Scale
 
 ALONE: dict[str, Any] = {
     "horizontal_flip": 0.5,
@@ -78,3 +82,20 @@ def test_a_run_stopped_within_an_epoch_ends_bit_for_bit_as_one_that_was_not(
     whole, stopped = (last_weights(storage / "augmented" / name / run) for run in ("2", "stopped"))
     assert whole.keys() == stopped.keys()
     assert all(torch.equal(stopped[key], value) for key, value in whole.items())
+
+
+class _Stopped(Exception):
+    pass
+
+
+def test_a_run_that_cannot_mix_says_so_before_data_are_listed(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise _Stopped
+
+    monkeypatch.setattr(fitting, "list_data", stop)
+    said = io.StringIO()
+    recipe = small_recipe("digits.cnn", batch_size=4, micro_batch_size=1, augment={"mixup": 0.2})
+    with pytest.raises(_Stopped):
+        fitting.fit(recipe, scale=Scale(workers=0, storage=str(storage)), progress=Progress(said))
+    words = " ".join(said.getvalue().split())
+    assert "mixup=0.2 mixes the pictures of a micro-batch, and one of micro_batch_size=1 has no other" in words

@@ -175,6 +175,15 @@ def test_no_micro_batch_is_chosen_that_leaves_batch_norm_one_value(
     assert note.endswith(f"not even {'one picture at a time fits' if smallest == 1 else 'two pictures at a time fit'}")
 
 
+def test_that_mixing_sees_smaller_micro_batches_is_told() -> None:
+    recipe, meta = made("linear_cnn", batch_size=4, augment={"mixup": 0.2})
+    for micro, told in ((2, "; mixup of these, not the batch"), (1, "one of micro_batch_size=1 has no other")):
+        limit = peak_memory.predict(recipe, meta, micro)
+        need = fit_memory(recipe, Scale(), meta, limit, always=True)
+        assert need.recipe.micro_batch_size == micro
+        assert told in need.note
+
+
 def test_the_largest_batch_is_the_last_that_fits() -> None:
     curve = peak_memory.curve(*made("unet"))
     limit = 2**30

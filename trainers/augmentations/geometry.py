@@ -119,7 +119,7 @@ def fill(view: View, kind: str, _draws: F64) -> None:
 
 
 @augmentation(
-    "[strength, smoothness] in pixels, such as [34, 4] for 28x28",
+    "[strength, smoothness] in pixels, written as 34,4 on the command line (for 28x28; 200,10 for 128x128)",
     pair_of(number(math.inf), lambda value: number(math.inf)(value) and value != 0),
     columns=(43,),
 )

@@ -46,8 +46,8 @@ class Drawn(NamedTuple):
 
 
 @augmentation(
-    f"a strength, 0 to {BINS - 1}, of {OF_RAND} operations, or [operations, strength], operations up to "
-    f"{MOST_OPERATIONS}",
+    f"a strength, 0 to {BINS - 1}, such as 9, of {OF_RAND} operations; or [operations, strength], up to "
+    f"{MOST_OPERATIONS} operations, written as 3,9 on the command line",
     lambda value: whole(BINS - 1)(value) or pair_of(whole(MOST_OPERATIONS), whole(BINS - 1))(value),
     columns=tuple(range(32, 32 + 2 * MOST_OPERATIONS)),
     excludes=("trivial_augment",),

@@ -93,7 +93,7 @@ def fit_memory(
     norm = "; BatchNorm sees these, not the batch" if peak_memory.curve(asked, meta).batch_norm else ""
     mixed = f"; {note}" if (note := mixing.note(recipe.augment, smaller)) else ""
     if not mixed and (names := mixing_of(recipe.augment)):
-        mixed = f"; {' and '.join(names)} mix these, not the batch"
+        mixed = f"; {' and '.join(names)} of these, not the batch"
     note = f"batch {recipe.batch_size} runs in micro-batches of {smaller}: {needs}{norm}{mixed}"
     return Need(recipe.replace(micro_batch_size=smaller), True, peak, limit, note)
 
