@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from trainers.data import targets
 from trainers.decode import reading
 from trainers.formatting import check_is_path
 from trainers.inference import Views
@@ -83,6 +84,7 @@ def _input_of(recipe: Recipe, run: RunFacts, world: World) -> Json:
         "run": run["name"],
         "task": recipe.task,
         "classes": meta["classes"],
+        **_output_of(meta),
         "colours": meta.get("colours"),
         "input": f"{str(world.dtype).removeprefix('torch.')} (batch, channels, height, width)",
         "values": "(pixel / 255 - mean) / std",
@@ -96,6 +98,12 @@ def _input_of(recipe: Recipe, run: RunFacts, world: World) -> Json:
         "preprocessing": [*_decoding(recipe, meta["channels"]), *_sizing(recipe), *_numbers(meta)],
         "versions": run["versions"],
     }
+
+
+def _output_of(meta: DatasetFacts) -> Json:
+    """What the program's output means, where the kind of target says it, and what it takes to use it."""
+    means = targets.of_meta(meta).output
+    return {"output": means, "target_facts": meta.get("target_facts", {})} if means else {}
 
 
 # ---- from a file to the program's input, step by step, for whoever writes that anew ----

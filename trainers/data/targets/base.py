@@ -47,6 +47,8 @@ class Target(Protocol):
 
     weighted: bool
     """Whether losses can have weights of classes."""
+    output: str
+    """What a number that a model gives means to tasks of ours, where that goes for all of them; "": it does not."""
     blank: str
     """What is wrong where no class occurs in a {split} split, in words."""
     fewest: int

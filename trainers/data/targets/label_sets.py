@@ -25,6 +25,7 @@ class LabelSets:
     names_rows = False
     one_class = False
     weighted = True
+    output = "logits (batch, classes): 1 / (1 + exp(-logit)) is the probability of each label"
     blank = "no picture of the {split} split has a label"
     fewest = 1
 

@@ -24,6 +24,7 @@ class Labels:
     names_rows = False
     one_class = True
     weighted = True
+    output = ""
     blank = "no picture of the {split} split has a class"
     fewest = 2
 

@@ -25,6 +25,7 @@ class Masks:
     names_rows = True
     one_class = False
     weighted = True
+    output = ""
     blank = "the masks of the {split} split hold nothing but ignored pixels"
     fewest = 2
 

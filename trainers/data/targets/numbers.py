@@ -26,6 +26,7 @@ class Numbers:
     names_rows = False
     one_class = False
     weighted = False
+    output = "(batch, classes): number = output * target_std + target_mean, of each column"
     blank = "no picture of the {split} split has a number"
     fewest = 1
 
