@@ -295,3 +295,12 @@ def test_no_two_augmentations_share_a_column_by_mistake() -> None:
         for column in each.columns:
             assert column not in seen, f"{name} draws by column {column} of {seen[column]}"
             seen[column] = name
+
+
+def test_the_sheet_to_look_at_shows_every_augmentation() -> None:
+    from helpers.augmentation_sheet import COLUMNS, LABEL, ROWS, sheet
+
+    shown = {name for settings in ROWS.values() for name in settings}
+    assert AUGMENTATIONS.keys() - shown <= {"translate", "scale", "crop", "pad"}
+    page = sheet(12)
+    assert page.size == (LABEL + 2 * COLUMNS * 14, 16 * (len(ROWS) + len(OPERATIONS)))
