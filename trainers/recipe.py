@@ -101,7 +101,8 @@ class Recipe(Fields):
     )
     """Loss weights from the class frequencies of the training split; erfnet: 1 / ln(1.02 + share of the pixels)."""
     augment: Mapping[str, Any] = field(default_factory=dict, metadata={"affects": ("memory", "training")})
-    """Random changes of training pictures, such as horizontal_flip=0.5 translate=0.1."""
+    """Random changes of training pictures, such as horizontal_flip=0.5 rand_augment=9 mixup=0.2; README.md of trainers
+    lists them."""
     precision: Literal["auto", "fp32", "bf16", "fp64"] = field(
         default="auto", metadata={"affects": ("memory", "training")}
     )

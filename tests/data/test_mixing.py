@@ -212,6 +212,13 @@ def test_mixup_adds_pictures_by_their_shares(settings: dict[str, Any]) -> None:
     assert torch.equal(targets, same)
 
 
+def test_mixing_that_is_off_changes_nothing() -> None:
+    labels = np.array([1, 2, 3, 4])
+    off, none = (prepared("digits.cnn", labels, 1, settings)[0] for settings in ({"mixup": 0, "cutmix": 0}, {}))
+    assert torch.equal(off[0], none[0])
+    assert off[2] is none[2] is None
+
+
 def test_cutmix_of_labels_pastes_pictures_and_mixes_the_loss() -> None:
     (images, _, found), (plain, _), *_ = prepared("digits.cnn", np.array([1, 2, 3, 4]), 1, {"cutmix": 1.0})
     top, left, bottom, right = found.box

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trainers.augmentations import mixing_of
+from trainers.augmentations import AUGMENTATIONS, Mixing
 from trainers.data import augment, targets
 from trainers.data.batches import Batch
 from trainers.data.mixing import Mixture, mixture
@@ -78,7 +78,7 @@ class Preprocess:
         recipe = self.recipe
         stored = self._to_device(batch.targets)
         maps = self.target.maps(stored)
-        if epoch is None or set(recipe.augment) == set(mixing_of(recipe.augment)):
+        if epoch is None or all(isinstance(AUGMENTATIONS[name], Mixing) for name in recipe.augment):
             images, maps = self._middle(batch.images, maps)
         else:
             pixels = self._to_device(batch.images).permute(0, 3, 1, 2).to(self.world.dtype).mul_(1 / 255)
