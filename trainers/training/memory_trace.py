@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -206,8 +207,29 @@ class _Elsewhere:
 
 def _borrowed(func: Any, args: Any) -> int:
     """Bytes of the two copies of a weight's gradient that the CPU's convolutions make on the way back, besides it: one
-    in oneDNN's layout, one for the weight's. cuDNN borrows a workspace there, which shows only on the device."""
-    return 2 * args[2].untyped_storage().nbytes() if func is torch.ops.aten.convolution_backward.default else 0
+    in oneDNN's layout, one in the weight's. cuDNN borrows a workspace there, which shows only on the device."""
+    if func is not torch.ops.aten.convolution_backward.default:
+        return 0
+    weight, groups, transposed = args[2], args[9], args[7]
+    size = int(weight.untyped_storage().nbytes())
+    if groups == 1 or transposed or weight.dtype == torch.float64 or torch.cuda.is_available():
+        return 2 * size
+    return size + max(
+        size, _blocked(tuple(weight.shape), groups, tuple(args[1].shape[2:])) * int(weight.element_size())
+    )
+
+
+def _blocked(shape: tuple[int, ...], groups: int, image: tuple[int, ...]) -> int:
+    """Numbers of a grouped convolution's weight as oneDNN lays it out: the channels of each group fill whole vectors of
+    float32, but where each is one channel, and its kernel 3 wide at most and no larger than the image, for which there
+    is another algorithm."""
+    outputs, inputs, *kernel = shape[0] // groups, *shape[1:]
+    fits = all(side <= whole for side, whole in zip(kernel, image, strict=True))
+    if outputs == inputs == 1 and kernel[-1] <= 3 and fits:
+        return math.prod(shape)
+    vector = {"AVX512": 16, "AVX2": 8}.get(torch.backends.cpu.get_cpu_capability(), 1)
+    padded = [-(-channels // vector) * vector for channels in (outputs, inputs)]
+    return groups * math.prod(padded) * math.prod(kernel)
 
 
 class _Preprocess(Preprocess):
