@@ -99,7 +99,7 @@ def test_only_one_module_knows_ray_train_and_only_one_the_process_group() -> Non
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
-        ("trainers", "torch ray numpy pyarrow matplotlib"),
+        ("trainers", "torch ray numpy pyarrow matplotlib timm segmentation_models_pytorch torchvision"),
         ("trainers.__main__", "torch ray numpy pyarrow matplotlib"),
         ("trainers.report.report", "torch ray"),
         ("trainers.training.loop", "torchvision ray matplotlib"),

@@ -43,6 +43,7 @@ from trainers.resolution import (
     PlaceFacts,
     Resolved,
     is_over,
+    licence_of_weights,
     resolve_normalisation,
     resolve_recipe,
 )
@@ -171,8 +172,8 @@ def fit(
             if resolved.fits:  # in micro-batches of the memory's choice, of the pictures that can be used
                 meta = opened.data["meta"]
                 check_batches(resolved.recipe, meta, meta["rows"]["train"])
-            _tell(resolved, progress)
             facts = _new_run(known, name, resolved, scale, _threads(earlier, place, control), opened.copies, warnings)
+            _tell(resolved, facts, progress)
             record = stack.enter_context(contextlib.closing(Record(folder, facts, control.first_picture)))
             listener = Listener(record, progress, begun, resolved.recipe.epochs, control)
             if not resolved.fits:
@@ -315,8 +316,10 @@ def _place_facts(scale: Scale, place: Place) -> PlaceFacts:
     return PlaceFacts(gpus=place.gpus, auto_precision=place.auto_precision, memory_limit=limit)
 
 
-def _tell(resolved: Resolved, progress: Progress) -> None:
+def _tell(resolved: Resolved, facts: RunFacts, progress: Progress) -> None:
     """What people should know of how a recipe was resolved."""
+    if "licence" in facts:
+        progress.message(f"licence of weights={resolved.recipe.model_args['weights']}: {facts['licence']}")
     if resolved.note:
         progress.warning(resolved.note)
     if line := from_data.describe(resolved.recipe, resolved.from_data):
@@ -363,6 +366,8 @@ def _new_run(
         facts["changed"] = list(dict.fromkeys(changed))
     if resolved.memory is not None:
         facts["memory"] = resolved.memory
+    if (licence := licence_of_weights(resolved.recipe)) is not None:
+        facts["licence"] = licence
     if followed := resolved.from_data or (known.earlier.get("from_data") if known.earlier else None):
         facts["from_data"] = followed
     if ends := _ends(known, resolved.recipe):

@@ -204,6 +204,13 @@ def is_over(recipe: Recipe, earlier: RunFacts, epochs_run: int) -> str | None:
     )
 
 
+def licence_of_weights(recipe: Recipe) -> str | None:
+    """Of the pretrained weights that the recipe's model starts from; None: there are none, or it is not known."""
+    weights = recipe.model_args.get("weights")
+    of_model = getattr(load("models", recipe.model), "licence", None)
+    return of_model(**recipe.model_args) if weights is not None and of_model is not None else None
+
+
 def resolve_normalisation(recipe: Recipe, meta: Meta, start: DatasetFacts | None) -> tuple[Meta, str]:
     """Normalise pictures as the recipe says: by the data, by numbers, or as the weights that training starts from were
     trained.

@@ -170,6 +170,8 @@ class RunFacts(RunEnd):
     finished: str | None
     command: str
     memory: NotRequired[PredictedMemory]
+    licence: NotRequired[str]
+    """Of the pretrained weights that the model started from, where the library that they are from knows it."""
     from_data: NotRequired[Mapping[str, str]]
     """Field of the recipe -> why it has its value, of those that followed from the data."""
     ends: NotRequired[list[NewEnd]]

@@ -144,7 +144,9 @@ def _read_package(name: str, architecture: str) -> State:
         raise ValueError(f"weights=package:{name} is not known; known are package:{', package:'.join(PACKAGES)}")
     package = PACKAGES[name]
     if architecture != package.network:
-        raise ValueError(f"weights=package:{name} are of {package.network}, not of {architecture}")
+        raise ValueError(
+            f"weights=package:{name} are of {package.network}, not of {architecture}: give weights=hub, a FILE, or none"
+        )
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):

@@ -19,13 +19,20 @@ from trainers.storage.store import Store
 
 FIELDS = ("dataset", "model", "task")
 """Of a recipe: each may name a FILE.py."""
+WEIGHTS = (".pth", ".pt", ".bin", ".safetensors")
+"""Endings of files that `weights` of a model's arguments may name."""
 FOLDER = "code"
 Code = Mapping[str, CodeCopy]
 
 
 def absolute(recipe: Recipe) -> Recipe:
-    """The recipe with its own files named by absolute paths: a run is used from other folders later."""
-    return _rename(recipe, {field: str(own_code.locate(name)) for field, name in _own(recipe.to_json()).items()})
+    """The recipe with its own files, and one of weights, named by absolute paths: a run is used from other folders
+    later."""
+    names: Json = {field: str(own_code.locate(name)) for field, name in _own(recipe.to_json()).items()}
+    weights = recipe.model_args.get("weights")
+    if isinstance(weights, str) and weights.endswith(WEIGHTS):
+        names["model_args"] = {**recipe.model_args, "weights": str(own_code.absolute(weights))}
+    return _rename(recipe, names)
 
 
 def with_copies(run: RunFacts, folder: Store) -> RunFacts:
@@ -163,6 +170,6 @@ def _own(recipe: Json) -> dict[str, str]:
     return {field: recipe[field] for field in FIELDS if own_code.is_file(str(recipe.get(field)))}
 
 
-def _rename(recipe: Recipe, names: Mapping[str, str]) -> Recipe:
+def _rename(recipe: Recipe, names: Mapping[str, object]) -> Recipe:
     """Not `Recipe.replace`, with which the arguments would go."""
     return dataclasses.replace(recipe, **names)  # type: ignore[arg-type]

@@ -20,6 +20,9 @@ from trainers.run_facts import Gpu, Machine
 
 PACKAGES = ("ray", "torch", "torchvision", "pyarrow", "numpy")
 
+OPTIONAL = ("timm", "segmentation-models-pytorch")
+"""Some models come from these, whose releases rename networks and change their weights."""
+
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that training needs, and as "trainyard" a digest of the code.
@@ -28,7 +31,7 @@ def versions() -> dict[str, str]:
     by value): it uses nothing of this package but the names above.
     """
     found = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in (*PACKAGES, *OPTIONAL):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     spec = importlib.util.find_spec("trainers")

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, TypeVar, cast, final
 
 from trainers.runs import provenance
-from trainers.runs.provenance import PACKAGES, versions
+from trainers.runs.provenance import OPTIONAL, PACKAGES, versions
 from trainers.runtime.resources import holds
 
 if TYPE_CHECKING:
@@ -400,9 +400,9 @@ def compare(
 
 
 def _unlike_versions(this: Mapping[str, str], hosts: Mapping[str, Mapping[str, str]]) -> Iterator[Finding]:
-    for name in ("python", *PACKAGES, "trainyard"):
+    for name in ("python", *PACKAGES, *OPTIONAL, "trainyard"):
         missing = [label for label, found in hosts.items() if "error" not in found and name not in found]
-        if missing:
+        if missing and name not in OPTIONAL:
             yield Finding(True, f"{name} is not installed", ", ".join(missing), SAME_CODE)
         here = this.get(name)
         others: dict[str, list[str]] = {}
