@@ -121,7 +121,7 @@ def names(pattern: str) -> dict[str, str]:
     archs = [kind.__name__ for kind in smp.MODEL_ARCHITECTURES_MAPPING.values()]
     found = {f"arch={arch}": "" for arch in archs if fnmatch.fnmatch(arch.lower(), pattern.lower())}
     for name, known in smp.encoders.encoders.items():
-        if fnmatch.fnmatch(name, pattern):
+        if fnmatch.fnmatch(name, pattern) and not name.startswith("timm-"):  # as tu-, deprecated
             tags = ", ".join(known["pretrained_settings"])
             found[f"encoder_name={name}"] = f"hub: {tags}" if tags else ""
     return found
