@@ -41,7 +41,8 @@ STAGES = ((1, 3, 1, 1), (2, 3, 2, 6), (2, 5, 2, 6), (3, 3, 2, 6), (3, 5, 1, 6), 
 
 def lite0(images: Tensor) -> Tensor:
     """EfficientNet-Lite0 by the tensors of the file in their order, with TensorFlow's padding."""
-    left = iter(torch.load(lite0_file(), weights_only=True).values())
+    tensors = torch.load(lite0_file(), weights_only=True).values()
+    left = iter([tensor.contiguous() for tensor in tensors])  # as parameters are: the last matrix is kept transposed
 
     def convolution(x: Tensor, kernel: int, stride: int = 1, *, depthwise: bool = False) -> Tensor:
         """A convolution without bias, and BatchNorm: weight, bias, mean, variance, count."""
