@@ -391,3 +391,66 @@ def test_memory_is_predicted_within_3_5_percent(model: str, args: dict[str, Any]
     predicted, measured = peak_memory.predict(recipe, meta), measure(recipe, meta)
     print(f"predicted {predicted / 2**20:.1f} MiB, {100 * (predicted / measured - 1):+.2f} %")
     assert predicted == pytest.approx(measured, rel=0.035)
+
+
+TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
+    "vit": ("cifar.r18", {"model": "timm", "model_args": {"name": "vit_tiny_patch16_224", "drop_path": 0.1}}),
+    "convnext": ("cifar.r18", {"model": "timm", "model_args": {"name": "convnext_atto"}}),
+    "fpn": ("unet.drone", {"model": "smp", "model_args": {"arch": "FPN", "encoder_name": "mobilenet_v2"}}),
+}
+"""Name -> recipe, changes."""
+
+
+def trained(name: str, **more: Any) -> Recipe:
+    from helpers.small import small_recipe
+
+    recipe, changes = TRAINED[name]
+    small = {"image_size": (32, 32), "stored_size": None, "lr": 1e-3, "optimizer": "adamw", "epochs": 1}
+    return small_recipe(recipe, **{**changes, **small, **more})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINED)
+def test_they_are_evaluated_and_exported(name: str, tmp_path: Path) -> None:
+    from helpers.small import small_data
+
+    from trainers.fitting import fit
+    from trainers.inference.evaluate import evaluate
+    from trainers.inference.export import export
+    from trainers.recipe import Scale
+
+    raw = small_data(TRAINED[name][0], tmp_path / "raw")
+    scale = Scale(workers=0, cpus_per_worker=1, storage=str(tmp_path), data=raw)
+    run = fit(trained(name, precision="fp32"), scale=scale, run=name)
+    assert run.status == "finished"
+    scores = evaluate(run.folder, "val", data=raw)
+    assert scores["loss"] == pytest.approx(run.run["final"]["loss"], rel=1e-4)
+    assert export(run.folder, str(tmp_path / "model.pt2")).is_file()
+
+
+OWN = """
+from torch import nn
+
+
+def build(*, image_size, channels, classes):
+    return nn.Sequential(
+        nn.utils.parametrizations.spectral_norm(nn.Conv2d(channels, 4, 3)), nn.BatchNorm2d(4),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, classes),
+    )
+"""
+
+
+@pytest.mark.parametrize("size", [(8, 8), (64, 64)], ids=["for real", "without memory"])
+def test_buffers_that_each_worker_would_change_otherwise_need_one_worker(tmp_path: Path, size: tuple[int, int]) -> None:
+    from trainers.checks import check_model
+    from trainers.data.source import scan_files
+
+    path = tmp_path / f"spectral{size[0]}.py"
+    path.write_text(OWN)
+    recipe = resolve("digits.cnn").replace(model=str(path), image_size=size)
+    source = scan_files(recipe, None)
+    check_model(recipe, source, workers=1)
+    with pytest.raises(ValueError, match=r"changes its buffer 0\.param.*_u and 1 more in training.*give --workers 1"):
+        check_model(recipe, source, workers=2)
+    plain = resolve("digits.cnn").replace(image_size=size)  # with BatchNorm
+    check_model(plain, scan_files(plain, None), workers=2)
