@@ -396,7 +396,10 @@ def test_memory_is_predicted_within_3_5_percent(model: str, args: dict[str, Any]
 TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
     "vit": ("cifar.r18", {"model": "timm", "model_args": {"name": "vit_tiny_patch16_224", "drop_path": 0.1}}),
     "convnext": ("cifar.r18", {"model": "timm", "model_args": {"name": "convnext_atto"}}),
-    "fpn": ("unet.drone", {"model": "smp", "model_args": {"arch": "FPN", "encoder_name": "mobilenet_v2"}}),
+    "fpn": (
+        "unet.drone",
+        {"model": "smp", "model_args": {"arch": "FPN", "encoder_name": "mobilenet_v2"}, "micro_batch_size": 4},
+    ),
 }
 """Name -> recipe, changes."""
 
