@@ -47,9 +47,9 @@ def test_what_is_given_holds_and_the_learning_rate_is_that_of_the_batch() -> Non
     assert list(reasons) == ["lr"]
 
 
-def test_a_plain_sgd_has_its_own_rule() -> None:
+def test_the_rate_of_sgd_grows_as_the_batch() -> None:
     recipe, _ = from_data.follow(resolve("resnet.r18", from_data=("batch_size", "lr")), 740)
-    assert (recipe.batch_size, recipe.lr, recipe.epochs) == (16, pytest.approx(0.01), 90)
+    assert (recipe.batch_size, recipe.lr, recipe.epochs) == (16, pytest.approx(0.05), 90)
 
 
 def test_a_flag_holds_though_its_value_is_the_one_that_stands_in_the_recipe() -> None:

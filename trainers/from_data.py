@@ -11,6 +11,10 @@ from collections.abc import Mapping
 
 from trainers.recipe import Recipe
 
+LR_BATCH = 32
+"""The batch that the lr of a recipe belongs to, where lr follows: SGD's grows as the batch (Goyal et al., "Accurate,
+Large Minibatch SGD", 2017), Adam's as its root (Malladi et al., "On the SDEs and Scaling Rules for Adaptive Gradient
+Algorithms", NeurIPS 2022)."""
 STEPS_AN_EPOCH = 40
 BATCHES = (8, 64)
 """Smallest and largest, powers of 2."""
@@ -41,12 +45,10 @@ def follow(recipe: Recipe, rows: int) -> tuple[Recipe, dict[str, str]]:
         recipe = recipe.replace(epochs=min(most, max(fewest, round(PICTURES / rows))))
         reasons["epochs"] = f"{PICTURES:,} / {rows:,} pictures, from {fewest} to {most}"
     if "lr" in following:
-        if recipe.optimizer == "sgd":
-            lr, reason = 0.02 * recipe.batch_size / 32, "0.02 x batch_size / 32"
-        else:
-            lr, reason = 1e-3 * math.sqrt(recipe.batch_size / 32), "0.001 x sqrt(batch_size / 32)"
-        recipe = recipe.replace(lr=lr)
-        reasons["lr"] = f"{reason}, of {recipe.optimizer}"
+        times = recipe.batch_size / LR_BATCH
+        law = "" if recipe.optimizer == "sgd" else "sqrt"
+        reasons["lr"] = f"{recipe.lr:g} x {law}({recipe.batch_size} / {LR_BATCH}), of {recipe.optimizer}"
+        recipe = recipe.replace(lr=recipe.lr * (math.sqrt(times) if law else times))
     return recipe, reasons
 
 

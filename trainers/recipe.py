@@ -122,7 +122,8 @@ class Recipe(Fields):
     order: Literal["shuffled", "balanced"] = field(default="shuffled", metadata={"affects": ("training",)})
     """shuffled: every picture once an epoch; balanced: as many draws, every class equally often."""
     from_data: tuple[str, ...] = field(default=(), metadata={"affects": ("training",)})
-    """Which of batch_size, epochs and lr follow from the number of training pictures; a value that is given holds."""
+    """Which of batch_size, epochs and lr (its value is then for batches of 32) follow from the number of training
+    pictures; a value that is given holds."""
     seed: int = field(default=0, metadata={"affects": ("training",)})
     """Seed of the weights, the order of samples, augmentation and dropout."""
 
