@@ -168,7 +168,7 @@ def test_wrong_names_are_reported_at_once_with_the_nearest_ones() -> None:
         ("--run ../up", "cannot be the name of a run"),
         ("--run cache", "cannot be the name of a run"),
         ("--init-from nothing", "init_from=nothing: there is no such run"),
-        ("--frozen head", "the model has no part called 'head'; its parts are 0, 1, 2"),
+        ("--frozen spine", "the model has no part called 'spine'; its parts are 0, 1, 2"),
         ("--data /tmp", "leave --data /tmp out"),
         ("--model-args channels=3", "channels=3 does not fit the data, which has channels=1"),
         ("--model-args num_filters=999999999", "the model linear_cnn cannot be built"),

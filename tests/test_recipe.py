@@ -152,3 +152,15 @@ def test_a_stored_size_that_is_given_stays(given: str) -> None:
     assert resolve("resnet.r18", **changes).stored_size == (256, 256)
     swept = Sweep(recipe="resnet.r18", changes={"stored_size": 256}, space={"image_size": [(64, 64), (96, 96)]})
     assert {each.recipe.stored_size for each in choose(swept, None).cells} == {(256, 256)}
+
+
+@pytest.mark.parametrize(
+    "signature", ["image_size, channels, classes, width=4", "*, width=4, **others", "width=4, **o"]
+)
+def test_an_argument_with_a_default_may_be_left_out(tmp_path: Path, signature: str) -> None:
+    model = tmp_path / "mine.py"
+    model.write_text(f"def build({signature}):\n    pass\n")
+    assert resolve("digits.cnn", model=str(model)).model_args == {}
+    model.write_text(f"def build({signature.replace('=4', '')}):\n    pass\n")
+    with pytest.raises(ValueError, match="needs width: give --model-args width=WIDTH"):
+        resolve("digits.cnn", model=str(model))

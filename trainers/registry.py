@@ -46,9 +46,9 @@ def arguments(kind: Kind, name: str, function: str) -> dict[str, Any]:
         ValueError: there is no such function.
     """
     found = _function(kind, name, function).args
-    keywords = zip(found.kwonlyargs, found.kw_defaults, strict=True)
-    defaults = {arg.arg: ... if value is None else _literal(value) for arg, value in keywords}
-    return {**{arg.arg: ... for arg in found.args}, **defaults}
+    first = [None] * (len(found.args) - len(found.defaults))  # those without a default come first
+    every = zip([*found.args, *found.kwonlyargs], [*first, *found.defaults, *found.kw_defaults], strict=True)
+    return {arg.arg: ... if value is None else _literal(value) for arg, value in every}
 
 
 def choices(kind: Kind, name: str, function: str) -> dict[str, tuple[object, ...]]:

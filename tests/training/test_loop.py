@@ -38,9 +38,33 @@ FP32: dict[str, dict[str, Any]] = {
 }
 
 
+TUNED = [name for name in ALL if name.startswith("folder.")]
+EVERY = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in TUNED else []) for name in ALL]
+)
+
+
+@pytest.fixture(scope="module")
+def fine_tuned(storage: Path) -> dict[str, Events]:
+    """The recipes that fine-tune, in float64 on 1, 2 and 3 ranks; run names as those of `everywhere`."""
+    jobs = {}
+    for name in TUNED:
+        raw = small_data(name, storage / "raw" / name)
+        for size in (1, 2, 3):
+            recipe = small_recipe(name, precision="fp64")
+            jobs[f"{name}/{size}"] = (job(recipe, raw, storage, f"{name}/{size}") | {"no_checkpoints": True}, size)
+    return dict(zip(jobs, run_ranks(list(jobs.values())), strict=True))
+
+
+def of_recipe(request: pytest.FixtureRequest, name: str) -> dict[int, Events]:
+    """Ranks -> what they reported."""
+    events = request.getfixturevalue("fine_tuned" if name in TUNED else "everywhere")
+    return {size: events[f"{name}/{size}"] for size in (1, 2, 3)}
+
+
 @pytest.fixture(scope="module")
 def everywhere(storage: Path) -> dict[str, Events]:
-    """Every recipe in float64 on 1, 2 and 3 ranks, and some more; run names like "digits.cnn/2"."""
+    """Every other recipe in float64 on 1, 2 and 3 ranks, and some more; run names like "digits.cnn/2"."""
     jobs: dict[str, tuple[dict[str, Any], int]] = {}
 
     def add(name: str, key: str, sizes: tuple[int, ...], **changes: Any) -> None:
@@ -53,6 +77,8 @@ def everywhere(storage: Path) -> dict[str, Events]:
             jobs[run] = (job(recipe, raw, storage, run) | {"no_checkpoints": True}, size)
 
     for name in ALL:
+        if name in TUNED:
+            continue
         many = {"batch_size": 120, "micro_batch_size": 40, "epochs": 3} if name == "digits.cnn" else {}
         add(name, name, (1, 2, 3), precision="fp64", **many)
     add("mnist.cnn", "split", (1, 2, 3), precision="fp64", micro_batch_size=None, **PLAIN)
@@ -78,11 +104,12 @@ def assert_same_curves(one: Events, other: Events, tolerance: float = 1e-8) -> N
         np.testing.assert_allclose(found, expected, rtol=tolerance, err_msg=name)
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_losses_do_not_depend_on_the_number_of_workers(everywhere: dict[str, Events], name: str) -> None:
-    assert len(lines(everywhere[f"{name}/1"])) == 3
+@EVERY
+def test_losses_do_not_depend_on_the_number_of_workers(request: pytest.FixtureRequest, name: str) -> None:
+    events = of_recipe(request, name)
+    assert len(lines(events[1])) == 3
     for size in (2, 3):
-        assert_same_curves(everywhere[f"{name}/1"], everywhere[f"{name}/{size}"])
+        assert_same_curves(events[1], events[size])
 
 
 @pytest.mark.parametrize(
@@ -114,14 +141,18 @@ def test_every_picture_is_seen_once_in_an_epoch(everywhere: dict[str, Events]) -
     assert all(rows % size for size in (2, 3, 4))
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_every_picture_is_evaluated_once(everywhere: dict[str, Events], name: str, storage: Path) -> None:
+@EVERY
+def test_every_picture_is_evaluated_once(request: pytest.FixtureRequest, name: str, storage: Path) -> None:
     meta = job(small_recipe(name), small_data(name, storage / "raw" / name), storage, "unused")["data"]["meta"]
+    events = of_recipe(request, name)
     for size in (1, 2, 3):
-        first = next(event for event in everywhere[f"{name}/{size}"] if event["kind"] == "epoch")
-        assert first["counts"]["confusion"].sum(1).tolist() == meta["class_counts"]["val"]
+        first = next(event for event in events[size] if event["kind"] == "epoch")
+        if "confusion" in first["counts"]:
+            assert first["counts"]["confusion"].sum(1).tolist() == meta["class_counts"]["val"]
+        else:  # a row for each picture
+            assert {len(count) for count in first["counts"].values()} == {meta["rows"]["val"]}
         for count, expected in first["counts"].items():
-            other = next(event for event in everywhere[f"{name}/1"] if event["kind"] == "epoch")["counts"][count]
+            other = next(event for event in events[1] if event["kind"] == "epoch")["counts"][count]
             np.testing.assert_array_equal(expected, other, err_msg=count)
 
 

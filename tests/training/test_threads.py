@@ -119,7 +119,9 @@ def recorded(storage: Path, epochs: int = 1, **scale: Any) -> tuple[dict[str, in
     """What run.json says, and how many threads torch had at the end."""
     before = torch.get_num_threads()
     try:
-        fit("digits.cnn", {"epochs": epochs}, Scale(workers=0, storage=str(storage), **scale), "run")
+        fit(
+            "digits.cnn", {"epochs": epochs, "warmup_epochs": 1}, Scale(workers=0, storage=str(storage), **scale), "run"
+        )
         return json.loads((storage / "run" / "run.json").read_text())["threads"], torch.get_num_threads()
     finally:
         torch.set_num_threads(before)
