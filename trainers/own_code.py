@@ -106,6 +106,8 @@ def parse(path: Path) -> ast.Module:
 
 _loaded: dict[Path, tuple[str, types.ModuleType]] = {}
 """Path -> digest of the content that was imported, and the module."""
+_beside: dict[str, str] = {}
+"""Module or package that files import from beside them -> digest of its folder and content, as it was imported."""
 _folders: list[str] = []
 """What was put on `sys.path`, for imports from beside a file."""
 
@@ -168,13 +170,20 @@ def _remedy(error: Exception, path: Path) -> str:
 
 
 def _prefer(folder: Path, files: Files) -> None:
-    """Let imports find what lies in `folder`, and forget other modules of the same names."""
+    """Let imports find what lies in `folder`, and forget other modules of the same names. What is the same stays: a
+    model and a task that import it share it."""
     for name in [name for name in _folders if name in sys.path]:
         sys.path.remove(name)
     _folders[:] = [str(folder), *(name for name in _folders if name != str(folder))]
     sys.path[:0] = _folders
     importlib.invalidate_caches()
-    for top in {Path(name).parts[0].removesuffix(".py") for name in list(files)[1:]}:
+    parts: dict[str, dict[str, bytes]] = {}
+    for name, content in list(files.items())[1:]:
+        parts.setdefault(Path(name).parts[0].removesuffix(".py"), {})[str(folder / name)] = content
+    keys = {top: digest(own) for top, own in parts.items()}
+    changed = any(_beside.get(top, key) != key for top, key in keys.items())  # then also what imports it is another
+    for top in [top for top in keys if changed or top not in _beside]:
+        _beside[top] = keys[top]
         for name in [name for name in sys.modules if name == top or name.startswith(f"{top}.")]:
             del sys.modules[name]
 

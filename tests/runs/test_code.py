@@ -170,7 +170,11 @@ def test_model_and_task_share_what_they_import(tmp_path: Path) -> None:
     model = write(tmp_path / "mine.py", "import shared", "shared.built = True")
     (tmp_path / "shared.py").write_text("built = False\n")
     task = tmp_path / "task.py"
-    task.write_text(TASK.replace("return Classify", "import shared; assert shared.built; return Classify"))
+    learns = (
+        "import shared\n\nclass Shares(Classify):\n    def loss(self, output, target):\n        assert shared.built\n"
+    )
+    learns += "        return super().loss(output, target)\n"
+    task.write_text(TASK.replace("TARGET", f"{learns}\n\nTARGET", 1).replace("return Classify", "return Shares"))
     assert train(model, tmp_path / "runs", task=str(task)).status == "finished"
 
 

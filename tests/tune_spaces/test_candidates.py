@@ -172,7 +172,11 @@ def test_a_trial_is_planned_with_what_follows_from_its_data(tmp_path: Path) -> N
     followed = choose_for(tmp_path / "data", {"seed": [1, 2]}, from_data=("epochs", "lr"))
     recipe, scale = followed.cells[0].recipe, followed.cells[0].scale
     complete = trials.PreparedData(scale, Progress(io.StringIO())).complete(recipe)
-    assert (complete.from_data, complete.epochs, complete.lr) == ((), 30, pytest.approx(0.02 * 3 / 32))
+    assert (complete.from_data, complete.epochs, complete.lr) == (
+        (),
+        30,
+        pytest.approx(recipe.lr * recipe.batch_size / 32),
+    )
 
 
 def test_a_batch_that_follows_is_the_one_that_is_checked(tmp_path: Path) -> None:
