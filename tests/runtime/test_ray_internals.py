@@ -54,6 +54,7 @@ COORDINATOR = "ray.data._internal.cluster_autoscaler.default_autoscaling_coordin
         ("ray._private.ray_constants", "DEBUG_AUTOSCALING_STATUS", ""),
         ("ray._raylet", "GCS_AUTOSCALER_STATE_NAMESPACE", ""),
         ("ray.experimental.internal_kv", "_internal_kv_get", "key namespace"),
+        ("ray.experimental.internal_kv", "_internal_kv_initialized", ""),
         ("ray._private.runtime_env.packaging", "GCS_STORAGE_MAX_SIZE", ""),
         ("ray._private.runtime_env.packaging", "_get_excludes", "path excludes"),
         ("ray._private.runtime_env.packaging", "_dir_travel", "path excludes handler include_gitignore logger"),
@@ -135,6 +136,7 @@ def test_an_autoscaler_is_noticed(
         b"__autoscaling_status": json.dumps({"autoscaler_report": kinds}).encode() if kinds else None,
         ray._raylet.GCS_AUTOSCALER_V2_ENABLED_KEY.encode(): b"1" if second else b"0",  # type: ignore[attr-defined]
     }
+    monkeypatch.setattr("ray.experimental.internal_kv._internal_kv_initialized", lambda: True)
     monkeypatch.setattr(
         "ray.experimental.internal_kv._internal_kv_get",
         lambda key, namespace=None: stored[key if isinstance(key, bytes) else key.encode()],

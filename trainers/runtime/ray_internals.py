@@ -125,6 +125,8 @@ def _has_autoscaler() -> bool:
     from ray._private import ray_constants
     from ray.experimental import internal_kv
 
+    if not internal_kv._internal_kv_initialized():  # not connected: there is none to ask
+        return False
     raylet: Any = _raylet  # compiled, without types
     space = raylet.GCS_AUTOSCALER_STATE_NAMESPACE
     if internal_kv._internal_kv_get(raylet.GCS_AUTOSCALER_V2_ENABLED_KEY, namespace=space) == b"1":
