@@ -25,7 +25,7 @@ LEVELS = [
     "registry datasets models augmentations",
     "fields",
     "recipe",
-    "from_data",
+    "from_data catalogue",
     "recipes cli runs data tasks report",
     "training",
     "checks resolution runtime",

@@ -18,8 +18,8 @@ from trainers.cli import cli, leading, parse, run_command
 from trainers.formatting import check_is_path, format_size, printable, shortened
 from trainers.inference import Views
 from trainers.own_code import is_file
-from trainers.recipe import Recipe, Scale, describe, recipe_names, resolve
-from trainers.registry import find_models, load
+from trainers.recipe import Recipe, Scale, recipe_names, resolve
+from trainers.registry import load
 from trainers.storage.store import explain
 
 if TYPE_CHECKING:
@@ -413,37 +413,12 @@ def _report(argv: list[str]) -> int:
 
 def _list(argv: list[str]) -> int:
     options = cli(_ListOptions, argv, "python -m trainers list")
-    from rich.console import Console
-    from rich.table import Table
+    from trainers.catalogue import print_models, print_recipes
 
     if options.models is not None:
-        return _list_models(options.models)
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("recipe", "dataset", "model", "parameters", "expected"):
-        table.add_column(column, justify="right" if column == "parameters" else "left", no_wrap=column == "recipe")
-    for name in recipe_names():
-        recipe, text = resolve(name), describe(name)
-        table.add_row(name, recipe.dataset, recipe.model, _noted(text, "Parameters"), _noted(text, "Expected"))
-    console = Console()
-    if not console.is_terminal:
-        console.width = WIDE
-    console.print(table)
-    return 0
-
-
-def _list_models(pattern: str) -> int:
-    """Flags of the models that match, one a line, to be copied."""
-    from trainers.progress import Progress
-
-    found, missing = find_models(pattern)
-    for why in missing:
-        Progress().warning(why)
-    if not found:
-        raise ValueError(f"no model matches {pattern!r}; give a part of a name, or a pattern such as '*net*'")
-    flags = [f"--model {model} --model-args {args}" if args else f"--model {model}" for model, args, _ in found]
-    width = max(map(len, flags))
-    for flag, (_, _, weights) in zip(flags, found, strict=True):
-        print(f"{flag:{width}}  {weights}".rstrip())
+        print_models(options.models)
+    else:
+        print_recipes()
     return 0
 
 
@@ -453,12 +428,6 @@ class _ListOptions:
 
     models: str | None = None
     """The models instead whose names match, of timm, torchvision and smp too: a part of a name, or 'convnext*'."""
-
-
-def _noted(text: str, what: str) -> str:
-    """The line `what: ...` of a recipe's docstring."""
-    found = re.search(rf"^\s*{what}: (.+)$", text, re.MULTILINE)
-    return found[1] if found else ""
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

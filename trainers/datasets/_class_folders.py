@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from trainers.datasets import ALL, Args, Item, Source
-from trainers.datasets._files import assign_splits
+from trainers.datasets._files import assign_splits, check_channels
 from trainers.datasets._looks_like import (
     IMAGES,
     LABELS,
@@ -89,8 +89,7 @@ def picture_source(
     Raises:
         ValueError: The folder has another layout, or a value is not allowed.
     """
-    if channels not in (1, 3):
-        raise ValueError(f"channels={channels} is not offered; use 3 (colour) or 1 (grey)")
+    check_channels(channels)
     try:
         layout = find_splits(root, given)
         splits, warnings = _list(root, layout)

@@ -16,6 +16,12 @@ from trainers.formatting import printable
 from trainers.listing import passed_over
 
 
+def check_channels(channels: int) -> None:
+    """Raises ValueError for a number of channels that pictures in files are not read with."""
+    if channels not in (1, 3):
+        raise ValueError(f"channels={channels} is not offered; use 3 (colour) or 1 (grey)")
+
+
 def absolute(data: str | None, holds: str) -> str:
     """`data` as an absolute path: workers run in other folders. `holds` is named in the error."""
     if not data:

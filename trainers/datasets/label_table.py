@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from trainers.datasets import Args, Item, Source
 from trainers.datasets._class_folders import picture_source, scored_source
+from trainers.datasets._files import check_channels
 from trainers.datasets._splits import SPLITS, Folders
 from trainers.datasets._tables import (
     Entry,
@@ -94,8 +95,7 @@ def source(
         ValueError: a line cannot be read, naming table and line, or a value is not allowed.
     """
     args = {"channels": channels, **check_reading(value_range, alpha)}
-    if channels not in (1, 3):
-        raise ValueError(f"channels={channels} is not offered; use 3 (colour) or 1 (grey)")
+    check_channels(channels)
     tables = find_tables(data, table, TABLES, HOLDS)
     if not tables.files:
         given = {"train": train, "val": val, "test": test}

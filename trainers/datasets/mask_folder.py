@@ -43,7 +43,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trainers.datasets import IGNORED, Args, BadImage, Item, Source
-from trainers.datasets._files import existing_folder
+from trainers.datasets._files import check_channels, existing_folder
 from trainers.datasets._masks import MOST_ID, Colour, Mask, RawMask, above, by_colour, by_id, is_grey, load, read_pair
 from trainers.datasets._paired_folders import find_splits_of_pairs, read_patterns
 from trainers.datasets._pairs import LISTED, Pair, assign_pairs, mask_items
@@ -118,8 +118,7 @@ def source(
         ValueError: the folder has another layout, masks do not fit, or a value is not allowed.
     """
     root = existing_folder(data, HOLDS)
-    if channels not in (1, 3):
-        raise ValueError(f"channels={channels} is not offered; use 3 (colour) or 1 (grey)")
+    check_channels(channels)
     patterns = read_patterns(picture_pattern, mask_pattern)
     found, warnings = find_splits_of_pairs(root, HOLDS, {"train": train, "val": val, "test": test}, patterns)
     scheme = _scheme(root, [mask for pairs in found.values() for _, mask in pairs], threshold, classes)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from trainers.datasets import Args, Item, Source
+from trainers.datasets._files import check_channels
 from trainers.datasets._tables import Listed, as_they_are, by_split, column_of, find_tables, least_of_stratum, list_rows
 from trainers.decode import check_reading, decode, reading
 from trainers.formatting import printable
@@ -62,8 +63,7 @@ def source(
     Raises:
         ValueError: a line cannot be read, naming table and line, or a value is not allowed.
     """
-    if channels not in (1, 3):
-        raise ValueError(f"channels={channels} is not offered; use 3 (colour) or 1 (grey)")
+    check_channels(channels)
     args = {"channels": channels, **check_reading(value_range, alpha)}
     listed = _listed(data, table, file, split, pictures)
     columns, rows = _read_numbers(listed, value)
