@@ -12,8 +12,9 @@ All start from the same weights of the same network, EfficientNet-Lite0, at the 
     one-cycle loop  torch alone: random resized crops, flips, AdamW at 1e-3 by one cycle, all layers
     resnet.r18      python -m trainers train resnet.r18 --data FOLDER: from nothing, by ImageNet's settings
 
-Each is given as many epochs as fit into the time, by what an epoch of it takes: schedules end where the time ends. What
-counts is the time of training, reading and decoding in it; of ours, pictures are decoded once before, and said so.
+Each is given as many epochs as fit into the time, by what an epoch of it takes: schedules end where the time ends, and
+it is the last epoch that is scored, of ours too, though a run keeps its best one. What counts is the time of training,
+reading and decoding in it; of ours, pictures are decoded once before, and said so.
 --rules trains 2 epochs with fixed and with trained BatchNorm, by the data's and by the weights' normalisation, for each
 seed, and the epochs that follow from the data.
 """
@@ -109,9 +110,10 @@ def ours(recipe: str, threads: int, **changes: object) -> Contender:
     def train(folder: Path, size: int, epochs: int, seed: int) -> Result:
         scale = Scale(workers=0, data=str(folder), cpus_per_worker=threads)
         given = {"image_size": size, "seed": seed, **changes} | ({"epochs": epochs} if epochs else {})
-        run = fit(recipe, given, scale).run
-        assert run["status"] == "finished", run["message"]
-        return Result(run["final"]["accuracy"], run["seconds"]["compute"] + run["seconds"]["data_wait"])
+        result = fit(recipe, given, scale)
+        assert result.status == "finished", result.run["message"]
+        seconds = result.run["seconds"]
+        return Result(result.history[-1]["val/accuracy"], seconds["compute"] + seconds["data_wait"])
 
     return train
 
