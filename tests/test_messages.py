@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 SNIPPET = """
 from typing import assert_never
@@ -70,6 +72,7 @@ def show_too_few(event: Event) -> str:
 """
 
 
+@pytest.mark.slow
 def test_a_missing_or_misspelt_key_is_a_type_error(tmp_path: Path) -> None:
     """mypy finds an error in every line that says so, and in no other."""
     snippet = tmp_path / "snippet.py"

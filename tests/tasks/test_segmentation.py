@@ -197,6 +197,7 @@ def test_one_command_trains_both_stages_and_hands_the_weights_over(
     assert capsys.readouterr().err.count("has finished already") == 2
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_its_second_stage_ends_with_the_same_weights(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "trainers", "train", "shapes.erfnet", *SHAPES, "--epochs", "4"]
     command += ["--checkpoint-seconds", "0.05"]

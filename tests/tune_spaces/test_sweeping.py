@@ -217,6 +217,7 @@ def test_the_same_command_again_does_nothing_and_another_plan_is_refused(
     assert (undisturbed / "sweep.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_no_trial_is_lost_to_failures_of_its_process(storage: Path, tmp_path: Path) -> None:
     """Out of memory, a loss that is NaN, a process that is killed: each is recorded or repaired, others continue."""
     (tmp_path / "mine.py").write_text(MINE)
