@@ -37,6 +37,9 @@ ALL = "all"
 """The split of pictures that lie in no folder of a split, where they are scored."""
 MASK = -1
 """Stands in an item's `targets` for a mask, which `read` returns."""
+PLAIN, CROWD, DIFFICULT = 0, 1, 2
+"""Kinds of objects: what finds a crowd or a difficult one is neither right nor wrong, and their places give no loss of
+classes."""
 
 
 Args = Mapping[str, Any]
