@@ -12,9 +12,9 @@ from trainers.registry import names
 
 ROOT = Path(__file__).parent.parent
 TASKS = {*names("tasks")}
-KINDS = {"labels", "masks", "label_sets", "numbers"}
+KINDS = {"labels", "masks", "label_sets", "numbers", "boxes"}
 CLASSES = {"Classify", "Ordinal", "Segment", "SegmentBinary", "Multilabel", "Regress"} | {
-    *("Labels", "Masks", "LabelSets", "Numbers")
+    *("Labels", "Masks", "LabelSets", "Numbers", "Boxes")
 }
 MAY_ASK = [
     "trainers/tasks/*.py",

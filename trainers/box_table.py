@@ -1,51 +1,76 @@
-"""The objects of a picture as rows of a table, those of a batch as tables that are padded to the longest.
+"""The columns of a table of objects: what is stored, batched, learned from and matched, of NumPy and torch alike.
 
-Columns: left, top, right, bottom in pixels of the picture as it is stored, and once it was augmented of that which the
-model sees; class, PAD in rows that only pad; kind, as `trainers.datasets` numbers them; area in pixels of the original
-picture; scale: pixels of the original that one pixel of this picture stands for, the same in all rows, padding too.
+A row is an object, or padding, whose class is PAD and whose scale is that of its picture; pictures have one at least.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 LEFT, TOP, RIGHT, BOTTOM, CLASS, KIND, AREA, SCALE = range(8)
+"""Sides in pixels of the picture as it lies beside the table; the number of the class, or PAD; the kind
+(PLAIN, ...); area in pixels of the original picture; of these, how many a pixel of the picture stands for."""
 COLUMNS = 8
+PLAIN, CROWD, DIFFICULT = 0, 1, 2
+"""Kinds of objects. Crowd (many of a class in one box) and difficult: what finds them is neither right nor wrong, and
+their places give no class loss."""
 PAD = -1
 """Class of rows that hold no object."""
+
 T = TypeVar("T", npt.NDArray[Any], "Tensor")
+"""Tables, (..., M, COLUMNS)."""
 
 
 def corners(table: T) -> T:
-    """Left, top, right, bottom, (..., M, 4), of a table (..., M, COLUMNS)."""
+    """Left, top, right, bottom, (..., M, 4)."""
     found: T = table[..., LEFT : BOTTOM + 1]
     return found
 
 
 def classes(table: T) -> T:
-    """The numbers of the classes, (..., M), of the table's own type; PAD in rows that only pad."""
+    """(..., M), floats as all columns are."""
     found: T = table[..., CLASS]
     return found
 
 
 def kinds(table: T) -> T:
-    """PLAIN, CROWD or DIFFICULT of `trainers.datasets`, (..., M), of the table's own type."""
+    """(..., M)."""
     found: T = table[..., KIND]
     return found
 
 
 def areas(table: T) -> T:
-    """In pixels of the original picture, (..., M)."""
+    """(..., M)."""
     found: T = table[..., AREA]
     return found
 
 
 def scales(table: T) -> T:
-    """Pixels of the original picture that a pixel of this one stands for, (...)."""
+    """Of each picture, (...)."""
     found: T = table[..., 0, SCALE]
     return found
+
+
+def are_objects(table: T) -> T:
+    """Which rows are objects, of any kind, and not padding: bool (..., M)."""
+    found: T = table[..., CLASS] != PAD
+    return found
+
+
+def are_plain(table: T) -> T:
+    """Which rows are objects that are to be found: bool (..., M)."""
+    found: T = (table[..., CLASS] != PAD) & (table[..., KIND] == PLAIN)
+    return found
+
+
+def padding(scale: float) -> npt.NDArray[np.float64]:
+    """The table of a picture without objects, (1, COLUMNS)."""
+    row = np.zeros((1, COLUMNS))
+    row[:, CLASS], row[:, SCALE] = PAD, scale
+    return row

@@ -50,9 +50,11 @@ class Facts(TypedDict):
     target: NotRequired[str]
     """The kind of target (data/targets). Missing in files of older versions: `masks` decides."""
     class_counts: dict[str, list[int]]
-    """Split -> images, or labelled pixels, of each class."""
+    """Split -> images, labelled pixels, or objects, of each class."""
     class_areas: NotRequired[list[int]]
     """Of masks, in training: labelled pixels of the images in which each class occurs."""
+    most_objects: NotRequired[int]
+    """Of boxes: objects of the training picture that has most."""
     target_facts: NotRequired[Mapping[str, Sequence[float]]]
     """What else tasks may want to know of the training targets: `Target.facts`."""
 
@@ -126,6 +128,7 @@ class ShardResult(TypedDict):
     """Digest of each row's pixels."""
     counts: list[int]
     areas: NotRequired[list[int]]
+    most_objects: NotRequired[int]
     sum: list[float]
     """Over all pixels, for each channel; with `squares` for mean and standard deviation."""
     squares: list[float]

@@ -90,6 +90,7 @@ class DatasetFacts(TypedDict, total=False):
     std: list[float]
     class_counts: dict[str, list[int]]
     class_areas: list[int]
+    most_objects: int
     target_facts: Mapping[str, Sequence[float]]
     skipped: Sequence[SkippedImage]
     repeated: dict[str, Repeated]

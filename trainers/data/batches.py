@@ -60,9 +60,10 @@ class Cached:
         self._held = Held(self.folder)
 
     def batches(self, split: str, passes: Iterable[Pass]) -> Iterator[Batch]:
-        images, found, first_rows = self._split(split)
+        images, columns, first_rows = self._split(split)
+        target = targets.of_meta(self.meta)
         for of in passes:
-            yield Batch(of, gather(images, first_rows, of.ids), gather(found, first_rows, of.ids))
+            yield Batch(of, gather(images, first_rows, of.ids), target.gather(columns, first_rows, of.ids))
 
     def labels(self, split: str) -> Array:
         return np.concatenate(self._split(split)[1])

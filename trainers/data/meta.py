@@ -78,6 +78,8 @@ def summarise(recipe: Recipe, source: Source, done: Sequence[ShardResult], bad: 
         target.check_counts(counts[split], split, recipe.dataset)
     if areas := [result["areas"] for result in parts["train"] if "areas" in result]:
         meta["class_areas"] = np.sum([zeros, *areas], axis=0).tolist()
+    if most := [result["most_objects"] for result in parts["train"] if "most_objects" in result]:
+        meta["most_objects"] = max(most)
     if target.names_rows:
         meta["names"] = {split: [name for result in some for name in result["names"]] for split, some in parts.items()}
     identified = [row for result in parts["train"] for row in result["targets"]]

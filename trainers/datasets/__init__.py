@@ -13,7 +13,8 @@ It may offer a third, for scores on other data than that of training:
 
 An image is uint8 (height, width, channels). A target is of the kind that the source names (data/targets): of "labels"
 the number of its class; of "masks" uint8 (height, width) of the image's own size, with the class number of each pixel,
-or IGNORED; of "label_sets" a list of the numbers of its classes; of "numbers" a number, or a list of them.
+or IGNORED; of "label_sets" a list of the numbers of its classes; of "numbers" a number, or a list of them; of "boxes"
+`Objects`.
 
 `data` is the folder the user named (None: the data set needs none). `args` are the recipe's `dataset_args`;
 unknown names are refused before `source` is called, by its signature. Both raise ValueError for input that
@@ -24,10 +25,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
+from trainers.box_table import CROWD as CROWD
+from trainers.box_table import DIFFICULT as DIFFICULT
+from trainers.box_table import PLAIN as PLAIN
 from trainers.decode import BadImage as BadImage  # a part of what data sets are written with
 from trainers.formatting import printable
 
@@ -37,9 +42,26 @@ ALL = "all"
 """The split of pictures that lie in no folder of a split, where they are scored."""
 MASK = -1
 """Stands in an item's `targets` for a mask, which `read` returns."""
-PLAIN, CROWD, DIFFICULT = 0, 1, 2
-"""Kinds of objects: what finds a crowd or a difficult one is neither right nor wrong, and their places give no loss of
-classes."""
+BOXES = -1
+"""Stands in an item's `targets` for objects, which `read` returns."""
+
+
+class Objects(NamedTuple):
+    """What is known of the M objects of a picture, none too, however large the picture is read."""
+
+    corners: npt.NDArray[np.float64]
+    """(M, 4): left, top, right, bottom as shares, 0 to 1, of the upright picture's width and height."""
+    classes: npt.NDArray[np.int64]
+    """(M,)."""
+    kinds: npt.NDArray[np.int64]
+    """(M,): PLAIN, CROWD or DIFFICULT."""
+    areas: npt.NDArray[np.float64]
+    """(M,), in pixels of the original picture: of the outline where it is known, else of the box."""
+    outlines: Sequence[Any] | None = None
+    """Of each object uint8 (H, W), 0 or 1, of the image's size; or polygons as lists of x, y shares."""
+    size: tuple[int, int] | None = None
+    """Height and width of the original picture, upright. None: those of the image that `read` returns beside it, which
+    is right where that is no smaller one (`min_size` among the item's args)."""
 
 
 Args = Mapping[str, Any]
@@ -55,7 +77,8 @@ class Item:
     name: str
     """What people are shown, unique within a data set, e.g. `cats/001.jpg`; sample i of many is `name#i`."""
     targets: Sequence[Any]
-    """The target of each sample, such as the number of its class; MASK for each where the targets are masks."""
+    """The target of each sample, such as the number of its class; MASK for each where targets are masks, BOXES where
+    they are objects."""
     mask_path: str | None = None
     """The raw file of the mask, where there is one: part of the cache's key as `path` is."""
     args: Args = field(default_factory=dict)
@@ -77,9 +100,9 @@ class Source:
     splits: Mapping[str, Sequence[Item]]
     """"train", "val", and "test" where there is one. The best epoch is chosen on "val", never on "test"."""
     target: str = "labels"
-    """The kind of the targets: "labels", "masks", "label_sets" or "numbers"."""
+    """The kind of the targets: "labels", "masks", "label_sets", "numbers" or "boxes"."""
     colours: Sequence[tuple[int, int, int]] | None = None
-    """RGB of each class in pictures of masks. None: chosen for you."""
+    """RGB of each class in pictures of masks and boxes. None: chosen for you."""
     warnings: Sequence[str] = ()
     """What a person should know of this choice of pictures."""
     numbers: Sequence[int] | None = None

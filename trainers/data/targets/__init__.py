@@ -4,6 +4,7 @@
     masks         the class of each pixel
     label_sets    any number of classes for each picture
     numbers       one number or several for each picture
+    boxes         the objects of each picture
 
 A data set's `Source` names its kind, and so does a task. Whatever else handles targets (decoding, the shards, batches,
 pre-processing, the traced step) asks the codec, and never which kind it is. A new kind is a class beside these that
@@ -12,15 +13,15 @@ offers what `Target` lists, and a writer of its predictions (inference/predictio
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeVar
-
-import numpy as np
 
 from trainers.data.targets.base import Array as Array
 from trainers.data.targets.base import Target as Target
 from trainers.data.targets.base import class_number as class_number
+from trainers.data.targets.base import gather as gather
 from trainers.data.targets.base import hash_pixels as hash_pixels
+from trainers.data.targets.boxes import Boxes
 from trainers.data.targets.label_sets import LabelSets
 from trainers.data.targets.labels import Labels
 from trainers.data.targets.masks import Masks
@@ -32,7 +33,7 @@ from trainers.registry import constant, names
 if TYPE_CHECKING:
     from torch import Tensor
 
-_KINDS: dict[str, Target] = {target.name: target for target in (Labels(), Masks(), LabelSets(), Numbers())}
+_KINDS: dict[str, Target] = {each.name: each for each in (Labels(), Masks(), LabelSets(), Numbers(), Boxes())}
 T = TypeVar("T")
 
 
@@ -65,23 +66,6 @@ def check_task(task: str, source: Source, dataset: str) -> None:
             f"task={task} does not fit the data set {dataset}, which has {has.holds}; "
             f"use {' or '.join(fitting) or 'a task of your own, --task FILE.py'}"
         )
-
-
-def gather(shards: Sequence[Array], first_rows: Array, ids: Array) -> Array:
-    """Rows of a column that lies in several arrays.
-
-    Args:
-        shards: the parts, (rows, ...) each.
-        first_rows: the number of each part's first row.
-        ids: the rows wanted, in that order.
-    """
-    if len(shards) == 1:
-        return np.take(shards[0], ids, axis=0)
-    rows = np.empty((len(ids), *shards[0].shape[1:]), shards[0].dtype)
-    numbers = np.searchsorted(first_rows, ids, side="right") - 1
-    for index, (number, row) in enumerate(zip(numbers.tolist(), ids.tolist(), strict=True)):
-        rows[index] = shards[number][row - first_rows[number]]
-    return rows
 
 
 def stand_in(target: Target, rows: int, size: tuple[int, int], classes: int) -> tuple[Tensor, tuple[int, ...]]:

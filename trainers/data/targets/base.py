@@ -7,6 +7,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict
 
+import numpy as np
 import numpy.typing as npt
 
 from trainers.datasets import Item
@@ -29,6 +30,8 @@ class Occurrence(TypedDict):
     """Pictures, or pixels, of each class."""
     areas: NotRequired[list[int]]
     """Of masks: labelled pixels of the pictures in which each class occurs."""
+    most_objects: NotRequired[int]
+    """Of boxes: objects of the picture that has most."""
 
 
 class Target(Protocol):
@@ -110,6 +113,16 @@ class Target(Protocol):
         """The columns of all shards of a split, for `gather`."""
         ...
 
+    def gather(self, columns: Sequence[Array], first_rows: Array, ids: Array) -> Array:
+        """Stacked targets of some rows.
+
+        Args:
+            columns: what `from_columns` gives.
+            first_rows: the number of each shard's first row.
+            ids: the rows wanted, in that order.
+        """
+        ...
+
     # Counting
 
     def listed(self, items: Sequence[Item], classes: int) -> Array | None:
@@ -155,9 +168,33 @@ class Target(Protocol):
         """A batch's targets as the task takes them, from stored ones and their maps, moved: int64, or float64."""
         ...
 
-    def dummy(self, rows: int, size: Size, classes: int) -> Array:
-        """Stacked targets of zeros that take no memory: for models that are tried or traced."""
+    def dummy(self, rows: int, size: Size, classes: int, most: int = 1) -> Array:
+        """Stacked targets that take no memory, for models that are tried or traced; `most`: Meta.most_objects."""
         ...
+
+
+class Shared:
+    """What most kinds do alike: their targets are arrays of one shape, whatever the picture."""
+
+    def gather(self, columns: Sequence[Array], first_rows: Array, ids: Array) -> Array:
+        return gather(columns, first_rows, ids)
+
+
+def gather(shards: Sequence[Array], first_rows: Array, ids: Array) -> Array:
+    """Rows of a column that lies in several arrays.
+
+    Args:
+        shards: the parts, (rows, ...) each.
+        first_rows: the number of each part's first row.
+        ids: the rows wanted, in that order.
+    """
+    if len(shards) == 1:
+        return np.take(shards[0], ids, axis=0)
+    rows = np.empty((len(ids), *shards[0].shape[1:]), shards[0].dtype)
+    numbers = np.searchsorted(first_rows, ids, side="right") - 1
+    for index, (number, row) in enumerate(zip(numbers.tolist(), ids.tolist(), strict=True)):
+        rows[index] = shards[number][row - first_rows[number]]
+    return rows
 
 
 def class_number(target: object) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trainers.data.targets.base import Array, Occurrence, Size, TargetFacts, class_number
+from trainers.data.targets.base import Array, Occurrence, Shared, Size, TargetFacts, class_number
 from trainers.datasets import BadImage, Item
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class LabelSets:
+class LabelSets(Shared):
     """The classes of each picture, none, one or several: uint8 (classes,), 1 where it is of the class; stacked
     (N, classes)."""
 
@@ -105,7 +105,7 @@ class LabelSets:
     def finish(self, targets: Tensor, maps: Tensor | None) -> Tensor:
         return targets.long()
 
-    def dummy(self, rows: int, size: Size, classes: int) -> Array:
+    def dummy(self, rows: int, size: Size, classes: int, most: int = 1) -> Array:
         return np.broadcast_to(np.zeros((), np.uint8), (rows, classes))
 
 

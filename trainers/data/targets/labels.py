@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trainers.data.targets.base import Array, Occurrence, Size, TargetFacts, class_number
+from trainers.data.targets.base import Array, Occurrence, Shared, Size, TargetFacts, class_number
 from trainers.datasets import BadImage, Item
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Labels:
+class Labels(Shared):
     """The class of each picture: an integer; stacked int64 (N,)."""
 
     name = "labels"
@@ -89,5 +89,5 @@ class Labels:
     def finish(self, targets: Tensor, maps: Tensor | None) -> Tensor:
         return targets.long()
 
-    def dummy(self, rows: int, size: Size, classes: int) -> Array:
+    def dummy(self, rows: int, size: Size, classes: int, most: int = 1) -> Array:
         return np.broadcast_to(np.zeros((), np.int64), (rows,))

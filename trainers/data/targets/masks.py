@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trainers.data.resize import shrink
-from trainers.data.targets.base import Array, Occurrence, Size, TargetFacts, class_number, hash_pixels
+from trainers.data.targets.base import Array, Occurrence, Shared, Size, TargetFacts, class_number, hash_pixels
 from trainers.datasets import IGNORED, BadImage, Item
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Masks:
+class Masks(Shared):
     """The class of each pixel, or IGNORED: uint8 (height, width); stacked (N, height, width)."""
 
     name = "masks"
@@ -113,5 +113,5 @@ class Masks:
         assert maps is not None
         return maps.long()
 
-    def dummy(self, rows: int, size: Size, classes: int) -> Array:
+    def dummy(self, rows: int, size: Size, classes: int, most: int = 1) -> Array:
         return np.broadcast_to(np.zeros((), np.uint8), (rows, *size))

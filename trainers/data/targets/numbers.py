@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trainers.data.targets.base import Array, Occurrence, Size, TargetFacts
+from trainers.data.targets.base import Array, Occurrence, Shared, Size, TargetFacts
 from trainers.datasets import BadImage, Item
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Numbers:
+class Numbers(Shared):
     """A number for each picture, or several: float64 (columns,), any finite ones; stacked (N, columns). What are
     classes elsewhere are the columns here."""
 
@@ -107,7 +107,7 @@ class Numbers:
     def finish(self, targets: Tensor, maps: Tensor | None) -> Tensor:
         return targets
 
-    def dummy(self, rows: int, size: Size, classes: int) -> Array:
+    def dummy(self, rows: int, size: Size, classes: int, most: int = 1) -> Array:
         return np.broadcast_to(np.zeros(()), (rows, classes))
 
 

@@ -1,0 +1,246 @@
+"""The objects of each picture, by their boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from trainers.box_table import (
+    AREA,
+    BOTTOM,
+    CLASS,
+    COLUMNS,
+    CROWD,
+    DIFFICULT,
+    KIND,
+    LEFT,
+    PAD,
+    PLAIN,
+    RIGHT,
+    SCALE,
+    TOP,
+    are_objects,
+    are_plain,
+    corners,
+    padding,
+)
+from trainers.data.resize import fit
+from trainers.data.targets.base import Array, Occurrence, Shared, Size, TargetFacts, class_number, hash_pixels
+from trainers.datasets import BOXES, BadImage, Item, Objects
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from torch import Tensor
+
+LEAST_VISIBLE = 0.2
+"""Share of its area that an object must keep in the picture to be one that is to be found."""
+ROUNDING = 1e-6
+"""By which shares may lie outside 0 to 1."""
+
+
+class Placed(NamedTuple):
+    """The objects of a picture as it was read."""
+
+    table: Array
+    """float64 (M, COLUMNS), in pixels of the picture; of no object: padding."""
+    size: Size
+    """Of the picture."""
+
+
+class Boxes(Shared):
+    """Objects by box, class, kind and area: `box_table` in pixels of the stored picture; stacked float32
+    (N, M, COLUMNS), padded to the picture with most; in shards lists of different lengths."""
+
+    name = "boxes"
+    holds = "boxes of objects"
+    legacy_masks = False
+    names_rows = True
+    one_class = False
+    weighted = False
+    output = (
+        "(batch, points, 5 + classes): of each point of the model the distances to the left, top, right and bottom "
+        "side of a box, in strides, the logit of its centre, and those of the classes"
+    )
+    blank = "no picture of the {split} split has an object that is to be found"
+    fewest = 1
+
+    def expects(self, classes: int) -> str:
+        return "BOXES"
+
+    def may_be(self, target: object, classes: int) -> bool:
+        return class_number(target) == BOXES
+
+    def check(self, name: str, image: Array, target: object, classes: int) -> Placed:
+        if not isinstance(target, Objects):
+            raise TypeError(f"the target is {type(target).__name__}; it must be Objects (from trainers.datasets)")
+        height, width = image.shape[0], image.shape[1]
+        count = len(np.asarray(target.classes))
+        for field, shape in (("corners", (count, 4)), ("classes", (count,)), ("kinds", (count,)), ("areas", (count,))):
+            value = np.asarray(getattr(target, field))
+            if value.shape != shape or value.dtype.kind not in ("iu" if field in ("classes", "kinds") else "iuf"):
+                raise TypeError(
+                    f"Objects.{field} is {'x'.join(map(str, value.shape)) or 'one value'} of {value.dtype}; it must be "
+                    f"{'x'.join(map(str, shape))}, as there are {count} classes"
+                )
+        _check_values(name, target, classes)
+        original = target.size or (height, width)
+        scale = original[0] * original[1] / (height * width)
+        if not count:
+            return Placed(padding(scale), (height, width))
+        table = np.empty((count, COLUMNS))
+        table[:, LEFT : BOTTOM + 1] = np.clip(target.corners, 0, 1) * (width, height, width, height)
+        table[:, CLASS], table[:, KIND], table[:, AREA] = target.classes, target.kinds, target.areas
+        table[:, SCALE] = scale
+        return Placed(table, (height, width))
+
+    def renumber(self, target: Placed, numbers: Sequence[int], classes: int) -> Placed:
+        table = target.table.copy()
+        there = are_objects(table)
+        table[there, CLASS] = np.asarray(numbers)[table[there, CLASS].astype(np.int64)]
+        return target._replace(table=table)
+
+    def resize(self, target: Placed, size: Size, how: str) -> Array:
+        if target.size == size:
+            return target.table.astype(np.float32)
+        (left, top, right, bottom), inner, at = fit(target.size, size, how)
+        scale_x, scale_y = inner[0] / (right - left), inner[1] / (bottom - top)
+        table = target.table.copy()
+        table[:, [LEFT, RIGHT]] = (table[:, [LEFT, RIGHT]] - left) * scale_x + at[0]
+        table[:, [TOP, BOTTOM]] = (table[:, [TOP, BOTTOM]] - top) * scale_y + at[1]
+        table[:, SCALE] /= scale_x * scale_y
+        return (clip(table, size) if how == "crop" else table).astype(np.float32)
+
+    def stack(self, targets: Sequence[Array]) -> Array:
+        stacked = np.zeros((len(targets), max(map(len, targets), default=1), COLUMNS), np.float32)
+        for row, table in zip(stacked, targets, strict=True):
+            row[:, CLASS], row[:, SCALE] = PAD, table[0, SCALE]
+            row[: len(table)] = table
+        return stacked
+
+    def stored_bytes(self, size: Size) -> int:
+        return 0
+
+    def identify(self, targets: Array) -> list[str]:
+        return [hash_pixels(_trim(table)) for table in targets]
+
+    def to_column(self, targets: Array) -> pa.Array:
+        import pyarrow as pa
+
+        rows = [_trim(table) for table in targets]
+        values = pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate(rows).reshape(-1)), COLUMNS)
+        offsets = np.cumsum([0, *map(len, rows)], dtype=np.int32)
+        return pa.ListArray.from_arrays(pa.array(offsets), values)
+
+    def from_columns(self, columns: Sequence[pa.Array]) -> list[Array]:
+        """Of all shards together: the rows of all tables, (rows, COLUMNS), and where each table begins, and the last
+        one ends, (tables + 1,)."""
+        values = [column.flatten().flatten().to_numpy().reshape(-1, COLUMNS) for column in columns]
+        lengths = np.concatenate([[0], *(column.value_lengths().to_numpy() for column in columns)])
+        return [np.concatenate(values), np.cumsum(lengths, dtype=np.int64)]
+
+    def gather(self, columns: Sequence[Array], first_rows: Array, ids: Array) -> Array:
+        values, edges = columns
+        first, lengths = edges[ids], edges[ids + 1] - edges[ids]
+        place = np.arange(lengths.max(initial=1))
+        there = place < lengths[:, None]
+        stacked: Array = values[first[:, None] + np.where(there, place, 0)]
+        stacked[~there, :SCALE] = padding(0)[0, :SCALE]
+        return stacked
+
+    def listed(self, items: Sequence[Item], classes: int) -> None:
+        return None
+
+    def occurring(self, targets: Array) -> list[int]:
+        raise AssertionError("which classes occur in boxes shows when they are read")
+
+    def count(self, targets: Array, classes: int) -> Occurrence:
+        """Objects that are to be found: neither crowds nor difficult ones."""
+        plain = targets[..., CLASS][are_plain(targets)].astype(np.int64)
+        most = int(are_objects(targets).sum(1).max(initial=0))
+        return {"counts": np.bincount(plain, minlength=classes).tolist(), "most_objects": most}
+
+    def check_counts(self, counts: Sequence[int], split: str, dataset: str) -> None:
+        if not sum(counts):
+            raise ValueError(
+                f"no picture of the {split} split of {dataset} has an object that is to be found (crowds and difficult "
+                "ones are not): there is nothing to learn or to score; annotate some, or take other splits"
+            )
+
+    def format_counts(self, counts: Sequence[int]) -> list[str]:
+        return [f"{count:,} objects" if count != 1 else "1 object" for count in counts]
+
+    def facts(self, identified: Sequence[int | str], classes: int) -> TargetFacts:
+        return {}
+
+    def describe(self, facts: TargetFacts, classes: Sequence[str]) -> list[str]:
+        return []
+
+    def maps(self, targets: Tensor) -> None:
+        return None
+
+    def finish(self, targets: Tensor, maps: Tensor | None) -> Tensor:
+        return targets.double()
+
+    def dummy(self, rows: int, size: Size, classes: int, most: int = 1) -> Array:
+        """Objects that fill the picture."""
+        row = np.zeros(COLUMNS, np.float32)
+        row[[RIGHT, BOTTOM, AREA, SCALE]] = size[1], size[0], size[0] * size[1], 1
+        return np.broadcast_to(row, (rows, max(1, most), COLUMNS))
+
+
+def clip(table: Array, size: Size) -> Array:
+    """What is seen of the objects in a picture of this size.
+
+    What keeps less than LEAST_VISIBLE of its box becomes a crowd, which is neither to be found nor background; what
+    lies outside becomes padding. The area becomes that of the part which is seen, the object being as dense everywhere.
+
+    Args:
+        table: float64 (..., rows, COLUMNS).
+        size: Of the picture.
+    """
+    whole, result = corners(table), table.copy()
+    result[..., [LEFT, RIGHT]] = np.clip(whole[..., [0, 2]], 0, size[1])
+    result[..., [TOP, BOTTOM]] = np.clip(whole[..., [1, 3]], 0, size[0])
+    seen, before = _box_areas(corners(result)), _box_areas(whole)
+    share = np.divide(seen, before, out=np.zeros_like(seen), where=before > 0)
+    there = are_objects(table)
+    gone = there & (seen <= 0)
+    result[..., AREA] *= share
+    result[there & (share < LEAST_VISIBLE), KIND] = CROWD
+    result[gone, :SCALE] = padding(0)[0, :SCALE]
+    return result
+
+
+def _box_areas(sides: Array) -> Array:
+    extent = np.maximum(sides[..., 2:] - sides[..., :2], 0)
+    areas: Array = extent[..., 0] * extent[..., 1]
+    return areas
+
+
+def _trim(table: Array) -> Array:
+    """A table without padding, but for one row where there is no object: float32, contiguous."""
+    there = are_objects(table)
+    return np.ascontiguousarray(table[there] if there.any() else table[:1], np.float32)
+
+
+def _check_values(name: str, objects: Objects, classes: int) -> None:
+    """Raises BadImage for what cannot be the objects of a picture."""
+    numbers, kinds, sides = (np.asarray(part) for part in (objects.classes, objects.kinds, objects.corners))
+    outside = (numbers < 0) | (numbers >= classes)
+    if outside.any():
+        raise BadImage(
+            f"{name}: the class of an object is number {numbers[outside][0]}; allowed are 0 to {classes - 1}"
+        )
+    if not np.isin(kinds, (PLAIN, CROWD, DIFFICULT)).all():
+        raise BadImage(f"{name}: the kinds of its objects are {sorted(set(kinds.tolist()))}; allowed are 0, 1 and 2")
+    proper = (sides[:, :2] < sides[:, 2:]).all(1) & (sides >= -ROUNDING).all(1) & (sides <= 1 + ROUNDING).all(1)
+    if not proper.all():  # of what is no number too
+        shown = ", ".join(f"{side:.6g}" for side in sides[~proper][0])
+        raise BadImage(
+            f"{name}: the box {shown} is none: left, top, right and bottom must be shares of the picture, 0 to 1, with "
+            "left < right and top < bottom"
+        )
+    if not (np.isfinite(objects.areas) & (np.asarray(objects.areas) > 0)).all():
+        raise BadImage(f"{name}: the area of an object is {np.min(objects.areas):g} pixels; it must be above 0")
