@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from helpers.ranks import run_ranks, watched_work
 from helpers.small import job, last_weights, small_data, small_recipe
 from torch import Tensor, nn
@@ -197,6 +198,41 @@ def test_a_model_without_blocks_says_so(storage: Path) -> None:
     end = watched_work(job(recipe, raw, storage, "no-blocks", activation_checkpointing=True))[-1]
     assert end["status"] == "failed"
     assert "no blocks of several layers" in end["message"]
+
+
+class _InPlace(nn.Module):
+    """Its linear layers return views, of rows, in which activations change them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = nn.functional.relu(layer(x), inplace=True)
+        out: Tensor = self.head(x)
+        return out
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("error:FSDP2-wrapped module")
+def test_what_a_sharded_block_returns_may_be_changed_in_place(tmp_path: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    try:
+        torch.manual_seed(0)
+        plain = _InPlace().double()
+        alone_of_two = World(0, 2, torch.device("cpu"), "fp64", "fsdp2")  # one process is enough to shard
+        sharded = distributed.place(copy.deepcopy(plain), alone_of_two)
+        images = torch.rand(3, 5, 4, dtype=torch.float64)
+        found = []
+        for model in (plain, sharded):
+            model(images).square().sum().backward()
+            found.append([distributed.full_tensor(p.grad) for p in model.parameters() if p.grad is not None])
+        assert len(found[0]) == len(found[1]) == 8
+        assert all(map(torch.equal, *found))
+    finally:
+        dist.destroy_process_group()
 
 
 # Blocks, and states ------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from trainers.phase import phase
 from trainers.training.activation_checkpointing import blocks, checkpoint_activations
+from trainers.training.torch_internals import is_view, tree_map_only
 
 T = TypeVar("T")
 _waiting = phase("waiting for other ranks", on="ranks")
@@ -115,6 +116,7 @@ def place(model: nn.Module, world: World) -> nn.Module:
     mesh = DeviceMesh.from_group(dist.group.WORLD, world.device.type)
     for block in [*blocks(model), model]:
         # The outermost too: between passes `parameters()` are the optimizer's
+        block.register_forward_hook(_no_views)
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
     return model
 
@@ -122,6 +124,12 @@ def place(model: nn.Module, world: World) -> nn.Module:
 def _channels_last(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The output of a convolution is laid out as by weights in channels_last: dropout draws in the order of memory."""
     return (inputs[0].to(memory_format=torch.channels_last), *inputs[1:]) if inputs[0].ndim == 4 else inputs
+
+
+def _no_views(_: nn.Module, __: object, output: object) -> object:
+    """What a block returns, copied where it is a view, as of a linear layer's rows: where an operation in place follows
+    one, as of an activation, FSDP2 does not fetch the block's weights again on the way back, which fails."""
+    return tree_map_only(Tensor, lambda tensor: tensor.clone() if is_view(tensor) else tensor, output)
 
 
 def prepare(model: nn.Module, *, compile: bool = False, activation_checkpointing: bool = False) -> None:

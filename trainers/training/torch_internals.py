@@ -18,16 +18,18 @@ from torch.nn.modules.batchnorm import _NormBase as NormBase
 
 # Memory traced without a device, this and all below: tests/training/test_peak_memory.py.
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 __all__ = [
     "BatchNorm",
     "NormBase",
     "TorchDispatchMode",
     "fake_tensors",
+    "is_view",
     "needs_numbers",
     "storage_key",
     "tree_leaves",
+    "tree_map_only",
     "version_of",
     "without_gradient",
 ]
@@ -65,6 +67,11 @@ def needs_numbers(error: BaseException) -> bool:
 def version_of(tensor: Tensor) -> int:
     """How often a tensor was changed in place; also of one without memory."""
     return int(tensor._version)
+
+
+def is_view(tensor: Tensor) -> bool:
+    """Whether autograd knows a tensor as a part of another, or as the same in another shape."""
+    return tensor._base is not None
 
 
 def storage_key(storage: UntypedStorage) -> int:
