@@ -71,6 +71,13 @@ def test_what_a_recipe_asks_for_is_counted(changes: dict[str, Any]) -> None:
     assert_measured(peak_memory.predict(recipe, meta), measure(recipe, meta), recipe, meta)
 
 
+def test_what_a_loss_takes_is_counted() -> None:
+    """Where the network is small and its classes are many, that is most of it."""
+    small = {"image_size": (32, 32), "model_args": {"base_channels": 4, "depth": 2}}
+    recipe, meta = made("unet", **small, task_args={"loss": "tversky"})
+    assert peak_memory.predict(recipe, meta) == pytest.approx(measure(recipe, meta), rel=0.01)
+
+
 def test_bf16_takes_less_than_fp32_and_is_predicted_as_well() -> None:
     recipe, meta = made("unet", precision="bf16", batch_size=4)
     predicted = peak_memory.predict(recipe, meta)

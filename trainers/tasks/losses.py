@@ -158,7 +158,7 @@ def dice(probabilities: Tensor, truth: Tensor, target: Tensor) -> Tensor:
     """
     p = probabilities * (target != IGNORED)[:, None]
     both = torch.where(truth, p, 0).sum((2, 3))
-    return 1 - (2 * both + 1) / (p.square().sum((2, 3)) + truth.sum((2, 3)) + 1)
+    return 1 - (2 * both + 1) / (p.square().sum((2, 3)) + truth.sum((2, 3), dtype=torch.int32) + 1)
 
 
 def tversky(probabilities: Tensor, truth: Tensor, target: Tensor, parameters: Parameters) -> Tensor:
@@ -168,7 +168,7 @@ def tversky(probabilities: Tensor, truth: Tensor, target: Tensor, parameters: Pa
     """
     p = probabilities * (target != IGNORED)[:, None]
     both = torch.where(truth, p, 0).sum((2, 3))
-    positives, negatives = p.sum((2, 3)) - both, truth.sum((2, 3)) - both  # falsely so
+    positives, negatives = p.sum((2, 3)) - both, truth.sum((2, 3), dtype=torch.int32) - both  # falsely so
     wrong = parameters.tversky_alpha * positives + parameters.tversky_beta * negatives
     return wrong / (both + wrong + 1)
 
