@@ -165,6 +165,7 @@ def check_model(recipe: Recipe, source: Source, *, weights: bool = True, workers
             f"class_weights={recipe.class_weights} are for classes, and {recipe.dataset} has {target.holds}; leave "
             "them out"
         )
+    target.refuse(recipe.augment)
     asked, recipe = recipe, build.without_weights(recipe)
     if weights and asked != recipe:
         _check_weights(asked, facts)

@@ -17,10 +17,11 @@ from trainers.storage.store import Store, default_storage
 
 def list_data(recipe: Recipe, scale: Scale, progress: Progress) -> Source:
     """The listing of the data set. Raises ValueError where it cannot be used."""
-    from trainers.data.source import scan_files  # with NumPy: not needed to refuse a wrong name
+    from trainers.data import targets  # with NumPy: not needed to refuse a wrong name
+    from trainers.data.source import scan_files
 
     source = scan_files(code.absolute(recipe), scale.data)
-    for warning in source.warnings:
+    for warning in (*source.warnings, *targets.kind(source.target).doubts(recipe.augment)):
         progress.warning(warning)
     return source
 

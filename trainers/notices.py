@@ -52,6 +52,11 @@ KINDS: Mapping[str, tuple[str, str]] = {
         "black and white pixels only, in a mask",
         "white, 255, is no class and ignored; if it is one, give --dataset-args threshold=127",
     ),
+    "boxes cut": (
+        "objects that resize=crop cuts",
+        "what is left of them is learned and scored, and of less than a fifth neither; to see them whole, give "
+        "--resize pad",
+    ),
     "mask deep": ("a mask of 16 bits a channel", "only the upper 8 are read; save masks with 8 bits, or in grey"),
 }
 """Kind -> what was found, and what is made of it. Another kind is a sentence about one file."""

@@ -223,7 +223,7 @@ class TestExactPixels:
     def test_without_augmentations_the_images_are_returned_as_they_are(self, settings: dict[str, Any]) -> None:
         images = pictures()
         masks = torch.zeros(9, 20, 28, dtype=torch.uint8)
-        out, out_masks = augment(images, settings, size=(20, 28), seed=0, epoch=0, ids=np.arange(9), masks=masks)
+        out, out_masks, *_ = augment(images, settings, size=(20, 28), seed=0, epoch=0, ids=np.arange(9), masks=masks)
         assert out is images
         assert out_masks is masks
 
@@ -232,7 +232,7 @@ class TestExactPixels:
         images = pictures()
         masks = (images[:, 0] * 9).long()
         expected, expected_masks = center(images, size, masks)
-        out, out_masks = augment(images, {}, size=size, seed=0, epoch=0, ids=np.arange(9), masks=masks)
+        out, out_masks, *_ = augment(images, {}, size=size, seed=0, epoch=0, ids=np.arange(9), masks=masks)
         assert torch.equal(out, expected)
         assert out_masks is not None
         assert expected_masks is not None
@@ -253,7 +253,7 @@ class TestMasks:
     def test_no_id_is_invented(self, settings: dict[str, Any], dtype: torch.dtype) -> None:
         ids = torch.tensor([0, 3, 7, 31, 250])
         masks = ids[torch.randint(5, (9, 20, 28), generator=torch.Generator().manual_seed(0))].to(dtype)
-        _, out = augment(pictures(), settings, size=(16, 16), seed=0, epoch=0, ids=np.arange(9), masks=masks)
+        _, out, *_ = augment(pictures(), settings, size=(16, 16), seed=0, epoch=0, ids=np.arange(9), masks=masks)
         assert out is not None
         assert out.dtype == dtype
         assert out.shape == (9, 16, 16)
@@ -273,7 +273,7 @@ class TestMasks:
         y, x = torch.meshgrid(torch.arange(20), torch.arange(28), indexing="ij")
         images = torch.stack([y + 0.5, x + 0.5, torch.ones(20, 28)]).double().expand(30, 3, 20, 28)
         masks = (y * 28 + x).expand(30, 20, 28)
-        out, labels = augment(
+        out, labels, *_ = augment(
             images, settings, size=size, seed=0, epoch=0, ids=np.arange(30), masks=masks, ignore_index=-1
         )
         assert labels is not None
@@ -310,7 +310,7 @@ class TestMasks:
     def test_colour_leaves_masks_alone(self) -> None:
         masks = torch.ones(9, 20, 28, dtype=torch.uint8)
         settings = {"brightness": 0.5}
-        _, out = augment(pictures(), settings, size=(20, 28), seed=0, epoch=0, ids=np.arange(9), masks=masks)
+        _, out, *_ = augment(pictures(), settings, size=(20, 28), seed=0, epoch=0, ids=np.arange(9), masks=masks)
         assert out is masks
 
 
@@ -325,11 +325,11 @@ class TestWhatASampleDependsOn:
         masks = (images[:, 0] * 9).long()
         ids = np.array([5, 99, 1234567, 0, 31, 8, 2])
         out_size = (size[0] - 4, size[1] - 6)
-        whole, whole_masks = augment(images, settings, size=out_size, seed=1, epoch=2, ids=ids, masks=masks)
+        whole, whole_masks, *_ = augment(images, settings, size=out_size, seed=1, epoch=2, ids=ids, masks=masks)
         assert whole_masks is not None
         for i in range(7):
             part = slice(i, i + 1)
-            alone, alone_masks = augment(
+            alone, alone_masks, *_ = augment(
                 images[part], settings, size=out_size, seed=1, epoch=2, ids=ids[part], masks=masks[part]
             )
             assert alone_masks is not None
@@ -486,7 +486,7 @@ def test_recorded_runs_would_see_the_same_pictures_again(name: str) -> None:
     settings, expected, expected_masks = PINNED[name]
     images = torch.from_numpy(np.random.RandomState(5).random_sample((6, 3, 20, 28)))
     masks = torch.from_numpy(np.random.RandomState(6).randint(0, 9, (6, 20, 28)))
-    out, out_masks = augment(images, settings, size=(16, 24), seed=3, epoch=2, ids=np.arange(6) + 40, masks=masks)
+    out, out_masks, *_ = augment(images, settings, size=(16, 24), seed=3, epoch=2, ids=np.arange(6) + 40, masks=masks)
     assert out_masks is not None
     weights = torch.from_numpy(np.random.RandomState(7).random_sample(out.shape))
     assert float((out * weights).sum()) == pytest.approx(expected, abs=1e-3 if name in FLOAT32 else 2e-6)

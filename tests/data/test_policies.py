@@ -186,7 +186,7 @@ def test_masks_move_with_policies_and_elastic() -> None:
     masks = column.long().expand(60, 40, 50)
     for settings in ({"rand_augment": [2, 15]}, {"elastic": [60, 5]}):
         size = (40, 50)
-        out, labels = augment(
+        out, labels, *_ = augment(
             images, settings, size=size, seed=0, epoch=0, ids=np.arange(60), masks=masks, ignore_index=99
         )
         assert labels is not None
@@ -262,7 +262,7 @@ def test_erased_boxes_are_those_of_the_paper_and_hold_noise() -> None:
     images = torch.zeros(count, 1, side, side)
     masks = torch.zeros(count, side, side, dtype=torch.uint8)
     ids = np.arange(count)
-    out, labels = augment(images, {"erase": 0.5}, size=(side, side), seed=SEED, epoch=EPOCH, ids=ids, masks=masks)
+    out, labels, *_ = augment(images, {"erase": 0.5}, size=(side, side), seed=SEED, epoch=EPOCH, ids=ids, masks=masks)
     assert labels is not None
     assert not masks.any()
     assert not images.any()

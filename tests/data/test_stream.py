@@ -12,9 +12,12 @@ from helpers.ranks import watched_work
 from helpers.small import job, small_data, small_recipe
 from PIL import Image
 
+from trainers.box_table import CLASS, PAD
 from trainers.data import prepare as preparing
 from trainers.data import sampler, stream
 from trainers.data.batches import Cached
+from trainers.data.contract import list_files
+from trainers.data.decoded import Decoded
 from trainers.data.meta import keep_numbers
 from trainers.data.prepare import measure, prepare
 from trainers.data.source import scan_files
@@ -75,6 +78,43 @@ def test_what_is_measured_is_what_would_be_prepared(
         [one], [other] = cached.batches(split, passes), streamed.batches(split, passes)
         np.testing.assert_array_equal(one.images, other.images)
         np.testing.assert_array_equal(one.targets, other.targets)
+
+
+@pytest.mark.parametrize("rows_of_a_shard", [5, 10**6])
+def test_boxes_are_the_same_streamed_and_prepared(
+    rows_of_a_shard: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = {"objects": "boxes", "train": 14, "val": 6, "test": 0, "height": 48, "width": 64}
+    recipe = Recipe(
+        dataset="shapes",
+        dataset_args=args,
+        image_size=(32, 40),
+        resize="pad",
+        model="unet",
+        epochs=1,
+        lr=1,
+        batch_size=4,
+    )
+    monkeypatch.setattr(preparing, "SHARD_BYTES", rows_of_a_shard * 32 * 40 * 3)
+    source = list_files(recipe.dataset, None, args)
+    cached = Cached(prepare(recipe, source, tmp_path / "prepared"))
+    streamed = stream.Streamed(recipe, source, measure(recipe, source, tmp_path / "measured"))
+    decoded = Decoded(recipe, source, "train", cached.meta)
+    assert streamed.meta == without_shards(cached.meta)
+    assert 2 <= streamed.meta["most_objects"] <= 6
+    empty = 0
+    for split, rows in cached.meta["rows"].items():
+        for ids in (sampler.permutation(0, 0, rows)[:7], np.arange(rows), np.array([3])):
+            passes = [sampler.one_pass(ids)]
+            [one], [other] = cached.batches(split, passes), streamed.batches(split, passes)
+            np.testing.assert_array_equal(one.images, other.images)
+            np.testing.assert_array_equal(one.targets, other.targets)
+            assert one.targets.dtype == other.targets.dtype == np.float32
+            if split == "train":
+                [third] = decoded.batches(split, passes)
+                np.testing.assert_array_equal(one.targets, third.targets)
+            empty += (one.targets[..., CLASS] == PAD).all(1).sum()
+    assert empty > 0
 
 
 def test_pictures_that_cannot_be_used_are_left_out_of_both(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy import ndimage
 
-from trainers.datasets import MASK, Source, shapes
+from trainers.datasets import BOXES, CROWD, DIFFICULT, MASK, PLAIN, Objects, Source, shapes
 
 SMALL: dict[str, int] = {"train": 3, "val": 2, "test": 2, "height": 40, "width": 52}
 
@@ -176,3 +177,71 @@ def test_the_smallest_and_narrow_pictures_can_be_drawn(size: tuple[int, int]) ->
     image, mask = pictures(shapes.source(None, train=1, height=height, width=width), "train")[0]
     assert image.shape == (height, width, 3)
     assert mask.shape == (height, width)
+
+
+# ---- with boxes ----
+
+
+def with_objects(**args: Any) -> list[tuple[np.ndarray, Objects]]:
+    source = shapes.source(None, objects="boxes", **{"train": 120, **args})
+    return [picture for item in source.splits["train"] for picture in shapes.read(item)]
+
+
+def test_a_source_of_boxes() -> None:
+    source = shapes.source(None, objects="boxes")
+    assert (source.target, list(source.classes)) == ("boxes", ["circle", "square", "triangle"])
+    assert source.colours is not None
+    assert len(source.colours) == 3
+    assert {target for items in source.splits.values() for item in items for target in item.targets} == {BOXES}
+    assert shapes.read(source.splits["val"][0])[0][0].shape == (96, 128, 3)
+    assert shapes.source(None, objects="boxes", binary=True).classes == ["shape"]
+
+
+@lru_cache(maxsize=1)
+def numbered() -> list[tuple[Objects, np.ndarray]]:
+    """The objects of pictures, and the numbers of those that are seen, pixel by pixel."""
+    drawn, shrink = [], shapes._shrink
+
+    def watched(*args: Any) -> Any:
+        image, seen = shrink(*args)
+        drawn.append(seen)
+        return image, seen
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shapes, "_shrink", watched)
+        return [(objects, seen) for (_, objects), seen in zip(with_objects(), drawn, strict=True)]
+
+
+def test_a_box_and_an_area_are_those_of_what_is_seen() -> None:
+    """By SciPy, from the numbers of the shapes that are seen."""
+    kinds: list[int] = []
+    for objects, seen in numbered():
+        parts = [(number, part) for number, part in enumerate(ndimage.find_objects(seen), 1) if part is not None]
+        sides = [[across.start, down.start, across.stop, down.stop] for _, (down, across) in parts]
+        pixels = objects.corners * (128, 96, 128, 96)
+        np.testing.assert_allclose(pixels, np.reshape(sides, (-1, 4)), atol=1e-9)
+        assert objects.areas.tolist() == [(seen == number).sum() for number, _ in parts]
+        kinds += objects.kinds.tolist()
+        small = (objects.areas < shapes.LEAST) & (objects.kinds == PLAIN)
+        assert not small.any()
+    assert {*kinds} == {PLAIN, CROWD, DIFFICULT}
+
+
+def test_some_pictures_have_no_shape_and_others_up_to_five() -> None:
+    found = [objects for objects, _ in numbered()]
+    counts = np.bincount([(objects.kinds != CROWD).sum() for objects in found], minlength=6)
+    assert 0.03 < counts[0] / len(found) < 0.2
+    assert counts[2:6].min() > 10
+    assert len(counts) == 6
+    classes = np.bincount(np.concatenate([objects.classes for objects in found]), minlength=3)
+    assert classes.min() > 0.25 * classes.sum()
+
+
+def test_a_picture_with_boxes_does_not_depend_on_the_others_and_one_class_is_the_same_picture() -> None:
+    few, many, one = with_objects(train=3), with_objects(train=20), with_objects(train=3, binary=True)
+    for (image, objects), (other, same), (third, single) in zip(few, many, one, strict=False):
+        assert image.tobytes() == other.tobytes() == third.tobytes()
+        for part, part_again in zip(objects[:4], same[:4], strict=True):
+            np.testing.assert_array_equal(part, part_again)
+        assert not single.classes.any()
+        np.testing.assert_array_equal(single.corners, objects.corners)

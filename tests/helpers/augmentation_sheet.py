@@ -79,7 +79,7 @@ def photographs(side: int) -> tuple[torch.Tensor, torch.Tensor]:
 def changed(settings: dict[str, Any], images: torch.Tensor, masks: torch.Tensor, ids: Any) -> tuple[Any, Any]:
     """A batch as a training step sees it, but for the normalisation."""
     size = (images.shape[2], images.shape[3])
-    out, labels = augment(images, settings, size=size, seed=0, epoch=0, ids=ids, masks=masks)
+    out, labels, *_ = augment(images, settings, size=size, seed=0, epoch=0, ids=ids, masks=masks)
     assert labels is not None
     how = mixture(settings, size=size, seed=0, epoch=0, numbers=ids, device=images.device)
     if how is not None:

@@ -9,6 +9,7 @@ antialiasing.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,20 @@ from trainers.phase import phase
 F64 = npt.NDArray[np.float64]
 
 
+class Augmented(NamedTuple):
+    """Changed pictures, and what was done to them."""
+
+    images: Tensor
+    """(N, C, h, w)."""
+    masks: Tensor | None
+    """(N, h, w)."""
+    mapping: F64
+    """Rows (a, b, c, d, e, f), (N, 6): the picture's (x, y) shows the stored one's (a x + b y + c, d x + e y + f), in
+    pixels from the top left corner; the middle of the first pixel is (0.5, 0.5)."""
+    erased: Erased | None
+    """Boxes that show nothing of it."""
+
+
 @phase("augmenting pictures", on="device")
 def augment(
     images: Tensor,
@@ -34,7 +49,7 @@ def augment(
     ids: npt.NDArray[np.integer],
     masks: Tensor | None = None,
     ignore_index: int = 255,
-) -> tuple[Tensor, Tensor | None]:
+) -> Augmented:
     """Change images, and their masks, at random.
 
     What becomes of a sample depends on (seed, epoch, ids[i]) alone. The inputs are left as they are.
@@ -50,8 +65,8 @@ def augment(
         ignore_index: What masks become outside the stored picture.
 
     Returns:
-        Images (N, C, h, w) and masks (N, h, w), or None, of the inputs' types, device and memory format; the inputs
-        themselves where there is nothing to do.
+        Images and masks of the inputs' types, device and memory format, the inputs themselves where there is nothing to
+        do; and what was done.
 
     Raises:
         ValueError: Saturation or hue is on, and images have neither 1 nor 3 channels.
@@ -79,7 +94,8 @@ def augment(
         result = _change(result, effect)
     if view.erased is not None:
         result, masks = _erase(result, masks, view.erased, ignore_index)
-    return result.to(images.dtype).contiguous(memory_format=_memory_format(images)), masks
+    result = result.to(images.dtype).contiguous(memory_format=_memory_format(images))
+    return Augmented(result, masks, mapping, view.erased)
 
 
 def center(images: Tensor, size: tuple[int, int], masks: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -93,12 +109,13 @@ def center(images: Tensor, size: tuple[int, int], masks: Tensor | None = None) -
     return images, None if masks is None else masks[box].contiguous()
 
 
-def _mapping(view: View, count: int) -> F64:
-    """Where output pixels come from: rows (a, b, c, d, e, f), shape (count, 6).
+def center_mapping(stored: tuple[int, int], size: tuple[int, int], count: int) -> F64:
+    """`Augmented.mapping` of `center`."""
+    return _mapping(View(stored, size, channels=0), count)
 
-    The output's (x, y) shows the stored (a x + b y + c, d x + e y + f), in pixels from the top left corner;
-    the middle of the first pixel is (0.5, 0.5).
-    """
+
+def _mapping(view: View, count: int) -> F64:
+    """Where output pixels come from: `Augmented.mapping`."""
     rows, columns = view.size
     top, left, box_height, box_width = _middle(view) if view.box is None else view.box
 

@@ -146,7 +146,7 @@ def _check_targets(here: str, targets: object, kind: Target, classes: int) -> No
     if isinstance(targets, str) or not isinstance(targets, Sequence | np.ndarray) or not len(targets):
         raise ValueError(
             f"{here} has targets that are {_describe(targets)}; expected is a list with one for each sample that "
-            "read() returns: the number of its class, or MASK"
+            "read() returns: the number of its class, MASK or BOXES"
         )
     for target in targets:
         try:

@@ -86,7 +86,7 @@ def evaluate(
     state, world = restore(recipe, opened.meta, folder, tta=tta)
     run_ = Run(recipe=recipe, state=state, data=opened, world=world, model=state.model)
     loss, counts, ms_per_image = evaluate_split(run_, split)
-    for name in {"confusion", "labels"} & counts.keys():
+    for name in {"confusion", "labels", "truths"} & counts.keys():
         targets.kind(source.target).check_counts([int(counts[name].sum())], split, recipe.dataset)
     rows = int(opened.meta["rows"][split])
     advance(rows)

@@ -52,6 +52,7 @@ class Trace:
         images: int,
         parts: int = 1,
         activation_checkpointing: bool = False,
+        most_objects: int = 1,
     ) -> None:
         """
         Args:
@@ -61,6 +62,7 @@ class Trace:
             images: Pictures of a micro-batch.
             parts: Workers that the model is sharded over by FSDP2; 1: it is not.
             activation_checkpointing: Whether activations are recomputed in the backward pass.
+            most_objects: Of a picture, where targets are objects.
 
         Raises:
             ValueError: The model cannot be built, or has nothing to recompute.
@@ -82,7 +84,7 @@ class Trace:
         self.parts = parts
         self.run = Run(recipe=recipe, state=state, data=_NoData(meta), world=self.world, model=self.model)
         self.run.preprocess = _Preprocess(recipe, meta, self.world)
-        self.batch = _batch(recipe, channels, classes, images)
+        self.batch = _batch(recipe, channels, classes, images, most_objects)
         self.waits = False
         """Whether a step's micro-batches are all on the device before its first forward pass."""
         self._begun = False
@@ -236,7 +238,7 @@ class _Preprocess(Preprocess):
     """The loop's, for pictures without memory."""
 
     def _to_device(self, array: Array) -> Tensor:
-        dtype = {"uint8": torch.uint8, "int64": torch.int64, "float64": torch.float64}[array.dtype.name]
+        dtype: torch.dtype = getattr(torch, array.dtype.name)
         return torch.empty(array.shape, dtype=dtype, device=self.world.device)
 
 
@@ -282,11 +284,11 @@ def _state(recipe: Recipe, model: nn.Module) -> TrainState:
     )
 
 
-def _batch(recipe: Recipe, channels: int, classes: int, images: int) -> Batch:
+def _batch(recipe: Recipe, channels: int, classes: int, images: int, most_objects: int) -> Batch:
     """Pictures without memory, of a row that is changed by all that the recipe changes some by: an untouched batch
     takes less."""
     pictures = np.broadcast_to(np.zeros((), np.uint8), (images, *recipe.storage_size, channels))
-    stacked = build.target_of(recipe).dummy(images, recipe.storage_size, classes)
+    stacked = build.target_of(recipe).dummy(images, recipe.storage_size, classes, most_objects)
     on = [each for name, each in AUGMENTATIONS.items() if recipe.augment.get(name)]
     chances = [each.columns[0] for each in on if isinstance(each, Augmentation) and each.columns]  # where by chance
     draws = sampler.uniforms(recipe.seed, 0, np.arange(4096), columns_of(recipe.augment))[:, chances or [0]]

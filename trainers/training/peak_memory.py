@@ -97,7 +97,7 @@ def predict(
 
     Args:
         recipe: Its precision "auto" is what this machine resolves it to.
-        meta: What `prepare` has found: channels and classes; rows, where no step has more.
+        meta: What `prepare` has found: channels and classes; rows, where no step has more; most_objects.
         micro_batch_size: None: the recipe's, else its batch size.
         workers: Their number.
         sharded: Whether by FSDP2.
@@ -221,11 +221,14 @@ def _ceil(of: int, by: int) -> int:
     return -(-of // by)
 
 
-def _picture_bytes(recipe: Recipe, channels: int, classes: int) -> int:
+def _picture_bytes(recipe: Recipe, channels: int, classes: int, most_objects: int) -> int:
     """A picture and its target as they wait for their turn: floats, and int64 or float64."""
     pixels = recipe.image_size[0] * recipe.image_size[1]
     numbers = 8 if recipe.precision == "fp64" else 4
-    return pixels * channels * numbers + 8 * build.target_of(recipe).dummy(1, recipe.image_size, classes).size
+    return (
+        pixels * channels * numbers
+        + 8 * build.target_of(recipe).dummy(1, recipe.image_size, classes, most_objects).size
+    )
 
 
 @dataclass(frozen=True)
@@ -236,6 +239,8 @@ class _Traced:
     """`Recipe.memory_facts`, without the batch."""
     channels: int
     classes: int
+    most_objects: int
+    """Of a picture, where targets are objects."""
     recipe: Recipe = field(compare=False)
 
 
@@ -245,7 +250,8 @@ def _key(recipe: Recipe, meta: Mapping[str, Any]) -> _Traced:
     facts = {
         name: value for name, value in recipe.memory_facts().items() if name not in ("batch_size", "micro_batch_size")
     }
-    return _Traced(json.dumps(facts, sort_keys=True), meta["channels"], len(meta["classes"]), recipe)
+    most = meta.get("most_objects", 1)
+    return _Traced(json.dumps(facts, sort_keys=True), meta["channels"], len(meta["classes"]), most, recipe)
 
 
 # Tracing -------------------------------------------------------------------------------------------------------
@@ -253,10 +259,10 @@ def _key(recipe: Recipe, meta: Mapping[str, Any]) -> _Traced:
 
 @functools.lru_cache(maxsize=256)
 def _curve(traced: _Traced, parts: int, activation_checkpointing: bool) -> Curve:
-    recipe, channels, classes = traced.recipe, traced.channels, traced.classes
-    few, many = (Trace(recipe, channels, classes, images, parts, activation_checkpointing) for images in TRACED)
+    recipe, channels, classes, most = traced.recipe, traced.channels, traced.classes, traced.most_objects
+    few, many = (Trace(recipe, channels, classes, images, parts, activation_checkpointing, most) for images in TRACED)
     alone, several = (_envelope(few.step(count), many.step(count)) for count in (1, 2))
-    waiting = _picture_bytes(recipe, channels, classes) if few.waits else 0
+    waiting = _picture_bytes(recipe, channels, classes, most) if few.waits else 0
     return Curve(alone, several, waiting, any(isinstance(part, BatchNorm) for part in few.model.modules()))
 
 

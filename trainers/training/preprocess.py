@@ -42,7 +42,7 @@ class Preprocess:
             epoch: whose random numbers augment them; None: the middle of the stored pictures, unchanged.
 
         Returns:
-            Images, normalised (N, C, *image_size), and targets as the task takes them, int64 (N, ...).
+            Images, normalised (N, C, *image_size), and targets as the task takes them, (N, ...).
         """
         images, stored, maps = self._changed(batch, epoch)
         return images, self.target.finish(stored, maps)
@@ -74,15 +74,18 @@ class Preprocess:
         return images, self.target.finish(stored, maps), how
 
     def _changed(self, batch: Batch, epoch: int | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Images, normalised; stored targets; and their maps, if they have any, changed as the images are."""
+        """Images, normalised; targets, and their maps, if they have any, changed as the images are."""
         recipe = self.recipe
-        stored = self._to_device(batch.targets)
+        stored, found = self._to_device(batch.targets), batch.targets
         maps = self.target.maps(stored)
         if epoch is None or all(isinstance(AUGMENTATIONS[name], Mixing) for name in recipe.augment):
             images, maps = self._middle(batch.images, maps)
+            if recipe.storage_size != recipe.image_size:
+                mapping = augment.center_mapping(recipe.storage_size, recipe.image_size, len(images))
+                found = self.target.move(found, mapping, recipe.image_size)
         else:
             pixels = self._to_device(batch.images).permute(0, 3, 1, 2).to(self.world.dtype).mul_(1 / 255)
-            images, maps = augment.augment(
+            images, maps, mapping, erased = augment.augment(
                 pixels,
                 recipe.augment,
                 size=recipe.image_size,
@@ -92,7 +95,8 @@ class Preprocess:
                 masks=maps,
             )
             images = torch.addcmul(self.shift, images, self.scale)
-        return images, stored, maps
+            found = self.target.move(found, mapping, recipe.image_size, erased)
+        return images, stored if found is batch.targets else self._to_device(found), maps
 
     def images(self, pictures: npt.NDArray[np.uint8]) -> Tensor:
         """uint8 (N, *storage_size, C) -> normalised (N, C, *image_size)."""

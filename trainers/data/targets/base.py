@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
+    from trainers.augmentations import Erased
+
 Array = npt.NDArray[Any]
 Size = tuple[int, int]
 """Height and width, in pixels."""
@@ -123,6 +125,27 @@ class Target(Protocol):
         """
         ...
 
+    # Augmenting
+
+    def refuse(self, settings: Mapping[str, object]) -> None:
+        """Raises ValueError where a recipe's `augment` asks for what these targets cannot follow."""
+        ...
+
+    def doubts(self, settings: Mapping[str, object]) -> list[str]:
+        """What a person should know of how these targets follow a recipe's `augment`."""
+        ...
+
+    def move(self, targets: Array, mapping: Array, size: Size, erased: Erased | None = None) -> Array:
+        """Stacked targets as they go with pictures that were changed; those that lie still, or are `maps`, themselves.
+
+        Args:
+            targets: of N pictures.
+            mapping: float64 (N, 6); see `augment.Augmented`.
+            size: of the changed pictures.
+            erased: boxes of them.
+        """
+        ...
+
     # Counting
 
     def listed(self, items: Sequence[Item], classes: int) -> Array | None:
@@ -174,10 +197,19 @@ class Target(Protocol):
 
 
 class Shared:
-    """What most kinds do alike: their targets are arrays of one shape, whatever the picture."""
+    """What most kinds do alike: their targets are arrays of one shape, which lie still or are maps."""
 
     def gather(self, columns: Sequence[Array], first_rows: Array, ids: Array) -> Array:
         return gather(columns, first_rows, ids)
+
+    def refuse(self, settings: Mapping[str, object]) -> None:
+        pass
+
+    def doubts(self, settings: Mapping[str, object]) -> list[str]:
+        return []
+
+    def move(self, targets: Array, mapping: Array, size: Size, erased: Erased | None = None) -> Array:
+        return targets
 
 
 def gather(shards: Sequence[Array], first_rows: Array, ids: Array) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -29,10 +29,13 @@ from trainers.box_table import (
 from trainers.data.resize import fit
 from trainers.data.targets.base import Array, Occurrence, Shared, Size, TargetFacts, class_number, hash_pixels
 from trainers.datasets import BOXES, BadImage, Item, Objects
+from trainers.notices import notice
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
+
+    from trainers.augmentations import Erased
 
 LEAST_VISIBLE = 0.2
 """Share of its area that an object must keep in the picture to be one that is to be found."""
@@ -40,9 +43,20 @@ ROUNDING = 1e-6
 """By which shares may lie outside 0 to 1."""
 
 
+_NO_BOXES = {
+    "elastic": "it bends objects, and their boxes cannot follow",
+    "mixup": "a picture would hold the objects of two, each of them in part",
+    "cutmix": "a picture would hold the objects of two, cut where no box says so",
+    "fill": "reflect shows mirrored objects that no box names; take zeros or edge",
+}
+_TURNING = ("rotate", "rand_augment", "trivial_augment")
+
+
 class Placed(NamedTuple):
     """The objects of a picture as it was read."""
 
+    name: str
+    """The picture's."""
     table: Array
     """float64 (M, COLUMNS), in pixels of the picture; of no object: padding."""
     size: Size
@@ -88,12 +102,12 @@ class Boxes(Shared):
         original = target.size or (height, width)
         scale = original[0] * original[1] / (height * width)
         if not count:
-            return Placed(padding(scale), (height, width))
+            return Placed(name, padding(scale), (height, width))
         table = np.empty((count, COLUMNS))
         table[:, LEFT : BOTTOM + 1] = np.clip(target.corners, 0, 1) * (width, height, width, height)
         table[:, CLASS], table[:, KIND], table[:, AREA] = target.classes, target.kinds, target.areas
         table[:, SCALE] = scale
-        return Placed(table, (height, width))
+        return Placed(name, table, (height, width))
 
     def renumber(self, target: Placed, numbers: Sequence[int], classes: int) -> Placed:
         table = target.table.copy()
@@ -110,7 +124,11 @@ class Boxes(Shared):
         table[:, [LEFT, RIGHT]] = (table[:, [LEFT, RIGHT]] - left) * scale_x + at[0]
         table[:, [TOP, BOTTOM]] = (table[:, [TOP, BOTTOM]] - top) * scale_y + at[1]
         table[:, SCALE] /= scale_x * scale_y
-        return (clip(table, size) if how == "crop" else table).astype(np.float32)
+        if how == "crop":
+            table, whole = clip(table, size), table
+            if (corners(table) != corners(whole)).any():
+                notice("boxes cut", target.name)
+        return table.astype(np.float32)
 
     def stack(self, targets: Sequence[Array]) -> Array:
         stacked = np.zeros((len(targets), max(map(len, targets), default=1), COLUMNS), np.float32)
@@ -148,6 +166,37 @@ class Boxes(Shared):
         stacked: Array = values[first[:, None] + np.where(there, place, 0)]
         stacked[~there, :SCALE] = padding(0)[0, :SCALE]
         return stacked
+
+    def refuse(self, settings: Mapping[str, object]) -> None:
+        on = [name for name in _NO_BOXES if settings.get(name)]
+        if settings.get("fill") == "reflect":
+            on.append("fill")
+        if on:
+            raise ValueError(f"augment {on[0]} does not go with boxes: {_NO_BOXES[on[0]]}; leave it out")
+
+    def doubts(self, settings: Mapping[str, object]) -> list[str]:
+        turning = [name for name in _TURNING if settings.get(name)]
+        if not turning:
+            return []
+        return [
+            f"augment {' and '.join(turning)} turns or shears pictures: a box becomes the one around its four corners, "
+            "which is too large (twice for a square at 45 degrees, more for what is long): such boxes are learned"
+        ]
+
+    def move(self, targets: Array, mapping: Array, size: Size, erased: Erased | None = None) -> Array:
+        table = targets.astype(np.float64)
+        a, b, c, d, e, f = (column[:, None, None] for column in mapping.T)
+        x, y = table[..., [LEFT, RIGHT, LEFT, RIGHT]] - c, table[..., [TOP, TOP, BOTTOM, BOTTOM]] - f
+        area = a * e - b * d
+        moved_x, moved_y = (e * x - b * y) / area, (a * y - d * x) / area
+        there = are_objects(table)
+        lowest, highest = (np.stack([find(moved_x, -1), find(moved_y, -1)], -1) for find in (np.min, np.max))
+        table[..., LEFT : BOTTOM + 1] = np.where(there[..., None], np.concatenate([lowest, highest], -1), 0)
+        table[..., SCALE] *= np.abs(area[..., 0])
+        table = clip(table, size)
+        if erased is not None:
+            _hide(table, erased)
+        return table
 
     def listed(self, items: Sequence[Item], classes: int) -> None:
         return None
@@ -201,8 +250,7 @@ def clip(table: Array, size: Size) -> Array:
         size: Of the picture.
     """
     whole, result = corners(table), table.copy()
-    result[..., [LEFT, RIGHT]] = np.clip(whole[..., [0, 2]], 0, size[1])
-    result[..., [TOP, BOTTOM]] = np.clip(whole[..., [1, 3]], 0, size[0])
+    result[..., LEFT : BOTTOM + 1] = _within(whole, np.array([0, 0, size[1], size[0]]))
     seen, before = _box_areas(corners(result)), _box_areas(whole)
     share = np.divide(seen, before, out=np.zeros_like(seen), where=before > 0)
     there = are_objects(table)
@@ -213,10 +261,24 @@ def clip(table: Array, size: Size) -> Array:
     return result
 
 
+def _within(sides: Array, limits: Array) -> Array:
+    """The part of boxes that lies within others, which may be none: its sides have then no extent."""
+    return np.clip(sides, limits[..., [0, 1, 0, 1]], limits[..., [2, 3, 2, 3]])
+
+
 def _box_areas(sides: Array) -> Array:
     extent = np.maximum(sides[..., 2:] - sides[..., :2], 0)
     areas: Array = extent[..., 0] * extent[..., 1]
     return areas
+
+
+def _hide(table: Array, erased: Erased) -> None:
+    """Make those objects crowds, in place, of whose boxes too much was erased."""
+    part = table[erased.rows]
+    hidden = _within(corners(part), erased.boxes[:, None, [1, 0, 3, 2]])
+    share = 1 - LEAST_VISIBLE
+    part[are_objects(part) & (_box_areas(hidden) > share * _box_areas(corners(part))), KIND] = CROWD
+    table[erased.rows] = part
 
 
 def _trim(table: Array) -> Array:
