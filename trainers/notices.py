@@ -48,6 +48,19 @@ KINDS: Mapping[str, tuple[str, str]] = {
         "the mask is taken as drawn on the upright picture; if it was drawn on the pixels as stored, give "
         "--dataset-args mask_orientation=stored, else mask_orientation=upright",
     ),
+    "boxes turned": (
+        "boxes of the picture before its EXIF orientation is applied, as the size in the labels says",
+        "the boxes are turned as the picture is",
+    ),
+    "boxes unsure": (
+        "an EXIF orientation, and boxes for which no size tells whether they are of the upright picture",
+        "they are taken so; if they are of the pixels as stored, give --dataset-args box_orientation=stored, else "
+        "box_orientation=upright",
+    ),
+    "boxes resized": (
+        "another size than the labels say, of the same shape",
+        "the picture is taken to be shrunk or enlarged after it was labelled, and its boxes with it",
+    ),
     "mask white": (
         "black and white pixels only, in a mask",
         "white, 255, is no class and ignored; if it is one, give --dataset-args threshold=127",

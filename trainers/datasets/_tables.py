@@ -243,6 +243,15 @@ def least_of_stratum(val_share: float, test_share: float) -> int:
     return math.ceil(1 / min(shares)) if shares else 1
 
 
+def strata_by_rarest(sets: Sequence[Sequence[int]], classes: int, least: int) -> list[int]:
+    """A stratum for each picture: the rarest of its classes; one for those without, and one for all strata of fewer
+    than `least` pictures."""
+    times = Counter(number for numbers in sets for number in numbers)
+    strata = [min(numbers, key=lambda number: (times[number], number), default=classes) for numbers in sets]
+    sizes = Counter(strata)
+    return [stratum if sizes[stratum] >= least else classes + 1 for stratum in strata]
+
+
 # ---- reading a table ----
 
 

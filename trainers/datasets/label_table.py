@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -34,6 +33,7 @@ from trainers.datasets._tables import (
     find_tables,
     least_of_stratum,
     list_rows,
+    strata_by_rarest,
 )
 from trainers.decode import check_reading, decode, reading
 from trainers.formatting import composed, printable, shortened
@@ -111,7 +111,7 @@ def source(
         return _by_folder(tables.root, found, separator)
     listed = list_rows(tables, file=file, split=split, pictures=pictures)
     read_labels = _read_labels(listed, labels, separator, allow_empty)
-    strata = _by_rarest(read_labels.sets, len(read_labels.classes), least_of_stratum(val_share, test_share))
+    strata = strata_by_rarest(read_labels.sets, len(read_labels.classes), least_of_stratum(val_share, test_share))
     places = by_split(listed, strata, val_share=val_share, test_share=test_share, seed=split_seed)
     taught = {number for place in places["train"] for number in read_labels.sets[place]}
     untaught = [name for number, name in enumerate(read_labels.classes) if number not in taught]
@@ -168,14 +168,6 @@ def _items(
         ]
         for split, of_split in places.items()
     }
-
-
-def _by_rarest(sets: Sequence[Sequence[int]], classes: int, least: int) -> list[int]:
-    """A stratum for each picture: its rarest label; one for those without, and one for all too small strata."""
-    times = Counter(number for numbers in sets for number in numbers)
-    strata = [min(numbers, key=lambda number: (times[number], number), default=classes) for numbers in sets]
-    sizes = Counter(strata)
-    return [stratum if sizes[stratum] >= least else classes + 1 for stratum in strata]
 
 
 # ---- what a table says ----
