@@ -794,7 +794,9 @@ def test_mask_folder_finds_ids(tmp_path: Path) -> None:
     (item,) = (item for items in source.splits.values() for item in items if item.name == "images/0.jpg")
     assert read(mask_folder, item)[1][0].tolist() == [0, 1, 2, IGNORED] * 2
     save(tmp_path / "masks" / "0.png", np.where(mask == 5, 6, mask).astype(np.uint8))
-    with pytest.raises(BadImage, match=r"12 pixels of the id 6 .*x=2, y=0.* allowed are 0, 1, 5, 255"):
+    with pytest.raises(
+        BadImage, match=r"12 pixels of the id 6 .*x=2, y=0.* 0, 1, 5, 255; name it in classes\.csv, ignore"
+    ):
         read(mask_folder, item)
 
 

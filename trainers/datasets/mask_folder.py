@@ -206,7 +206,8 @@ def read(item: Item) -> list[tuple[Pixels, Mask]]:
         if args.get("greys"):
             raw = raw._replace(values=raw.grey())
         _check_palette(raw, args.get("palette", ()))
-        mask = by_id(raw, ids, shortened([str(identity) for identity in sorted(ids)], LISTED))
+        listed = shortened([str(identity) for identity in sorted(ids)], LISTED)
+        mask = by_id(raw, ids, f"{listed}; name it in {CLASSES_FILE}, ignore if it is no class")
         # classes.csv says that 255 is no class; otherwise it may be white, as 1 is in files of one bit
         doubtful = "classes" not in args and len(ids) == 3 and ids.get(0) == 0 and raw.palette is None
         if doubtful and (mask == IGNORED).any() and not (mask == 1).any():
