@@ -28,9 +28,9 @@ def test_in_a_log_each_epoch_is_a_line() -> None:
     shown = Progress(file)
     shown.step({**STEP, "seconds_left": 50.0})  # too soon for a line of its own
     shown.step(STEP)
-    shown.epoch(LINE, 30, better=True)
+    shown.epoch(LINE, 30, "f1", better=True)
     assert file.getvalue() == (
-        "epoch 3/30  train loss 0.1000  val loss 0.2000  val accuracy 0.9712 *  "
+        "epoch 3/30  train loss 0.1000  val loss 0.2000  val accuracy 0.9712  val f1 0.9000 *  "
         "4,312 images/s  data wait 1 %  1:42 left\n"
     )
 

@@ -288,6 +288,8 @@ class EpochEvent(TypedDict):
     kind: Literal["epoch"]
     line: Line
     """Of metrics.jsonl."""
+    metric: str
+    """The task's main score: of `line` without "val/"."""
     better: bool
     """Whether it is the best epoch so far."""
     counts: dict[str, npt.NDArray[np.int64]]

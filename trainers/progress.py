@@ -140,11 +140,11 @@ class Progress:
             text=escape(text),
         )
 
-    def epoch(self, line: Line, epochs: int, better: bool) -> None:
-        """A line for each epoch, on a terminal at most one a second; a star where it is the best so far."""
+    def epoch(self, line: Line, epochs: int, metric: str, better: bool) -> None:
+        """A line for each epoch, on a terminal at most one a second; a star where it has the best `metric`."""
         if self.live and not better and time.monotonic() - self._last_line < 1:
             return
-        scores = [f"{name} {line[name]:.4f}" for name in line if name in _SHOWN]
+        scores = [f"{name} {line[name]:.4f}" for name in line if name in (f"val/{metric}", *_SHOWN)]
         left = list(filter(None, [_left(self._left)]))
         losses = f"train loss {line['train/loss']:.4f}  val loss {line['val/loss']:.4f}"
         words = [f"epoch {line['epoch']}/{epochs}", losses, *scores]
@@ -194,7 +194,8 @@ def _left(seconds: float | None) -> str | None:
     return None if seconds is None else f"{format_duration(seconds)} left"
 
 
-_SHOWN = ("val/accuracy", "val/miou", "val/iou", "val/boundary_f1")
+_SHOWN = ("val/accuracy", "val/boundary_f1", "val/mae")
+"""Scores of an epoch that its line shows beside the task's main one."""
 
 
 def _facts(run: RunFacts, folder: str) -> Iterator[tuple[str, str]]:

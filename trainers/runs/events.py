@@ -125,7 +125,7 @@ class Listener:
     def _epoch(self, event: EpochEvent) -> None:
         self.history.append(event["line"])
         self.record.epoch(event["line"], to_draw(event["counts"]), event["pictures"], event["counts"])
-        self.progress.epoch(event["line"], self.epochs, event["better"])
+        self.progress.epoch(event["line"], self.epochs, event["metric"], event["better"])
         self.control.epoch(event["line"])
 
     def _done(self, event: DoneEvent) -> None:

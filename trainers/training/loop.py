@@ -212,7 +212,16 @@ def _finish_epoch(run: Run) -> Summary | None:
     if save:
         _save(run)
     pictures = show_again(run) if due else None
-    run.reporter.report({"kind": "epoch", "line": line, "better": better, "counts": counts, "pictures": pictures})
+    run.reporter.report(
+        {
+            "kind": "epoch",
+            "line": line,
+            "metric": run.task.metric,
+            "better": better,
+            "counts": counts,
+            "pictures": pictures,
+        }
+    )
     (requested,) = run.world.agree(run.reporter.stopping())  # whoever got the epoch's event may request it now
     stop = requested and state.epoch < run.recipe.epochs
     if stop and not save:
