@@ -190,7 +190,13 @@ class Cluster:
         failed: list[BaseException] = []
         fitting = threading.Thread(target=_fit, args=(trainer, failed), daemon=True)
         fitting.start()
-        self._follow(coordinator, fitting, failed, stall_detector, listen, stop)
+        try:
+            self._follow(coordinator, fitting, failed, stall_detector, listen, stop)
+        except ray.exceptions.RayActorError:
+            if not stop.is_set():
+                raise
+            listen(_interrupted("with Ray's own processes"))  # which a signal to the whole group ends, too
+            return
         with contextlib.suppress(OSError):
             traces.delete(name)
             if not traces.names():
@@ -232,7 +238,7 @@ class Cluster:
                 stop_requested = True
                 coordinator.ask_to_stop.remote()
             if stop.is_set() and ended_at is None and _is_silent(heard_at, GRACE_SECONDS):
-                listen(_interrupted())
+                listen(_interrupted("while workers were waited for"))
                 return
             if self.scale.elastic and time.monotonic() - refreshed_at > RESIZE_SECONDS:
                 refreshed_at = time.monotonic()
@@ -299,10 +305,10 @@ def _is_silent(heard_at: float | None, seconds: float) -> bool:
     return heard_at is None or time.monotonic() - heard_at > seconds
 
 
-def _interrupted() -> DoneEvent:
+def _interrupted(how: str) -> DoneEvent:
     from trainers.runtime.worker import ending
 
-    return ending("interrupted", "interrupted while workers were waited for; nothing is lost that was saved")
+    return ending("interrupted", f"interrupted {how}; nothing is lost that was saved")
 
 
 def _end_without_a_word(failed: Sequence[BaseException]) -> DoneEvent:
