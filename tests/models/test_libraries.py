@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -417,6 +418,51 @@ def trained(name: str, **more: Any) -> Recipe:
     recipe, changes = TRAINED[name]
     small = {"image_size": (32, 32), "stored_size": None, "lr": 1e-3, "optimizer": "adamw", "epochs": 1}
     return small_recipe(recipe, **{**changes, **small, **more})
+
+
+SHARDED: dict[str, tuple[str, dict[str, Any]]] = {
+    "vit": ("cifar.r18", {"model": "timm", "model_args": {"name": "test_vit", "drop_path": 0.1}}),
+    "convnext": ("cifar.r18", {"model": "timm", "model_args": {"name": "test_convnext", "drop_path": 0.1}}),
+    "fpn": (
+        "unet.drone",
+        {
+            "model": "smp",
+            "model_args": {"arch": "FPN", "encoder_name": "mobilenet_v2"},
+            "batch_size": 8,
+            "micro_batch_size": 4,
+            "epochs": 2,
+            # Of biases before a BatchNorm AdamW would divide rounding by its size
+            "optimizer": "sgd",
+        },
+    ),
+}
+"""Name -> recipe, changes; as TRAINED, but smaller where there is a smaller one."""
+
+
+@pytest.mark.slow
+def test_sharded_and_resumed_they_learn_the_same(tmp_path: Path) -> None:
+    """One process; against two that share the weights by FSDP2, stop in the middle, and go on by DDP."""
+    from helpers.ranks import run_ranks
+    from helpers.small import job, last_weights, small_data, small_recipe
+
+    jobs = []
+    for name, (recipe_name, changes) in SHARDED.items():
+        small = {"image_size": (32, 32), "stored_size": None, "lr": 1e-3, "optimizer": "adamw", "epochs": 1}
+        small |= {"batch_size": 16, "micro_batch_size": 8, "precision": "fp64"}
+        recipe = small_recipe(recipe_name, **{**small, **changes})
+        raw = small_data(recipe_name, tmp_path / recipe_name)
+        jobs.append((job(recipe, raw, tmp_path, f"{name}-one"), 1))
+        jobs.append((job(recipe, raw, tmp_path, f"{name}-two", strategy="fsdp2") | {"stop_after": 2}, 2))
+        jobs.append((job(recipe, raw, tmp_path, f"{name}-two") | {"attempt": 2}, 2))
+    ends = [events[-1] for events in run_ranks(jobs)]
+    assert [end["status"] for end in ends] == ["finished", "interrupted", "finished"] * len(SHARDED)
+    for number, name in enumerate(SHARDED):
+        whole, first, second = (end["steps"] for end in ends[3 * number : 3 * number + 3])
+        assert 0 < len(first) < len(whole)
+        np.testing.assert_allclose([*first, *second], whole, rtol=1e-8, err_msg=name)
+        one, two = last_weights(tmp_path / f"{name}-one"), last_weights(tmp_path / f"{name}-two")
+        for key, tensor in one.items():
+            torch.testing.assert_close(two[key], tensor, rtol=1e-8, atol=1e-8, msg=lambda m, k=key, n=name: n + k + m)
 
 
 @pytest.mark.slow
