@@ -28,9 +28,13 @@ ALONE: dict[str, Any] = {
 }
 LABELS = {**ALONE, "mixup": 0.4, "cutmix": 1.0}
 MASKS = {**ALONE, "mixup": 0.4, "cutmix": 1.0, "trivial_augment": True, "rand_augment": 0}
+TABLE: dict[str, Any] = {"model": "linear_cnn", "model_args": {}, "image_size": (12, 12), "stored_size": None}
+TABLE |= {"fixed_norms": (), "augment": LABELS}
 RECIPES: dict[str, dict[str, Any]] = {
     "mnist.cnn": {"augment": LABELS, "class_weights": "inverse", "task_args": {"label_smoothing": 0.1}},
     "unet.camvid": {"augment": MASKS, "task_args": {"loss": "sum"}},
+    "folder.tune_labels": {**TABLE, "class_weights": "inverse"},
+    "folder.tune_values": TABLE,
 }
 
 
@@ -42,6 +46,7 @@ def curves(storage: Path) -> dict[str, list[dict[str, Any]]]:
         raw = small_data(name, storage / "raw" / f"augmented-{name}")
         for ranks in (1, 2, 3):
             jobs[f"{name}/{ranks}"] = (job(recipe, raw, storage, f"augmented/{name}/{ranks}"), ranks)
+        jobs[f"{name}/sharded"] = (job(recipe, raw, storage, f"augmented/{name}/sharded", strategy="fsdp2"), 2)
         for attempt, more in ((1, {"stop_after": 5}), (2, {})):  # within the second epoch, or the first
             stopped = job(recipe, raw, storage, f"augmented/{name}/stopped") | {"attempt": attempt, **more}
             jobs[f"{name}/stopped#{attempt}"] = (stopped, 2)
@@ -59,12 +64,12 @@ def test_every_augmentation_is_in_these_runs() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("run", ["2", "3", "sharded"])
 @pytest.mark.parametrize("name", RECIPES)
 def test_several_workers_learn_the_same_from_augmented_and_mixed_pictures(
-    curves: dict[str, list[dict[str, Any]]], name: str, ranks: int
+    curves: dict[str, list[dict[str, Any]]], name: str, run: str
 ) -> None:
-    one, other = (curves[f"{name}/{number}"] for number in (1, ranks))
+    one, other = (curves[f"{name}/{number}"] for number in ("1", run))
     np.testing.assert_allclose(other[-1]["steps"], one[-1]["steps"], rtol=1e-8)
     assert len(lines(one)) == len(lines(other)) == 2
     for key in ("train/loss", "val/loss"):
