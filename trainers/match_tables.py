@@ -83,15 +83,15 @@ class Detections(NamedTuple):
             self.mistaken[which],
         )
 
-    def first(self, most: int) -> Bools:
-        """Which are among so many of the surest of their class in their picture, (D,)."""
+    def places(self) -> Ints:
+        """How many of their class in their picture are surer, (D,)."""
         order = np.lexsort((self.classes, self.pictures))  # stable: of equal keys the surest stays first
         picture, name = self.pictures[order], self.classes[order]
         starts = np.append(True, (picture[1:] != picture[:-1]) | (name[1:] != name[:-1]))[: len(order)]
-        places = np.arange(len(order))
-        kept = np.empty(len(order), bool)
-        kept[order] = places - np.maximum.accumulate(np.where(starts, places, 0)) < most
-        return kept
+        count = np.arange(len(order))
+        places = np.empty(len(order), np.int64)
+        places[order] = count - np.maximum.accumulate(np.where(starts, count, 0))
+        return places
 
     def right(self) -> Bools:
         """(D, areas, IoUs)."""

@@ -48,8 +48,8 @@ def draw(
         truth[:count, box_table.AREA] = rng.choice([100, 1024, 2000.5, 9216, 30000], count)
         if rng.random() < 0.15:
             continue
-        count = int(rng.integers(most_detections + 1))
-        of = rng.integers(most_objects, size=count)
+        of = rng.integers(max(count, 1), size=int(rng.integers(most_detections + 1)))
+        count = len(of)
         found[:count, :4] = truth[of, :4] + rng.integers(-12, 13, (count, 4)) / rng.choice([1, 2, 4], (count, 1))
         found[:count, 2:4] = np.maximum(found[:count, 2:4], found[:count, :2] + 0.25)
         found[:count, 4] = rng.integers(1, rng.choice([4, 1000]), count) / 1024

@@ -273,7 +273,9 @@ def recalls(found: Detections, truths: Ints) -> Floats:
     """The share of the objects that is found by all of these detections, float64 (classes, areas, IoUs); otherwise as
     `precisions`."""
     right = np.zeros((len(truths), len(AREAS), len(IOUS)))
-    np.add.at(right, found.classes, found.right())
+    which, area, threshold = np.nonzero(found.right())
+    cells = np.ravel_multi_index((found.classes[which], area, threshold), right.shape)
+    right += np.bincount(cells, minlength=right.size).reshape(right.shape)
     return divide(right, np.broadcast_to(truths[:, :, None], right.shape), otherwise=np.nan)
 
 
@@ -294,7 +296,8 @@ def scores(matches: Ints, truths: Ints, *, max_detections: int = 100) -> dict[st
         max_detections: of a class in a picture, so many of the surest count for AP and the last AR.
     """
     found = Detections.of(matches)
-    precision = precisions(found.take(found.first(max_detections)), truths)
+    places = found.places()
+    precision = precisions(found.take(places < max_detections), truths)
     occur = truths[:, 0] > 0
     confidence = best_confidence(matches, truths[:, 0])
     there = at_confidence(matches, truths[:, 0], confidence)
@@ -308,7 +311,7 @@ def scores(matches: Ints, truths: Ints, *, max_detections: int = 100) -> dict[st
     }
     for most in sorted({1, 10, max_detections}):
         if most <= max_detections:
-            result[f"ar{most}"] = _mean(recalls(found.take(found.first(most)), truths)[:, 0])
+            result[f"ar{most}"] = _mean(recalls(found.take(places < most), truths)[:, 0])
     for name, values in zip(there._fields, there, strict=True):
         result[name] = _mean(np.where(occur, values, np.nan))
     result["confidence"] = confidence
