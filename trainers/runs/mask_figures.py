@@ -6,6 +6,7 @@ IGNORED. Pillow and matplotlib are imported where used.
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -17,12 +18,13 @@ import numpy.typing as npt
 from trainers.datasets import IGNORED
 from trainers.formatting import abbreviated
 from trainers.runs import lettering
+from trainers.runs.example_sheet import MARGIN, Example, Meanings, add_legend, draw_examples, show
 from trainers.runs.palette import COLOURS
 
 if TYPE_CHECKING:
-    from matplotlib.backends.backend_agg import RendererAgg
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.legend import Legend
+    from matplotlib.patches import Patch
 
 WRONG = (0, 255, 255)
 """The colour of a wrong pixel: far from grey and from the colours of every data set here, for the colour-blind too, as
@@ -108,16 +110,11 @@ def _borders(mask: Image) -> npt.NDArray[np.bool_]:
     return found
 
 
-# Figures: the examples, the legend alone. Lengths are in inches, from the top.
+# Figures: the examples, the legend alone. Lengths are in inches.
 
 _SIDE = 3.0  # the longer side of a picture
-_MARGIN, _GAP, _BETWEEN, _APART = 0.15, 0.08, 0.16, 0.5
-_LINE = 0.28  # a line of text
-_VERDICT = 2.5  # what is said of a picture, right of its name
 _COLUMNS = ("picture", "truth", "prediction", "errors")
-_TALL = 6  # more rows than this stand in two blocks side by side
 _MANY = 40  # of more classes than this the legend has those that occur
-_BEST, _WORST = "#00704F", "#B3001E"
 
 
 def draw_predictions(
@@ -138,54 +135,14 @@ def draw_predictions(
         title: one line or more.
         scores: the IoU of each class over all pictures, 0 to 1, for the legend.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    half = len(rows) if len(rows) <= _TALL else math.ceil(len(rows) / 2)
-    blocks = [rows[start : start + half] for start in range(0, len(rows), half)]
-    big = 1.0 if len(blocks) == 1 else 1.35  # text: on a screen, two blocks are shown smaller
-    line = big * _LINE
-    column = max(1.9, *(_size(row)[0] for row in rows))
-    step = 4 * column + 3 * _GAP + _APART
-    width = len(blocks) * step - _APART + 2 * _MARGIN
-    figure = Figure(figsize=(width, 1))
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    meanings = _meanings(rows, lettering.legible(classes), colours, scores)
-    legend = _add_legend(figure, renderer, *meanings, _note(rows, scores), fontsize=11 * big)
-    below = legend.get_window_extent(renderer).height / figure.dpi + _MARGIN + 0.1
-    lines = title.splitlines()
-    head = _MARGIN + line * (len(lines) + 1) + 0.1
-    height = head + max(sum(_size(row)[1] + line + _BETWEEN for row in block) for block in blocks) + below
-    figure.set_figheight(height)
-    # By its top, so that it lies on no picture whatever its height is in the end: text is measured at another size.
-    legend.set_loc("upper left")
-    legend.set_bbox_to_anchor((_MARGIN / width, (below - 0.1) / height), figure.transFigure)
-
-    def write(x: float, top: float, text: str, room: float, **style: Any) -> None:
-        style["fontsize"] *= big
-        text, families = lettering.written(text)
-        text = _shorten(text, renderer, room * figure.dpi, families, **style)
-        style = {"ha": "left", "va": "center", "parse_math": False, "fontfamily": families, **style}
-        figure.text(x / width, 1 - (top + line / 2) / height, text, **style)
-
-    for number, text in enumerate(lines):
-        write(_MARGIN, _MARGIN + number * line, text, width - 2 * _MARGIN, fontsize=12 if number else 15)
-    for number, block in enumerate(blocks):
-        left, top = _MARGIN + number * step, head
-        for place, text in enumerate(_COLUMNS):
-            middle = left + place * (column + _GAP) + column / 2
-            write(middle, head - line - 0.02, text, column, fontsize=12, ha="center")
-        for row in block:
-            verdict, style = _verdict(row)
-            write(left, top, row["name"], step - _APART - big * _VERDICT, fontsize=11)
-            write(left + step - _APART, top, verdict, big * _VERDICT, fontsize=11, ha="right", **style)
-            top += line
-            wide, tall = _size(row)
-            for place, shown in enumerate(_views(row, colours)):
-                start = left + place * (column + _GAP) + (column - wide) / 2
-                _show(figure, shown, (start / width, 1 - (top + tall) / height, wide / width, tall / height))
-            top += tall + _BETWEEN
-    return figure
+    examples = []
+    for row in rows:
+        views = [functools.partial(_draw_view, shown=shown) for shown in _views(row, colours)]
+        shape = row["image"].shape[:2]
+        examples.append(Example(row["name"], _verdict(row), row.get("kind") or "", shape, views))
+    texts, shades = _meanings(rows, lettering.legible(classes), colours, scores)
+    meanings = Meanings([_patch(shade) for shade in shades], texts, _note(rows, scores))
+    return draw_examples(examples, _COLUMNS, title, meanings, _SIDE)
 
 
 def legend_png(classes: Sequence[str], colours: Sequence[Sequence[int]]) -> bytes:
@@ -208,34 +165,25 @@ def _draw_legend(classes: Sequence[str], colours: Sequence[Sequence[int]]) -> Fi
     digits = len(str(len(classes) - 1))
     texts = [f"{number:\N{FIGURE SPACE}>{digits}}  {abbreviated(name, 40)}" for number, name in enumerate(classes)]
     columns = min(6, math.ceil(len(classes) / 12))
-    legend = _legend(figure, texts, colours[: len(classes)], columns, fontsize=13, labelspacing=0.6)
+    meanings = Meanings([_patch(shade) for shade in colours[: len(classes)]], texts)
+    legend = add_legend(figure, meanings, columns, fontsize=13, labelspacing=0.6)
     box = legend.get_window_extent(renderer)
-    width, height = (2 * _MARGIN + side / figure.dpi for side in (box.width, box.height))
+    width, height = (2 * MARGIN + side / figure.dpi for side in (box.width, box.height))
     figure.set_size_inches(width, height)
-    legend.set_bbox_to_anchor((_MARGIN / width, _MARGIN / height), figure.transFigure)
+    legend.set_bbox_to_anchor((MARGIN / width, MARGIN / height), figure.transFigure)
     return figure
 
 
-def _size(row: Row) -> tuple[float, float]:
-    """Width and height of its pictures in the figure."""
-    height, width = row["image"].shape[:2]
-    scale = _SIDE / max(height, width)
-    return max(0.15, scale * width), max(0.15, scale * height)
-
-
-def _verdict(row: Row) -> tuple[str, dict[str, str]]:
-    """What is said of a row's prediction, and in which style."""
-    score, kind = row.get("score"), row.get("kind") or ""
-    verdict = "" if score is None or math.isnan(score) else f"mean IoU {100 * score:.1f} %"
-    verdict = f"{kind}:  {verdict}" if kind and verdict else kind or verdict
-    shade = {"best": _BEST, "worst": _WORST}.get(kind, "black")
-    return verdict, {"color": shade, "fontweight": "bold" if kind else "normal"}
+def _verdict(row: Row) -> str:
+    """What is said of a row's prediction."""
+    score = row.get("score")
+    return "" if score is None or math.isnan(score) else f"mean IoU {100 * score:.1f} %"
 
 
 def _note(rows: Sequence[Row], scores: Sequence[float | None] | None) -> str | None:
     """What the percentages of the figure are."""
     lines = ["% of a class: its IoU over all validation pictures"] if scores is not None else []
-    if any("IoU" in _verdict(row)[0] for row in rows):
+    if any(_verdict(row) for row in rows):
         lines.append("mean IoU of a picture: of the classes in its truth or prediction")
     return "\n".join(lines) or None
 
@@ -246,17 +194,8 @@ def _views(row: Row, colours: Sequence[Sequence[int]]) -> list[Image]:
     return [_rgb(picture), colour(truth, colours), colour(prediction, colours), wrong]
 
 
-def _show(figure: Figure, shown: Image, box: tuple[float, float, float, float]) -> None:
-    from PIL import Image as Pillow
-
-    if max(shown.shape) > 900:  # drawing takes as long as there are pixels
-        pillow = Pillow.fromarray(np.ascontiguousarray(shown))
-        pillow.thumbnail((900, 900), Pillow.Resampling.BOX)
-        shown = np.asarray(pillow)
-    axes = figure.add_axes(box)
-    axes.imshow(shown, interpolation="nearest" if max(shown.shape) < 300 else "antialiased", aspect="auto")
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set(color="#999999", linewidth=0.5)
+def _draw_view(axes: Axes, _: float, shown: Image) -> None:
+    show(axes, shown)
 
 
 def _meanings(
@@ -283,55 +222,8 @@ def _meanings(
     return texts, shades
 
 
-def _add_legend(
-    figure: Figure,
-    renderer: RendererAgg,
-    texts: Sequence[str],
-    shades: Sequence[Sequence[int]],
-    note: str | None,
-    fontsize: float,
-) -> Legend:
-    """The legend at the foot, in as many columns as fit; `note` is its heading."""
-    room = figure.bbox.width - 2 * _MARGIN * figure.dpi
-    for columns in range(min(12, len(texts)), 0, -1):
-        legend = _legend(figure, texts, shades, columns, fontsize=fontsize, title_fontsize=fontsize, title=note)
-        if columns == 1 or legend.get_window_extent(renderer).width <= room:
-            break
-        legend.remove()
-    return legend
-
-
-def _legend(
-    figure: Figure, texts: Sequence[str], shades: Sequence[Sequence[int]], columns: int, **style: Any
-) -> Legend:
-    """A patch and a text for each; its place is left to the caller."""
+def _patch(shade: Sequence[int]) -> Patch:
     from matplotlib.patches import Patch
 
-    def patch(red: int, green: int, blue: int) -> Patch:
-        return Patch(facecolor=(red / 255, green / 255, blue / 255), edgecolor="#555555", linewidth=0.6)
-
-    style |= {"loc": "lower left", "frameon": False, "borderaxespad": 0, "borderpad": 0}
-    style |= {"handlelength": 1.2, "columnspacing": 1.4, "alignment": "left", "ncols": columns}
-    legend = figure.legend([patch(*shade) for shade in shades], ["x"] * len(shades), **style)
-    for text, said in zip(legend.get_texts(), texts, strict=True):
-        text.set(text=said, parse_math=False)  # not before: a label that begins with "_" would be left out
-    lettering.write(figure)
-    return legend
-
-
-def _shorten(text: str, renderer: RendererAgg, room: float, families: list[str], **style: Any) -> str:
-    """The text, without its middle where it would need more than `room` pixels."""
-    from matplotlib.font_manager import FontProperties
-
-    font = FontProperties(family=families, size=style["fontsize"], weight=style.get("fontweight", "normal"))
-
-    def fits(said: str) -> bool:
-        width, _, _ = renderer.get_text_width_height_descent(said, font, ismath=False)
-        return float(width) <= room
-
-    kept = len(text)
-    said = text
-    while not fits(said) and kept > 2:
-        kept -= 1 + kept // 40
-        said = f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
-    return said
+    red, green, blue = shade
+    return Patch(facecolor=(red / 255, green / 255, blue / 255), edgecolor="#555555", linewidth=0.6)

@@ -1,0 +1,422 @@
+"""Pictures of boxes: examples with right, wrong and missed ones, boxes drawn into a picture, curves. No torch, no Ray.
+
+A table of objects is (M, 8), as data/targets/box_table.py has it; detections are (K, 6): left, top, right, bottom in
+pixels of the picture, score, class; a row of class -1 is padding in either. Pillow and matplotlib are imported where
+used.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from trainers.formatting import abbreviated
+from trainers.runs import lettering
+from trainers.runs.example_sheet import Example, Meanings, draw_examples, show
+from trainers.runs.palette import COLOURS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.text import Text
+    from PIL import ImageDraw
+
+Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.floating[Any]]
+Bools = npt.NDArray[np.bool_]
+Row = Mapping[str, Any]
+"""One example: name (str), image (picture), target (table) and labels (detections); where known, score (its F1, or
+None) and kind ("best", "worst" or "")."""
+
+SIDE = 4.4  # the longer side of a picture, in inches
+OVERLAP = 0.5
+"""Least intersection over union of a right detection and its object."""
+_COLUMNS = ("truth", "predictions")
+_TEXT = 7.5  # points
+_NAME = 16  # characters of a class's name on a picture
+_MANY = 12  # boxes of a picture, from which on what is written of them may be left out where it finds no room
+_CLASS, _KIND, _SCORE, _LABEL = 4, 5, 4, 5  # columns: of tables, of tables, of detections, of detections
+
+
+class _Style(NamedTuple):
+    """How a kind of box is drawn: told apart without its colour too."""
+
+    colour: str
+    rim: str
+    line: Any
+    width: float
+    means: str
+
+
+_TRUE = _Style("#FFFFFF", "#000000", "-", 1.6, "object")
+_RIGHT = _Style("#009E73", "#FFFFFF", "-", 2.2, f"right: overlaps an object of its class by {OVERLAP:g} (IoU) or more")
+_WRONG = _Style("#D55E00", "#FFFFFF", (0, (3.5, 1.6)), 2.0, "wrong: no such object, or found before")
+_MISSED = _Style("#F0E442", "#000000", (0, (0.9, 1.3)), 2.4, "missed: an object that nothing found")
+_IGNORED = _Style(
+    "#BBBBBB", "#000000", (0, (5, 1.5, 1, 1.5)), 1.2, "a crowd or difficult, or found as such: not scored"
+)
+
+
+class Verdicts(NamedTuple):
+    """What has become of the detections and the objects of a picture."""
+
+    right: Bools
+    """Of each detection."""
+    ignored: Bools
+    """Of each detection: of a score too low, or padding, or found where an object is not scored."""
+    missed: Bools
+    """Of each object."""
+
+
+def judge(detections: Floats, table: Floats, confidence: float) -> Verdicts:
+    """As AP matches at an IoU of 0.5: the detection of the highest score first takes the object of its class that it
+    overlaps most; crowds and difficult objects are taken where no other is left, and are neither right nor wrong.
+
+    Args:
+        detections: (K, 6).
+        table: (M, 8).
+        confidence: The least score that counts.
+    """
+    right, ignored = np.zeros(len(detections), bool), np.ones(len(detections), bool)
+    plain = (table[:, _CLASS] >= 0) & (table[:, _KIND] == 0)
+    crowd = table[:, _KIND] == 1
+    found = np.zeros(len(table), bool)
+    overlaps = _overlaps(detections[:, :4], table[:, :4], crowd)
+    for number in np.argsort(-detections[:, _SCORE], kind="stable"):
+        if detections[number, _LABEL] < 0 or detections[number, _SCORE] < confidence:
+            continue
+        fits = (table[:, _CLASS] == detections[number, _LABEL]) & (overlaps[number] >= OVERLAP)
+        free = np.flatnonzero(fits & plain & ~found)
+        if len(free):
+            found[free[np.argmax(overlaps[number, free])]] = right[number] = True
+        ignored[number] = not len(free) and bool((fits & ~plain & (crowd | ~found)).any())
+    return Verdicts(right, ignored, plain & ~found)
+
+
+def _overlaps(boxes: Floats, others: Floats, crowd: Bools) -> Floats:
+    """Intersection over union (K, M); of crowds, over the area of the box."""
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    both = np.prod(np.clip(high - low, 0, None), 2)
+    own, its = (np.prod(np.clip(each[:, 2:] - each[:, :2], 0, None), 1) for each in (boxes, others))
+    either = np.where(crowd, own[:, None], own[:, None] + its - both)
+    return np.divide(both, either, out=np.zeros_like(both), where=either > 0)
+
+
+# Examples
+
+
+def draw_predictions(rows: Sequence[Row], classes: Sequence[str], title: str, confidence: float) -> Figure:
+    """Examples: the objects, and what is right, wrong and missed of them, side by side; below, what the lines mean.
+
+    Args:
+        rows: at least one.
+        classes: the names of the classes.
+        title: one line or more.
+        confidence: the least score of the detections that are shown.
+    """
+    names = lettering.legible(classes)
+    examples, styles = [], [_TRUE, _RIGHT, _WRONG, _MISSED]
+    for row in rows:
+        image, verdicts = row["image"], judge(row["labels"], row["target"], confidence)
+        views = [
+            functools.partial(_draw_truth, image=image, table=row["target"], names=names),
+            functools.partial(_draw_found, image=image, row=row, verdicts=verdicts, names=names, confidence=confidence),
+        ]
+        examples.append(Example(row["name"], _verdict(row), row.get("kind") or "", image.shape[:2], views))
+        if (row["target"][row["target"][:, _CLASS] >= 0][:, _KIND] > 0).any():
+            styles = [_TRUE, _RIGHT, _WRONG, _MISSED, _IGNORED]
+    note = [f"predictions: those of a score of {confidence:.2f} or more, with their scores"]
+    if any(each.verdict for each in examples):
+        note.append("F1 of a picture: 2 right / (2 right + wrong + missed)")
+    meanings = Meanings([_handle(style) for style in styles], [style.means for style in styles], "\n".join(note))
+    return draw_examples(examples, _COLUMNS, title, meanings, SIDE)
+
+
+def _verdict(row: Row) -> str:
+    score = row.get("score")
+    return "" if score is None or math.isnan(score) else f"F1 {100 * score:.1f} %"
+
+
+def _draw_truth(axes: Axes, big: float, image: Pixels, table: Floats, names: Sequence[str]) -> None:
+    show(axes, image)
+    there = table[table[:, _CLASS] >= 0]
+    styles = [_IGNORED if kind else _TRUE for kind in there[:, _KIND]]
+    said = [
+        "" if kind == 1 else _name(names, number) for kind, number in zip(there[:, _KIND], there[:, 4], strict=True)
+    ]
+    _draw_boxes(axes, there[:, :4], styles, said, big)
+
+
+def _draw_found(
+    axes: Axes, big: float, image: Pixels, row: Row, verdicts: Verdicts, names: Sequence[str], confidence: float
+) -> None:
+    show(axes, image)
+    found, table = row["labels"], row["target"]
+    shown = np.flatnonzero((found[:, _LABEL] >= 0) & (found[:, _SCORE] >= confidence))
+    boxes = [*table[verdicts.missed, :4], *found[shown[::-1], :4]]  # the surest ones above
+    styles, said = [_MISSED] * int(verdicts.missed.sum()), [""] * int(verdicts.missed.sum())
+    for number in shown[::-1]:
+        styles.append(_IGNORED if verdicts.ignored[number] else _RIGHT if verdicts.right[number] else _WRONG)
+        said.append(f"{_name(names, found[number, _LABEL])} {found[number, _SCORE]:.2f}")
+    _draw_boxes(axes, np.array(boxes).reshape(-1, 4), styles, said, big)
+
+
+def _name(names: Sequence[str], number: float) -> str:
+    return abbreviated(names[int(number)] if int(number) < len(names) else f"class {int(number)}", _NAME)
+
+
+def _handle(style: _Style) -> Line2D:
+    from matplotlib.lines import Line2D
+    from matplotlib.patheffects import withStroke
+
+    line = Line2D([0, 1], [0, 0], color=style.colour, linestyle=style.line, linewidth=style.width)
+    line.set_path_effects([withStroke(linewidth=style.width + 1.6, foreground=_dark(style.rim))])
+    return line
+
+
+def _dark(rim: str) -> str:
+    """The colour around a line of the legend, where white would not be seen."""
+    return "#DDDDDD" if rim == "#FFFFFF" else rim
+
+
+def _draw_boxes(axes: Axes, boxes: Floats, styles: Sequence[_Style], said: Sequence[str], big: float) -> None:
+    """Boxes, and above or below each what is said of it, where it lies on nothing that was written before."""
+    from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
+
+    for (left, top, right, bottom), style in zip(boxes.tolist(), styles, strict=True):
+        patch = Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=style.colour)
+        patch.set(linestyle=style.line, linewidth=style.width, joinstyle="miter")
+        patch.set_path_effects([withStroke(linewidth=style.width + 1.6, foreground=style.rim)])
+        axes.add_patch(patch)
+    taken: list[tuple[float, float, float, float]] = []
+    for box, style, text in reversed([*zip(boxes.tolist(), styles, said, strict=True)]):  # the surest ones first
+        if text:
+            _write(axes, box, style, text, big, taken, needed=len(boxes) <= _MANY)
+
+
+def _write(
+    axes: Axes,
+    box: Sequence[float],
+    style: _Style,
+    text: str,
+    big: float,
+    taken: list[tuple[float, float, float, float]],
+    needed: bool,
+) -> None:
+    """What is said of a box; unless it is `needed`, not where there is no room."""
+    left, top, right, bottom = box
+    written = _text(axes, text, style, big)
+    inches = axes.get_position().width * axes.figure.get_size_inches()[0]
+    across, down = axes.get_xlim()[1], axes.get_ylim()[0]
+    unit = across / inches  # pixels of the picture an inch
+    wide, high = _extent(written, unit)
+    places = [(left, top - high), (left, bottom), (right - wide, top - high), (right - wide, bottom), (left, top)]
+    places += [(left, bottom - high), (right - wide, bottom - high)]
+    inside = [(min(max(x, 0), max(0, across - wide)), min(max(y, 0), max(0, down - high))) for x, y in places]
+
+    def covered(place: tuple[float, float]) -> float:
+        x, y = place
+        return sum(
+            max(0.0, min(x + wide, b[2]) - max(x, b[0])) * max(0.0, min(y + high, b[3]) - max(y, b[1])) for b in taken
+        )
+
+    best = min(inside, key=covered)
+    if covered(best) > 0.1 * wide * high and not needed:
+        written.remove()
+        return
+    written.set_position((best[0] + 0.5 * wide, best[1] + 0.5 * high))
+    taken.append((best[0], best[1], best[0] + wide, best[1] + high))
+
+
+def _text(axes: Axes, text: str, style: _Style, big: float) -> Text:
+    said, families = lettering.written(text)
+    light = style.colour in (_TRUE.colour, _MISSED.colour, _IGNORED.colour)
+    patch = {"boxstyle": "square,pad=0.12", "facecolor": style.colour, "edgecolor": "none", "alpha": 0.85}
+    how = {"color": "black" if light else "white", "ha": "center", "va": "center", "fontsize": _TEXT * big}
+    return axes.text(0, 0, said, bbox=patch, parse_math=False, fontfamily=families, clip_on=True, **how)
+
+
+def _extent(text: Text, unit: float) -> tuple[float, float]:
+    """Width and height in pixels of a picture, of which an inch has `unit`."""
+    from matplotlib.backends.backend_agg import RendererAgg
+    from matplotlib.font_manager import FontProperties
+
+    size = text.get_fontsize()
+    font = FontProperties(family=text.get_fontfamily(), size=size)
+    width, height, descent = RendererAgg(1, 1, 72).get_text_width_height_descent(text.get_text(), font, ismath=False)
+    pad = 0.3 * size
+    return (width + pad) / 72 * unit, (max(height + descent, size) + pad) / 72 * unit
+
+
+# A picture with its boxes, at its own size
+
+
+def overlay(picture: Pixels, detections: Floats, classes: Sequence[str]) -> Pixels:
+    """The picture with the boxes of detections, each in its class's colour, with name and score.
+
+    Args:
+        picture: uint8 (height, width, 1 or 3).
+        detections: (K, 6), in pixels of the picture.
+        classes: the names of the classes.
+
+    Returns:
+        uint8 (height, width, 3).
+    """
+    from PIL import Image, ImageDraw
+
+    names = lettering.legible(classes)
+    height, width = picture.shape[:2]
+    image = Image.fromarray(np.ascontiguousarray(np.broadcast_to(picture, (height, width, 3))))
+    canvas = ImageDraw.Draw(image)
+    line = max(1, round(max(height, width) / 400))
+    for left, top, right, bottom, score, number in detections[np.argsort(detections[:, _SCORE])].tolist():
+        if number < 0:
+            continue
+        colour = COLOURS[int(number) % len(COLOURS)]
+        box = (left, top, max(left, right - 1), max(top, bottom - 1))
+        canvas.rectangle((box[0] - line, box[1] - line, box[2] + line, box[3] + line), outline=(255, 255, 255))
+        canvas.rectangle(box, outline=colour, width=line)
+        _letter(canvas, box, f"{_name(names, number)} {score:.2f}", colour, (width, height))
+    return np.asarray(image)
+
+
+def _letter(
+    canvas: ImageDraw.ImageDraw,
+    box: tuple[float, float, float, float],
+    text: str,
+    colour: tuple[int, int, int],
+    size: tuple[int, int],
+) -> None:
+    """Name and score above a box, or in it where there is no room above."""
+    font = _font(text, max(9, round(max(size) / 55)))
+    left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
+    wide, high = right - left + 4, bottom - top + 4
+    if wide > size[0] or high > size[1]:
+        return
+    x = min(max(0, box[0]), size[0] - wide)
+    y = box[1] - high if box[1] >= high else min(max(0, box[1]), size[1] - high)
+    canvas.rectangle((x, y, x + wide, y + high), fill=colour)
+    bright = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 140
+    canvas.text((x + 2 - left, y + 2 - top), text, fill=(0, 0, 0) if bright else (255, 255, 255), font=font)
+
+
+@functools.cache
+def _font_file(families: tuple[str, ...]) -> str:
+    from matplotlib.font_manager import FontProperties, findfont
+
+    return findfont(FontProperties(family=families[-1]))
+
+
+def _font(text: str, size: int) -> Any:
+    """The font that has the letters which matplotlib's own lacks, else that one."""
+    from PIL import ImageFont
+
+    return ImageFont.truetype(_font_file(tuple(lettering.written(text)[1])), size)
+
+
+# Curves
+
+
+class Curves(NamedTuple):
+    """What curves are drawn of; NaN where a class does not occur."""
+
+    recalls: Floats
+    """(R,), rising from 0 to 1."""
+    precisions: Floats
+    """(classes, R), at an IoU of 0.5."""
+    confidences: Floats
+    """(F,), rising."""
+    f1: Floats
+    """(classes, F), at an IoU of 0.5."""
+
+
+_LISTED = 12
+"""Classes that have a line and a name of their own; of more, the best and the worst have."""
+_GREY, _BLACK = "#BBBBBB", "#222222"
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+_LINES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)))
+
+
+def draw_curves(curves: Curves, ap50: Sequence[float | None], names: Sequence[str], best: float, title: str) -> Figure:
+    """Precision over recall at an IoU of 0.5, and F1 over confidence: a line a class, and their mean.
+
+    Args:
+        curves: of a split.
+        ap50: of each class; None: it does not occur.
+        names: of the classes.
+        best: the confidence that was chosen, which is marked.
+        title: the first line.
+    """
+    from matplotlib.figure import Figure
+
+    there = [number for number, value in enumerate(ap50) if value is not None]
+    there.sort(key=lambda number: -(ap50[number] or 0.0))
+    figure = Figure(figsize=(12.5, 5.2), layout="constrained")
+    figure.suptitle(title, fontsize=14, parse_math=False)
+    left, right = figure.subplots(1, 2)
+    entries = _lines_of_classes(there, ap50, lettering.legible(names))
+    for axes, across, values in ((left, curves.recalls, curves.precisions), (right, curves.confidences, curves.f1)):
+        for number in there:
+            colour, line, _ = entries.get(number, (_GREY, "-", ""))
+            listed = number in entries
+            axes.plot(across, values[number], color=colour, linestyle=line, linewidth=1.8 if listed else 0.7,
+                      zorder=3 if listed else 2, clip_on=False)  # fmt: skip
+        if len(there) > 1:
+            mean = np.mean(values[there], axis=0)
+            axes.plot(across, mean, color=_BLACK, linewidth=3, zorder=4, clip_on=False)
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+        axes.grid(color="#dddddd")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=11)
+    left.set_title("precision over recall, at an IoU of 0.5", loc="left", fontsize=12)
+    left.set_xlabel("recall", fontsize=12)
+    left.set_ylabel("precision", fontsize=12)
+    right.set_title(f"F1 over confidence; chosen: {best:.2f}", loc="left", fontsize=12)
+    right.set_xlabel("least score of a detection (confidence)", fontsize=12)
+    right.set_ylabel("F1", fontsize=12)
+    right.axvline(best, color=_BLACK, linestyle="--", linewidth=1.4, zorder=5)
+    _add_legend(figure, entries, [value for value in ap50 if value is not None], len(there))
+    return figure
+
+
+def _lines_of_classes(
+    there: Sequence[int], ap50: Sequence[float | None], names: Sequence[str]
+) -> dict[int, tuple[str, Any, str]]:
+    """Colour, line and text of those that are listed, the best ones first."""
+    listed = list(there)
+    if len(there) > _LISTED:
+        listed = [*there[: _LISTED // 2], *there[-_LISTED // 2 :]]
+    found = {}
+    for place, number in enumerate(listed):
+        text = f"{abbreviated(names[number], 20)}  {ap50[number]:.3f}"
+        found[number] = (_COLOURS[place % len(_COLOURS)], _LINES[place // len(_COLOURS) % len(_LINES)], text)
+    return found
+
+
+def _add_legend(
+    figure: Figure, entries: Mapping[int, tuple[str, Any, str]], known: Sequence[float], count: int
+) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], color=colour, linestyle=line, linewidth=2) for colour, line, _ in entries.values()]
+    texts = [text for _, _, text in entries.values()]
+    if count > 1:
+        handles.insert(0, Line2D([], [], color=_BLACK, linewidth=3))
+        texts.insert(0, f"mean of {count} classes  {np.mean(known):.3f}")
+    if count > len(entries):
+        handles.append(Line2D([], [], color=_GREY, linewidth=0.8))
+        texts.append(f"{count - len(entries)} classes in between")
+    if not handles:
+        return
+    legend = figure.legend(handles, ["x"] * len(handles), loc="outside right upper", fontsize=10, frameon=False,
+                           title="AP at an IoU of 0.5", title_fontsize=11, alignment="left")  # fmt: skip
+    for text, said in zip(legend.get_texts(), texts, strict=True):
+        text.set(text=said, parse_math=False)
