@@ -59,7 +59,7 @@ _RIGHT = _Style("#009E73", "#FFFFFF", "-", 2.2, f"right: overlaps an object of i
 _WRONG = _Style("#D55E00", "#FFFFFF", (0, (3.5, 1.6)), 2.0, "wrong: no such object, or found before")
 _MISSED = _Style("#F0E442", "#000000", (0, (0.9, 1.3)), 2.4, "missed: an object that nothing found")
 _IGNORED = _Style(
-    "#BBBBBB", "#000000", (0, (5, 1.5, 1, 1.5)), 1.2, "a crowd or difficult, or found as such: not scored"
+    "#BBBBBB", "#000000", (0, (5, 1.5, 1, 1.5)), 1.2, "not scored: a crowd or difficult, or found as such"
 )
 
 
@@ -94,8 +94,9 @@ def judge(detections: Floats, table: Floats, confidence: float) -> Verdicts:
         fits = (table[:, _CLASS] == detections[number, _LABEL]) & (overlaps[number] >= OVERLAP)
         free = np.flatnonzero(fits & plain & ~found)
         if len(free):
-            found[free[np.argmax(overlaps[number, free])]] = right[number] = True
-        ignored[number] = not len(free) and bool((fits & ~plain & (crowd | ~found)).any())
+            best = len(free) - 1 - np.argmax(overlaps[number, free[::-1]])  # of equal ones the last, as COCO has it
+            found[free[best]] = right[number] = True
+        ignored[number] = not len(free) and bool((fits & ~plain).any())
     return Verdicts(right, ignored, plain & ~found)
 
 
@@ -106,7 +107,8 @@ def _overlaps(boxes: Floats, others: Floats, crowd: Bools) -> Floats:
     both = np.prod(np.clip(high - low, 0, None), 2)
     own, its = (np.prod(np.clip(each[:, 2:] - each[:, :2], 0, None), 1) for each in (boxes, others))
     either = np.where(crowd, own[:, None], own[:, None] + its - both)
-    return np.divide(both, either, out=np.zeros_like(both), where=either > 0)
+    shares: Floats = np.divide(both, either, out=np.zeros_like(both), where=either > 0)
+    return shares
 
 
 # Examples
@@ -191,15 +193,16 @@ def _draw_boxes(axes: Axes, boxes: Floats, styles: Sequence[_Style], said: Seque
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import withStroke
 
+    thin = 1.0 if len(boxes) <= _MANY else 0.65
     for (left, top, right, bottom), style in zip(boxes.tolist(), styles, strict=True):
         patch = Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=style.colour)
-        patch.set(linestyle=style.line, linewidth=style.width, joinstyle="miter")
-        patch.set_path_effects([withStroke(linewidth=style.width + 1.6, foreground=style.rim)])
+        patch.set(linestyle=style.line, linewidth=thin * style.width, joinstyle="miter")
+        patch.set_path_effects([withStroke(linewidth=thin * (style.width + 1.6), foreground=style.rim)])
         axes.add_patch(patch)
     taken: list[tuple[float, float, float, float]] = []
     for box, style, text in reversed([*zip(boxes.tolist(), styles, said, strict=True)]):  # the surest ones first
         if text:
-            _write(axes, box, style, text, big, taken, needed=len(boxes) <= _MANY)
+            _write(axes, box, style, text, big * thin**0.5, taken, needed=len(boxes) <= _MANY)
 
 
 def _write(
@@ -214,10 +217,8 @@ def _write(
     """What is said of a box; unless it is `needed`, not where there is no room."""
     left, top, right, bottom = box
     written = _text(axes, text, style, big)
-    inches = axes.get_position().width * axes.figure.get_size_inches()[0]
     across, down = axes.get_xlim()[1], axes.get_ylim()[0]
-    unit = across / inches  # pixels of the picture an inch
-    wide, high = _extent(written, unit)
+    wide, high = _extent(written, unit=max(across, down) / SIDE)
     places = [(left, top - high), (left, bottom), (right - wide, top - high), (right - wide, bottom), (left, top)]
     places += [(left, bottom - high), (right - wide, bottom - high)]
     inside = [(min(max(x, 0), max(0, across - wide)), min(max(y, 0), max(0, down - high))) for x, y in places]
@@ -239,8 +240,18 @@ def _write(
 def _text(axes: Axes, text: str, style: _Style, big: float) -> Text:
     said, families = lettering.written(text)
     light = style.colour in (_TRUE.colour, _MISSED.colour, _IGNORED.colour)
-    patch = {"boxstyle": "square,pad=0.12", "facecolor": style.colour, "edgecolor": "none", "alpha": 0.85}
-    how = {"color": "black" if light else "white", "ha": "center", "va": "center", "fontsize": _TEXT * big}
+    patch: dict[str, Any] = {
+        "boxstyle": "square,pad=0.12",
+        "facecolor": style.colour,
+        "edgecolor": "none",
+        "alpha": 0.85,
+    }
+    how: dict[str, Any] = {
+        "color": "black" if light else "white",
+        "ha": "center",
+        "va": "center",
+        "fontsize": _TEXT * big,
+    }
     return axes.text(0, 0, said, bbox=patch, parse_math=False, fontfamily=families, clip_on=True, **how)
 
 
@@ -249,7 +260,7 @@ def _extent(text: Text, unit: float) -> tuple[float, float]:
     from matplotlib.backends.backend_agg import RendererAgg
     from matplotlib.font_manager import FontProperties
 
-    size = text.get_fontsize()
+    size = float(text.get_fontsize())
     font = FontProperties(family=text.get_fontfamily(), size=size)
     width, height, descent = RendererAgg(1, 1, 72).get_text_width_height_descent(text.get_text(), font, ismath=False)
     pad = 0.3 * size
