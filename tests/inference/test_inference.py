@@ -25,7 +25,7 @@ from trainers.inference import load, predictions
 from trainers.inference.evaluate import evaluate
 from trainers.inference.export import export
 from trainers.inference.predict import predict
-from trainers.inference.predictions import segment
+from trainers.inference.predictions.pixels import segment
 from trainers.inference.predictor import Predictor
 from trainers.progress import Progress
 from trainers.recipe import Recipe, Scale, resolve

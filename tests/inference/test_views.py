@@ -23,7 +23,7 @@ from trainers.inference import Views, load
 from trainers.inference.evaluate import evaluate
 from trainers.inference.export import export
 from trainers.inference.predict import predict
-from trainers.inference.predictions import segment
+from trainers.inference.predictions.pixels import segment
 from trainers.inference.predictor import Predictor
 from trainers.inference.views import Averaged
 from trainers.recipe import Recipe, Scale

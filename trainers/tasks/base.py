@@ -85,6 +85,29 @@ class CountsLabels(Protocol):
         ...
 
 
+@runtime_checkable
+class BoxTask(Protocol):
+    """A task that finds objects. Detections are (N, K, 6): left, top, right, bottom in pixels of the image, score,
+    class; the surest first, class -1 in rows that only pad."""
+
+    max_detections: int
+    """K of `labels`: the most of a picture."""
+    nms: float
+    """Intersection over union of two boxes of a class above which the less sure one is dropped."""
+
+    def candidates(self, output: Tensor, size: tuple[int, int]) -> Tensor:
+        """Detections before those that say the same are dropped, in static shapes; `size` is that of the images."""
+        ...
+
+    def count(self, labels: Tensor, target: Tensor) -> Counts:
+        """`Task.counts` from detections (N, K, 6) and tables (N, M, 8), in the same pixels."""
+        ...
+
+    def scores(self, counts: Mapping[str, Ints]) -> Scores:
+        """As of `Task`."""
+        ...
+
+
 def precise(output: Tensor) -> Tensor:
     """In fp32 or better."""
     return output if output.dtype == torch.float64 else output.float()

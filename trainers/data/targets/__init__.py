@@ -8,7 +8,7 @@
 
 A data set's `Source` names its kind, and so does a task. Whatever else handles targets (decoding, the shards, batches,
 pre-processing, the traced step) asks the codec, and never which kind it is. A new kind is a class beside these that
-offers what `Target` lists, and a writer of its predictions (inference/predictions.py).
+offers what `Target` lists, and a writer of its predictions (inference/predictions).
 """
 
 from __future__ import annotations
