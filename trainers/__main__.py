@@ -225,8 +225,8 @@ class _EvaluateOptions:
     native: bool = False
     """Score masks at their own size: what the model says is resized to it."""
     sliding: bool = False
-    """Move a window of image_size over pictures of their own size: for pictures larger than memory. Scores as
-    --native does."""
+    """Move a window of image_size over pictures of their own size: for masks of pictures larger than memory, scored as
+    --native does, and for objects that are small in large pictures, which are also seen whole."""
     overlap: float = 0.25
     """Share of a window that the next one covers too."""
     data: str | None = None
@@ -235,6 +235,10 @@ class _EvaluateOptions:
     """Test-time augmentation: the mean output of each picture and its mirror image (flip); of both and both upside down
     (flips); of these four and all of them turned by 90 degrees (rotations, for square pictures). Takes 2, 4 or 8 times
     as long."""
+    max_detections: int | None = None
+    """The most objects of a picture that are scored, the surest ones. None: as in training."""
+    results: str | None = None
+    """File to write the objects to that were found: COCO's results, which pycocotools and FiftyOne read."""
     storage: str | None = None
     """Folder that run folders lie under. None: $TRAINYARD_STORAGE, else ~/trainyard."""
     json: bool = False
@@ -260,6 +264,8 @@ def _evaluate(argv: list[str]) -> int:
             sliding=options.sliding,
             overlap=options.overlap,
             tta=options.tta,
+            max_detections=options.max_detections,
+            results=options.results,
             advance=advance,
             warn=progress.warning,
         )
@@ -295,14 +301,18 @@ def _print_scores(scores: Scores) -> None:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _PredictOptions:
     out: str
-    """Folder that predictions.csv and predictions.png are written to; or masks/ and overlays/, where the model
-    segments. What is done is kept there, and the same command goes on with the rest."""
+    """Folder that predictions.csv and predictions.png are written to; also masks/ and overlays/, where the model
+    segments; detections.json, labels/ and overlays/, where it finds objects. What is done is kept there, and the same
+    command goes on with the rest."""
+    confidence: float | None = None
+    """The least score of an object. None: that at which the run's F1 is best."""
     top_k: int = 1
     """Classes that are named for each picture, the most probable ones: further columns of predictions.csv."""
     workers: int = 0
     """Processes of Ray Data; 0: this process."""
     sliding: bool = False
-    """Move a window of image_size over pictures of their own size, in place of shrinking them."""
+    """Move a window of image_size over pictures of their own size, in place of shrinking them; objects are looked for
+    in the whole picture too."""
     overlap: float = 0.25
     """Share of a window that the next one covers too."""
     tta: Views | None = None
@@ -336,13 +346,14 @@ def _predict(argv: list[str]) -> int:
             overlap=options.overlap,
             top_k=options.top_k,
             tta=options.tta,
+            confidence=options.confidence,
             progress=progress,
         )
     except KeyboardInterrupt:
         progress.message(f"what is done is kept in {options.out}; to go on, repeat the command")
         raise
     if bad:
-        progress.warning(f"{len(bad)} pictures cannot be decoded and have no class: {shortened(bad)}")
+        progress.warning(f"{len(bad)} pictures cannot be decoded and have no prediction: {shortened(bad)}")
     print(path)
     return 1 if len(bad) == json.loads(path.with_name("predictions.json").read_text())["pictures"] else 0
 

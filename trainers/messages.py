@@ -55,6 +55,8 @@ class Facts(TypedDict):
     """Of masks, in training: labelled pixels of the images in which each class occurs."""
     most_objects: NotRequired[int]
     """Of boxes: objects of the training picture that has most."""
+    class_ids: NotRequired[list[int] | None]
+    """Of each class, its number in the files of the data, such as COCO's ids of categories. None: it has none."""
     target_facts: NotRequired[Mapping[str, Sequence[float]]]
     """What else tasks may want to know of the training targets: `Target.facts`."""
 

@@ -82,6 +82,7 @@ class DatasetFacts(TypedDict, total=False):
     listing: str
     rows: dict[str, int]
     classes: list[str]
+    class_ids: list[int] | None
     channels: int
     masks: bool
     target: str

@@ -61,6 +61,7 @@ def summarise(recipe: Recipe, source: Source, done: Sequence[ShardResult], bad: 
         "target": target.name,
         "masks": target.legacy_masks,
         "colours": None if source.colours is None else [list(colour) for colour in source.colours],
+        "class_ids": None if source.class_ids is None else list(source.class_ids),
         "size": list(recipe.storage_size),
         "rows": {split: sum(result["rows"] for result in some) for split, some in parts.items()},
         "class_counts": counts,

@@ -75,7 +75,7 @@ def cache_key(recipe: Recipe, source: Source) -> str:
     digest = hashlib.sha256()
     data_set = identify("datasets", recipe.dataset)
     of_recipe = [data_set, recipe.dataset_args, recipe.storage_size, recipe.resize, recipe.on_bad_image]
-    wanted = [*of_recipe, source.classes, source.colours, FORMAT]
+    wanted = [*of_recipe, source.classes, source.colours, *filter(None, [source.class_ids]), FORMAT]
     digest.update(json.dumps(wanted, sort_keys=True, default=list).encode())
     seen: dict[str, str] = {}
     for split, items in source.splits.items():

@@ -105,6 +105,8 @@ class Source:
     """RGB of each class in pictures of masks and boxes. None: chosen for you."""
     warnings: Sequence[str] = ()
     """What a person should know of this choice of pictures."""
+    class_ids: Sequence[int] | None = None
+    """Of each class, its number in the files of the data, such as COCO's ids of categories; None: they have none."""
     numbers: Sequence[int] | None = None
     """Of each class as `read` numbers it, its number in `classes`; None: the same. Of data that a run is scored on."""
     data: str | None = None

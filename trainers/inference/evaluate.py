@@ -11,21 +11,22 @@ from typing import cast
 from trainers.checks import list_known, list_source
 from trainers.data import contract, shard_transfer, targets
 from trainers.data.batches import Cached
-from trainers.data.decoded import Decoded
+from trainers.data.decoded import Decoded, names_of
 from trainers.data.meta import keep_numbers
 from trainers.data.prepare import prepare
 from trainers.data.source import LEARNED, cache_folder, cache_key, published, scan_files
-from trainers.datasets import ALL, Source
+from trainers.datasets import ALL, Item, Source
 from trainers.formatting import check_is_path, composed, shortened
 from trainers.inference import Views, predictions
 from trainers.inference.load import open_run, restore
-from trainers.inference.predictor import Predictor, check_overlap
+from trainers.inference.predictions import Predictions
+from trainers.inference.predictor import Predictor, check_overlap, limited
 from trainers.inference.views import check_views
 from trainers.messages import Meta
 from trainers.progress import Advance
 from trainers.recipe import Recipe, Scale
 from trainers.run_facts import DatasetFacts, RunFacts, Scores
-from trainers.storage.store import Store, default_storage
+from trainers.storage.store import Store, absolute, default_storage
 from trainers.training.evaluate import evaluate_split
 from trainers.training.step import Run
 
@@ -43,6 +44,8 @@ def evaluate(
     sliding: bool = False,
     overlap: float = 0.25,
     tta: Views | None = None,
+    max_detections: int | None = None,
+    results: str | None = None,
     advance: Advance = lambda n: None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Scores:
@@ -57,6 +60,8 @@ def evaluate(
         sliding: whether pictures too keep their own size and a window of image_size is moved over them.
         overlap: share of a window that its neighbours cover too.
         tta: "flip", "flips" or "rotations": outputs are means over such views of each picture.
+        max_detections: the most objects of a picture that are scored, by default as in training.
+        results: a file for what was found, as COCO's results.
         advance: gets the number of pictures done.
         warn: gets what a person should know of the choice of pictures.
 
@@ -69,23 +74,25 @@ def evaluate(
     """
     check_is_path("data", data)
     folder, found = open_run(run, storage)
-    recipe, scale = Recipe.from_json(found["recipe"]), Scale.from_json(found["scale"])
+    recipe, scale = limited(Recipe.from_json(found["recipe"]), max_detections), Scale.from_json(found["scale"])
     check_overlap(overlap)
     check_views(tta, recipe)
-    source, split = _find(recipe, found, data, split, warn)
     kind = predictions.of_meta(found["dataset"])
-    if (native or sliding) and not kind.own_size:
-        raise ValueError(
-            f"the run {run} classifies whole pictures: --native and --sliding are for masks; leave them out"
-        )
+    _refuse_options(run, kind, native=native, sliding=sliding, results=results)
+    file = None if results is None else absolute(results)
+    source, split = _find(recipe, found, data, split, warn)
     marked = {"split": split} if tta is None else {"split": split, "tta": tta}
     if native or sliding:
-        predictor = Predictor(folder, sliding, overlap, tta=tta)
-        return {**marked, **kind.evaluate(predictor, source, split, advance)}
+        predictor = Predictor(folder, sliding, overlap, tta=tta, max_detections=max_detections)
+        return {**marked, **kind.evaluate(predictor, source, split, advance, file)}
     opened = _open(recipe, source, split, found["dataset"], Store(storage or scale.storage or default_storage()))
     state, world = restore(recipe, opened.meta, folder, tta=tta)
     run_ = Run(recipe=recipe, state=state, data=opened, world=world, model=state.model)
+    if file is not None:
+        run_.task = kind.recording(run_.task, recipe.image_size)
     loss, counts, ms_per_image = evaluate_split(run_, split)
+    if file is not None:
+        kind.write_results(file, counts, _items(source, split, opened), recipe, found["dataset"])
     for name in {"confusion", "labels", "truths"} & counts.keys():
         targets.kind(source.target).check_counts([int(counts[name].sum())], split, recipe.dataset)
     rows = int(opened.meta["rows"][split])
@@ -94,6 +101,27 @@ def evaluate(
         warn(warning)
     about = {**marked, "rows": rows, "classes": opened.meta["classes"], "loss": loss}
     return {**about, "ms_per_image": ms_per_image, **run_.task.scores(counts)}
+
+
+def _refuse_options(run: str, kind: Predictions, *, native: bool, sliding: bool, results: str | None) -> None:
+    """Raises ValueError for what does not go with the run's kind of predictions."""
+    if native and not kind.native:
+        raise ValueError(f"the run {run} {kind.holds}: --native is for masks; leave it out")
+    if sliding and not kind.own_size:
+        raise ValueError(
+            f"the run {run} {kind.holds}: --sliding is for runs that segment or find objects; leave it out"
+        )
+    if results is not None and not kind.results:
+        raise ValueError(f"the run {run} {kind.holds}: --results is for runs that find objects; leave it out")
+    if results is not None and not os.path.isdir(os.path.dirname(absolute(results))):
+        raise ValueError(f"--results {results} cannot be written: its folder is not there; create it")
+
+
+def _items(source: Source, split: str, opened: Cached | Decoded) -> list[Item]:
+    """The item of each row."""
+    names = [name for item in source.splits[split] for name in names_of(item)]
+    owners = dict(zip(names, (item for item in source.splits[split] for _ in item.targets), strict=True))
+    return [owners[name] for name in opened.meta["names"][split]]
 
 
 def _find(

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import torch
 
-from trainers.data import targets
 from trainers.decode import reading
 from trainers.formatting import check_is_path
-from trainers.inference import Views
+from trainers.inference import Views, predictions
 from trainers.inference.load import open_run, restore
 from trainers.recipe import Recipe
 from trainers.run_facts import DatasetFacts, Json, RunFacts
 from trainers.storage.store import Store, absolute, explain
+from trainers.training import build
 from trainers.training.distributed import World
 
 OTHER_FORMATS = (".onnx", ".engine", ".tflite", ".mlmodel", ".mlpackage", ".safetensors")
@@ -49,7 +49,8 @@ def export(run: str, out: str, *, storage: str | None = None, tta: Views | None 
     folder, found = open_run(run, storage)
     recipe, meta = Recipe.from_json(found["recipe"]), found["dataset"]
     state, world = restore(recipe, meta, folder, torch.device("cpu"), tta)
-    model = state.model.eval()
+    kind, task = predictions.of_meta(meta), build.make_task(recipe, meta)
+    model = kind.program(state.model, task).eval()
     images = torch.rand(3, meta["channels"], *recipe.image_size, dtype=world.dtype)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch's own, about itself
@@ -58,6 +59,7 @@ def export(run: str, out: str, *, storage: str | None = None, tta: Views | None 
             program = torch.export.export(model, (images[:2],), dynamic_shapes=shapes)
         except Exception as error:  # whatever a model of the user's own makes torch raise
             raise ValueError(f"the model {recipe.model} cannot be exported: {str(error).splitlines()[0]}") from None
+        facts = _input_of(recipe, found, world, kind.output(meta, task))
         part, content = target.with_name(f".{target.name}.part.pt2"), io.BytesIO()
         torch.export.save(program, content)  # not to a file: where the disk is full torch ends the process
         try:
@@ -65,7 +67,7 @@ def export(run: str, out: str, *, storage: str | None = None, tta: Views | None 
             again = torch.export.load(part).module()
             for some in (images, images[:1]):
                 torch.testing.assert_close(again(some), model(some), rtol=1e-4, atol=1e-4)
-            Store(target.parent).write_json(f"{target.name}.json", {**_input_of(recipe, found, world), "tta": tta})
+            Store(target.parent).write_json(f"{target.name}.json", {**facts, "tta": tta})
             part.replace(target)
         except AssertionError as error:
             raise ValueError(f"the exported program of {run} differs from the model: {error}") from None
@@ -77,14 +79,14 @@ def export(run: str, out: str, *, storage: str | None = None, tta: Views | None 
     return target
 
 
-def _input_of(recipe: Recipe, run: RunFacts, world: World) -> Json:
+def _input_of(recipe: Recipe, run: RunFacts, world: World, output: Json) -> Json:
     """What one must know to use an exported program."""
     meta = run["dataset"]
     return {
         "run": run["name"],
         "task": recipe.task,
         "classes": meta["classes"],
-        **_output_of(meta),
+        **output,
         "colours": meta.get("colours"),
         "input": f"{str(world.dtype).removeprefix('torch.')} (batch, channels, height, width)",
         "values": "(pixel / 255 - mean) / std",
@@ -98,12 +100,6 @@ def _input_of(recipe: Recipe, run: RunFacts, world: World) -> Json:
         "preprocessing": [*_decoding(recipe, meta["channels"]), *_sizing(recipe), *_numbers(meta)],
         "versions": run["versions"],
     }
-
-
-def _output_of(meta: DatasetFacts) -> Json:
-    """What the program's output means, where the kind of target says it, and what it takes to use it."""
-    means = targets.of_meta(meta).output
-    return {"output": means, "target_facts": meta.get("target_facts", {})} if means else {}
 
 
 # ---- from a file to the program's input, step by step, for whoever writes that anew ----

@@ -7,7 +7,7 @@ import torch
 from trainers import own_code
 from trainers.formatting import locate_error, nearest
 from trainers.inference import Views
-from trainers.inference.views import Averaged, check_views
+from trainers.inference.views import Averaged, Orders, check_views, points_of
 from trainers.messages import Facts
 from trainers.recipe import Recipe
 from trainers.run_facts import DatasetFacts, RunFacts
@@ -76,5 +76,7 @@ def restore(
         ) from None
     state.ema = None
     if tta is not None:
-        state.model = Averaged(state.model, tta)
+        points = points_of(recipe)
+        orders = None if points is None else Orders(points, recipe, tta).to(world.device)
+        state.model = Averaged(state.model, tta, orders)
     return state, world

@@ -16,7 +16,7 @@ from trainers.run_facts import Json
 from trainers.storage.store import Store
 
 FACTS, TABLE = "predictions.json", "predictions.csv"
-FOLDERS = ("masks", "colours", "overlays")
+FOLDERS = ("masks", "colours", "overlays", "labels")
 FILES = ("legend.png", "predictions.png")
 """What `predict` writes into a folder, besides the table."""
 
@@ -96,28 +96,28 @@ def is_facts(value: object) -> TypeGuard[Json]:
     return isinstance(value, dict) and {"run", "folder", "start_id"} <= value.keys()
 
 
-def check_output(out: Path, found: Found, *, masks: bool) -> None:
-    """Refuse to write over files of the user's own, or masks among pictures that are predicted.
+def check_output(out: Path, found: Found, *, drawn: str, folders: Sequence[str]) -> None:
+    """Refuse to write over files of the user's own, or pictures among those that are predicted.
 
     Args:
         out: The folder to write into.
         found: The pictures.
-        masks: Whether masks are written, not classes.
+        drawn: The file that is drawn.
+        folders: Those that files of each picture are written to.
 
     Raises:
         ValueError: The folder, or one in it that would be written, holds other files.
     """
     if is_output(out) or (out / FACTS).exists():  # what is in that is checked when it is read
         return
-    drawn = FILES[0] if masks else FILES[1]
     foreign = [drawn] if (out / drawn).exists() else [TABLE] if not _is_table(out / TABLE) else []
     if foreign:
         raise ValueError(
             f"--out {out} holds a file {foreign[0]} that predict did not write; give --out a folder of its own"
         )
-    if not masks or os.path.realpath(out) not in found.folders:
+    if os.path.realpath(out) not in found.folders:
         return
-    for name in FOLDERS:
+    for name in folders:
         if (out / name).is_dir() and any((out / name).iterdir()):
             raise ValueError(
                 f"--out {out} is among the pictures, and its folder {name}/ holds files that predict did not write; "

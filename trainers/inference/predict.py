@@ -18,7 +18,7 @@ from trainers.formatting import printable
 from trainers.inference import Views, predictions
 from trainers.inference.load import open_run
 from trainers.inference.pictures import check_output, find_pictures
-from trainers.inference.predictions import Named
+from trainers.inference.predictions import Named, Predictions
 from trainers.inference.predictor import Predictor, check_overlap
 from trainers.inference.table import Table, open_table, stamp
 from trainers.inference.views import check_views
@@ -54,6 +54,7 @@ def predict(
     overlap: float = 0.25,
     top_k: int = 1,
     tta: Views | None = None,
+    confidence: float | None = None,
     advance: Advance = lambda n: None,
     progress: Progress | None = None,
 ) -> tuple[Path, list[str]]:
@@ -63,7 +64,10 @@ def predict(
     probability of each class, where the task says so), and `out`/predictions.png some of the pictures with their
     classes. Where the run segments, it holds path, mask and the share of each class in the picture; then there are
     also, at the picture's own size, `out`/masks/*.png (class numbers), colours/*.png and overlays/*.png, and what the
-    numbers and colours mean, `out`/legend.png. `out`/predictions.json says which run and weights they are of.
+    numbers and colours mean, `out`/legend.png. Where it finds objects, it holds a line for each: path, class, score,
+    left, top, right, bottom in the picture's own pixels (a picture without any has a line with its path alone); then
+    there are `out`/detections.json (COCO's results), labels/*.txt (YOLO's, with scores) and overlays/*.png.
+    `out`/predictions.json says which run and weights they are of.
 
     However it ends, the rows that are done lie in `out`, and the same call goes on with the rest.
 
@@ -75,6 +79,7 @@ def predict(
         storage: where run folders lie, by default the usual place.
         sliding, overlap, tta: see `evaluate`.
         top_k: how many classes are named for each picture, the most probable ones.
+        confidence: the least score of an object, by default the one at which the run's F1 is best.
         advance: gets the number of pictures done.
         progress: where messages and a bar go; None: there are none.
 
@@ -90,15 +95,19 @@ def predict(
     check_views(tta, recipe)
     kind = predictions.of_meta(meta)
     if sliding and not kind.own_size:
-        raise ValueError(f"the run {run} classifies whole pictures: --sliding is for masks; leave it out")
+        raise ValueError(
+            f"the run {run} {kind.holds}: --sliding is for runs that segment or find objects; leave it out"
+        )
+    confidence = kind.confidence(found, confidence)
     header = kind.header(meta, build.make_task(recipe, meta), top_k)
     say, warn = (progress.message, progress.warning) if progress else (lambda text: None,) * 2
     target = absolute(out)
-    pictures = _list(paths, target, kind.own_size, say, warn)
-    origin, chosen = _origin(folder, found), _Chosen(sliding=sliding, overlap=overlap, top_k=top_k, tta=tta)
+    pictures = _list(paths, target, kind, say, warn)
+    chosen = _Chosen(sliding=sliding, overlap=overlap, top_k=top_k, tta=tta, confidence=confidence)
+    origin = _origin(folder, found)
     facts = {**origin, **chosen}
     options: _Options = {"folder": folder.address, "weights": json.dumps(origin), "out": str(target), **chosen}
-    with open_table(target, header, facts) as table:
+    with open_table(target, kind.kept(header), facts) as table:
         left = [each for each in pictures if not table.has(each.name, each.path, kind.file_of(each.stem))]
         if len(left) < len(pictures):
             say(f"{len(pictures) - len(left):,} of {len(pictures):,} pictures were predicted before")
@@ -113,16 +122,17 @@ def predict(
         bad = [row[0] for row in rows if not row[1]]
         done = [(picture.path, row) for picture, row in zip(pictures, rows, strict=True) if row[1]]
         kind.finish(recipe, meta, Store(target), done, found["name"])
-        return table.finish(names, {**facts, "pictures": len(rows), "undecoded": len(bad)}), bad
+        lines = [line for row in rows for line in kind.lines(row)]
+        return table.finish([header, *lines], {**facts, "pictures": len(rows), "undecoded": len(bad)}), bad
 
 
 Say = Callable[[str], None]
 
 
-def _list(paths: Sequence[str], out: Path, masks: bool, say: Say, warn: Say) -> list[_Picture]:
-    """The pictures to predict; `masks`: whether those are what is written to `out`."""
+def _list(paths: Sequence[str], out: Path, kind: Predictions, say: Say, warn: Say) -> list[_Picture]:
+    """The pictures to predict; `kind`: of what is written to `out`."""
     listed = find_pictures(paths)
-    check_output(out, listed, masks=masks)
+    check_output(out, listed, drawn=kind.drawn, folders=kind.folders)
     if listed.own:
         say(f"predictions of earlier commands are passed over: {', '.join(map(printable, listed.own))}")
     if unread := left_out(listed.others):
@@ -155,10 +165,12 @@ def _fill(
 
 
 @functools.lru_cache(1)
-def _predictor(address: str, weights: str, sliding: bool, overlap: float, top_k: int, tta: Views | None) -> Predictor:
+def _predictor(
+    address: str, weights: str, sliding: bool, overlap: float, top_k: int, tta: Views | None, confidence: float | None
+) -> Predictor:
     """That of the last call; `weights` says which they are: a run may have gone on since."""
     assert weights
-    return Predictor(Store(address), sliding, overlap, top_k, tta)
+    return Predictor(Store(address), sliding, overlap, top_k, tta, confidence)
 
 
 class _Chosen(TypedDict):
@@ -168,6 +180,8 @@ class _Chosen(TypedDict):
     overlap: float
     top_k: int
     tta: Views | None
+    confidence: float | None
+    """The least score of an object; None: there are none."""
 
 
 class _Options(_Chosen):
@@ -200,7 +214,7 @@ def _task(batch: Sequence[_Picture], options: _Options, absolute: bool) -> _Task
 
 def _predict_task(task: _Task) -> _Done:
     """One batch; a worker process keeps its model for the next."""
-    chosen = (task["sliding"], task["overlap"], task["top_k"], task["tta"])
+    chosen = (task["sliding"], task["overlap"], task["top_k"], task["tta"], task["confidence"])
     predictor = _predictor(task["folder"], task["weights"], *chosen)
     files: list[Named] = [(path, name) for path, name in json.loads(task["files"])]
     with notices.collected() as noticed:

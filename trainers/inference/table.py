@@ -65,10 +65,10 @@ class Table:
         """Those of these pictures, in their order."""
         return [self._rows[name][: len(self.header)] for name in names]
 
-    def finish(self, names: Sequence[str], facts: Json) -> Path:
-        """Write the table whole, in the order of `names`, and the facts; returns its path."""
+    def finish(self, lines: Sequence[Row], facts: Json) -> Path:
+        """Write predictions.csv, whole, and the facts; returns its path."""
         text, store = io.StringIO(), Store(self.out)
-        csv.writer(text, lineterminator="\n").writerows([self.header, *self.rows(names)])
+        csv.writer(text, lineterminator="\n").writerows(lines)
         store.write(TABLE, text.getvalue().encode())
         store.write_json(FACTS, {**facts, "finished": True})
         (self.out / PART).unlink()

@@ -3,7 +3,7 @@
 Averaged are outputs, which are logits but where a task learns values: so the mean is an output again, of which every
 task, one's own too, makes its classes, probabilities, losses and scores, and a sliding window its seams, as of the
 model's own. A mean of probabilities would need to know how each task makes them of logits. Of classes, the mean of
-logits is the geometric mean of the probabilities.
+logits is the geometric mean of the probabilities. Of boxes, distances from points to their sides are averaged too.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from torch import Tensor, nn
 from trainers.formatting import nearest
 from trainers.inference import Views
 from trainers.recipe import Recipe
+from trainers.registry import load
 from trainers.tasks.base import precise
 
+SIDES_OF_MIRROR, SIDES_OF_TURN = [2, 1, 0, 3], [3, 0, 1, 2]
+"""Which of left, top, right, bottom of a view are those of the picture: of its mirror image; turned by 90 degrees."""
 _TURNS = {"flip": (0,), "flips": (0, 2), "rotations": (0, 1, 2, 3)}
 """By how many times 90 degrees; each with and without a mirror."""
 
@@ -34,31 +37,106 @@ def check_views(views: Views | None, recipe: Recipe) -> None:
             f"tta={views} turns pictures by 90 degrees, and those of this run are {height}x{width}, not square; give "
             "flips"
         )
+    if (points := points_of(recipe)) is not None:
+        Orders(points, recipe, views)
+
+
+def points_of(recipe: Recipe) -> Tensor | None:
+    """The points (P, 3) that a model predicts boxes from: x, y in pixels, stride; None: it has none."""
+    give = getattr(load("models", recipe.model), "points", None)
+    return None if give is None else give(recipe.image_size, **recipe.model_args)
+
+
+class Orders(nn.Module):
+    """Brings the outputs of points in views of a picture back to the picture: (N, P, 4 or more), of which the first
+    four are distances to the left, top, right and bottom side."""
+
+    orders: Tensor
+
+    def __init__(self, points: Tensor, recipe: Recipe, views: Views) -> None:
+        """
+        Args:
+            points: (P, 3), of the picture: x, y in pixels, stride.
+            recipe: says how large pictures are.
+            views: of a picture, in their order.
+
+        Raises:
+            ValueError: a view of the points is another set of points.
+        """
+        super().__init__()
+        height, width = recipe.image_size
+        places = {_place(*point): number for number, point in enumerate(points.tolist())}
+        found = []
+        for turns, mirror in _views(views):
+            moved = [_move(point, turns, mirror, height, width) for point in points.tolist()]
+            if not all(_place(*point) in places for point in moved):
+                raise ValueError(
+                    f"tta={views} needs points that lie the same way in every view, and those of the model "
+                    f"{recipe.model} at {height}x{width} do not; leave it out, or take an image_size that all its "
+                    "strides divide"
+                )
+            found.append([places[_place(*point)] for point in moved])
+        self.register_buffer("orders", torch.tensor(found), persistent=False)
+
+    def forward(self, output: Tensor, view: int, turns: int, mirror: bool) -> Tensor:
+        """The output of a view, of this number, as of the picture itself."""
+        sides = list(range(4))
+        for _ in range(turns):
+            sides = [sides[side] for side in SIDES_OF_TURN]
+        if mirror:
+            sides = [sides[side] for side in SIDES_OF_MIRROR]
+        return output[:, self.orders[view]][..., [*sides, *range(4, output.shape[2])]]
+
+
+def _place(x: float, y: float, stride: float) -> tuple[int, int, int]:
+    """Of a point, to 1/64 of a pixel."""
+    return round(64 * x), round(64 * y), round(64 * stride)
+
+
+def _move(point: list[float], turns: int, mirror: bool, height: int, width: int) -> tuple[float, float, float]:
+    """Where a point of a picture lies in a view of it."""
+    x, y, stride = point
+    x = width - x if mirror else x
+    for _ in range(turns):  # counter-clockwise
+        x, y, height, width = y, width - x, width, height
+    return x, y, stride
+
+
+def _views(views: Views) -> list[tuple[int, bool]]:
+    """By how many times 90 degrees each is turned, and whether it is mirrored first."""
+    return [(turns, mirror) for turns in _TURNS[views] for mirror in (False, True)]
 
 
 class Averaged(nn.Module):
     """A model whose output is the mean of its outputs of several views of the pictures."""
 
-    def __init__(self, model: nn.Module, views: Views) -> None:
+    def __init__(self, model: nn.Module, views: Views, orders: Orders | None = None) -> None:
+        """
+        Args:
+            model: gives logits, of whole pictures or over them; or of points.
+            views: whose outputs are averaged.
+            orders: of a model that predicts boxes from points.
+        """
         super().__init__()
         self.model = model
-        self.turns = _TURNS[views]
+        self.views = _views(views)
+        self.orders = orders
 
     def forward(self, images: Tensor) -> Tensor:
         """Of images (N, channels, height, width), the mean output in fp32 or better; one with height and width is
         turned back first."""
         total: Tensor | None = None
-        for turns in self.turns:
-            for mirror in (False, True):
-                output = self.model(_view(images, turns, mirror))
-                if not isinstance(output, Tensor):
-                    raise ValueError(
-                        f"tta averages tensors, and the model gives a {type(output).__name__}; leave it out"
-                    )
-                output = precise(_back(output, turns, mirror) if output.ndim == images.ndim else output)
-                total = output if total is None else total + output
+        for number, (turns, mirror) in enumerate(self.views):
+            output = self.model(_view(images, turns, mirror))
+            if not isinstance(output, Tensor):
+                raise ValueError(f"tta averages tensors, and the model gives a {type(output).__name__}; leave it out")
+            if self.orders is not None:
+                output = self.orders(output, number, turns, mirror)
+            elif output.ndim == images.ndim:
+                output = _back(output, turns, mirror)
+            total = precise(output) if total is None else total + precise(output)
         assert total is not None
-        return total / (2 * len(self.turns))
+        return total / len(self.views)
 
 
 def _view(images: Tensor, turns: int, mirror: bool) -> Tensor:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from trainers.box_table import CLASS, CROWD, KIND, are_objects, are_plain
 from trainers.formatting import abbreviated
 from trainers.runs import lettering
 from trainers.runs.example_sheet import Example, Meanings, draw_examples, show
@@ -41,7 +42,7 @@ _COLUMNS = ("truth", "predictions")
 _TEXT = 7.5  # points
 _NAME = 16  # characters of a class's name on a picture
 _MANY = 12  # boxes of a picture, from which on what is written of them may be left out where it finds no room
-_CLASS, _KIND, _SCORE, _LABEL = 4, 5, 4, 5  # columns: of tables, of tables, of detections, of detections
+_SCORE, _LABEL = 4, 5  # columns of detections
 
 
 class _Style(NamedTuple):
@@ -84,14 +85,14 @@ def judge(detections: Floats, table: Floats, confidence: float) -> Verdicts:
         confidence: The least score that counts.
     """
     right, ignored = np.zeros(len(detections), bool), np.ones(len(detections), bool)
-    plain = (table[:, _CLASS] >= 0) & (table[:, _KIND] == 0)
-    crowd = table[:, _KIND] == 1
+    plain = are_plain(table)
+    crowd = table[:, KIND] == CROWD
     found = np.zeros(len(table), bool)
     overlaps = _overlaps(detections[:, :4], table[:, :4], crowd)
     for number in np.argsort(-detections[:, _SCORE], kind="stable"):
         if detections[number, _LABEL] < 0 or detections[number, _SCORE] < confidence:
             continue
-        fits = (table[:, _CLASS] == detections[number, _LABEL]) & (overlaps[number] >= OVERLAP)
+        fits = (table[:, CLASS] == detections[number, _LABEL]) & (overlaps[number] >= OVERLAP)
         free = np.flatnonzero(fits & plain & ~found)
         if len(free):
             best = len(free) - 1 - np.argmax(overlaps[number, free[::-1]])  # of equal ones the last, as COCO has it
@@ -132,8 +133,8 @@ def draw_predictions(rows: Sequence[Row], classes: Sequence[str], title: str, co
             functools.partial(_draw_found, image=image, row=row, verdicts=verdicts, names=names, confidence=confidence),
         ]
         examples.append(Example(row["name"], _verdict(row), row.get("kind") or "", image.shape[:2], views))
-        if (row["target"][row["target"][:, _CLASS] >= 0][:, _KIND] > 0).any():
-            styles = [_TRUE, _RIGHT, _WRONG, _MISSED, _IGNORED]
+        if (are_objects(row["target"]) & ~are_plain(row["target"])).any():
+            styles = [*styles[:4], _IGNORED]
     note = [f"predictions: those of a score of {confidence:.2f} or more, with their scores"]
     if any(each.verdict for each in examples):
         note.append("F1 of a picture: 2 right / (2 right + wrong + missed)")
@@ -148,11 +149,9 @@ def _verdict(row: Row) -> str:
 
 def _draw_truth(axes: Axes, big: float, image: Pixels, table: Floats, names: Sequence[str]) -> None:
     show(axes, image)
-    there = table[table[:, _CLASS] >= 0]
-    styles = [_IGNORED if kind else _TRUE for kind in there[:, _KIND]]
-    said = [
-        "" if kind == 1 else _name(names, number) for kind, number in zip(there[:, _KIND], there[:, 4], strict=True)
-    ]
+    there = table[are_objects(table)]
+    styles = [_IGNORED if kind else _TRUE for kind in there[:, KIND]]
+    said = ["" if kind == 1 else _name(names, number) for kind, number in zip(there[:, KIND], there[:, 4], strict=True)]
     _draw_boxes(axes, there[:, :4], styles, said, big)
 
 

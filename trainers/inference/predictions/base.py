@@ -159,12 +159,12 @@ class Predictions(Protocol):
 class Shared:
     """What most kinds do alike: a picture has a line in predictions.csv, and the program is the model."""
 
-    own_size = False
-    native = False
-    results = False
-    holds = "classifies whole pictures"
+    own_size: bool = False
+    native: bool = False
+    results: bool = False
+    holds: str = "classifies whole pictures"
     folders: Sequence[str] = ()
-    drawn = "predictions.png"
+    drawn: str = "predictions.png"
 
     def kept(self, header: list[str]) -> list[str]:
         return header

@@ -34,6 +34,8 @@ from trainers.tasks.base import BoxTask, Counts, Ints, Task
 
 WINDOWS = 16
 """Windows at once."""
+SHOWN = 480
+"""Longest side, in pixels, of a picture in predictions.png."""
 COLUMNS = ("class", "score", "left", "top", "right", "bottom")
 
 
@@ -43,7 +45,7 @@ class Objects(Shared):
     own_size = True
     results = True
     holds = "finds objects"
-    folders = ("labels", "overlays")
+    folders: Sequence[str] = ("labels", "overlays")
 
     def file_of(self, name: str) -> str | None:
         return f"labels/{name}.txt"
@@ -65,7 +67,7 @@ class Objects(Shared):
     def confidence(self, run: RunFacts, given: float | None) -> float:
         found = (run.get("final") or {}).get("confidence") if given is None else given
         if found is None:
-            raise ValueError(f"the run {run['name']} has not chosen a confidence, as it has not ended; give --confidence")
+            raise ValueError(f"the run {run['name']} has no best confidence, as it has not ended; give --confidence")
         if not 0 <= found <= 1:
             raise ValueError(f"confidence={found} is not allowed; give 0 to 1")
         return float(found)
@@ -86,8 +88,7 @@ class Objects(Shared):
             found = found[found[:, 4] >= (predictor.confidence or 0.0)]
             store.write(f"labels/{name}.txt", _yolo(found, picture.shape[:2]))
             store.write(f"overlays/{name}.png", mask_figures.save_png(box_figures.overlay(picture, found, classes)))
-            told = [[classes[int(each[5])], round(each[4], 6), *(round(s, 4) for s in each[:4])] for each in found.tolist()]
-            rows.append([path, f"labels/{name}.txt", json.dumps(told, ensure_ascii=False)])
+            rows.append([path, f"labels/{name}.txt", json.dumps(_told(found, classes), ensure_ascii=False)])
         return rows
 
     def finish(self, recipe: Recipe, meta: DatasetFacts, out: Store, done: Sequence[Done], title: str) -> None:
@@ -102,11 +103,13 @@ class Objects(Shared):
         for place in sheet.spread(len(done)):
             _, row = done[place]
             overlay = f"overlays/{os.path.splitext(os.path.relpath(row[1], 'labels'))[0]}.png"
-            drawn = shrink(decode(str(out.local / overlay), 3), sheet.SHOWN, "pad") if out.local else None
-            if drawn is not None:
-                count = len(pictures[place].boxes)
-                told = "1 object" if count == 1 else f"{count or 'no'} objects"
-                shown.append(sheet.Shown(drawn, os.path.basename(row[0]), [(told, "")]))
+            assert out.local is not None
+            drawn = decode(str(out.local / overlay), 3)
+            scale = min(1.0, SHOWN / max(drawn.shape))
+            drawn = shrink(drawn, (round(scale * drawn.shape[0]) or 1, round(scale * drawn.shape[1]) or 1), "stretch")
+            count = len(pictures[place].boxes)
+            said = "1 object" if count == 1 else f"{count or 'no'} objects"
+            shown.append(sheet.Shown(drawn, os.path.basename(row[0]), [(said, "")]))
         if shown:
             out.write("predictions.png", sheet.draw_sheet(shown, f"{title}: {len(shown)} of {len(done):,} pictures"))
 
@@ -243,12 +246,25 @@ def _box_task(task: Task, recipe: Recipe) -> BoxTask:
     return task
 
 
+def _told(found: Floats, classes: Sequence[str]) -> list[list[str | float]]:
+    """COLUMNS of each object."""
+    return [
+        [classes[int(number)], round(score, 6), *(round(side, 4) for side in sides)]
+        for *sides, score, number in found.tolist()
+    ]
+
+
 def _yolo(found: Floats, size: tuple[int, int]) -> bytes:
     """A line an object: class, middle and extent as shares of the picture, score."""
     height, width = size
     lines = []
     for left, top, right, bottom, score, number in found.tolist():
-        sides = ((left + right) / 2 / width, (top + bottom) / 2 / height, (right - left) / width, (bottom - top) / height)
+        sides = (
+            (left + right) / 2 / width,
+            (top + bottom) / 2 / height,
+            (right - left) / width,
+            (bottom - top) / height,
+        )
         lines.append(f"{int(number)} {' '.join(f'{side:.6f}' for side in sides)} {score:.6f}\n")
     return "".join(lines).encode()
 

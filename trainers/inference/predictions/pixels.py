@@ -29,14 +29,13 @@ from trainers.storage.store import Store
 from trainers.tasks.base import CountsLabels, Task
 
 
-
 class PixelClasses(Shared):
     """A class for each pixel, at the picture's own size: masks/, colours/ and overlays/."""
 
     own_size = True
     native = True
     holds = "segments pictures"
-    folders = ("masks", "colours", "overlays")
+    folders: Sequence[str] = ("masks", "colours", "overlays")
     drawn = "legend.png"
 
     def file_of(self, name: str) -> str | None:

@@ -27,7 +27,6 @@ from trainers.tasks.base import ImageTask, Task
 from trainers.training import build
 
 
-
 class Classes(Shared):
     """A class for each picture, with its probability."""
 
