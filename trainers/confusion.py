@@ -87,6 +87,8 @@ class Drawn(NamedTuple):
     matrix: Ints
     classes: list[int] | None = None
     """Those of the rows, but for the last row, which is all others; None: each class has a row."""
+    confidence: float | None = None
+    """Of detections: the least score of those that are counted; one more row and column, the last, is background."""
 
 
 def to_draw(counts: Mapping[str, Ints]) -> Drawn | None:

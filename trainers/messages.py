@@ -15,7 +15,7 @@ What run.json holds: run_facts.py. Light: NumPy is imported for type checking on
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
 from trainers.run_facts import (
     Best,
@@ -187,13 +187,15 @@ class RayJob(Job):
 
 
 class Picture(TypedDict):
-    """A validation picture with what the model makes of it, for people; uint8 arrays."""
+    """A validation picture, uint8, with what the model makes of it, for people."""
 
     row: int
     name: str
     image: npt.NDArray[np.uint8]
-    target: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.uint8]
+    target: npt.NDArray[Any]
+    """Of masks uint8 of the picture's size, of boxes a table of objects in its pixels."""
+    labels: npt.NDArray[Any]
+    """Likewise, or detections: what the task's `labels` gives."""
     kind: NotRequired[str]
     """"best", "worst" or "", at the end of a run."""
     score: NotRequired[float]

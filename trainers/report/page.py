@@ -298,6 +298,7 @@ PICTURES = {
     "Confusion matrix": "confusion.png",
     "Predicted against true numbers": "scatter.png",
     "Average precisions": "average_precision.png",
+    "Precision, recall and confidence": "detections.png",
     "Predictions": "predictions.png",
 }
 """Title -> file of a run folder."""

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from trainers import match_tables
 from trainers.box_table import CLASS, CROWD, KIND, are_objects, are_plain
+from trainers.confusion import DENSE_CLASSES, DRAWN_CLASSES, Drawn
 from trainers.formatting import abbreviated
 from trainers.runs import lettering
 from trainers.runs.example_sheet import Example, Meanings, draw_examples, show
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.floating[Any]]
+Ints = npt.NDArray[np.integer[Any]]
 Bools = npt.NDArray[np.bool_]
 Row = Mapping[str, Any]
 """One example: name (str), image (picture), target (table) and labels (detections); where known, score (its F1, or
@@ -335,19 +338,6 @@ def _font(text: str, size: int) -> Any:
 # Curves
 
 
-class Curves(NamedTuple):
-    """What curves are drawn of; NaN where a class does not occur."""
-
-    recalls: Floats
-    """(R,), rising from 0 to 1."""
-    precisions: Floats
-    """(classes, R), at an IoU of 0.5."""
-    confidences: Floats
-    """(F,), rising."""
-    f1: Floats
-    """(classes, F), at an IoU of 0.5."""
-
-
 _LISTED = 12
 """Classes that have a line and a name of their own; of more, the best and the worst have."""
 _GREY, _BLACK = "#BBBBBB", "#222222"
@@ -355,25 +345,27 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _LINES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)))
 
 
-def draw_curves(curves: Curves, ap50: Sequence[float | None], names: Sequence[str], best: float, title: str) -> Figure:
-    """Precision over recall at an IoU of 0.5, and F1 over confidence: a line a class, and their mean.
+def draw_curves(matches: Ints, truths: Ints, names: Sequence[str], title: str) -> Figure:
+    """Precision over recall at an IoU of 0.5, and F1 over confidence: a line a class, and their mean; the confidence
+    that is chosen is marked.
 
     Args:
-        curves: of a split.
-        ap50: of each class; None: it does not occur.
-        names: of the classes.
-        best: the confidence that was chosen, which is marked.
+        matches: tables of the pictures of a split, see `match_tables`.
+        truths: (classes, areas), objects to be found, the first column of any area.
+        names: of the classes; those that are missing are numbered.
         title: the first line.
     """
     from matplotlib.figure import Figure
 
-    there = [number for number, value in enumerate(ap50) if value is not None]
-    there.sort(key=lambda number: -(ap50[number] or 0.0))
+    curves, best = match_tables.curves(matches, truths), match_tables.best_confidence(matches, truths[:, 0])
+    ap50 = curves.precision.mean(axis=1)
+    names = [*names, *map(str, range(len(names), len(ap50)))]
+    there = [int(number) for number in np.argsort(-ap50, kind="stable") if truths[number, 0]]
     figure = Figure(figsize=(12.5, 5.2), layout="constrained")
     figure.suptitle(title, fontsize=14, parse_math=False)
     left, right = figure.subplots(1, 2)
     entries = _lines_of_classes(there, ap50, lettering.legible(names))
-    for axes, across, values in ((left, curves.recalls, curves.precisions), (right, curves.confidences, curves.f1)):
+    for axes, across, values in ((left, curves.recalls, curves.precision), (right, curves.confidences, curves.f1)):
         for number in there:
             colour, line, _ = entries.get(number, (_GREY, "-", ""))
             listed = number in entries
@@ -393,13 +385,11 @@ def draw_curves(curves: Curves, ap50: Sequence[float | None], names: Sequence[st
     right.set_xlabel("least score of a detection (confidence)", fontsize=12)
     right.set_ylabel("F1", fontsize=12)
     right.axvline(best, color=_BLACK, linestyle="--", linewidth=1.4, zorder=5)
-    _add_legend(figure, entries, [value for value in ap50 if value is not None], len(there))
+    _add_legend(figure, entries, ap50[there])
     return figure
 
 
-def _lines_of_classes(
-    there: Sequence[int], ap50: Sequence[float | None], names: Sequence[str]
-) -> dict[int, tuple[str, Any, str]]:
+def _lines_of_classes(there: Sequence[int], ap50: Floats, names: Sequence[str]) -> dict[int, tuple[str, Any, str]]:
     """Colour, line and text of those that are listed, the best ones first."""
     listed = list(there)
     if len(there) > _LISTED:
@@ -411,11 +401,10 @@ def _lines_of_classes(
     return found
 
 
-def _add_legend(
-    figure: Figure, entries: Mapping[int, tuple[str, Any, str]], known: Sequence[float], count: int
-) -> None:
+def _add_legend(figure: Figure, entries: Mapping[int, tuple[str, Any, str]], known: Floats) -> None:
     from matplotlib.lines import Line2D
 
+    count = len(known)
     handles = [Line2D([], [], color=colour, linestyle=line, linewidth=2) for colour, line, _ in entries.values()]
     texts = [text for _, _, text in entries.values()]
     if count > 1:
@@ -430,3 +419,32 @@ def _add_legend(
                            title="AP at an IoU of 0.5", title_fontsize=11, alignment="left")  # fmt: skip
     for text, said in zip(legend.get_texts(), texts, strict=True):
         text.set(text=said, parse_math=False)
+
+
+# Which class was taken for which
+
+
+def detected(counts: Mapping[str, Ints]) -> Drawn | None:
+    """The confusion matrix at the confidence that is chosen, with background; of many classes, those with the most
+    errors. None: no detections were counted."""
+    if not {"matches", "truths"} <= counts.keys():
+        return None
+    matches, truths = counts["matches"], counts["truths"]
+    confidence = match_tables.best_confidence(matches, truths[:, 0])
+    matrix = match_tables.confusion(matches, truths, confidence)
+    if len(truths) <= DENSE_CLASSES:
+        return Drawn(matrix, None, confidence)
+    errors = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * matrix.diagonal()
+    kept = np.argsort(-errors[:-1], kind="stable")[:DRAWN_CLASSES]
+    number = np.full(len(matrix), DRAWN_CLASSES)
+    number[kept], number[-1] = np.arange(DRAWN_CLASSES), DRAWN_CLASSES + 1
+    merged = np.zeros((DRAWN_CLASSES + 2, DRAWN_CLASSES + 2), np.int64)
+    np.add.at(merged, (number[:, None], number[None, :]), matrix)
+    return Drawn(merged, kept.tolist(), confidence)
+
+
+def chosen_confidence(counts: Mapping[str, Ints]) -> float:
+    """That at which F1 is best; 0.5 where no detections were counted."""
+    if not {"matches", "truths"} <= counts.keys():
+        return 0.5
+    return match_tables.best_confidence(counts["matches"], counts["truths"][:, 0])

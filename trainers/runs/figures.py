@@ -26,7 +26,7 @@ _BLUE, _ORANGE, _GREEN, _PINK, _GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7
 
 
 # The scores that are drawn, after the main one, as far as there is room.
-_CURVES = "val/miou val/iou val/accuracy val/boundary_f1 val/dice val/balanced_accuracy val/f1".split()
+_CURVES = "val/ap val/ap50 val/miou val/iou val/accuracy val/boundary_f1 val/dice val/balanced_accuracy val/f1".split()
 
 
 _MANY = 32  # more classes than this have no numbers in a confusion matrix
@@ -108,6 +108,8 @@ def draw_confusion_of(dataset: DatasetFacts, confusion: Drawn, name: str = "") -
     """`draw_confusion` of a run, from `dataset` of its run.json."""
     classes, shown = dataset.get("classes"), confusion.classes
     classes = classes and lettering.legible(classes)
+    if confusion.confidence is not None:
+        return _draw_detected(confusion, classes or [], name)
     if shown is None:
         return draw_confusion(confusion.matrix, classes, name, masks=bool(dataset.get("masks")))
     names = [*(classes[number] if classes else str(number) for number in shown), "all others"]
@@ -115,8 +117,29 @@ def draw_confusion_of(dataset: DatasetFacts, confusion: Drawn, name: str = "") -
     return draw_confusion(confusion.matrix, names, name, of=f"the {len(shown)}{of} classes with the most errors")
 
 
+def _draw_detected(confusion: Drawn, classes: list[str], name: str) -> Figure:
+    """Of detections: which class was taken for which, or for background."""
+    matrix, shown = confusion.matrix, confusion.classes
+    right, found, there = float(matrix.trace()), float(matrix[:, :-1].sum()), float(matrix[:-1].sum())
+    of = f"of a score of {confusion.confidence:.2f} or more, overlapping by 0.5 (IoU) or more:\n"
+    of += f"{_percent(right, there)} of {_short(there)} objects found, {_percent(right, found)} of what is found right"
+    numbers = range(len(matrix) - 1) if shown is None else shown
+    names = [classes[number] if number < len(classes) else str(number) for number in numbers]
+    others = [] if shown is None else ["all others"]
+    return draw_confusion(matrix, [*names, *others, "background"], name, of=of, background=True)
+
+
+def _percent(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "none"
+
+
 def draw_confusion(
-    matrix: np.ndarray, classes: list[str] | None, name: str = "", masks: bool = False, of: str | None = None
+    matrix: np.ndarray,
+    classes: list[str] | None,
+    name: str = "",
+    masks: bool = False,
+    of: str | None = None,
+    background: bool = False,
 ) -> Figure:
     """Rows are true classes, coloured by their share; numbers where they fit; a class's recall, IoU beside it.
 
@@ -128,6 +151,7 @@ def draw_confusion(
         name: first line of the title, such as the run's name.
         masks: whether pixels were counted.
         of: which classes these are, in words; None: all, and the title says the scores.
+        background: whether objects were counted, and the last row and column is what is none.
     """
     import numpy as np
     from matplotlib.figure import Figure
@@ -137,13 +161,13 @@ def draw_confusion(
     rows = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, rows, out=np.full(matrix.shape, np.nan), where=rows > 0)
     side = min(max(0.5 * count, 2.6), 8.0)  # of the matrix, in inches
-    beside = 1.45 + (1.55 if masks else 0) + (0.6 if count > _MANY else 0)
+    beside = 1.45 + (1.55 if masks or background else 0) + (0.6 if count > _MANY else 0)
     figure = Figure(figsize=(side + beside, side))
     axes = figure.add_axes((0, 0, 1, 1))  # what is around it is added by to_png
     axes.set_facecolor("#dddddd")  # classes of which there is none
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     _label_classes(axes, lettering.legible([str(name) for name in classes or range(count)]))
-    numbers, unit = _cell_texts(matrix, shares, masks)
+    numbers, unit = _cell_texts(matrix, shares, masks, "objects" if background else "pictures")
     for (row, column), text in numbers.items():
         color = "white" if shares[row, column] > 0.55 else "black"
         axes.text(
@@ -156,7 +180,12 @@ def draw_confusion(
             fontsize=10 if count <= 15 else 8 if count <= 24 else 7,
         )
     divider = make_axes_locatable(axes)
-    _draw_bars(divider.append_axes("right", size=1.3, pad=0.15, sharey=axes), np.diag(shares), "recall, %", _BLUE)
+    recalls = np.diag(shares)[: count - background]
+    _draw_bars(divider.append_axes("right", size=1.3, pad=0.15, sharey=axes), recalls, "recall, %", _BLUE)
+    if background:
+        columns = matrix.sum(axis=0)[:-1]
+        precisions = np.divide(np.diag(matrix)[:-1], columns, out=np.full(count - 1, np.nan), where=columns > 0)
+        _draw_bars(divider.append_axes("right", size=1.3, pad=0.25, sharey=axes), precisions, "precision, %", _GREEN)
     if masks:
         from trainers.ratios import iou
 
@@ -170,15 +199,17 @@ def draw_confusion(
     return figure
 
 
-def _cell_texts(matrix: np.ndarray, shares: np.ndarray, masks: bool) -> tuple[dict[tuple[int, int], str], str]:
-    """What the cells of a confusion matrix say, and what that is."""
+def _cell_texts(
+    matrix: np.ndarray, shares: np.ndarray, masks: bool, what: str
+) -> tuple[dict[tuple[int, int], str], str]:
+    """What the cells of a confusion matrix say, and what that is; `what`: was counted."""
     count = len(matrix)
     if count > _MANY:
         return {}, ""
     places = [(row, column) for row in range(count) for column in range(count) if matrix[row, column]]
     if count <= 15 and not masks:
         empty = "; empty: 0" if len(places) < count**2 else ""
-        return {place: _short(float(matrix[place])) for place in places}, f"numbers: pictures{empty}"
+        return {place: _short(float(matrix[place])) for place in places}, f"numbers: {what}{empty}"
     digits, least = (1, 0.05) if count <= 15 else (0, 1.0)
     percents = {place: 100 * float(shares[place]) for place in places}
     texts = {place: f"{percent:.{digits}f}" for place, percent in percents.items() if percent >= least}

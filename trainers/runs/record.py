@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from trainers.messages import Line, Picture
 from trainers.run_facts import RunEnd, RunFacts, Status
+from trainers.runs.box_figures import detected
+from trainers.runs.example_figures import draw_examples
 from trainers.runs.figures import draw_confusion_of, draw_curves, to_png
 from trainers.runs.score_figures import draw_scores, has_charts
 from trainers.runs.tensorboard import Board
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from trainers.confusion import Drawn
     from trainers.image_tables import Ints
 
+_Examples = tuple[Sequence[Picture], int, "Drawn | None", "Mapping[str, Ints]"]
+"""Pictures, their epoch, its confusion matrix and counts."""
 SAVE_SECONDS = 1.0
 """TensorBoard's files are brought up to date so often: epochs of milliseconds would wait for the disk."""
 
@@ -52,7 +56,7 @@ class Record:
         self._board: Board | None = None
         self._confusion: Drawn | None = None  # the newest
         self._counts: Mapping[str, Ints] = {}  # likewise
-        self._examples: tuple[Sequence[Picture], int, Drawn | None] | None = None  # likewise; their epoch and matrix
+        self._examples: _Examples | None = None  # likewise
         self._undrawn = False  # the examples
         self._saved = 0.0
 
@@ -110,14 +114,14 @@ class Record:
         if confusion is not None:
             self._confusion = confusion
         if pictures:
-            self._examples, self._undrawn = (pictures, epoch, confusion), True
+            self._examples, self._undrawn = (pictures, epoch, confusion, counts or {}), True
         self._counts = counts or {}
         if (confusion is not None or self._undrawn or has_charts(self._counts)) and board.wants_picture():
             with board.drawing():
                 for name, figure in draw_scores(self._counts, self.run.get("dataset", {})).items():
                     board.picture(name, to_png(figure, dpi=90), epoch)
-                if confusion is not None:
-                    board.confusion(confusion.matrix, lambda: self._confusion_figure(confusion), epoch)
+                if (matrix := confusion or detected(self._counts)) is not None:
+                    board.confusion(matrix.matrix, lambda: self._confusion_figure(matrix), epoch)
                 if self._undrawn and self._examples:  # those of an earlier epoch too: they may never come when wanted
                     png = to_png(self._examples_figure(*self._examples), dpi=90)
                     self.folder.write("predictions.png", png)
@@ -176,6 +180,7 @@ class Record:
 
     def _draw(self, board: Board, confusion: Drawn | None, pictures: Sequence[Picture] | None, last: int) -> None:
         self.folder.write("curves.png", to_png(draw_curves(self.run, self.history)))
+        confusion = confusion or detected(self._counts)
         if confusion is not None:
             self.folder.write("confusion.png", to_png(self._confusion_figure(confusion, self.run["name"])))
             board.confusion(confusion.matrix, lambda: self._confusion_figure(confusion), last)
@@ -183,7 +188,8 @@ class Record:
             self.folder.write(f"{name}.png", to_png(chart))
             board.picture(name, to_png(chart, dpi=90), last)
         best = self.run.get("best")
-        if examples := (pictures, best["epoch"] if best else last, confusion) if pictures else self._examples:
+        newest = (pictures, best["epoch"] if best else last, confusion, self._counts) if pictures else self._examples
+        if examples := newest:
             figure = self._examples_figure(*examples)
             self.folder.write("predictions.png", to_png(figure))
             board.picture("predictions", to_png(figure, dpi=90), last)
@@ -200,17 +206,11 @@ class Record:
         dataset = self.run.get("dataset", {})
         return draw_confusion_of(dataset, confusion, name)
 
-    def _examples_figure(self, rows: Sequence[Picture], epoch: int, confusion: Drawn | None) -> Figure:
-        from trainers.ratios import iou
-        from trainers.runs.mask_figures import draw_predictions, palette
-
-        dataset = self.run.get("dataset", {})
-        # Without names, by number; 255 is no class.
-        largest = max(int(mask[mask < 255].max(initial=0)) for row in rows for mask in (row["target"], row["labels"]))
-        classes = [str(name) for name in dataset.get("classes") or range(largest + 1)]
-        scores = None if confusion is None else iou(confusion.matrix).tolist()
+    def _examples_figure(
+        self, rows: Sequence[Picture], epoch: int, confusion: Drawn | None, counts: Mapping[str, Ints]
+    ) -> Figure:
         title = f"{self.run['name']}\nvalidation pictures, epoch {epoch}"
-        return draw_predictions(rows, classes, dataset.get("colours") or palette(len(classes)), title, scores)
+        return draw_examples(rows, self.run.get("dataset", {}), title, confusion, counts)
 
 
 # Plain values

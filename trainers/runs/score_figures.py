@@ -1,8 +1,9 @@
-"""Charts of what was counted of each image: predicted numbers against true ones, average precisions of labels."""
+"""Charts of what was counted of each image: predicted numbers against true ones, average precisions of labels, curves
+of detections."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,11 +27,6 @@ _MANY = 3000
 """Pictures from which on their density is drawn."""
 
 
-def has_charts(counts: Mapping[str, Ints]) -> bool:
-    """Whether `draw_scores` draws any."""
-    return "values" in counts or {"logits", "labels"} <= counts.keys()
-
-
 def draw_scores(counts: Mapping[str, Ints], dataset: DatasetFacts, name: str = "") -> dict[str, Figure]:
     """The charts of a split, by the names of their files; none of tasks that count otherwise.
 
@@ -40,16 +36,14 @@ def draw_scores(counts: Mapping[str, Ints], dataset: DatasetFacts, name: str = "
         name: The first line of a title, such as the run's name.
     """
     classes = dataset.get("classes") or []
-    if "values" in counts:
-        return {"scatter": _scatter(*read_values(counts), classes, name)}
-    if {"logits", "labels"} <= counts.keys():
-        return {"average_precision": _precisions(counts, classes, name)}
-    return {}
+    drawn = (draw(counts, classes, name) for needs, draw in _CHARTS.items() if set(needs) <= counts.keys())
+    return {file: figure for each in drawn for file, figure in each.items()}
 
 
-def _scatter(predicted: Floats, true: Floats, names: list[str], title: str) -> Figure:
+def _scatter(counts: Mapping[str, Ints], names: list[str], title: str) -> dict[str, Figure]:
     from matplotlib.figure import Figure
 
+    predicted, true = read_values(counts)
     columns = min(_COLUMNS, true.shape[1])
     wide = min(3, columns)
     high = -(-columns // wide)
@@ -61,7 +55,7 @@ def _scatter(predicted: Floats, true: Floats, names: list[str], title: str) -> F
         what = names[column] if column < len(names) else str(column)
         axes.set_xlabel(f"true {abbreviated(what, 30)}", fontsize=12, parse_math=False)
         axes.set_ylabel("predicted", fontsize=12)
-    return figure
+    return {"scatter": figure}
 
 
 def _scatter_column(axes: Axes, predicted: Floats, true: Floats) -> None:
@@ -85,7 +79,7 @@ def _scatter_column(axes: Axes, predicted: Floats, true: Floats) -> None:
     axes.set_title(said, loc="left", fontsize=11)
 
 
-def _precisions(counts: Mapping[str, Ints], names: list[str], title: str) -> Figure:
+def _precisions(counts: Mapping[str, Ints], names: list[str], title: str) -> dict[str, Figure]:
     """A bar a label; those that do not occur have none."""
     from matplotlib.figure import Figure
 
@@ -118,4 +112,30 @@ def _precisions(counts: Mapping[str, Ints], names: list[str], title: str) -> Fig
     mean = f"mAP {np.mean(known):.4f} of {len(known)} labels" if known else "no label occurs"
     rest = f"; the {len(shown)} lowest are shown" if len(shown) < len(each) else ""
     axes.set_title("\n".join(filter(None, (title, mean + rest))), loc="left", fontsize=13, parse_math=False)
-    return figure
+    return {"average_precision": figure}
+
+
+def _detections(counts: Mapping[str, Ints], names: list[str], title: str) -> dict[str, Figure]:
+    """Precision over recall, and F1 over confidence."""
+    from trainers.runs.box_figures import draw_curves
+
+    pictures = f"{len(counts['matches']):,} validation pictures"
+    return {
+        "detections": draw_curves(
+            counts["matches"], counts["truths"], names, ", ".join(filter(None, (title, pictures)))
+        )
+    }
+
+
+Draw = Callable[[Mapping[str, Ints], list[str], str], dict[str, "Figure"]]
+_CHARTS: Mapping[tuple[str, ...], Draw] = {
+    ("values",): _scatter,
+    ("logits", "labels"): _precisions,
+    ("matches", "truths"): _detections,
+}
+"""What is drawn of counts of these names: files by name."""
+
+
+def has_charts(counts: Mapping[str, Ints]) -> bool:
+    """Whether `draw_scores` draws any."""
+    return any(set(needs) <= counts.keys() for needs in _CHARTS)

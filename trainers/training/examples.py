@@ -53,8 +53,8 @@ def show(run: Run, split: str, rows: Sequence[int]) -> list[Picture]:
                 "row": row,
                 "name": names[row] if names else f"{split} {row}",
                 "image": pixels[0, :, ::every, ::every].permute(1, 2, 0).numpy(),
-                "target": targets[0].to("cpu", torch.uint8)[::every, ::every].numpy(),
-                "labels": labels[0].to("cpu", torch.uint8)[::every, ::every].numpy(),
+                "target": run.preprocess.target.shown(targets[0], every),
+                "labels": run.preprocess.target.shown(labels[0], every),
             }
         )
     return shown

@@ -191,6 +191,11 @@ class Target(Protocol):
         """A batch's targets as the task takes them, from stored ones and their maps, moved: int64, or float64."""
         ...
 
+    def shown(self, target: Tensor, every: int) -> Array:
+        """What people are shown of the target of a picture, or of what a task's `labels` makes of it; of the picture
+        itself they see one of `every` rows and columns."""
+        ...
+
     def dummy(self, rows: int, size: Size, classes: int, most: int = 1) -> Array:
         """Stacked targets that take no memory, for models that are tried or traced; `most`: Meta.most_objects."""
         ...
@@ -210,6 +215,9 @@ class Shared:
 
     def move(self, targets: Array, mapping: Array, size: Size, erased: Erased | None = None) -> Array:
         return targets
+
+    def shown(self, target: Tensor, every: int) -> Array:
+        return target.cpu().numpy()
 
 
 def gather(shards: Sequence[Array], first_rows: Array, ids: Array) -> Array:

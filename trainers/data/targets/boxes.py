@@ -232,6 +232,11 @@ class Boxes(Shared):
     def finish(self, targets: Tensor, maps: Tensor | None) -> Tensor:
         return targets.double()
 
+    def shown(self, target: Tensor, every: int) -> Array:
+        table = target.cpu().numpy().astype(np.float32)
+        table[:, LEFT : BOTTOM + 1] /= every
+        return table
+
     def dummy(self, rows: int, size: Size, classes: int, most: int = 1) -> Array:
         """Objects that fill the picture."""
         row = np.zeros(COLUMNS, np.float32)

@@ -113,5 +113,8 @@ class Masks(Shared):
         assert maps is not None
         return maps.long()
 
+    def shown(self, target: Tensor, every: int) -> Array:
+        return target[::every, ::every].cpu().numpy().astype(np.uint8)
+
     def dummy(self, rows: int, size: Size, classes: int, most: int = 1) -> Array:
         return np.broadcast_to(np.zeros((), np.uint8), (rows, *size))
