@@ -21,10 +21,11 @@ from torch.nn import functional
 from trainers.__main__ import main
 from trainers.data.source import scan_files
 from trainers.fitting import fit
-from trainers.inference import load, predictions
+from trainers.inference import load
 from trainers.inference.evaluate import evaluate
 from trainers.inference.export import export
 from trainers.inference.predict import predict
+from trainers.inference.predictions import pixels as pixel_classes
 from trainers.inference.predictions.pixels import segment
 from trainers.inference.predictor import Predictor
 from trainers.progress import Progress
@@ -172,8 +173,8 @@ def test_a_picture_whose_logits_do_not_fit_into_memory_is_named(
     runs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("RGB", (40, 32)).save(tmp_path / "0.png")
-    monkeypatch.setattr(predictions, "LARGE", 100)
-    monkeypatch.setattr(predictions, "free_memory", lambda: 1000)
+    monkeypatch.setattr(pixel_classes, "LARGE", 100)
+    monkeypatch.setattr(pixel_classes, "free_memory", lambda: 1000)
     for sliding in (False, True):
         out = tmp_path / f"out{sliding}"
         _, bad = predict(runs["stretch"], [str(tmp_path / "0.png")], str(out), sliding=sliding, progress=Progress())

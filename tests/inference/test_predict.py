@@ -18,8 +18,8 @@ from PIL import Image
 from trainers.__main__ import main
 from trainers.fitting import fit
 from trainers.inference import predict as module
-from trainers.inference import predictions
 from trainers.inference.predict import predict
+from trainers.inference.predictions import base, pixels
 from trainers.inference.sheet import MOST, spread
 from trainers.recipe import Scale, resolve
 
@@ -158,13 +158,14 @@ def cut_after(batches: int) -> Callable[[int], None]:
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of pictures that were decoded, in batches of 2."""
     found: list[str] = []
-    real = predictions.decode
+    real = base.decode
 
     def decode(path: str, *args: Any, **more: Any) -> Any:
         found.append(os.path.basename(path))
         return real(path, *args, **more)
 
-    monkeypatch.setattr(predictions, "decode", decode)
+    for each in (base, pixels):
+        monkeypatch.setattr(each, "decode", decode)
     monkeypatch.setattr(module, "PREDICT_BATCH", 2)
     return found
 
