@@ -20,6 +20,7 @@ MAY_ASK = [
     "trainers/tasks/*.py",
     "trainers/data/targets/*.py",
     "trainers/datasets/*.py",
+    "trainers/runs/example_figures.py",
     "trainers/runs/figures.py",
     "trainers/runs/mask_figures.py",
     "trainers/runs/score_figures.py",

@@ -62,11 +62,9 @@ def predict(
 
     `out`/predictions.csv holds path, class, probability (with `top_k`, "class 2", "probability 2" ... too; and the
     probability of each class, where the task says so), and `out`/predictions.png some of the pictures with their
-    classes. Where the run segments, it holds path, mask and the share of each class in the picture; then there are
-    also, at the picture's own size, `out`/masks/*.png (class numbers), colours/*.png and overlays/*.png, and what the
-    numbers and colours mean, `out`/legend.png. Where it finds objects, it holds a line for each: path, class, score,
-    left, top, right, bottom in the picture's own pixels (a picture without any has a line with its path alone); then
-    there are `out`/detections.json (COCO's results), labels/*.txt (YOLO's, with scores) and overlays/*.png.
+    classes. Where the run segments, it holds path, mask and the share of each class in the picture, and there are, at
+    the picture's own size, masks/*.png (class numbers), colours/, overlays/ and legend.png. Where it finds objects, it
+    holds a line for each, in the picture's own pixels, and there are detections.json, labels/*.txt and overlays/.
     `out`/predictions.json says which run and weights they are of.
 
     However it ends, the rows that are done lie in `out`, and the same call goes on with the rest.
@@ -94,10 +92,7 @@ def predict(
     recipe, meta = Recipe.from_json(found["recipe"]), found["dataset"]
     check_views(tta, recipe)
     kind = predictions.of_meta(meta)
-    if sliding and not kind.own_size:
-        raise ValueError(
-            f"the run {run} {kind.holds}: --sliding is for runs that segment or find objects; leave it out"
-        )
+    check_sliding(sliding, kind, run)
     confidence = kind.confidence(found, confidence)
     header = kind.header(meta, build.make_task(recipe, meta), top_k)
     say, warn = (progress.message, progress.warning) if progress else (lambda text: None,) * 2
@@ -117,13 +112,18 @@ def predict(
             noticed = _fill(table, left, options, size, workers, shown)
         for line in notices.describe(noticed):
             warn(line)
-        names = [picture.name for picture in pictures]
-        rows = table.rows(names)
+        rows = table.rows([picture.name for picture in pictures])
         bad = [row[0] for row in rows if not row[1]]
         done = [(picture.path, row) for picture, row in zip(pictures, rows, strict=True) if row[1]]
         kind.finish(recipe, meta, Store(target), done, found["name"])
         lines = [line for row in rows for line in kind.lines(row)]
         return table.finish([header, *lines], {**facts, "pictures": len(rows), "undecoded": len(bad)}), bad
+
+
+def check_sliding(sliding: bool, kind: Predictions, run: str) -> None:
+    """Raises ValueError."""
+    if sliding and not kind.own_size:
+        raise ValueError(f"the run {run} {kind.holds}: --sliding is for masks and boxes; leave it out")
 
 
 Say = Callable[[str], None]

@@ -63,7 +63,8 @@ def limited(recipe: Recipe, max_detections: int | None) -> Recipe:
     """The recipe with another limit of objects of a picture; None: as it is. Raises ValueError."""
     if max_detections is None:
         return recipe
-    if "max_detections" not in arguments("tasks", recipe.task, "make"):
+    taken = arguments("tasks", recipe.task, "make")
+    if "max_detections" not in taken:
         raise ValueError(f"max_detections={max_detections} is for runs that find objects; leave it out")
     if max_detections < 1:
         raise ValueError(f"max_detections={max_detections} is not allowed; give 1 or more")
