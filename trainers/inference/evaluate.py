@@ -108,9 +108,7 @@ def _refuse_options(run: str, kind: Predictions, *, native: bool, sliding: bool,
     if native and not kind.native:
         raise ValueError(f"the run {run} {kind.holds}: --native is for masks; leave it out")
     if sliding and not kind.own_size:
-        raise ValueError(
-            f"the run {run} {kind.holds}: --sliding is for masks and boxes; leave it out"
-        )
+        raise ValueError(f"the run {run} {kind.holds}: --sliding is for masks and boxes; leave it out")
     if results is not None and not kind.results:
         raise ValueError(f"the run {run} {kind.holds}: --results is for runs that find objects; leave it out")
     if results is not None and not os.path.isdir(os.path.dirname(absolute(results))):

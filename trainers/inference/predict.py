@@ -20,7 +20,7 @@ from trainers.inference.load import open_run
 from trainers.inference.pictures import check_output, find_pictures
 from trainers.inference.predictions import Named, Predictions
 from trainers.inference.predictor import Predictor, check_overlap
-from trainers.inference.table import Table, open_table, stamp
+from trainers.inference.table import Row, Table, open_table, stamp
 from trainers.inference.views import check_views
 from trainers.messages import Notice
 from trainers.progress import Advance, Progress
@@ -99,8 +99,7 @@ def predict(
     target = absolute(out)
     pictures = _list(paths, target, kind, say, warn)
     chosen = _Chosen(sliding=sliding, overlap=overlap, top_k=top_k, tta=tta, confidence=confidence)
-    origin = _origin(folder, found)
-    facts = {**origin, **chosen}
+    facts = {**(origin := _origin(folder, found)), **chosen}
     options: _Options = {"folder": folder.address, "weights": json.dumps(origin), "out": str(target), **chosen}
     with open_table(target, kind.kept(header), facts) as table:
         left = [each for each in pictures if not table.has(each.name, each.path, kind.file_of(each.stem))]
@@ -113,11 +112,15 @@ def predict(
         for line in notices.describe(noticed):
             warn(line)
         rows = table.rows([picture.name for picture in pictures])
-        bad = [row[0] for row in rows if not row[1]]
         done = [(picture.path, row) for picture, row in zip(pictures, rows, strict=True) if row[1]]
         kind.finish(recipe, meta, Store(target), done, found["name"])
-        lines = [line for row in rows for line in kind.lines(row)]
-        return table.finish([header, *lines], {**facts, "pictures": len(rows), "undecoded": len(bad)}), bad
+        return _finish(table, [header, *(line for row in rows for line in kind.lines(row))], rows, facts)
+
+
+def _finish(table: Table, lines: Sequence[Row], rows: Sequence[Row], facts: Json) -> tuple[Path, list[str]]:
+    """Write predictions.csv; returns its path, and the pictures that could not be decoded."""
+    bad = [row[0] for row in rows if not row[1]]
+    return table.finish(lines, {**facts, "pictures": len(rows), "undecoded": len(bad)}), bad
 
 
 def check_sliding(sliding: bool, kind: Predictions, run: str) -> None:
