@@ -96,8 +96,7 @@ def predict(
     confidence = kind.confidence(found, confidence)
     header = kind.header(meta, build.make_task(recipe, meta), top_k)
     say, warn = (progress.message, progress.warning) if progress else (lambda text: None,) * 2
-    target = absolute(out)
-    pictures = _list(paths, target, kind, say, warn)
+    pictures = _list(paths, target := absolute(out), kind, say, warn)
     chosen = _Chosen(sliding=sliding, overlap=overlap, top_k=top_k, tta=tta, confidence=confidence)
     facts = {**(origin := _origin(folder, found)), **chosen}
     options: _Options = {"folder": folder.address, "weights": json.dumps(origin), "out": str(target), **chosen}
