@@ -175,7 +175,9 @@ def test_boxes_are_told_from_masks(tmp_path: Path, other: str) -> None:
     files(tmp_path, "images/0.jpg", "images/1.jpg")
     (tmp_path / other).parent.mkdir()
     (tmp_path / other).write_bytes(b"-")
-    with pytest.raises(ValueError, match=r"lacks the folder masks .*looks like detection data .*not offered yet"):
+    with pytest.raises(
+        ValueError, match=r"lacks the folder masks .*looks like detection data .*trained with --dataset"
+    ):
         mask_folder.source(str(tmp_path))
 
 

@@ -448,7 +448,10 @@ def files(root: Path, *names: str) -> None:
 )
 def test_detection_data_is_told_from_classes(tmp_path: Path, places: list[str], others: list[str], form: str) -> None:
     files(folder(tmp_path, *places), *others)
-    with pytest.raises(ValueError, match=f"looks like detection data in the form of {form} .*not offered yet"):
+    then = (
+        "not read: export it" if form == "LabelMe" else "trained with --dataset (coco|yolo|voc), and a recipe such as"
+    )
+    with pytest.raises(ValueError, match=f"looks like detection data in the form of {form} .*{then}"):
         image_folder.source(str(tmp_path))
 
 

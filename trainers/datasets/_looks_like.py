@@ -25,7 +25,8 @@ _IS_MASK = re.compile(
 _SAMPLED = 20
 """Pictures whose masks are looked for."""
 _COCO = re.compile(r"(instances|annotations|bboxes|coco)([\W_].*)?\.json")
-NO_DETECTION = "training detectors is not offered yet: give pictures in class folders, or masks with mask_folder"
+DETECTION: Mapping[str, str] = {"COCO": "coco", "YOLO": "yolo", "Darknet": "yolo", "Pascal VOC": "voc"}
+"""Form of boxes -> the data set that reads it."""
 ROBOFLOW = {"_annotations.coco.json": "COCO", "_annotations.csv": "CSV", "_darknet.labels": "Darknet"}
 """Files that exports bring -> the form."""
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar", ".zst")
@@ -169,7 +170,11 @@ def _holds_pictures(folder: str) -> bool:
 
 
 def _detection(form: str, root: str, sign: str) -> str:
-    return f"{printable(root)} looks like detection data in the form of {form} ({printable(sign)}); {NO_DETECTION}"
+    data_set = DETECTION.get(form)
+    what = f"{printable(root)} looks like detection data in the form of {form} ({printable(sign)})"
+    if data_set is None:
+        return f"{what}, which is not read: export it in the form of COCO, for --dataset coco"
+    return f"{what}: a detector is trained with --dataset {data_set}, and a recipe such as folder.detect"
 
 
 def _first_file(folder: str) -> str | None:

@@ -188,6 +188,12 @@ def _root(data: str | None, given: Given) -> tuple[str, Given]:
 # ---- files ----
 
 
+def find_sign(root: str, others: Sequence[str], _: Sequence[str]) -> str | None:
+    """The file by which the form shows."""
+    jsons = (path for path in others if path.lower().endswith(".json") and not _is_of_other_kind(path))
+    return next((path for path in jsons if _is_coco(f"{root}/{path}")), None)
+
+
 def _find_files(root: str, others: Sequence[str], given: Given, warnings: list[str], *, scored: bool) -> list[_File]:
     """The files of annotations, each with its split, sorted by it."""
     every = [path for path in others if path.lower().endswith(".json")]

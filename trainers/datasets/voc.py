@@ -34,6 +34,7 @@ from trainers.datasets._object_folders import (
     find_folders,
     images_folder,
     own_pictures,
+    split_of_folders,
     split_word,
     tell_missing,
 )
@@ -199,6 +200,19 @@ def _inner(folders: Iterable[str], outer: str) -> list[str]:
 # ---- XML files ----
 
 
+def find_sign(root: str, others: Sequence[str], _: Sequence[str]) -> str | None:
+    """The file by which the form shows."""
+    return next((path for path in others if path.lower().endswith(".xml") and _is_annotation(f"{root}/{path}")), None)
+
+
+def _is_annotation(path: str) -> bool:
+    try:
+        with open(path, "rb") as stream:
+            return b"<annotation" in stream.read(2000).replace(b"\0", b"")
+    except OSError:
+        return True  # whoever parses it says what is wrong
+
+
 def _parse_all(root: str, tree: Tree, intake: Intake, warnings: list[str]) -> list[_File]:
     every = [path for path in tree.others if path.lower().endswith(".xml")]
     parsed = {path: _parse(root, path, intake) for path in every}
@@ -356,8 +370,8 @@ def _match(
     found: dict[str, _File] = {}
     without = []
     for file in files:
-        stem, near = os.path.splitext(file.path)[0], os.path.dirname(file.path)
-        having = index.find(stem, near=near) or index.find(file.filename, near=near)
+        stem, near, split = os.path.splitext(file.path)[0], os.path.dirname(file.path), split_of_folders(file.path)
+        having = index.find(stem, near=near) or index.find(file.filename, near=near, split=split)
         if not having:
             without.append(file)
         elif len(having) > 1:

@@ -166,6 +166,17 @@ def _list(
 # ---- where things lie ----
 
 
+def find_sign(root: str, others: Sequence[str], pictures: Sequence[str]) -> str | None:
+    """The file by which the form shows."""
+    at_top = [path for path in others if "/" not in path and path.lower().endswith((".yaml", ".yml", ".data"))]
+    for path in at_top:
+        if (read_darknet if path.lower().endswith(".data") else read_yaml)(f"{root}/{path}") is not None:
+            return path
+    texts = {composed(os.path.splitext(path)[0]): path for path in others if path.lower().endswith(".txt")}
+    stems = (stem for path in pictures for stem in _stems(path)) if texts else ()
+    return next((texts[stem] for stem in stems if stem in texts), None)
+
+
 def _find(data: str | None, given: Given, classes: list[str] | None, *, scored: bool) -> _Set:
     said, root = _find_yaml(data)
     tree = walk(root, "")
