@@ -360,7 +360,7 @@ def _pass(
     pictures = TRIED if training else _fewest_evaluated(recipe, source)
     kind = targets.kind(source.target)
     target, beyond = targets.stand_in(kind, pictures, recipe.image_size, len(source.classes))
-    wanted = (pictures, build.count_outputs(recipe, facts), *beyond)
+    wanted = build.output_shape(task, recipe, facts, pictures, beyond)
     name = f"forward() of {type(model).__name__}" + ("" if training else " in eval mode")
     if training:
         parts.set_training(recipe, model, parts.LAST_EPOCH)

@@ -22,8 +22,8 @@ from trainers.registry import arguments, choices, constant, load, offers
 if TYPE_CHECKING:  # it imports NumPy
     from trainers.run_facts import Json
 
-TARGET_FACTS = ("target_mean", "target_std", "target_shares")
-"""What a task's make() may be told of the training targets; data/targets."""
+TOLD = ("target_mean", "target_std", "target_shares", "points", "image_size")
+"""What a task's make() may be told: of the training targets (data/targets), and of where its model predicts."""
 FOLLOWING = ("batch_size", "epochs", "lr")
 """Fields whose values can follow from the data."""
 FROM_DATA = ("image_size", "channels", "classes")
@@ -153,7 +153,7 @@ class Recipe(Fields):
         _check_arguments(
             "models", self.model, "build", self.model_args, given=(), filled=("image_size", "channels", "classes")
         )
-        _check_arguments("tasks", self.task, "make", self.task_args, given=("classes", "class_weights", *TARGET_FACTS))
+        _check_arguments("tasks", self.task, "make", self.task_args, given=("classes", "class_weights", *TOLD))
         arguments("tasks", self.task, "outputs")
         constant("tasks", self.task, "TARGET")
 

@@ -17,6 +17,7 @@ from torchvision.ops import generalized_box_iou, generalized_box_iou_loss
 from trainers import box_table
 from trainers.models import fcos
 from trainers.tasks import box_loss
+from trainers.training.torch_internals import TorchDispatchMode
 
 SIZE = (96, 128)
 CLASSES = 3
@@ -102,7 +103,7 @@ def test_thousands_of_objects_take_little_memory() -> None:
     rows[..., box_table.CLASS], rows[..., box_table.KIND] = 0, 0
     largest = 0
 
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+    class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
             nonlocal largest
             out = function(*args, **(kwargs or {}))

@@ -11,7 +11,8 @@ A task is a module here, or a file of your own (`--task ./mine.py`), that offers
 recipe's `task_args`: names and types are checked by the signature before anything is read (`Literal[...]` lists the
 values that are allowed). What else `make` and `outputs` refuse, by ValueError, before pictures are decoded. Where
 `make` has an argument called target_mean, target_std or target_shares, it gets what `Target.facts` says of the training
-targets.
+targets; and where it has one called points, what points(image_size, ...) of the model's module says: where the model
+predicts, float64 (points, 3), x, y and stride in pixels of the picture. image_size is its height and width.
 
     classify          a class for each picture
     ordinal           a class for each picture, of classes with an order
@@ -19,6 +20,7 @@ targets.
     regress           a number for each picture, or several
     segment           a class for each pixel
     segment_binary    whether each pixel belongs to the foreground
+    detect            boxes of objects, with their classes
 
 What `loss=` of task_args may name: losses.py.
 """

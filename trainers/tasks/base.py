@@ -108,6 +108,15 @@ class BoxTask(Protocol):
         ...
 
 
+@runtime_checkable
+class AtPoints(Protocol):
+    """A task that learns from models that predict at points of the picture: modules with a function points()."""
+
+    def output_shape(self, rows: int) -> tuple[int, ...]:
+        """Of what a model returns for so many pictures."""
+        ...
+
+
 def precise(output: Tensor) -> Tensor:
     """In fp32 or better."""
     return output if output.dtype == torch.float64 else output.float()

@@ -16,10 +16,10 @@ from trainers.data import targets
 from trainers.formatting import locate_error
 from trainers.messages import Facts
 from trainers.phase import phase
-from trainers.recipe import Recipe
-from trainers.registry import arguments, constant, load
+from trainers.recipe import FROM_DATA, Recipe
+from trainers.registry import arguments, constant, load, names, offers
 from trainers.run_facts import DatasetFacts
-from trainers.tasks.base import Task
+from trainers.tasks.base import AtPoints, Task
 from trainers.tasks.class_weights import weigh_classes
 from trainers.training import distributed, parts
 from trainers.training.distributed import World
@@ -78,16 +78,34 @@ def make_task(recipe: Recipe, meta: Facts | DatasetFacts) -> Task:
     weights = weigh_classes(recipe.class_weights, meta["class_counts"]["train"], meta.get("class_areas"))
     with _locating(recipe.task):
         taken = arguments("tasks", recipe.task, "make")
-        facts = {name: value for name, value in (meta.get("target_facts") or {}).items() if name in taken}
+        known: dict[str, object] = {**(meta.get("target_facts") or {}), "image_size": recipe.image_size}
+        if "points" in taken:
+            known["points"] = _find_points(recipe)
+        facts = {name: value for name, value in known.items() if name in taken}
         made: Task = load("tasks", recipe.task).make(len(meta["classes"]), weights, **facts, **recipe.task_args)
     return made
+
+
+def _find_points(recipe: Recipe) -> torch.Tensor:
+    """Where the recipe's model predicts, (points, 3): x, y and stride in pixels. Raises ValueError where it is no such
+    model."""
+    find = getattr(load("models", recipe.model), "points", None)
+    if find is None:
+        fitting = [name for name in names("models") if offers("models", name, "points")]
+        raise ValueError(
+            f"task={recipe.task} needs a model that predicts at points of the picture, and {recipe.model} has no "
+            f"points(); use {' or '.join(fitting)}"
+        )
+    own = {name: value for name, value in recipe.model_args.items() if name not in FROM_DATA}
+    points: torch.Tensor = find(recipe.image_size, **own)
+    return points
 
 
 def score_names(recipe: Recipe, meta: Facts | DatasetFacts) -> list[str]:
     """The bare names of the scores that the recipe's task gives."""
     task = make_task(recipe, meta)
     target, beyond = targets.stand_in(target_of(recipe), 2, (8, 8), len(meta["classes"]))
-    counts = task.counts(torch.zeros(2, count_outputs(recipe, meta), *beyond), target)
+    counts = task.counts(torch.zeros(output_shape(task, recipe, meta, 2, beyond)), target)
     scores = task.scores({name: count.numpy() for name, count in {**counts.total, **counts.per_image}.items()})
     return [name for name, value in scores.items() if isinstance(value, float)]
 
@@ -101,6 +119,13 @@ def count_outputs(recipe: Recipe, meta: Facts | DatasetFacts) -> int:
     """Channels, or logits, that the task needs of the model. Raises ValueError where it cannot learn the classes."""
     with _locating(recipe.task):
         return int(load("tasks", recipe.task).outputs(len(meta["classes"])))
+
+
+def output_shape(
+    task: Task, recipe: Recipe, meta: Facts | DatasetFacts, rows: int, beyond: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Of what the recipe's task takes of a model for so many pictures; `beyond`: see `targets.stand_in`."""
+    return task.output_shape(rows) if isinstance(task, AtPoints) else (rows, count_outputs(recipe, meta), *beyond)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,182 @@
+"""Objects in pictures, by boxes, with a class and a score for each: by models that predict at points, as FCOS does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainers import match_tables
+from trainers.tasks import average_precision, box_loss
+from trainers.tasks.base import Counts, Floats, Ints, Scores, precise
+
+TARGET = "boxes"
+CANDIDATES = 1000
+"""Detections of a picture, the best ones, that are compared with each other; 10 of each that is kept, where these are
+more."""
+
+
+def outputs(classes: int) -> int:
+    """A logit for each class; beside these a model predicts a box and its centreness."""
+    return classes
+
+
+def make(
+    classes: int,
+    class_weights: Tensor | None = None,
+    *,
+    radius: float = 1.5,
+    reach: float = 8.0,
+    nms: float = 0.6,
+    least_score: float = 0.05,
+    max_detections: int = 100,
+    points: Tensor | None = None,
+    image_size: tuple[int, int] | None = None,
+) -> Detect:
+    """The task.
+
+    Args:
+        classes: Number of classes.
+        class_weights: None: the focal loss knows none.
+        radius: How far off the middle of an object points learn to find it, in strides.
+        reach: How far off the sides of an object may be from the points of a map, in strides; farther off, the next
+            coarser map finds it.
+        nms: Of two detections of a class that overlap by a larger IoU, the surer one is kept.
+        least_score: What has a lower score is no detection.
+        max_detections: As many are kept of a picture, the surest.
+        points: Where the model looks, (P, 3): x, y and stride in pixels.
+        image_size: Height and width of the pictures, in pixels.
+
+    Raises:
+        ValueError: A value is not allowed.
+    """
+    if class_weights is not None:
+        raise ValueError("task 'detect' knows no class weights, its focal loss balances classes; give 'none'")
+    for name, value in (("radius", radius), ("reach", reach)):
+        if not value > 0:
+            raise ValueError(f"{name}={value} is not allowed; give a number of strides above 0")
+    for name, value in (("nms", nms), ("least_score", least_score)):
+        if not 0 <= value < 1:
+            raise ValueError(f"{name}={value} is not allowed; give a number from 0 up to, not including, 1")
+    if max_detections < 1:
+        raise ValueError(f"max_detections={max_detections} is not allowed; give 1 or more")
+    if points is None or image_size is None:
+        raise ValueError("task 'detect' needs to know where its model looks: a model with a function points()")
+    return Detect(classes, points, image_size, radius, reach, nms, least_score, max_detections)
+
+
+class Detect:
+    """`target` is float64 (N, M, COLUMNS) of `box_table`, in pixels of the pictures; `output` (N, points, 5 + classes):
+    of each point the distances to the left, top, right and bottom side of a box, in its strides, the logit of the
+    centreness, and those of the classes."""
+
+    metric = "ap"
+    errors = ()
+    shown = 4
+
+    def __init__(
+        self,
+        classes: int,
+        points: Tensor,
+        image_size: tuple[int, int],
+        radius: float = 1.5,
+        reach: float = 8.0,
+        nms: float = 0.6,
+        least_score: float = 0.05,
+        max_detections: int = 100,
+    ) -> None:
+        """See `make`."""
+        self.classes, self.image_size, self.radius = classes, image_size, radius
+        self.nms, self.least_score, self.max_detections = nms, least_score, max_detections
+        self.points = box_loss.make_points(points, reach)
+
+    def output_shape(self, rows: int) -> tuple[int, ...]:
+        """Of what a model returns for so many pictures."""
+        return rows, len(self.points.x), 5 + self.classes
+
+    def weight(self, target: Tensor) -> Tensor:
+        """Divisors of the losses, float64 (3,), see `box_loss.divisors`."""
+        return box_loss.divisors(self._find_wanted(target))
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Sums of the losses of classes, boxes and centreness, float64 (3,). Raises ValueError where the output's shape
+        does not fit."""
+        if tuple(output.shape) != (wanted := self.output_shape(len(target))):
+            raise ValueError(
+                f"the model's output is {tuple(output.shape)}, in place of {wanted}: pictures, the points that its "
+                "points() gives, and 4 distances, the centreness and the classes"
+            )
+        return box_loss.losses(precise(output), self._find_wanted(target))
+
+    def labels(self, output: Tensor, size: tuple[int, int]) -> Tensor:
+        """Detections, (N, max_detections, 6), fp32 or better, the surest first: left, top, right and bottom in pixels
+        of pictures of this size, score, class; rows of 0, and class -1, where there are no more.
+
+        The score is the root of the probability of the class times the centreness.
+        """
+        return torch.stack([self._pick(each) for each in self.candidates(output, size)]).to(precise(output).dtype)
+
+    def counts(self, output: Tensor, target: Tensor) -> Counts:
+        """per_image: `matches`, int32 (N, max_detections, columns), which detections are right: see `match_tables`;
+        total: `truths`, int64 (classes, 4), how many objects there are: see `average_precision`."""
+        return self.count(self.labels(output, self.image_size), target)
+
+    def count(self, labels: Tensor, target: Tensor) -> Counts:
+        """`counts` of detections (N, K, 6) and tables (N, M, COLUMNS) in the same pixels, those of any picture."""
+        found, tables = labels.cpu().numpy(), target.cpu().numpy()
+        matches = average_precision.match(found, tables)
+        truths = average_precision.count_truths(tables, self.classes)
+        return Counts(
+            {"truths": torch.from_numpy(truths).to(labels.device)},
+            {"matches": torch.from_numpy(matches).to(labels.device)},
+        )
+
+    def candidates(self, output: Tensor, size: tuple[int, int]) -> Tensor:
+        """Detections before those that overlap surer ones are dropped, float64 (N, K, 6), as of `labels`, in shapes
+        that do not depend on values: class -1 in rows of too low a score, or of boxes without any area."""
+        output = precise(output)
+        every = (output[..., 5:].sigmoid() * output[..., 4:5].sigmoid()).sqrt().flatten(1)
+        most = min(max(CANDIDATES, 10 * self.max_detections), every.shape[1])
+        which = every.topk(most, dim=1).indices.sort(dim=1).values  # of equal scores the first point comes first
+        scores, order = every.gather(1, which).sort(dim=1, descending=True, stable=True)
+        which = which.gather(1, order)
+        at, numbers = which // self.classes, which % self.classes
+        boxes = self._boxes(output[..., :4].gather(1, at[..., None].expand(-1, -1, 4)).double(), at, size)
+        there = (scores > self.least_score) & (boxes[..., 2:] > boxes[..., :2]).all(-1)
+        numbers = torch.where(there, numbers, -1)
+        return torch.cat([boxes, scores[..., None].double(), numbers[..., None].double()], -1)
+
+    def ranking(self, counts: Mapping[str, Ints]) -> Floats | None:
+        """F1 of each picture at the confidence that is best for all; NaN without objects and detections."""
+        matches = counts["matches"]
+        best = match_tables.best_confidence(matches, counts["truths"][:, 0])
+        return match_tables.ranking(matches, best).astype(np.float64)
+
+    def scores(self, counts: Mapping[str, Ints]) -> Scores:
+        """Those of `average_precision.scores`."""
+        return average_precision.scores(counts["matches"], counts["truths"], max_detections=self.max_detections)
+
+    def _find_wanted(self, target: Tensor) -> box_loss.Wanted:
+        points = box_loss.Points(*(each.to(target.device) for each in self.points))
+        return box_loss.find_wanted(points, target, self.radius)
+
+    def _pick(self, candidates: Tensor) -> Tensor:
+        """The detections of one picture, (max_detections, 6), of its candidates (K, 6)."""
+        from torchvision.ops import batched_nms  # here, because it takes seconds and other tasks do without
+
+        found = candidates[candidates[:, 5] >= 0]
+        found = found[batched_nms(found[:, :4], found[:, 4], found[:, 5], self.nms)[: self.max_detections]]
+        picked = found.new_zeros(self.max_detections, 6)
+        picked[:, 5] = -1
+        picked[: len(found)] = found
+        return picked
+
+    def _boxes(self, distances: Tensor, at: Tensor, size: tuple[int, int]) -> Tensor:
+        """float64 (..., D, 4), in pixels of a picture of this size, from distances (..., D, 4) of the points `at`."""
+        x, y, stride = (each.to(at.device)[at] for each in self.points[:3])
+        places = torch.stack([x, y, x, y], -1) + distances * stride[..., None] * distances.new_tensor([-1, -1, 1, 1])
+        height, width = self.image_size
+        shown = places.new_tensor([width, height, width, height])
+        return places.clamp(min=0).minimum(shown) * (places.new_tensor([size[1], size[0]] * 2) / shown)
