@@ -104,7 +104,7 @@ def train(
             summary = _train_epoch(run, tick) or _finish_epoch(run) or _stopped_early(run)
     if run.checkpoints is not None:
         run.checkpoints.close()
-    return summary or Summary("finished", f"finished {recipe.epochs} epochs")
+    return summary or Summary("finished", f"finished {recipe.epochs} epoch{'s' * (recipe.epochs > 1)}")
 
 
 def _choose_trained(run: Run) -> None:
