@@ -91,7 +91,12 @@ def cvat(root: Path) -> Found:
     return {"": files}
 
 
+def unpacked_into_a_folder(root: Path) -> Found:
+    return split_on_both_sides(root / "BCCD_Dataset-master")
+
+
 LAYOUTS = [
+    unpacked_into_a_folder,
     devkit,
     without_lists,
     with_a_test_list,
@@ -350,9 +355,11 @@ def test_the_form_of_a_folder_shows(tmp_path: Path) -> None:
 
 
 def test_two_forms_are_asked_about_and_others_named(tmp_path: Path) -> None:
-    labelled(tmp_path / "images", tmp_path / "annotations", 6)
-    write(tmp_path / "labels/000000.txt", "0 0.5 0.5 0.2 0.2")
-    with pytest.raises(ValueError, match=r"more than one form: yolo \(labels/000000.txt\) and voc .*--dataset yolo or"):
+    labelled(tmp_path / "images/train", tmp_path / "annotations", 6)
+    write(tmp_path / "labels/train/000000.txt", "0 0.5 0.5 0.2 0.2")
+    with pytest.raises(
+        ValueError, match=r"more than one form: yolo \(labels/train/000000.txt\) and voc .*--dataset yolo or"
+    ):
         object_folder.source(str(tmp_path))
     draw(tmp_path / "other/cat/0.jpg")
     with pytest.raises(ValueError, match="holds no boxes in a form that is read; give --data a folder that holds"):

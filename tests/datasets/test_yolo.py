@@ -11,7 +11,7 @@ import pytest
 from helpers.boxed import BOX, HEIGHT, WIDTH, counts, draw, load, pixels, said, write
 
 from trainers import notices
-from trainers.datasets import Source, yolo
+from trainers.datasets import Source, object_folder, yolo
 
 YAML = ("train: images/train", "val: images/val", "names: [cat, dog]")
 
@@ -115,7 +115,19 @@ def linked(root: Path) -> dict[str, dict[Path, Path]]:
     return found
 
 
+def unpacked_into_a_folder(root: Path) -> dict[str, dict[Path, Path]]:
+    write(root / "about.txt", "-")
+    return roboflow(root / "Pets.v1i.yolov8")
+
+
+def of_other_names(root: Path) -> dict[str, dict[Path, Path]]:
+    write(root / "annotations/classes.txt", "cat", "dog")
+    return {split: labelled(root / f"imgs/{split}", root / f"annotations/{split}") for split in ("train", "val")}
+
+
 LAYOUTS = [
+    unpacked_into_a_folder,
+    of_other_names,
     coco128,
     roboflow,
     without_yaml,
@@ -380,6 +392,16 @@ def test_names_with_accents_belong_together_in_either_form(tmp_path: Path) -> No
     draw(tmp_path / "images/train/caf\u00e9.jpg")
     write(tmp_path / "labels/train/cafe\u0301.txt", BOX)
     assert counts(yolo.source(str(tmp_path)))["train"] == (4, 4)
+
+
+def test_labels_of_other_forms_are_refused_with_their_line(tmp_path: Path) -> None:
+    for form, line in (("kitti", "Car 0.00 0 -1.58 587.01 173.33"), ("visdrone", "684,8,273,116,0,0,0,0")):
+        draw(tmp_path / form / "images/0.jpg")
+        write(tmp_path / form / "annotations/0.txt", line)
+        with pytest.raises(
+            ValueError, match=r"annotations/0.txt, line 1: '.*' is no number.* a line is: class x y width"
+        ):
+            object_folder.source(str(tmp_path / form))
 
 
 def test_orientations_are_said(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import unquote
 
 from trainers.datasets import ALL
-from trainers.datasets._looks_like import IMAGES, MASKS
+from trainers.datasets._looks_like import IMAGES, LABELS, MASKS
 from trainers.datasets._splits import SPLITS, WORDS, Given, find_scored, find_splits
 from trainers.formatting import composed, printable, shortened
 from trainers.listing import is_picture, list_folder, walk, words
@@ -27,6 +27,16 @@ def split_of_folders(path: str) -> str | None:
     """The split that the innermost folder of a path that says any says."""
     said = (split_word(folder) for folder in reversed(os.path.dirname(path).split("/")))
     return next((split for split in said if split), None)
+
+
+def descend_alone(root: str) -> str:
+    """The folder itself, or the one in it where there is nothing else, as archives have it."""
+    listing = list_folder(root)
+    if len(listing.folders) != 1 or listing.pictures:
+        return root
+    (inner,) = listing.folders
+    known = inner.lower() in IMAGES | LABELS or split_word(inner) is not None
+    return root if known else descend_alone(f"{root}/{inner}")
 
 
 def images_folder(root: str) -> str | None:

@@ -31,6 +31,7 @@ from trainers.datasets._object_folders import (
     UNLABELLED,
     Index,
     below,
+    descend_alone,
     find_folders,
     images_folder,
     own_pictures,
@@ -157,7 +158,7 @@ def read(item: Item) -> list[tuple[Pixels, Objects]]:
 
 
 def _list(data: str | None, given: Given, zero_based: bool | None, how: How, known: Sequence[str] | None) -> Source:
-    root = _descend(existing_folder(data, HOLDS))
+    root = descend_alone(_descend(existing_folder(data, HOLDS)))
     tree = walk(root, "")
     intake, warnings = Intake(), list[str]()
     files = _parse_all(root, tree, intake, warnings)

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from trainers.datasets import ALL, Item, Objects, Source
 from trainers.datasets._files import existing_folder
 from trainers.datasets._looks_like import IMAGES, LABELS, looks_like
-from trainers.datasets._object_folders import UNLABELLED, below, find_folders, own_pictures, say_unlisted
+from trainers.datasets._object_folders import UNLABELLED, below, descend_alone, find_folders, own_pictures, say_unlisted
 from trainers.datasets._objects import (
     ROUNDING,
     How,
@@ -168,12 +168,15 @@ def _list(
 
 def find_sign(root: str, others: Sequence[str], pictures: Sequence[str]) -> str | None:
     """The file by which the form shows."""
-    at_top = [path for path in others if "/" not in path and path.lower().endswith((".yaml", ".yml", ".data"))]
+    tops = (root, descend_alone(root))
+    files = [path for path in others if path.lower().endswith((".yaml", ".yml", ".data"))]
+    at_top = [path for path in files if os.path.dirname(f"{root}/{path}") in tops]
     for path in at_top:
         if (read_darknet if path.lower().endswith(".data") else read_yaml)(f"{root}/{path}") is not None:
             return path
-    texts = {composed(os.path.splitext(path)[0]): path for path in others if path.lower().endswith(".txt")}
-    stems = (stem for path in pictures for stem in _stems(path)) if texts else ()
+    texts = _by_stem(others)
+    names = _label_folders(texts)
+    stems = (stem for path in pictures for stem in _stems(path, names)) if texts else ()
     return next((texts[stem] for stem in stems if stem in texts), None)
 
 
@@ -192,15 +195,10 @@ def _find(data: str | None, given: Given, classes: list[str] | None, *, scored: 
     else:
         folders, warnings = find_folders(root, given, "images/* and train/labels/*", scored=scored)
         splits = {split: [f"{root}/{path}" for path in below(pictures, of)] for split, of in folders.items()}
-    texts = {f"{root}/{path}": f"{root}/{path}" for path in others if path.lower().endswith(".txt")}
+    texts = [f"{root}/{path}" for path in others]
     for outside in {_around(path) for paths in splits.values() for path in paths if not path.startswith(f"{root}/")}:
-        texts |= {
-            f"{outside}/{path}": f"{outside}/{path}"
-            for path in walk(outside, "").others
-            if path.lower().endswith(".txt")
-        }
-    stems = {composed(os.path.splitext(path)[0]): path for path in texts.values()}
-    return _Set(root, splits, stems, classes or _find_names(said, root, others), said.keypoints, warnings)
+        texts += [f"{outside}/{path}" for path in walk(outside, "").others]
+    return _Set(root, splits, _by_stem(texts), classes or _find_names(said, root, others), said.keypoints, warnings)
 
 
 def _find_yaml(data: str | None) -> tuple[Yaml, str]:
@@ -215,6 +213,9 @@ def _find_yaml(data: str | None) -> tuple[Yaml, str]:
         return said, said.folder
     root = existing_folder(data, HOLDS)
     held = sorted(os.listdir(root))
+    if not any(name.lower().endswith((".yaml", ".yml", ".data")) for name in held):
+        root = descend_alone(root)
+        held = sorted(os.listdir(root))
     first = [name for name in held if name.lower() in YAMLS] or [
         name for name in held if name.lower().endswith((".yaml", ".yml")) and not name.startswith(".")
     ]
@@ -329,11 +330,12 @@ Labelled = tuple[list[Picture], dict[str, str]]
 
 def _read_labels(found: _Set, paths: Iterable[str], classes: Sequence[str] | None, intake: Intake) -> Labelled:
     names = None if classes is None else dict(enumerate(classes))
+    folders = _label_folders(found.texts)
     pictures, texts = [], dict[str, str]()
     for path in paths:
         picture = Picture(path, os.path.relpath(path, found.root) if path.startswith(f"{found.root}/") else path)
         pictures.append(picture)
-        text = next((found.texts[stem] for stem in _stems(path) if stem in found.texts), None)
+        text = next((found.texts[stem] for stem in _stems(path, folders) if stem in found.texts), None)
         if text is None:
             continue
         if text in texts:
@@ -357,17 +359,26 @@ def _read_labels(found: _Set, paths: Iterable[str], classes: Sequence[str] | Non
     return pictures, texts
 
 
-def _stems(path: str) -> Iterator[str]:
+def _by_stem(paths: Iterable[str]) -> dict[str, str]:
+    """Path of each text file without its ending, accents in one form -> path."""
+    return {composed(os.path.splitext(path)[0]): path for path in paths if path.lower().endswith(".txt")}
+
+
+def _label_folders(texts: Iterable[str]) -> list[str]:
+    """Names of folders of labels that hold some; labels itself before others."""
+    above = {part for folder in {os.path.dirname(text) for text in texts} for part in folder.split("/")}
+    return sorted((name for name in above if name.lower() in LABELS), key=lambda name: (name != "labels", name))
+
+
+def _stems(path: str, names: Sequence[str] = ("labels",)) -> Iterator[str]:
     """Where the labels of a picture may lie, without ending: labels for images, the last first; else beside it."""
     stem = composed(os.path.splitext(path)[0])
     parts = stem.split("/")
-    for place in range(len(parts) - 2, 0, -1):
+    for place in range(len(parts) - 2, -1, -1):
         if parts[place].lower() in IMAGES:
-            for name in ("labels", "Labels", "label", "annotations", "labels_txt"):
-                yield "/".join([*parts[:place], name, *parts[place + 1 :]])
+            yield from ("/".join([*parts[:place], name, *parts[place + 1 :]]) for name in names)
     yield stem
-    yield "/".join([*parts[:-1], "labels", parts[-1]])
-    yield "/".join([*parts[:-2], "labels", parts[-1]])
+    yield from ("/".join([*parts[:end], name, parts[-1]]) for end in (-1, -2) for name in names)
 
 
 def _check_shares(line: str, picture: Picture) -> str | None:
