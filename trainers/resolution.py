@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from trainers.augmentations.mosaic import is_on
 from trainers.from_data import follow
 from trainers.messages import Meta
 from trainers.recipe import Recipe, Scale, resolve_micro_batch
@@ -170,6 +171,12 @@ def _check_end(old: Recipe, new: Recipe, run: str, epochs_run: int) -> None:
             f"give --epochs {epochs_run} or more, or another --run"
         )
     epochs = min(epochs_run + 1, old.epochs, new.epochs)
+    if any(is_on(old.augment, epoch, old.epochs) != is_on(new.augment, epoch, new.epochs) for epoch in range(epochs)):
+        raise ValueError(
+            f"the run {run} was to have {old.epochs} epochs, the last tenth without mosaics, and has come to these: it "
+            f"cannot go on to --epochs {new.epochs}. To start from its weights, give --init-from {run} and another "
+            f"--run; or --epochs {old.epochs}"
+        )
     for step in range(epochs * NOMINAL_STEPS):
         if learning_rate(old, step, NOMINAL_STEPS) != learning_rate(new, step, NOMINAL_STEPS):
             raise ValueError(

@@ -532,6 +532,7 @@ REFUSED: list[tuple[str, Any]] = [
     ("mixup", -0.2),
     ("mixup", True),
     ("cutmix", math.inf),
+    ("mosaic", 1.5),
 ]
 
 

@@ -77,7 +77,7 @@ def test_boxes_after_flips_crops_and_moves_are_those_of_the_masks(
 ) -> None:
     table = tables()
     changed = change(settings, draw(table), size)
-    moved = BOXES.move(table, changed.mapping, size, changed.erased)
+    moved = BOXES.move(table, changed.mapping, STORED, size, changed.erased)
     seen = boxes_of(changed.masks)
     there = ~np.isnan(seen[:, 0])
     assert there.sum() > 200
@@ -97,7 +97,7 @@ def test_boxes_after_flips_crops_and_moves_are_those_of_the_masks(
 def test_boxes_after_scaling_are_those_of_the_masks_to_half_a_pixel(settings: dict[str, Any]) -> None:
     table = tables()
     changed = change(settings, draw(table), (36, 48))
-    moved = BOXES.move(table, changed.mapping, (36, 48))
+    moved = BOXES.move(table, changed.mapping, STORED, (36, 48))
     seen = boxes_of(changed.masks)
     there = ~np.isnan(seen[:, 0])
     assert there.sum() > 200
@@ -110,7 +110,7 @@ def test_boxes_after_scaling_are_those_of_the_masks_to_half_a_pixel(settings: di
 def test_boxes_of_turned_pictures_hold_all_of_the_object(settings: dict[str, Any]) -> None:
     table = tables()
     changed = change(settings, draw(table))
-    moved, seen = BOXES.move(table, changed.mapping, STORED), boxes_of(changed.masks)
+    moved, seen = BOXES.move(table, changed.mapping, STORED, STORED), boxes_of(changed.masks)
     there = ~np.isnan(seen[:, 0])
     assert there.sum() > 150
     held = corners(moved)[there, 0]
@@ -123,7 +123,7 @@ def test_boxes_of_turned_pictures_hold_all_of_the_object(settings: dict[str, Any
 def test_an_object_of_which_too_little_is_seen_is_neither_found_nor_background() -> None:
     table = tables()
     changed = change({"translate": 0.5}, draw(table))
-    moved = BOXES.move(table, changed.mapping, STORED)
+    moved = BOXES.move(table, changed.mapping, STORED, STORED)
     assert changed.masks is not None
     share = (changed.masks == 1).sum((1, 2)).numpy() / table[:, 0, AREA]
     assert {*np.unique(moved[:, 0, KIND])} == {PLAIN, CROWD}
@@ -136,7 +136,7 @@ def test_an_object_that_is_erased_but_for_a_fifth_is_neither_found_nor_backgroun
     table = tables()
     masks = draw(table)
     changed = change({"erase": 1.0}, masks)
-    moved = BOXES.move(table, changed.mapping, STORED, changed.erased)
+    moved = BOXES.move(table, changed.mapping, STORED, STORED, changed.erased)
     assert changed.masks is not None
     left = (changed.masks == 1).sum((1, 2)).numpy() / masks.sum((1, 2)).numpy()
     np.testing.assert_array_equal(moved[:, 0, KIND] == CROWD, left < 0.2)
@@ -147,7 +147,7 @@ def test_an_object_that_is_erased_but_for_a_fifth_is_neither_found_nor_backgroun
 def test_padding_stays_padding() -> None:
     table = BOXES.stack([tables(1)[0], BOXES.resize(BOXES.check("a", np.zeros((*STORED, 1)), EMPTY, 1), STORED, "pad")])
     changed = change({"resized_crop": [0.3, 0.6]}, torch.zeros(2, *STORED, dtype=torch.uint8))
-    moved = BOXES.move(table, changed.mapping, STORED)
+    moved = BOXES.move(table, changed.mapping, STORED, STORED)
     assert moved[1, 0, CLASS] == PAD
     assert not moved[1, 0, LEFT : BOTTOM + 1].any()
 
@@ -167,7 +167,7 @@ def test_whatever_else_is_offered_is_followed() -> None:
     """A new augmentation is one that boxes can follow, or is refused: this list is to be thought about."""
     refused = {name for name, each in AUGMENTATIONS.items() if isinstance(each, Mixing)} | {"elastic"}
     moves = {"horizontal_flip", "vertical_flip", "rotate", "scale", "translate", "pad", "crop", "resized_crop"}
-    moves |= {"fill", "erase", "rand_augment", "trivial_augment"}
+    moves |= {"fill", "erase", "rand_augment", "trivial_augment", "mosaic"}
     values = {"brightness", "contrast", "saturation", "hue", "blur", "noise"}
     assert refused | moves | values == AUGMENTATIONS.keys()
 
@@ -202,4 +202,4 @@ def test_the_model_gets_boxes_in_pixels_of_the_picture_that_it_gets(epoch: int |
     there = ~np.isnan(seen[:, 0])
     np.testing.assert_array_equal(corners(found)[there, 0].numpy(), seen[there])
     if epoch is None:
-        np.testing.assert_array_equal(found, BOXES.move(table, center_mapping(STORED, (32, 40), 20), (32, 40)))
+        np.testing.assert_array_equal(found, BOXES.move(table, center_mapping(STORED, (32, 40), 20), STORED, (32, 40)))

@@ -301,6 +301,6 @@ def test_the_sheet_to_look_at_shows_every_augmentation() -> None:
     from helpers.augmentation_sheet import COLUMNS, LABEL, ROWS, sheet
 
     shown = {name for settings in ROWS.values() for name in settings}
-    assert AUGMENTATIONS.keys() - shown <= {"translate", "scale", "crop", "pad"}
+    assert AUGMENTATIONS.keys() - shown <= {"translate", "scale", "crop", "pad", "mosaic"}
     page = sheet(12)
     assert page.size == (LABEL + 2 * COLUMNS * 14, 16 * (len(ROWS) + len(OPERATIONS)))

@@ -125,8 +125,17 @@ class Mixing:
     """Mixes by the setting's value, MIXING_DRAWS random numbers of the micro-batch, and height and width."""
 
 
+@dataclass(frozen=True)
+class Tiling:
+    """Several stored pictures as one, which is then changed as any is: data/mosaic.py."""
+
+    takes: str
+    allows: Callable[[object], bool]
+    excludes: tuple[str, ...]
+
+
 MIXING_DRAWS = 4
-AUGMENTATIONS: dict[str, Augmentation | Mixing] = {}
+AUGMENTATIONS: dict[str, Augmentation | Mixing | Tiling] = {}
 """Filled by the decorators below."""
 
 

@@ -148,17 +148,24 @@ def choose_mode(mode: str, recipe: Recipe, source: Source, cache: Path, ray: boo
         "cache" or "stream".
 
     Raises:
-        ValueError: the disk is too small, and there is no Ray.
+        ValueError: the disk is too small, and there is no Ray, or what is streamed cannot be changed as it should.
     """
+    mosaic = recipe.augment.get("mosaic")
+    if mode == "stream" and mosaic:
+        raise ValueError(
+            "augment mosaic reads four prepared pictures for each that is shown, and data_mode=stream would decode "
+            "four; leave one of them out"
+        )
     if mode != "auto":
         return mode
     home = next(path for path in (cache, *cache.parents) if os.path.exists(path))  # those closed to us are none
     needed, free = bytes_needed(recipe, source), shutil.disk_usage(home).free
     if needed <= 0.9 * free or os.path.exists(cache / cache_key(recipe, source) / "meta.json"):
         return "cache"
-    if not ray:
+    if not ray or mosaic:
+        instead = "leave augment mosaic out" if mosaic else "give --workers 1 or more to stream them"
         raise ValueError(
             f"the prepared pictures need {format_size(needed)} and {home} has {format_size(free)} free; "
-            "set TRAINYARD_CACHE to a larger disk, or give --workers 1 or more to stream them"
+            f"set TRAINYARD_CACHE to a larger disk, or {instead}"
         )
     return "stream"

@@ -137,7 +137,7 @@ def _train_epoch(run: Run, tick: Callable[[], None]) -> Summary | None:
     meter = Meter(run)
     parts.set_training(recipe, state.model, state.epoch)
     step = Step(run, BatchNormStatistics(state.model, world))
-    for batches in by_step(meter.timed(run.batches("train", passes))):
+    for batches in by_step(meter.timed(run.batches("train", passes, state.epoch))):
         step.accumulate(batches)
         step.update()
         tick()

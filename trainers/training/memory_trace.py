@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainers.augmentations import AUGMENTATIONS, Augmentation, columns_of
+from trainers.augmentations import AUGMENTATIONS, Augmentation, columns_of, mosaic
 from trainers.data import sampler
 from trainers.data.batches import Batch
 from trainers.data.sampler import Pass, one_pass
@@ -287,8 +287,10 @@ def _state(recipe: Recipe, model: nn.Module) -> TrainState:
 def _batch(recipe: Recipe, channels: int, classes: int, images: int, most_objects: int) -> Batch:
     """Pictures without memory, of a row that is changed by all that the recipe changes some by: an untouched batch
     takes less."""
-    pictures = np.broadcast_to(np.zeros((), np.uint8), (images, *recipe.storage_size, channels))
-    stacked = build.target_of(recipe).dummy(images, recipe.storage_size, classes, most_objects)
+    side = mosaic.side(recipe.augment)
+    size = (side * recipe.storage_size[0], side * recipe.storage_size[1])
+    pictures = np.broadcast_to(np.zeros((), np.uint8), (images, *size, channels))
+    stacked = build.target_of(recipe).dummy(images, size, classes, side**2 * most_objects)
     on = [each for name, each in AUGMENTATIONS.items() if recipe.augment.get(name)]
     chances = [each.columns[0] for each in on if isinstance(each, Augmentation) and each.columns]  # where by chance
     draws = sampler.uniforms(recipe.seed, 0, np.arange(4096), columns_of(recipe.augment))[:, chances or [0]]

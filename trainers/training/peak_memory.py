@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 
+from trainers.augmentations import mosaic
 from trainers.data.sampler import fewest_at_once
 from trainers.recipe import Recipe
 from trainers.training import build, device
@@ -225,10 +226,8 @@ def _picture_bytes(recipe: Recipe, channels: int, classes: int, most_objects: in
     """A picture and its target as they wait for their turn: floats, and int64 or float64."""
     pixels = recipe.image_size[0] * recipe.image_size[1]
     numbers = 8 if recipe.precision == "fp64" else 4
-    return (
-        pixels * channels * numbers
-        + 8 * build.target_of(recipe).dummy(1, recipe.image_size, classes, most_objects).size
-    )
+    most = mosaic.side(recipe.augment) ** 2 * most_objects
+    return pixels * channels * numbers + 8 * build.target_of(recipe).dummy(1, recipe.image_size, classes, most).size
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ class Preprocess:
             images, maps = self._middle(batch.images, maps)
             if recipe.storage_size != recipe.image_size:
                 mapping = augment.center_mapping(recipe.storage_size, recipe.image_size, len(images))
-                found = self.target.move(found, mapping, recipe.image_size)
+                found = self.target.move(found, mapping, recipe.storage_size, recipe.image_size)
         else:
             pixels = self._to_device(batch.images).permute(0, 3, 1, 2).to(self.world.dtype).mul_(1 / 255)
             images, maps, mapping, erased = augment.augment(
@@ -95,7 +95,8 @@ class Preprocess:
                 masks=maps,
             )
             images = torch.addcmul(self.shift, images, self.scale)
-            found = self.target.move(found, mapping, recipe.image_size, erased)
+            size = (batch.images.shape[1], batch.images.shape[2])  # of a mosaic, that of the store twice
+            found = self.target.move(found, mapping, size, recipe.image_size, erased)
         return images, stored if found is batch.targets else self._to_device(found), maps
 
     def images(self, pictures: npt.NDArray[np.uint8]) -> Tensor:

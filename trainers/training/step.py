@@ -24,7 +24,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from trainers.data import sampler
+from trainers.augmentations.mosaic import is_on
+from trainers.data import mosaic, sampler
 from trainers.data.batches import Batch, Data, ahead
 from trainers.data.mixing import Mixture
 from trainers.data.sampler import Pass
@@ -93,9 +94,19 @@ class Run:
         """Optimizer steps per epoch."""
         return len(self.sizes)
 
-    def batches(self, split: str, passes: Iterator[Pass]) -> Iterator[Batch]:
-        """A GPU computes while a thread reads ahead; on a CPU the thread would take the cores that compute."""
-        batches = self.data.batches(split, passes)
+    def batches(self, split: str, passes: Iterator[Pass], epoch: int | None = None) -> Iterator[Batch]:
+        """Stored pictures; a GPU computes while a thread reads ahead; on a CPU the thread would take the cores that
+        compute.
+
+        Args:
+            split: Such as "val".
+            passes: Of this rank.
+            epoch: Whose mosaics they are, where it has any; None: they are as they are stored.
+        """
+        if epoch is not None and is_on(self.recipe.augment, epoch, self.recipe.epochs):
+            batches = mosaic.batches(self.data, split, passes, self.recipe, epoch)
+        else:
+            batches = self.data.batches(split, passes)
         return batches if self.world.device.type == "cpu" else ahead(batches)
 
 

@@ -135,12 +135,23 @@ class Target(Protocol):
         """What a person should know of how these targets follow a recipe's `augment`."""
         ...
 
-    def move(self, targets: Array, mapping: Array, size: Size, erased: Erased | None = None) -> Array:
+    def tile(self, targets: Array, corners: Array, shown: Array) -> Array:
+        """Stacked targets of mosaics, (N, ...), of kinds that do not refuse them.
+
+        Args:
+            targets: of the pictures at their places, (places, N, ...).
+            corners: top and left of each, in pixels, (places, 2, N).
+            shown: whether it is there, (places, N).
+        """
+        ...
+
+    def move(self, targets: Array, mapping: Array, stored: Size, size: Size, erased: Erased | None = None) -> Array:
         """Stacked targets as they go with pictures that were changed; those that lie still, or are `maps`, themselves.
 
         Args:
             targets: of N pictures.
             mapping: float64 (N, 6); see `augment.Augmented`.
+            stored: size of the pictures before.
             size: of the changed pictures.
             erased: boxes of them.
         """
@@ -208,12 +219,16 @@ class Shared:
         return gather(columns, first_rows, ids)
 
     def refuse(self, settings: Mapping[str, object]) -> None:
-        pass
+        if settings.get("mosaic"):
+            raise ValueError("augment mosaic is for boxes of objects; leave it out")
+
+    def tile(self, targets: Array, corners: Array, shown: Array) -> Array:
+        raise AssertionError("they refuse mosaics")
 
     def doubts(self, settings: Mapping[str, object]) -> list[str]:
         return []
 
-    def move(self, targets: Array, mapping: Array, size: Size, erased: Erased | None = None) -> Array:
+    def move(self, targets: Array, mapping: Array, stored: Size, size: Size, erased: Erased | None = None) -> Array:
         return targets
 
     def shown(self, target: Tensor, every: int) -> Array:

@@ -41,8 +41,6 @@ LEAST_VISIBLE = 0.2
 """Share of its area that an object must keep in the picture to be one that is to be found."""
 ROUNDING = 1e-6
 """By which shares may lie outside 0 to 1."""
-
-
 _NO_BOXES = {
     "elastic": "it bends objects, and their boxes cannot follow",
     "mixup": "a picture would hold the objects of two, each of them in part",
@@ -183,17 +181,26 @@ class Boxes(Shared):
             "which is too large (twice for a square at 45 degrees, more for what is long): such boxes are learned"
         ]
 
-    def move(self, targets: Array, mapping: Array, size: Size, erased: Erased | None = None) -> Array:
+    def tile(self, targets: Array, corners: Array, shown: Array) -> Array:
+        """What reaches beyond the mosaic is cut by `move`."""
         table = targets.astype(np.float64)
-        a, b, c, d, e, f = (column[:, None, None] for column in mapping.T)
-        x, y = table[..., [LEFT, RIGHT, LEFT, RIGHT]] - c, table[..., [TOP, TOP, BOTTOM, BOTTOM]] - f
-        area = a * e - b * d
-        moved_x, moved_y = (e * x - b * y) / area, (a * y - d * x) / area
-        there = are_objects(table)
-        lowest, highest = (np.stack([find(moved_x, -1), find(moved_y, -1)], -1) for find in (np.min, np.max))
-        table[..., LEFT : BOTTOM + 1] = np.where(there[..., None], np.concatenate([lowest, highest], -1), 0)
-        table[..., SCALE] *= np.abs(area[..., 0])
-        table = clip(table, size)
+        there = are_objects(table) & shown[..., None]
+        top, left = corners[:, 0, :, None], corners[:, 1, :, None]
+        table[..., LEFT : BOTTOM + 1] += np.where(there[..., None], np.stack([left, top, left, top], -1), 0)
+        table[~there, :SCALE] = padding(0)[0, :SCALE]
+        together = np.concatenate(table, axis=1)
+        present = are_objects(together)
+        first = np.argsort(~present, axis=1, kind="stable")[:, : max(1, present.sum(1).max(initial=0))]
+        return np.take_along_axis(together, first[..., None], 1)
+
+    def move(self, targets: Array, mapping: Array, stored: Size, size: Size, erased: Erased | None = None) -> Array:
+        table = targets.astype(np.float64)
+        whole = _moved(corners(table), mapping)
+        left = _within(corners(table), _limits(stored))  # of a mosaic's parts not all may be there
+        seen = whole if (left == corners(table)).all() else _moved(left, mapping)
+        a, b, _, d, e, _ = mapping.T
+        table[..., SCALE] *= np.abs(a * e - b * d)[:, None]
+        table = _show(table, whole, _within(seen, _limits(size)))
         if erased is not None:
             _hide(table, erased)
         return table
@@ -245,25 +252,42 @@ class Boxes(Shared):
 
 
 def clip(table: Array, size: Size) -> Array:
-    """What is seen of the objects in a picture of this size.
+    """What is seen of the objects of a picture of this size; `table`: float64 (..., rows, COLUMNS)."""
+    return _show(table, corners(table), _within(corners(table), _limits(size)))
 
-    What keeps less than LEAST_VISIBLE of its box becomes a crowd, which is neither to be found nor background; what
-    lies outside becomes padding. The area becomes that of the part which is seen, the object being as dense everywhere.
+
+def _show(table: Array, whole: Array, seen: Array) -> Array:
+    """The objects of which a part is seen.
+
+    What keeps less than LEAST_VISIBLE of its box becomes a crowd, which is neither to be found nor background; what is
+    not seen becomes padding. The area becomes that of the part which is seen, the object being as dense everywhere.
 
     Args:
         table: float64 (..., rows, COLUMNS).
-        size: Of the picture.
+        whole: their boxes, (..., rows, 4).
+        seen: the part of these.
     """
-    whole, result = corners(table), table.copy()
-    result[..., LEFT : BOTTOM + 1] = _within(whole, np.array([0, 0, size[1], size[0]]))
-    seen, before = _box_areas(corners(result)), _box_areas(whole)
-    share = np.divide(seen, before, out=np.zeros_like(seen), where=before > 0)
-    there = are_objects(table)
-    gone = there & (seen <= 0)
+    result, there = table.copy(), are_objects(table)
+    parts, before = _box_areas(seen), _box_areas(whole)
+    share = np.divide(parts, before, out=np.zeros_like(parts), where=before > 0)
+    result[..., LEFT : BOTTOM + 1] = seen
     result[..., AREA] *= share
     result[there & (share < LEAST_VISIBLE), KIND] = CROWD
-    result[gone, :SCALE] = padding(0)[0, :SCALE]
+    result[~there | (parts <= 0), :SCALE] = padding(0)[0, :SCALE]
     return result
+
+
+def _moved(sides: Array, mapping: Array) -> Array:
+    """The boxes around what becomes of boxes (N, M, 4) by the inverse of a mapping."""
+    a, b, c, d, e, f = (column[:, None, None] for column in mapping.T)
+    x, y = sides[..., [0, 2, 0, 2]] - c, sides[..., [1, 1, 3, 3]] - f
+    area = a * e - b * d
+    new_x, new_y = (e * x - b * y) / area, (a * y - d * x) / area
+    return np.stack([new_x.min(-1), new_y.min(-1), new_x.max(-1), new_y.max(-1)], -1)
+
+
+def _limits(size: Size) -> Array:
+    return np.array([0, 0, size[1], size[0]])
 
 
 def _within(sides: Array, limits: Array) -> Array:
