@@ -155,7 +155,5 @@ def test_a_run_that_has_come_to_its_last_tenth_does_not_go_on_to_more_epochs() -
     longer = recipe(**how, epochs=40)
     assert agree_with_earlier(longer, earlier, "one", epochs_run=17).epochs == 40
     for done in (18, 20):
-        with pytest.raises(
-            ValueError, match=r"the last tenth without mosaics, .* cannot go on to --epochs 40"
-        ):
+        with pytest.raises(ValueError, match=r"the last tenth without mosaics, .* cannot go on to --epochs 40"):
             agree_with_earlier(longer, earlier, "one", epochs_run=done)
