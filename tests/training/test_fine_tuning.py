@@ -301,25 +301,25 @@ def test_a_run_killed_in_its_last_frozen_epoch_ends_bit_for_bit_as_one_that_was_
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}
     metrics, store = tmp_path / "killed" / "metrics.jsonl", Store(tmp_path / "killed")
 
-    def start(run: str, **more: str) -> subprocess.Popen[str]:
+    def start(run: str, **more: str) -> subprocess.Popen[bytes]:
         argv = [sys.executable, "-m", "trainers", "train", *words.split(), "--run", run]
-        return subprocess.Popen(
-            argv, env={**alone, **more}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+        with open(tmp_path / f"{run}.txt", "wb") as printed:
+            return subprocess.Popen(argv, env={**alone, **more}, stdout=printed, stderr=printed)
 
-    undisturbed, killed = start("undisturbed"), start("killed", STANDS_AFTER_A_LINE_OF=str(metrics))
+    def printed_by(run: str) -> str:
+        return (tmp_path / f"{run}.txt").read_text()
+
+    assert start("undisturbed").wait(300) == 0, printed_by("undisturbed")
+    killed = start("killed", STANDS_AFTER_A_LINE_OF=str(metrics))
     until = time.monotonic() + 300
     while time.monotonic() < until and killed.poll() is None and Checkpoints(store).latest_step() <= STEPS:
         time.sleep(0.05)
-    killed.send_signal(signal.SIGKILL)
-    printed, _ = killed.communicate()
-    assert killed.returncode == -signal.SIGKILL, printed
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL, printed_by("killed")
     assert STEPS < Checkpoints(store).latest_step() < 2 * STEPS
     assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == [STEPS]
-    for again in (undisturbed, start("killed")):
-        printed, _ = again.communicate(timeout=300)
-        assert again.returncode == 0, printed
-    assert "going on from step" in printed
+    assert start("killed").wait(300) == 0, printed_by("killed")
+    assert "going on from step" in printed_by("killed")
     one, other = (Checkpoints(Store(tmp_path / run)).latest() for run in ("undisturbed", "killed"))
     assert one is not None
     assert other is not None
