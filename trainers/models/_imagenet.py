@@ -44,7 +44,7 @@ def fetch(chosen: Any, name: str, advice: str) -> dict[str, torch.Tensor]:
         )
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(
-            f"weights={name}: {chosen.url} could not be read ({error}). {advice}, or put that file at {path}"
+            f"weights={name}: {chosen.url} could not be read ({error}); {advice}, or put that file at {path}"
         ) from error
     finally:
         socket.setdefaulttimeout(waiting)
