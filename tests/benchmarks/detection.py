@@ -1,33 +1,187 @@
 """Detection against what else there is for it.
 
-    python tests/benchmarks/detection.py [--quick] [--repeats N] [--only WORD]
+    python tests/benchmarks/detection.py [--quick] [--repeats N] [--threads N] [--only train|ap|peers] [--minutes N]
 
-`ap`: average precision of boxes, in one thread, against pycocotools and, where it is installed, faster-coco-eval, which
+train: milliseconds an image of loop.train on the prepared pictures of shapes.fcos, in this process, against a loop by
+hand: the same pictures (uint8, in memory), model, weights and fused AdamW, fp32, no augmentation; points get their
+objects picture by picture, and losses are torchvision's. Counted are epochs without evaluation, after a first one, in
+which both see the same pictures in the same order at a learning rate of nearly 0: their losses must agree. Wanted: at
+most 1.03 times the peer's time.
+
+ap: average precision of boxes, in one thread, against pycocotools and, where it is installed, faster-coco-eval, which
 is compiled. 1,000 pictures, 80 classes, 7,000 objects, 60,000 detections; and 300 pictures of one class with 6,000
 objects and 30,000 detections, where matching weighs most. Ours counts from arrays, theirs from lists of annotations, as
 each has them, with the index they build. All scores must be equal to 1e-12. Wanted: at most 0.2 of pycocotools' time.
 
---quick: 20 pictures.
+peers: AP after so many minutes of training from nothing on the pictures of shapes.fcos: the recipe, and torchvision's
+SSDlite (MobileNetV3-Large) by its reference settings (torchvision's references/detection: SGD by a cosine, crops by
+IoU, flips), at its own 320x320 and at the pictures' size. Each is given as many epochs as fit, by what an epoch of it
+takes, and scored after the last by the same AP.
+
+--quick: 64 pictures of 48x64, and 20 for `ap`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.util
 import io
+import math
+import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import _common
 import numpy as np
+import segmentation
+import torch
 from helpers.detections import Case, to_coco
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from torch import Tensor
+from torch.nn import functional
 
 from trainers import box_table
+from trainers.data import sampler
+from trainers.data.batches import Batch, Cached
+from trainers.data.prepare import prepare
+from trainers.data.source import scan_files
+from trainers.recipe import Recipe, resolve
 from trainers.tasks import average_precision
+from trainers.training import device
+from trainers.training.distributed import World
 
+LR, STILL = 1e-4, 1e-12
+REACH, RADIUS = 8.0, 1.5
 BATCH = 64
+
+
+def shapes(given: Any, **changes: object) -> Recipe:
+    recipe = resolve("shapes.fcos", precision="fp32", **changes)
+    if given.quick:
+        drawn = {**recipe.dataset_args, "train": 64, "val": 32, "height": 48, "width": 64}
+        recipe = recipe.replace(dataset_args=drawn, image_size=(48, 64))
+    return recipe.replace(micro_batch_size=recipe.batch_size)
+
+
+def whole(data: Cached, split: str) -> Batch:
+    """All pictures of a split, uint8 (N, H, W, 3), and their objects."""
+    rows = np.arange(data.meta["rows"][split])
+    passes = sampler.passes(
+        sampler.Order(rows, rows), batch_size=len(rows), micro_batch_size=len(rows), rank=0, world_size=1
+    )
+    return next(data.batches(split, passes))
+
+
+# Training ----------------------------------------------------------------------------------------------------
+
+
+class ByHand:
+    """The same model, weights and pictures in a loop of its own."""
+
+    def __init__(self, ours: segmentation.Ours) -> None:
+        recipe, meta, self.device = ours.recipe, ours.data.meta, ours.world.device
+        batch = whole(ours.data, "train")
+        self.images, self.tables = torch.from_numpy(batch.images), torch.from_numpy(batch.targets).double()
+        mean, std = (255 * torch.tensor(meta[name]).view(1, -1, 1, 1) for name in ("mean", "std"))
+        self.mean, self.std = mean.to(self.device), std.to(self.device)
+        self.model = copy.deepcopy(ours.state.model)
+        decay = {"lr": STILL, "weight_decay": recipe.weight_decay, "fused": True}
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), **decay)
+        self.batch_size, self.loss = recipe.batch_size, math.nan
+        self.points = find_points(recipe).double().to(self.device)
+
+    def epoch(self, rows: Tensor | None = None, seeds: tuple[int, ...] = ()) -> float:
+        """Milliseconds an image of one epoch; its mean loss is then in `loss`. `rows`: their order, for the check."""
+        start = time.perf_counter()
+        self.model.train()
+        rows = torch.randperm(len(self.images)) if rows is None else rows
+        sums, divisors = torch.zeros(3, device=self.device), torch.zeros(3, device=self.device)
+        for first in range(0, len(rows), self.batch_size):
+            chosen = rows[first : first + self.batch_size]
+            images = self.images[chosen].to(self.device).permute(0, 3, 1, 2).float()
+            images = images.sub_(self.mean).div_(self.std)
+            self.optimizer.zero_grad()
+            parts, shares = losses_by_hand(self.points, self.model(images), self.tables[chosen].to(self.device))
+            (parts / shares.clamp(min=1e-6)).sum().backward()
+            self.optimizer.step()
+            sums, divisors = sums + parts.detach(), divisors + shares
+        self.loss = float((sums / divisors).sum())  # waits for the device
+        return 1000 * (time.perf_counter() - start) / len(rows)
+
+
+def find_points(recipe: Recipe) -> Tensor:
+    from trainers.models import fcos
+
+    return fcos.points(recipe.image_size, **recipe.model_args)
+
+
+def losses_by_hand(points: Tensor, output: Tensor, tables: Tensor) -> tuple[Tensor, Tensor]:
+    """FCOS's three losses and what each is divided by, (3,) each, of a batch; one picture after the other."""
+    from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+
+    parts, shares = output.new_zeros(3), output.new_zeros(3)
+    turn = output.new_tensor([-1, -1, 1, 1])
+    for predicted, table in zip(output, tables, strict=True):
+        objects = table[table[:, box_table.CLASS] >= 0]
+        names, distances, found, ignored = wanted_by_hand(points, objects)
+        target = torch.zeros_like(predicted[:, 5:])
+        target[found, names[found]] = 1
+        of_class = sigmoid_focal_loss(predicted[:, 5:], target).sum(1)
+        parts[0] += of_class[~ignored].sum()
+        shares[0] += found.sum().clamp(min=1)
+        sides = distances[found].to(output.dtype)
+        flat, high = sides[:, 0::2], sides[:, 1::2]
+        centre = (flat.amin(1) / flat.amax(1) * high.amin(1) / high.amax(1)).sqrt()
+        of_box = generalized_box_iou_loss(predicted[found, :4] * turn, sides * turn)
+        parts[1] += (of_box * centre).sum()
+        shares[1] += centre.sum()
+        parts[2] += functional.binary_cross_entropy_with_logits(predicted[found, 4], centre, reduction="sum")
+        shares[2] += found.sum()
+    return parts, shares
+
+
+def wanted_by_hand(points: Tensor, objects: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of each point the class, the distances in strides, whether it finds anything, and whether it is ignored; in
+    float64, as many points lie where an object just ends."""
+    x, y, stride = (column[:, None] for column in points.unbind(1))
+    if not len(objects):
+        nothing = torch.zeros(len(points), dtype=torch.bool, device=points.device)
+        return nothing.long(), points.new_zeros(len(points), 4), nothing, nothing
+    left, top, right, bottom = objects[:, :4].unbind(1)
+    sides = torch.stack([x - left, y - top, right - x, bottom - y], 2)
+    inside, farthest, plain = sides.amin(2) > 0, sides.amax(2), objects[:, box_table.KIND] == box_table.PLAIN
+    off = torch.maximum((x - (left + right) / 2).abs(), (y - (top + bottom) / 2).abs())
+    finest, coarsest = stride.min(), stride.max()
+    fits = (farthest > torch.where(stride == finest, 0, REACH * stride / 2)) & (
+        farthest <= torch.where(stride == coarsest, math.inf, REACH * stride)
+    )
+    area = (right - left) * (bottom - top)
+    smallest, which = torch.where(inside & (off < RADIUS * stride) & fits & plain, area, math.inf).min(1)
+    found = smallest < math.inf
+    distances = sides[torch.arange(len(points)), which] / stride
+    return objects[which, box_table.CLASS].long(), distances, found, (inside & ~plain).any(1) & ~found
+
+
+def compare_training(given: Any, storage: Path) -> None:
+    world = World(0, 1, device.choose_device(), "fp32")
+    recipe = shapes(given, augment={}, schedule="constant", warmup_share=0, epochs=1, lr=LR)
+    ours = segmentation.Ours(recipe, storage / "cache", world)
+    peer = ByHand(ours)
+    rows = torch.from_numpy(sampler.permutation(recipe.seed, 0, len(peer.images)))
+    ours.epoch(STILL)
+    peer.epoch(rows)
+    np.testing.assert_allclose(ours.state.history[0]["train/loss"], peer.loss, rtol=5e-5)
+    peer.optimizer.param_groups[0]["lr"] = LR
+    rounds = _common.take_turns({"by hand": peer.epoch, "trainyard": ours.epoch}, given.repeats)
+    title = f"training of shapes.fcos, {given.threads} threads, {world.device}"
+    _common.compare(title, "ms an image", rounds, {("trainyard", "by hand"): "<= 1.03"})
+
+
+# AP ----------------------------------------------------------------------------------------------------------
 
 
 def draw(pictures: int, classes: int, objects: int, detections: int) -> Case:
@@ -110,14 +264,122 @@ def measure_ap(title: str, repeats: int, pictures: int, classes: int, objects: i
     _common.compare(title, "seconds", rounds, bars)
 
 
+def compare_ap(given: Any, _: Path) -> None:
+    sizes = {"80 classes": (1000, 80, 7, 60), "1 class, dense": (300, 1, 20, 100)}
+    for name, (pictures, *numbers) in sizes.items():
+        pictures = 20 if given.quick else pictures
+        measure_ap(f"AP of {pictures} pictures, {name}", given.repeats, pictures, *numbers)
+
+
+# Equal minutes -----------------------------------------------------------------------------------------------
+
+Trained = tuple[float, float, float]
+"""AP, AP50, and the seconds of training."""
+
+
+def by_recipe(recipe: Recipe, threads: int) -> Callable[[int], Trained]:
+    from trainers import Scale, fit
+
+    def train(epochs: int) -> Trained:
+        changes = {"epochs": epochs, "image_size": recipe.image_size, "dataset_args": recipe.dataset_args}
+        result = fit("shapes.fcos", changes, Scale(workers=0, cpus_per_worker=threads))
+        assert result.status == "finished", result.run["message"]
+        seconds, last = result.run["seconds"], result.history[-1]
+        return last["val/ap"], last["val/ap50"], seconds["compute"] + seconds["data_wait"]
+
+    return train
+
+
+def by_ssdlite(data: Cached, classes: int, side: int | None) -> Callable[[int], Trained]:
+    """torchvision's, at side x side or at the pictures' own size."""
+    from torchvision import tv_tensors
+    from torchvision.models.detection import ssdlite320_mobilenet_v3_large
+    from torchvision.models.detection.transform import GeneralizedRCNNTransform
+    from torchvision.transforms import v2
+
+    batch, size = whole(data, "train"), 16
+    images, tables = torch.from_numpy(batch.images).permute(0, 3, 1, 2), torch.from_numpy(batch.targets).float()
+    height, width = images.shape[2:]
+    change = v2.Compose([v2.RandomIoUCrop(), v2.RandomHorizontalFlip(), v2.SanitizeBoundingBoxes()])
+
+    def example(row: int) -> tuple[Tensor, dict[str, Tensor]]:
+        table = tables[row][box_table.are_plain(tables[row])]
+        boxes = tv_tensors.BoundingBoxes(table[:, :4], format="XYXY", canvas_size=(height, width))
+        image, target = change(
+            tv_tensors.Image(images[row]), {"boxes": boxes, "labels": table[:, box_table.CLASS].long() + 1}
+        )
+        return image.float() / 255, target
+
+    def train(epochs: int) -> Trained:
+        torch.manual_seed(0)
+        model = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=classes + 1)
+        if side is None:
+            own = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size_divisible": 1, "fixed_size": (width, height)}
+            model.transform = GeneralizedRCNNTransform(min(height, width), max(height, width), **own)
+        start, steps = time.perf_counter(), epochs * math.ceil(len(images) / size)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.15 * size / 192, momentum=0.9, weight_decay=4e-5)
+        warm = max(1, min(1000, steps // 10))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min((step + 1) / warm, (1 + math.cos(math.pi * step / steps)) / 2)
+        )
+        model.train()
+        for _ in range(epochs):
+            for rows in torch.randperm(len(images)).split(size):
+                pictures, targets = zip(*map(example, rows.tolist()), strict=True)
+                optimizer.zero_grad()
+                sum(model(list(pictures), list(targets)).values()).backward()
+                optimizer.step()
+                schedule.step()
+        seconds = time.perf_counter() - start
+        return *score(model, whole(data, "val"), classes), seconds
+
+    return train
+
+
+def score(model: torch.nn.Module, batch: Batch, classes: int) -> tuple[float, float]:
+    """AP and AP50 of a torchvision model."""
+    model.eval()
+    images, tables = torch.from_numpy(batch.images).permute(0, 3, 1, 2).float() / 255, batch.targets.astype(float)
+    detections = np.zeros((len(images), 100, 6))
+    detections[..., 5] = -1
+    with torch.inference_mode():
+        for row, image in enumerate(images):
+            (found,) = model([image])
+            most = min(100, len(found["scores"]))
+            columns = found["boxes"], found["scores"][:, None], found["labels"][:, None] - 1
+            detections[row, :most] = torch.cat(columns, 1)[:most].numpy()
+    scores = average_precision.scores(
+        average_precision.match(detections, tables), average_precision.count_truths(tables, classes)
+    )
+    return scores["ap"], scores["ap50"]
+
+
+def compare_peers(given: Any, storage: Path) -> None:
+    recipe = shapes(given)
+    data = Cached(prepare(recipe, scan_files(recipe, None), storage / "cache"))
+    classes, rows = len(data.meta["classes"]), []
+    contenders: dict[str, Callable[[int], Trained]] = {"shapes.fcos": by_recipe(recipe, given.threads)}
+    contenders["SSDlite, 320x320"] = by_ssdlite(data, classes, 320)
+    contenders["SSDlite, the pictures' size"] = by_ssdlite(data, classes, None)
+    for name, train in contenders.items():
+        found = train(1)
+        epoch = found[2]
+        epochs = 1 if given.quick else max(1, round(60 * given.minutes / epoch))
+        ap, ap50, seconds = train(epochs) if epochs > 1 else found
+        rows.append([name, f"{epoch:.1f}", str(epochs), f"{seconds:.0f}", f"{ap:.3f}", f"{ap50:.3f}"])
+        print(f"  {rows[-1]}", file=sys.stderr, flush=True)
+    title = f"shapes, {data.meta['rows']['train']} pictures, {given.minutes} minutes, {given.threads} threads"
+    _common.show(title, ["", "s an epoch", "epochs", "s", "AP", "AP50"], rows)
+
+
 def main() -> None:
-    given = _common.flags(__doc__, repeats=5, threads=1)
+    given = _common.flags(__doc__, repeats=5, numbers={"minutes": (4, "of `peers`")})
+    torch.set_num_threads(given.threads)
     _common.print_machine()
-    if given.only in "ap":
-        sizes = {"80 classes": (1000, 80, 7, 60), "1 class, dense": (300, 1, 20, 100)}
-        for name, (pictures, *numbers) in sizes.items():
-            pictures = 20 if given.quick else pictures
-            measure_ap(f"AP of {pictures} pictures, {name}", given.repeats, pictures, *numbers)
+    with _common.temporary_storage() as storage:
+        for name, part in {"train": compare_training, "ap": compare_ap, "peers": compare_peers}.items():
+            if given.only in name:
+                part(given, storage)
 
 
 if __name__ == "__main__":
