@@ -168,7 +168,9 @@ def wanted_by_hand(points: Tensor, objects: Tensor) -> tuple[Tensor, Tensor, Ten
 
 def compare_training(given: Any, storage: Path) -> None:
     world = World(0, 1, device.choose_device(), "fp32")
-    recipe = shapes(given, augment={}, schedule="constant", warmup_share=0, epochs=1, lr=LR)
+    recipe = shapes(
+        given, augment={"horizontal_flip": 0, "vertical_flip": 0}, schedule="constant", warmup_share=0, epochs=1, lr=LR
+    )
     ours = segmentation.Ours(recipe, storage / "cache", world)
     peer = ByHand(ours)
     rows = torch.from_numpy(sampler.permutation(recipe.seed, 0, len(peer.images)))
