@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from helpers import boxed
 from PIL import Image
 
 from trainers.data.batches import Cached
@@ -40,8 +41,10 @@ def small_recipe(name: str, **changes: Any) -> Recipe:
         "unet": {"image_size": (33, 24), "model_args": {"base_channels": 4, "depth": 2}},
         "folder": {
             "image_size": (32, 48),
-            "stored_size": None if name == "folder.tune_masks" else (36, 54),
-            "model_args": {"name": "test_efficientnet", "weights": None},
+            "stored_size": None if name in ("folder.tune_masks", "folder.detect") else (36, 54),
+            "model_args": {"name": "test_efficientnet", "weights": None}
+            if name != "folder.detect"
+            else {"backbone": "timm:test_efficientnet", "weights": None, "width": 32},
         },
         "shapes": {"image_size": (32, 48), "init_from": None, "dataset_args": {"train": 13, "val": 5, "test": 3}},
     }.get(name.split(".")[0], {})
@@ -219,12 +222,21 @@ def _striped(folder: Path) -> list[tuple[int, str, int]]:
     return rows
 
 
+def _boxes(folder: Path) -> None:
+    """In the form of COCO: pictures of 40x30 pixels with two objects each, and one without."""
+    for split, count in (("train", 13), ("val", 5)):
+        paths = [folder / split / f"{number}.jpg" for number in range(count)]
+        boxed.draw(*paths)
+        boxed.coco_file(folder / f"annotations/instances_{split}.json", [path.name for path in paths])
+
+
 DRAWN: dict[str, Callable[[Path], None]] = {
     "mnist": _mnist,
     "cifar10": _cifar,
     "image_folder": _pictures,
     "texture_crops": _pictures,
     "mask_folder": _pairs,
+    "object_folder": _boxes,
     "label_table": _label_table,
     "value_table": _value_table,
     "camvid": _camvid,
