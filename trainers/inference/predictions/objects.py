@@ -194,7 +194,7 @@ class Detector(nn.Module):
         order = order[:, : self.task.max_detections]
         blank = found.new_tensor([0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
         found = torch.where(kept[..., None], found, blank)
-        return found.gather(1, order[..., None].expand(-1, -1, 6))
+        return found.gather(1, order[..., None].expand(-1, -1, 6)).float()
 
 
 def detect(predictor: Predictor, picture: Pixels, stored: Pixels | None = None) -> Floats:
