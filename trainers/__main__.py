@@ -293,9 +293,14 @@ def _print_scores(scores: Scores) -> None:
             table.add_column(name.replace("_", " "), justify="right")
     for index, label in enumerate(scores["classes"]):
         found = [values[index] for values in lists.values()]
-        table.add_row(label, *("-" if value is None else f"{value:.4f}" for value in found))
+        table.add_row(label, *("-" if value is None else _number(value) for value in found))
     print()
     Console().print(table)
+
+
+def _number(value: float) -> str:
+    """Of a score, or of how many there are."""
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

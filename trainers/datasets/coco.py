@@ -171,7 +171,8 @@ def _list(data: str | None, given: Given, how: How, known: Sequence[str] | None)
     warnings += [*intake.warnings(), *say_unlisted(root, own_pictures(tree.pictures), taken, "file of annotations")]
     if known is not None:
         return scored_source(found, list(classes), how, warnings)
-    return object_source(root, found, list(classes), how, warnings)
+    listed = object_source(root, found, list(classes), how, warnings)
+    return dataclasses.replace(listed, class_ids=_ids(files, classes))
 
 
 def _root(data: str | None, given: Given) -> tuple[str, Given]:
@@ -300,6 +301,12 @@ def _without_outlines(found: Json) -> Json:
 
 
 # ---- classes ----
+
+
+def _ids(files: Sequence[_File], classes: Iterable[str]) -> list[int] | None:
+    """Of each class its category's id; None: one is no number."""
+    ids = {name: identity for file in reversed(files) for identity, name in file.names.items()}
+    return [int(ids[name]) for name in classes] if all(ids[name].isdigit() for name in classes) else None
 
 
 def _classes(files: Sequence[_File], known: Sequence[str] | None, warnings: list[str]) -> dict[str, int]:

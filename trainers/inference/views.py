@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from trainers.formatting import nearest
 from trainers.inference import Views
-from trainers.recipe import Recipe
+from trainers.recipe import FROM_DATA, Recipe
 from trainers.registry import load
 from trainers.tasks.base import precise
 
@@ -44,7 +44,8 @@ def check_views(views: Views | None, recipe: Recipe) -> None:
 def points_of(recipe: Recipe) -> Tensor | None:
     """The points (P, 3) that a model predicts boxes from: x, y in pixels, stride; None: it has none."""
     give = getattr(load("models", recipe.model), "points", None)
-    return None if give is None else give(recipe.image_size, **recipe.model_args)
+    own = {name: value for name, value in recipe.model_args.items() if name not in FROM_DATA}
+    return None if give is None else give(recipe.image_size, **own)
 
 
 class Orders(nn.Module):

@@ -44,7 +44,7 @@ def image_ids(pictures: Sequence[Found]) -> list[Any]:
     they are called otherwise, or two the same, 1, 2, ..."""
     given = [picture.image_id for picture in pictures]
     if all(each is not None for each in given):
-        return given
+        return [int(each) if str(each).isdigit() else each for each in given]
     stems = [PurePath(picture.name).stem for picture in pictures]
     if all(stem.isascii() and stem.isdigit() for stem in stems) and len({int(stem) for stem in stems}) == len(stems):
         return [int(stem) for stem in stems]

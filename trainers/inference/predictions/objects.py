@@ -208,7 +208,7 @@ def detect(predictor: Predictor, picture: Pixels, stored: Pixels | None = None) 
     recipe, own = predictor.recipe, (picture.shape[0], picture.shape[1])
     stored = shrink(picture, recipe.storage_size, recipe.resize) if stored is None else stored
     with torch.inference_mode(), predictor.world.autocast():
-        (seen,) = _look(predictor, predictor.preprocess.images(stored[None]))
+        (seen,) = _look(predictor, predictor.preprocess.images(np.stack([stored])))
         whole = boxes.back(seen, own, recipe.storage_size, recipe.image_size, recipe.resize)
         if not predictor.sliding:
             return whole

@@ -1,0 +1,186 @@
+"""A small run that finds drawn shapes: what evaluate, predict and export make of it is one and the same."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from trainers.__main__ import main
+from trainers.datasets import shapes
+from trainers.fitting import fit
+from trainers.inference.evaluate import evaluate
+from trainers.inference.export import export
+from trainers.inference.predict import predict
+from trainers.inference.predictions.objects import detect
+from trainers.inference.predictor import Predictor
+from trainers.recipe import Scale, resolve
+from trainers.storage.store import Store
+
+pytestmark = pytest.mark.slow
+ARGS: dict[str, Any] = {"objects": "boxes", "train": 96, "val": 24}
+
+
+@pytest.fixture(scope="module")
+def run(storage: Path) -> str:
+    recipe = resolve("shapes.fcos", dataset_args=ARGS, epochs=3, batch_size=8, model_args={"width": 32})
+    scale = Scale(workers=0, cpus_per_worker=1, storage=str(storage))
+    return fit(recipe, scale=scale, run="found").folder
+
+
+def drawn(split: str) -> list[tuple[str, np.ndarray, Any]]:
+    items = shapes.source(None, **ARGS).splits[split]
+    return [
+        (item.name if len(item.targets) == 1 else f"{item.name}#{index}", image, objects)
+        for item in items
+        for index, (image, objects) in enumerate(shapes.read(item))
+    ]
+
+
+@pytest.fixture(scope="module")
+def pictures(storage: Path) -> Path:
+    """The first pictures of val, one without objects, one that is larger, and a broken one."""
+    folder = storage / "pictures"
+    folder.mkdir()
+    images = [image for _, image, _ in drawn("val")[:6]]
+    for number, image in enumerate(images[:4]):
+        Image.fromarray(image).save(folder / f"{number}.png")
+    Image.fromarray(np.full((30, 70, 3), 90, np.uint8)).save(folder / "flat.png")
+    large = np.concatenate([np.concatenate(images[:3], 1), np.concatenate(images[3:], 1)])
+    Image.fromarray(large).save(folder / "large.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    return folder
+
+
+def test_a_run_shows_what_it_finds(run: str) -> None:
+    for name in ("predictions.png", "detections.png", "confusion.png", "curves.png"):
+        assert Image.open(Path(run) / name).width > 600, name
+    facts = json.loads((Path(run) / "run.json").read_text())
+    assert facts["best"]["metric"] == "ap"
+    assert 0 < facts["final"]["confidence"] < 1
+
+
+def test_results_score_as_pycocotools_scores_them(run: str, tmp_path: Path) -> None:
+    scores = evaluate(run, "val", results=str(tmp_path / "found.json"))
+    truth: dict[str, Any] = {"images": [], "annotations": [], "categories": [{"id": n + 1} for n in range(3)]}
+    found = json.loads((tmp_path / "found.json").read_text())
+    for number, (name, image, objects) in enumerate(drawn("val"), 1):
+        height, width = image.shape[:2]
+        truth["images"].append({"id": number, "width": width, "height": height, "file_name": name})
+        for corners, label, kind, area in zip(*objects[:4], strict=True):
+            left, top, right, bottom = np.float32(corners * [width, height, width, height]).astype(np.float64)
+            box = {"bbox": [left, top, right - left, bottom - top], "area": area, "iscrowd": int(kind == 1)}
+            identity = len(truth["annotations"]) + 1
+            truth["annotations"].append({"id": identity, "image_id": number, "category_id": int(label) + 1, **box})
+    assert {each["image_id"] for each in found} <= {each["id"] for each in truth["images"]}
+    with redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = truth
+        coco.createIndex()
+        evaluation = COCOeval(coco, coco.loadRes(found), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    assert scores["ap50"] == pytest.approx(evaluation.stats[1], abs=2e-3)
+    assert scores["ar100"] == pytest.approx(evaluation.stats[8], abs=2e-3)
+
+
+def test_fewer_detections_score_what_they_find(run: str) -> None:
+    scores = evaluate(run, "val", max_detections=5)
+    assert "ar5" in scores
+    assert "ar100" not in scores
+    with pytest.raises(ValueError, match="max_detections=0 is not allowed"):
+        evaluate(run, "val", max_detections=0)
+
+
+def test_a_window_over_pictures_of_its_own_size_sees_what_the_model_sees(run: str, tmp_path: Path) -> None:
+    plain, sliding = (evaluate(run, "val", sliding=each, results=str(tmp_path / f"{each}.json")) for each in (0, 1))
+    assert {name: sliding[name] for name in ("ap", "ap50", "f1", "rows")} == pytest.approx(
+        {name: plain[name] for name in ("ap", "ap50", "f1", "rows")}, abs=1e-3
+    )
+    boxes = [json.loads((tmp_path / f"{each}.json").read_text()) for each in (0, 1)]
+    assert len(boxes[0]) == pytest.approx(len(boxes[1]), abs=3)
+
+
+def test_all_files_of_a_prediction_say_the_same(run: str, pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    table, bad = predict(run, [str(pictures)], str(out))
+    assert [Path(path).name for path in bad] == ["broken.png"]
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert list(rows[0]) == ["path", "class", "score", "left", "top", "right", "bottom"]
+    named = {Path(row["path"]).name for row in rows}
+    assert named == {"0.png", "1.png", "2.png", "3.png", "flat.png", "large.png"}
+    found = [row for row in rows if row["class"]]
+    for path in named:
+        of_picture = [row for row in rows if Path(row["path"]).name == path]
+        assert len(of_picture) == 1 or all(row["class"] for row in of_picture)
+        width, height = Image.open(pictures / path).size
+        assert Image.open(out / "overlays" / path).size == (width, height)
+        lines = (out / f"labels/{Path(path).stem}.txt").read_text().splitlines()
+        assert len(lines) == sum(bool(row["class"]) for row in of_picture)
+        for line, row in zip(lines, of_picture, strict=False):
+            _, x, _, wide, _, score = map(float, line.split())
+            assert (x - wide / 2) * width == pytest.approx(float(row["left"]), abs=1e-3)
+            assert score == pytest.approx(float(row["score"]), abs=1e-5)
+    results = json.loads((out / "detections.json").read_text())
+    assert len(results) == len(found)
+    for each, row in zip(results, found, strict=True):
+        assert each["file_name"] == Path(row["path"]).name
+        assert each["bbox"][0] == float(row["left"])
+    confidence = json.loads((out / "predictions.json").read_text())["confidence"]
+    assert confidence == json.loads((Path(run) / "run.json").read_text())["final"]["confidence"]
+    assert all(float(row["score"]) >= confidence - 1e-6 for row in found)
+    assert (out / "predictions.png").exists()
+
+
+def test_a_lower_confidence_shows_more_and_sliding_goes_beyond_the_window(
+    run: str, pictures: Path, tmp_path: Path
+) -> None:
+    counts = []
+    for number, more in enumerate(({"confidence": 0.9}, {"confidence": 0.0}, {"confidence": 0.0, "sliding": True})):
+        table, _ = predict(run, [str(pictures / "large.png")], str(tmp_path / str(number)), **more)  # type: ignore[arg-type]
+        counts.append(sum(bool(row["class"]) for row in csv.DictReader(table.read_text().splitlines())))
+    assert counts[0] <= counts[1] <= 100 < counts[2]
+    with pytest.raises(ValueError, match="confidence=2 is not allowed"):
+        predict(run, [str(pictures)], str(tmp_path / "x"), confidence=2)
+
+
+@pytest.mark.parametrize("tta", [None, "flips"])
+def test_the_exported_program_finds_what_predict_finds(run: str, pictures: Path, tmp_path: Path, tta: Any) -> None:
+    file = export(run, str(tmp_path / "found.pt2"), tta=tta)
+    program = torch.export.load(file).module()
+    predictor = Predictor(Store(run), sliding=False, overlap=0.0, tta=tta)
+    shown = [np.asarray(Image.open(pictures / f"{number}.png")) for number in range(4)]
+    found = program(predictor.preprocess.images(np.stack(shown))).numpy()
+    assert found.shape == (4, 100, 6)
+    for picture, boxes in zip(shown, found, strict=True):
+        expected = detect(predictor, picture)
+        boxes = boxes[boxes[:, 5] >= 0]
+        assert len(boxes) == len(expected) > 0
+        np.testing.assert_allclose(boxes, expected, atol=1e-4)
+    facts = json.loads(Path(f"{file}.json").read_text())
+    assert facts["output"].startswith("(batch, 100, 6): left, top")
+
+
+def test_what_does_not_go_with_objects_is_refused(
+    run: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = {
+        ("evaluate", run, "--native"): "finds objects: --native is for masks",
+        ("predict", run, str(pictures), "--out", str(tmp_path / "a"), "--top-k", "2"): "this run has objects",
+        ("evaluate", run, "--tta", "rotations"): "not square",
+        ("evaluate", run, "--results", str(tmp_path / "no/x.json")): "its folder is not there",
+    }
+    for command, why in refused.items():
+        assert main(list(command)) == 2
+        assert why in capsys.readouterr().err.replace("\n", " ")
