@@ -62,9 +62,14 @@ def pictures(storage: Path) -> Path:
     return folder
 
 
+def size(file: Path) -> tuple[int, int]:
+    with Image.open(file) as picture:
+        return picture.size
+
+
 def test_a_run_shows_what_it_finds(run: str) -> None:
     for name in ("predictions.png", "detections.png", "confusion.png", "curves.png"):
-        assert Image.open(Path(run) / name).width > 600, name
+        assert size(Path(run) / name)[0] > 600, name
     facts = json.loads((Path(run) / "run.json").read_text())
     assert facts["best"]["metric"] == "ap"
     assert 0 < facts["final"]["confidence"] < 1
@@ -124,8 +129,8 @@ def test_all_files_of_a_prediction_say_the_same(run: str, pictures: Path, tmp_pa
     for path in named:
         of_picture = [row for row in rows if Path(row["path"]).name == path]
         assert len(of_picture) == 1 or all(row["class"] for row in of_picture)
-        width, height = Image.open(pictures / path).size
-        assert Image.open(out / "overlays" / path).size == (width, height)
+        width, height = size(pictures / path)
+        assert size(out / "overlays" / path) == (width, height)
         lines = (out / f"labels/{Path(path).stem}.txt").read_text().splitlines()
         assert len(lines) == sum(bool(row["class"]) for row in of_picture)
         for line, row in zip(lines, of_picture, strict=False):
@@ -156,12 +161,13 @@ def test_a_lower_confidence_shows_more_and_sliding_goes_beyond_the_window(
 
 
 @pytest.mark.parametrize("tta", [None, "flips"])
-def test_the_exported_program_finds_what_predict_finds(run: str, pictures: Path, tmp_path: Path, tta: Any) -> None:
+def test_the_exported_program_finds_what_predict_finds(run: str, tmp_path: Path, tta: Any) -> None:
     file = export(run, str(tmp_path / "found.pt2"), tta=tta)
     program = torch.export.load(file).module()
     predictor = Predictor(Store(run), sliding=False, overlap=0.0, tta=tta)
-    shown = [np.asarray(Image.open(pictures / f"{number}.png")) for number in range(4)]
-    found = program(predictor.preprocess.images(np.stack(shown))).numpy()
+    shown = [image for _, image, _ in drawn("val")[:4]]
+    with torch.no_grad():
+        found = program(predictor.preprocess.images(np.stack(shown))).numpy()
     assert found.shape == (4, 100, 6)
     for picture, boxes in zip(shown, found, strict=True):
         expected = detect(predictor, picture)

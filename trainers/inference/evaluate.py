@@ -115,11 +115,11 @@ def _refuse_options(run: str, kind: Predictions, *, native: bool, sliding: bool,
         raise ValueError(f"--results {results} cannot be written: its folder is not there; create it")
 
 
-def _items(source: Source, split: str, opened: Cached | Decoded) -> list[Item]:
-    """The item of each row."""
+def _items(source: Source, split: str, opened: Cached | Decoded) -> list[tuple[str, Item]]:
+    """The name of each row, and its item."""
     names = [name for item in source.splits[split] for name in names_of(item)]
     owners = dict(zip(names, (item for item in source.splits[split] for _ in item.targets), strict=True))
-    return [owners[name] for name in opened.meta["names"][split]]
+    return [(name, owners[name]) for name in opened.meta["names"][split]]
 
 
 def _find(

@@ -134,14 +134,19 @@ class Predictions(Protocol):
         ...
 
     def write_results(
-        self, file: Path, counts: Mapping[str, Ints], items: Sequence[Item], recipe: Recipe, meta: DatasetFacts
+        self,
+        file: Path,
+        counts: Mapping[str, Ints],
+        items: Sequence[tuple[str, Item]],
+        recipe: Recipe,
+        meta: DatasetFacts,
     ) -> None:
         """Write what was found in the pictures of a split.
 
         Args:
             file: to be written.
             counts: of the task that `recording` gave.
-            items: that of each row.
+            items: the name of each row, and its item.
             recipe: of the run.
             meta: the data's, of run.json.
         """
@@ -181,7 +186,12 @@ class Shared:
         raise AssertionError("there are no results")
 
     def write_results(
-        self, file: Path, counts: Mapping[str, Ints], items: Sequence[Item], recipe: Recipe, meta: DatasetFacts
+        self,
+        file: Path,
+        counts: Mapping[str, Ints],
+        items: Sequence[tuple[str, Item]],
+        recipe: Recipe,
+        meta: DatasetFacts,
     ) -> None:
         raise AssertionError("there are no results")
 

@@ -142,13 +142,18 @@ class Objects(Shared):
         return cast(Task, _Recording(task, size))
 
     def write_results(
-        self, file: Path, counts: Mapping[str, Ints], items: Sequence[Item], recipe: Recipe, meta: DatasetFacts
+        self,
+        file: Path,
+        counts: Mapping[str, Ints],
+        items: Sequence[tuple[str, Item]],
+        recipe: Recipe,
+        meta: DatasetFacts,
     ) -> None:
         pictures = []
-        for item, found in zip(items, counts["detections"], strict=True):
+        for (name, item), found in zip(items, counts["detections"], strict=True):
             own = _size_of(item, recipe, meta)
             found = boxes.back(found[found[:, 5] >= 0], own, recipe.storage_size, recipe.image_size, recipe.resize)
-            pictures.append(Found(item.name, item.args.get("image_id"), found))
+            pictures.append(Found(name, item.args.get("image_id"), found))
         _write(file, pictures, meta)
 
     def program(self, model: nn.Module, task: Task) -> nn.Module:
