@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from trainers.__main__ import main
+from trainers.data.targets.boxes import Boxes
 from trainers.datasets import shapes
 from trainers.fitting import fit
 from trainers.inference.evaluate import evaluate
@@ -26,6 +26,7 @@ from trainers.inference.predictions.objects import detect
 from trainers.inference.predictor import Predictor
 from trainers.recipe import Scale, resolve
 from trainers.storage.store import Store
+from trainers.tasks import average_precision
 
 pytestmark = pytest.mark.slow
 ARGS: dict[str, Any] = {"objects": "boxes", "train": 96, "val": 24}
@@ -75,29 +76,29 @@ def test_a_run_shows_what_it_finds(run: str) -> None:
     assert 0 < facts["final"]["confidence"] < 1
 
 
-def test_results_score_as_pycocotools_scores_them(run: str, tmp_path: Path) -> None:
+def test_the_results_of_a_split_are_what_was_scored(run: str, tmp_path: Path) -> None:
+    """As pycocotools reads them; what is scored of the file anew is what was scored."""
     scores = evaluate(run, "val", results=str(tmp_path / "found.json"))
-    truth: dict[str, Any] = {"images": [], "annotations": [], "categories": [{"id": n + 1} for n in range(3)]}
-    found = json.loads((tmp_path / "found.json").read_text())
-    for number, (name, image, objects) in enumerate(drawn("val"), 1):
-        height, width = image.shape[:2]
-        truth["images"].append({"id": number, "width": width, "height": height, "file_name": name})
-        for corners, label, kind, area in zip(*objects[:4], strict=True):
-            left, top, right, bottom = np.float32(corners * [width, height, width, height]).astype(np.float64)
-            box = {"bbox": [left, top, right - left, bottom - top], "area": area, "iscrowd": int(kind == 1)}
-            identity = len(truth["annotations"]) + 1
-            truth["annotations"].append({"id": identity, "image_id": number, "category_id": int(label) + 1, **box})
-    assert {each["image_id"] for each in found} <= {each["id"] for each in truth["images"]}
+    names = [name for name, _, _ in drawn("val")]
+    coco = COCO()
+    coco.dataset = {"images": [{"id": number + 1} for number in range(len(names))], "annotations": []}
+    coco.dataset["categories"] = [{"id": number + 1} for number in range(3)]
     with redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = truth
         coco.createIndex()
-        evaluation = COCOeval(coco, coco.loadRes(found), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    assert scores["ap50"] == pytest.approx(evaluation.stats[1], abs=2e-3)
-    assert scores["ar100"] == pytest.approx(evaluation.stats[8], abs=2e-3)
+        found = coco.loadRes(str(tmp_path / "found.json"))
+    matches, truths, codec = [], np.zeros((3, 4), np.int64), Boxes()
+    for number, (name, image, objects) in enumerate(drawn("val")):
+        boxes = np.full((100, 6), -1.0)
+        for row, each in enumerate(found.imgToAnns[number + 1]):
+            left, top, width, height = each["bbox"]
+            boxes[row] = [left, top, left + width, top + height, each["score"], each["category_id"] - 1]
+            assert each["file_name"] == name
+        table = codec.resize(codec.check(name, image, objects, 3), image.shape[:2], "stretch")
+        matches.append(average_precision.match(boxes, table))
+        truths += average_precision.count_truths(table, 3)
+    again = average_precision.scores(np.stack(matches), truths)
+    for name in ("ap", "ap50", "ar1", "ar100", "f1", "confidence"):
+        assert scores[name] == pytest.approx(again[name], abs=1e-3), name
 
 
 def test_fewer_detections_score_what_they_find(run: str) -> None:

@@ -22,6 +22,9 @@ from trainers.storage.store import Store
 from trainers.tasks.base import Counts, Ints, Task
 
 T = TypeVar("T")
+Sample = tuple[str, Item]
+"""The name of a row, and its item."""
+
 Named = tuple[str, str]
 """A picture's path, and the name, without an ending, that files made of it get."""
 
@@ -137,7 +140,7 @@ class Predictions(Protocol):
         self,
         file: Path,
         counts: Mapping[str, Ints],
-        items: Sequence[tuple[str, Item]],
+        items: Sequence[Sample],
         recipe: Recipe,
         meta: DatasetFacts,
     ) -> None:
@@ -189,7 +192,7 @@ class Shared:
         self,
         file: Path,
         counts: Mapping[str, Ints],
-        items: Sequence[tuple[str, Item]],
+        items: Sequence[Sample],
         recipe: Recipe,
         meta: DatasetFacts,
     ) -> None:

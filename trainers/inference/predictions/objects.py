@@ -20,7 +20,7 @@ from trainers.datasets import BadImage, Item, Source
 from trainers.decode import decode, geometry, reading
 from trainers.inference import boxes, sheet
 from trainers.inference.boxes import Floats
-from trainers.inference.predictions.base import Done, Named, Shared, Tally, ahead, as_stored, refuse_top_k
+from trainers.inference.predictions.base import Done, Named, Sample, Shared, Tally, ahead, as_stored, refuse_top_k
 from trainers.inference.predictions.coco_results import Found, results
 from trainers.inference.predictor import Predictor
 from trainers.inference.sliding_window import places
@@ -145,7 +145,7 @@ class Objects(Shared):
         self,
         file: Path,
         counts: Mapping[str, Ints],
-        items: Sequence[tuple[str, Item]],
+        items: Sequence[Sample],
         recipe: Recipe,
         meta: DatasetFacts,
     ) -> None:
