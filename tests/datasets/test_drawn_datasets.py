@@ -10,7 +10,10 @@ import numpy.typing as npt
 import pytest
 from scipy import ndimage
 
+from trainers.box_table import CLASS, are_plain, corners
+from trainers.data import targets
 from trainers.datasets import BOXES, CROWD, DIFFICULT, MASK, PLAIN, Objects, Source, shapes
+from trainers.tasks import average_precision
 
 SMALL: dict[str, int] = {"train": 3, "val": 2, "test": 2, "height": 40, "width": 52}
 
@@ -245,3 +248,25 @@ def test_a_picture_with_boxes_does_not_depend_on_the_others_and_one_class_is_the
             np.testing.assert_array_equal(part, part_again)
         assert not single.classes.any()
         np.testing.assert_array_equal(single.corners, objects.corners)
+
+
+@pytest.mark.parametrize("kind", ["of other pictures", "a grid"])
+def test_boxes_that_are_the_same_for_every_picture_find_next_to_nothing(kind: str) -> None:
+    """A hundred each: of the shapes of other pictures, or of the middle size, side by side."""
+    boxes, image = targets.kind("boxes"), np.zeros((96, 128, 3), np.uint8)
+    checked = [boxes.check("a", image, objects, 3).table for objects, _ in numbered()]
+    known, scored = np.concatenate(checked[:60]), boxes.stack(checked[60:])
+    known = known[are_plain(known)]
+    constant = np.zeros((100, 6))
+    if kind == "a grid":
+        middle = np.median(corners(known)[:, 2:] - corners(known)[:, :2], axis=0)
+        places = [(x, y, label) for label in range(3) for y in np.linspace(15, 81, 5) for x in np.linspace(15, 113, 6)]
+        for row, (x, y, label) in zip(constant, places, strict=False):
+            row[:4], row[5] = [*((x, y) - middle / 2), *((x, y) + middle / 2)], label
+        constant[len(places) :, 5] = -1
+    else:
+        constant[:, :4], constant[:, 5] = corners(known)[:100], known[:100, CLASS]
+    constant[:, 4] = np.linspace(0.9, 0.1, 100)
+    matches = average_precision.match(np.broadcast_to(constant, (len(scored), 100, 6)), scored)
+    found = average_precision.scores(matches, average_precision.count_truths(scored, 3))
+    assert found["ap50"] < 0.05
