@@ -1,0 +1,42 @@
+"""Predicted memory of detectors against what torch's allocator hands out, by the number of objects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import allocator
+
+from trainers.augmentations.mosaic import side
+from trainers.data.batches import Batch
+from trainers.recipe import resolve
+from trainers.training import peak_memory
+
+
+class Objects(allocator._Drawn):
+    """As many objects in each picture as the one with most has, or in each place of a mosaic."""
+
+    def batches(self, _: str, passes: Any) -> Any:
+        rng, places = np.random.default_rng(0), side(self.recipe.augment)
+        height, width = (places * length for length in self.recipe.storage_size)
+        for of in passes:
+            table = np.zeros((len(of.ids), places**2 * self.meta["most_objects"], 8), np.float32)
+            near = rng.uniform(0, 0.7, (*table.shape[:2], 2))
+            table[..., :2] = near * (width, height)
+            table[..., 2:4] = (near + rng.uniform(0.05, 0.3, near.shape)) * (width, height)
+            table[..., 4], table[..., 6:] = rng.integers(0, 3, table.shape[:2]), (100, 1)
+            yield Batch(of, rng.integers(0, 256, (len(of.ids), height, width, 3), np.uint8), table)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("augment", [{"horizontal_flip": 0.5}, {"mosaic": 1.0, "scale": [0.5, 1.5]}], ids=str)
+@pytest.mark.parametrize("size", [(64, 64), (96, 128), (160, 160)])
+@pytest.mark.parametrize("most", [10, 100])
+def test_the_memory_of_a_detector_is_predicted_by_its_objects(
+    most: int, size: tuple[int, int], augment: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(allocator, "_Drawn", Objects)
+    recipe = resolve("shapes.fcos", image_size=size, precision="fp32", batch_size=4, augment=augment)
+    meta = {**allocator.facts(recipe, 3, 3), "target": "boxes", "most_objects": most}
+    assert peak_memory.predict(recipe, meta) == pytest.approx(allocator.measure(recipe, meta), rel=0.035)
