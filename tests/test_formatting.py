@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 
-from trainers.formatting import format_duration
+from trainers.formatting import format_duration, plain
 
 
 @pytest.mark.parametrize(
@@ -22,3 +25,8 @@ from trainers.formatting import format_duration
 )
 def test_a_duration_has_the_units_it_needs(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+def test_what_json_cannot_hold_becomes_what_it_can() -> None:
+    scores = {"ap": np.float64(0.5), "ap_large": math.nan, "per_class": {"ap": np.array([0.5, math.inf])}, 3: (1, "a")}
+    assert plain(scores) == {"ap": 0.5, "ap_large": None, "per_class": {"ap": [0.5, None]}, "3": [1, "a"]}

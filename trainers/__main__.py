@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from trainers.cli import cli, leading, parse, run_command
-from trainers.formatting import check_is_path, format_size, printable, shortened
+from trainers.formatting import check_is_path, format_size, plain, printable, shortened
 from trainers.inference import Views
 from trainers.own_code import is_file
 from trainers.recipe import Recipe, Scale, recipe_names, resolve
@@ -270,7 +270,7 @@ def _evaluate(argv: list[str]) -> int:
             warn=progress.warning,
         )
     if options.json:
-        print(json.dumps(scores))
+        print(json.dumps(plain(scores)))
         return 0
     _print_scores(scores)
     return 0

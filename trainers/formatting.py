@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import traceback
 import typing
 import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -111,3 +113,16 @@ def locate_error(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     frame = [frame for frame in frames if "site-packages" not in frame.filename][-1]
     return f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})"
+
+
+def plain(value: typing.Any) -> typing.Any:
+    """A value as JSON can hold it: NumPy's numbers and arrays become Python's, and what is not finite None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

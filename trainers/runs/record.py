@@ -7,12 +7,12 @@ where used: this module is light.
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
+from trainers.formatting import plain
 from trainers.messages import Line, Picture
 from trainers.run_facts import RunEnd, RunFacts, Status
 from trainers.runs.box_figures import detected
@@ -62,7 +62,7 @@ class Record:
 
     def write(self) -> None:
         """Write run.json, atomically."""
-        self.folder.write_json("run.json", _plain(self.run))
+        self.folder.write_json("run.json", plain(self.run))
         self._upload()
 
     def _upload(self) -> None:
@@ -221,17 +221,4 @@ def _now() -> str:
 
 
 def _json_line(line: Mapping[str, float]) -> str:
-    return json.dumps(_plain(line), allow_nan=False) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold: NumPy's numbers and arrays become Python's, and what is not finite None."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    return json.dumps(plain(line), allow_nan=False) + "\n"
