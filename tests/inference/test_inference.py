@@ -21,7 +21,7 @@ from torch.nn import functional
 from trainers.__main__ import main
 from trainers.data.source import scan_files
 from trainers.fitting import fit
-from trainers.inference import load
+from trainers.inference import load, predictions
 from trainers.inference.evaluate import evaluate
 from trainers.inference.export import export
 from trainers.inference.predict import predict
@@ -32,6 +32,7 @@ from trainers.progress import Progress
 from trainers.recipe import Recipe, Scale, resolve
 from trainers.runs.mask_figures import palette
 from trainers.storage.store import Store
+from trainers.training import build
 from trainers.training.preprocess import Preprocess
 
 HERE = Scale(workers=0, cpus_per_worker=1)
@@ -238,8 +239,10 @@ def test_every_recipe_exports_what_it_has_learned(storage: Path, tmp_path: Path,
         assert len(list(tmp_path.iterdir())) == 2
     state, _ = load.restore(recipe, run.run["dataset"], Store(run.folder))
     images = torch.rand(5, facts["channels"], *facts["image_size"])
+    dataset = run.run["dataset"]
+    of_model = predictions.of_meta(dataset).program(state.model.eval(), build.make_task(recipe, dataset))
     with torch.no_grad():
-        torch.testing.assert_close(program(images), state.model.eval()(images), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(program(images), of_model(images), rtol=1e-4, atol=1e-4)
     shutil.rmtree(run.folder)
 
 

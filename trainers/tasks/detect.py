@@ -146,7 +146,11 @@ class Detect:
         boxes = self._boxes(output[..., :4].gather(1, at[..., None].expand(-1, -1, 4)).double(), at, size)
         there = (scores > self.least_score) & (boxes[..., 2:] > boxes[..., :2]).all(-1)
         numbers = torch.where(there, numbers, -1)
-        return torch.cat([boxes, scores[..., None].double(), numbers[..., None].double()], -1)
+        found = torch.cat([boxes, scores[..., None].double(), numbers[..., None].double()], -1)
+        if most >= self.max_detections:
+            return found
+        blank = found.new_tensor([0, 0, 0, 0, 0, -1]).expand(len(found), self.max_detections - most, 6)
+        return torch.cat([found, blank], 1)  # a small picture has fewer points
 
     def ranking(self, counts: Mapping[str, Ints]) -> Floats | None:
         """F1 of each picture at the confidence that is best for all; NaN without objects and detections."""
