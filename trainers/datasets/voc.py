@@ -20,9 +20,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
-from xml.parsers import expat
 
 from trainers.datasets import DIFFICULT, PLAIN, Item, Objects, Source
 from trainers.datasets._files import existing_folder
@@ -40,7 +38,6 @@ from trainers.datasets._object_folders import (
     tell_missing,
 )
 from trainers.datasets._objects import (
-    Corners,
     How,
     Intake,
     Picture,
@@ -53,53 +50,13 @@ from trainers.datasets._objects import (
     scored_source,
 )
 from trainers.datasets._splits import SPLITS, Folders, Given
+from trainers.datasets._voc_xml import File, parse
 from trainers.datasets._yolo_files import lines_of
-from trainers.formatting import composed, printable, shortened
+from trainers.formatting import printable, shortened
 from trainers.listing import Tree, is_picture, walk
 from trainers.pixels import Pixels
 
 HOLDS = "Annotations/*.xml, JPEGImages/* and ImageSets/Main/train.txt, or pictures with an XML file beside each"
-SIDES = ("xmin", "ymin", "xmax", "ymax")
-_ENCODING = re.compile(rb"""^\s*<\?xml[^>]*encoding\s*=\s*["']([\w.-]+)["']""")
-
-
-@dataclass
-class _Node:
-    """An element of an XML file."""
-
-    tag: str
-    line: int
-    text: str = ""
-    inner: list[_Node] = field(default_factory=list)
-
-    def find(self, tag: str) -> _Node | None:
-        """The first element of a name directly in this one."""
-        return next((node for node in self.inner if node.tag == tag), None)
-
-    def get(self, tag: str) -> str:
-        node = self.find(tag)
-        return "" if node is None else node.text.strip()
-
-
-@dataclass
-class _Object:
-    """What stands in <object>."""
-
-    where: str
-    name: str
-    corners: Corners
-    difficult: bool
-
-
-@dataclass
-class _File:
-    """An XML file."""
-
-    path: str
-    """Below the root."""
-    filename: str
-    size: tuple[int, int] | None
-    objects: list[_Object] = field(default_factory=list)
 
 
 def source(
@@ -214,9 +171,9 @@ def _is_annotation(path: str) -> bool:
         return True  # whoever parses it says what is wrong
 
 
-def _parse_all(root: str, tree: Tree, intake: Intake, warnings: list[str]) -> list[_File]:
+def _parse_all(root: str, tree: Tree, intake: Intake, warnings: list[str]) -> list[File]:
     every = [path for path in tree.others if path.lower().endswith(".xml")]
-    parsed = {path: _parse(root, path, intake) for path in every}
+    parsed = {path: parse(root, path, intake) for path in every}
     files = [file for file in parsed.values() if file is not None]
     others = [path for path, file in parsed.items() if file is None]
     if not files and not intake.refused:
@@ -230,113 +187,7 @@ def _parse_all(root: str, tree: Tree, intake: Intake, warnings: list[str]) -> li
     return files
 
 
-def _parse(root: str, path: str, intake: Intake) -> _File | None:
-    """None: it is no annotation, or what is wrong is refused."""
-    name = printable(path)
-    try:
-        top = _tree_of(f"{root}/{path}")
-    except expat.ExpatError as error:
-        intake.refused.append(
-            f"{name}, line {error.lineno}: it is no XML: {expat.ErrorString(error.code)}; correct or remove the file"
-        )
-        return None
-    except (OSError, UnicodeError, LookupError) as error:
-        intake.refused.append(f"{name} cannot be read: {error}; save it in UTF-8")
-        return None
-    if top.tag != "annotation":
-        return None
-    size = top.find("size")
-    file = _File(path, top.get("filename"), None if size is None else _size(size))
-    for node in top.inner:
-        if node.tag == "object":
-            parsed = _object(name, node)
-            if isinstance(parsed, str):
-                intake.refused.append(parsed)
-            else:
-                file.objects.append(parsed)
-    return file
-
-
-def _tree_of(path: str) -> _Node:
-    """The outermost element; expat knows the lines, which xml.etree does not tell."""
-    with open(path, "rb") as stream:
-        content = stream.read()
-    declared = _ENCODING.match(content.removeprefix(b"\xef\xbb\xbf"))
-    wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
-    encoding = "utf-16" if wide else declared[1].decode() if declared else "utf-8"
-    text = content.decode("utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding)
-    parser = expat.ParserCreate("utf-8")  # whatever the file declares: it knows few encodings
-    parser.buffer_text = True
-    outer = [_Node("", 0)]
-
-    def start(tag: str, _: Mapping[str, str]) -> None:
-        node = _Node(tag, parser.CurrentLineNumber)
-        outer[-1].inner.append(node)
-        outer.append(node)
-
-    def end(_: str) -> None:
-        outer.pop()
-
-    def characters(text: str) -> None:
-        outer[-1].text += text
-
-    parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, end, characters
-    parser.Parse(text.strip().encode(), True)
-    return outer[0].inner[0]
-
-
-def _size(node: _Node) -> tuple[int, int] | None:
-    """Width and height; None where the program did not know them, and wrote 0."""
-    try:
-        width, height = int(float(node.get("width"))), int(float(node.get("height")))
-    except (ValueError, OverflowError):
-        return None
-    return (width, height) if width > 0 and height > 0 else None
-
-
-def _object(file: str, node: _Node) -> _Object | str:
-    """What <object> holds; or what is wrong."""
-    where = f"{file}, line {node.line}"
-    name = printable(composed(node.get("name")))
-    if not name:
-        return f"{where}: the object has no name; add <name>"
-    box = node.find("bndbox")
-    if box is None:
-        if node.find("robndbox") is not None:
-            return f"{where}: the object has a turned box, <robndbox>; give it an upright one, <bndbox>"
-        polygon = node.find("polygon")
-        points = (
-            {key: [_float(each.text) for each in polygon.inner if each.tag[:1] == key] for key in "xy"}
-            if polygon
-            else {}
-        )
-        if not points or not points["x"] or not points["y"] or None in [*points["x"], *points["y"]]:
-            return f"{where}: the object has no <bndbox>; add one, or remove the object"
-        across, down = ([side for side in points[key] if side is not None] for key in "xy")
-        corners: Corners = (min(across), min(down), max(across), max(down))
-    else:
-        sides = [_float(box.get(side)) for side in SIDES]
-        wrong = next((side for side, value in zip(SIDES, sides, strict=True) if value is None), None)
-        if wrong is not None:
-            return f"{file}, line {box.line}: {wrong} is {box.get(wrong)!r}; it must be a number"
-        left, top, right, bottom = (side for side in sides if side is not None)
-        if right < left or bottom < top:
-            return (
-                f"{file}, line {box.line}: the box {format_box((left, top, right, bottom))} ends before it begins; "
-                "correct its corners, or remove it"
-            )
-        corners = (left, top, right, bottom)
-    return _Object(where, name, corners, node.get("difficult").lower() in ("1", "true"))
-
-
-def _float(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def _shift(files: Sequence[_File], zero_based: bool | None, warnings: list[str]) -> int:
+def _shift(files: Sequence[File], zero_based: bool | None, warnings: list[str]) -> int:
     """What is taken from left and top: 1 where they count from 1."""
     if zero_based is not None:
         return 0 if zero_based else 1
@@ -350,7 +201,7 @@ def _shift(files: Sequence[_File], zero_based: bool | None, warnings: list[str])
     return 0
 
 
-def _check_shares(files: Sequence[_File]) -> None:
+def _check_shares(files: Sequence[File]) -> None:
     """Raises ValueError for boxes that are shares of their pictures."""
     boxes = [each for file in files for each in file.objects]
     if boxes and max(max(each.corners) for each in boxes) <= 1 and any(each.corners[2] % 1 for each in boxes):
@@ -364,11 +215,11 @@ def _check_shares(files: Sequence[_File]) -> None:
 
 
 def _match(
-    root: str, files: Sequence[_File], pictures: Sequence[str], intake: Intake, warnings: list[str]
-) -> dict[str, _File]:
+    root: str, files: Sequence[File], pictures: Sequence[str], intake: Intake, warnings: list[str]
+) -> dict[str, File]:
     """Picture -> its XML file: of the same name, else as <filename> says."""
     index = Index(pictures)
-    found: dict[str, _File] = {}
+    found: dict[str, File] = {}
     without = []
     for file in files:
         stem, near, split = os.path.splitext(file.path)[0], os.path.dirname(file.path), split_of_folders(file.path)
@@ -398,7 +249,7 @@ def _splits(
     tree: Tree,
     given: Given,
     pictures: Sequence[str],
-    of_picture: Mapping[str, _File],
+    of_picture: Mapping[str, File],
     warnings: list[str],
     *,
     scored: bool,
@@ -469,7 +320,7 @@ def _listed(root: str, path: str, number: int, line: str, index: Index) -> tuple
 
 
 def _classes(
-    found: Mapping[str, Sequence[str]], of_picture: Mapping[str, _File], warnings: list[str], *, scored: bool
+    found: Mapping[str, Sequence[str]], of_picture: Mapping[str, File], warnings: list[str], *, scored: bool
 ) -> dict[str, int]:
     """Name -> number of each class, by name. Raises ValueError for one that train lacks."""
     first: dict[str, dict[str, str]] = {}
@@ -494,7 +345,7 @@ def _classes(
     return {name: number for number, name in enumerate(check_names(held, "train") if held else held)}
 
 
-def _picture(root: str, path: str, file: _File, classes: Mapping[str, int], shift: int, intake: Intake) -> Picture:
+def _picture(root: str, path: str, file: File, classes: Mapping[str, int], shift: int, intake: Intake) -> Picture:
     picture = Picture(f"{root}/{path}", path, file.size)
     for each in file.objects:
         left, top, right, bottom = each.corners
