@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from helpers.detections import Case, draw, evaluate_by_coco
 
 from trainers import box_table
+from trainers.data.batches import Cached
+from trainers.data.prepare import prepare
+from trainers.data.source import scan_files
 from trainers.match_tables import CLASS, COLUMNS, LARGE, OBJECTS, Detections, at_confidence
+from trainers.recipe import resolve
 from trainers.tasks.average_precision import (
     box_overlaps,
     confusion,
@@ -23,6 +29,10 @@ from trainers.tasks.average_precision import (
     recalls,
     scores,
 )
+from trainers.training import build
+from trainers.training.distributed import World
+from trainers.training.evaluate import evaluate_split
+from trainers.training.step import Run
 
 Array = np.ndarray[Any, np.dtype[Any]]
 LIMITS = [1, 10, 100, 300]
@@ -136,6 +146,24 @@ def test_scores_are_equal_bit_for_bit_however_pictures_are_split(workers: int, b
             truths += count_truths(case.truths[part], classes)
         tables += own
     assert scores(tables, truths) == expected
+
+
+@pytest.mark.slow
+def test_the_batch_of_the_evaluation_changes_no_bit_of_what_a_model_detects(tmp_path: Path) -> None:
+    drawn = {"objects": "boxes", "train": 8, "val": 15, "test": 1, "height": 48, "width": 64}
+    recipe = resolve("shapes.fcos", image_size=(48, 64), dataset_args=drawn, batch_size=8, precision="fp64")
+    data = Cached(prepare(recipe, scan_files(recipe, None), tmp_path))
+    world = World(0, 1, torch.device("cpu"), "fp64")
+    state = build.create_state(recipe.replace(micro_batch_size=8), data.meta, world)
+    found = []
+    for batch in (1, 7, 64):
+        one = recipe.replace(batch_size=batch, micro_batch_size=batch)
+        run = Run(recipe=one, state=state, data=data, world=world, model=state.model)
+        found.append(evaluate_split(run, "val").counts)
+    assert (found[0]["matches"][..., CLASS] > 0).sum() > 100
+    for counts in found[1:]:
+        for name, table in counts.items():
+            np.testing.assert_array_equal(table, found[0][name])
 
 
 def test_the_order_of_detections_counts_only_where_scores_are_equal() -> None:

@@ -312,8 +312,8 @@ def scores(matches: Ints, truths: Ints, *, max_detections: int = 100) -> dict[st
     for most in sorted({1, 10, max_detections}):
         if most <= max_detections:
             result[f"ar{most}"] = _mean(recalls(found.take(places < most), truths)[:, 0])
-    for name, values in zip(there._fields, there, strict=True):
-        result[name] = _mean(np.where(occur, values, np.nan))
+    for name in ("f1", "precision", "recall"):
+        result[name] = _mean(np.where(occur, getattr(there, name), np.nan))
     result["confidence"] = confidence
     result["per_class"] = {
         "ap": _known(precision[:, 0].mean(axis=(1, 2)), occur),
