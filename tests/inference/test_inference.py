@@ -214,7 +214,7 @@ def test_evaluate_prints_a_table_of_classes(runs: dict[str, str], capsys: pytest
     assert {"miou", "accuracy", "boundary_f1", "dice", "f1", "fw_iou", "class_accuracy"} <= scores.keys()
 
 
-LARGER = ("erfnet.decoder", "resnet.r50", *(name for name in ALL if name.startswith("folder.")))
+LARGER = ("erfnet.decoder", "resnet.r50", "shapes.fcos", *(name for name in ALL if name.startswith("folder.")))
 """Recipes whose export takes several seconds; a smaller model of the same kind is exported too."""
 
 

@@ -38,17 +38,18 @@ FP32: dict[str, dict[str, Any]] = {
 }
 
 
-TUNED = [name for name in ALL if name.startswith("folder.")]
+LARGE = [name for name in ALL if name.startswith(("folder.", "shapes."))] + ["resnet.r50", "deeplab.camvid"]
+"""Recipes whose curves are slow tests: smaller ones of each kind are among the others."""
 EVERY = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in TUNED else []) for name in ALL]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in ALL]
 )
 
 
 @pytest.fixture(scope="module")
-def fine_tuned(storage: Path) -> dict[str, Events]:
-    """The recipes that fine-tune, in float64 on 1, 2 and 3 ranks; run names as those of `everywhere`."""
+def larger(storage: Path) -> dict[str, Events]:
+    """Those of LARGE, in float64 on 1, 2 and 3 ranks; run names as those of `everywhere`."""
     jobs = {}
-    for name in TUNED:
+    for name in LARGE:
         raw = small_data(name, storage / "raw" / name)
         for size in (1, 2, 3):
             recipe = small_recipe(name, precision="fp64")
@@ -58,7 +59,7 @@ def fine_tuned(storage: Path) -> dict[str, Events]:
 
 def of_recipe(request: pytest.FixtureRequest, name: str) -> dict[int, Events]:
     """Ranks -> what they reported."""
-    events = request.getfixturevalue("fine_tuned" if name in TUNED else "everywhere")
+    events = request.getfixturevalue("larger" if name in LARGE else "everywhere")
     return {size: events[f"{name}/{size}"] for size in (1, 2, 3)}
 
 
@@ -77,7 +78,7 @@ def everywhere(storage: Path) -> dict[str, Events]:
             jobs[run] = (job(recipe, raw, storage, run) | {"no_checkpoints": True}, size)
 
     for name in ALL:
-        if name in TUNED:
+        if name in LARGE:
             continue
         many = {"batch_size": 120, "micro_batch_size": 40, "epochs": 3} if name == "digits.cnn" else {}
         add(name, name, (1, 2, 3), precision="fp64", **many)
