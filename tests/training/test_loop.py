@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,26 +41,43 @@ FP32: dict[str, dict[str, Any]] = {
 
 LARGE = [name for name in ALL if name.startswith(("folder.", "shapes."))] + ["resnet.r50", "deeplab.camvid"]
 """Recipes whose curves are slow tests: smaller ones of each kind are among the others."""
-EVERY = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in ALL]
-)
+
+
+def marked(names: Iterable[str]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in names]
+    )
+
+
+EVERY = marked(ALL)
 
 
 @pytest.fixture(scope="module")
 def larger(storage: Path) -> dict[str, Events]:
-    """Those of LARGE, in float64 on 1, 2 and 3 ranks; run names as those of `everywhere`."""
+    """Those of LARGE, in float64 on 1, 2 and 3 ranks, and in fp32; run names as those of `everywhere`."""
     jobs = {}
-    for name in LARGE:
+
+    def add(name: str, run: str, size: int, **changes: Any) -> None:
         raw = small_data(name, storage / "raw" / name)
+        jobs[run] = (job(small_recipe(name, **changes), raw, storage, run) | {"no_checkpoints": True}, size)
+
+    for name in LARGE:
         for size in (1, 2, 3):
-            recipe = small_recipe(name, precision="fp64")
-            jobs[f"{name}/{size}"] = (job(recipe, raw, storage, f"{name}/{size}") | {"no_checkpoints": True}, size)
+            add(name, f"{name}/{size}", size, precision="fp64")
+    for name in FP32.keys() & set(LARGE):
+        for size in (1, 3):
+            add(name, f"fp32 {name}/{size}", size, precision="fp32", **{"epochs": 2, **FP32[name]})
     return dict(zip(jobs, run_ranks(list(jobs.values())), strict=True))
+
+
+def runs_of(request: pytest.FixtureRequest, name: str) -> dict[str, Events]:
+    found: dict[str, Events] = request.getfixturevalue("larger" if name in LARGE else "everywhere")
+    return found
 
 
 def of_recipe(request: pytest.FixtureRequest, name: str) -> dict[int, Events]:
     """Ranks -> what they reported."""
-    events = request.getfixturevalue("larger" if name in LARGE else "everywhere")
+    events = runs_of(request, name)
     return {size: events[f"{name}/{size}"] for size in (1, 2, 3)}
 
 
@@ -88,6 +106,8 @@ def everywhere(storage: Path) -> dict[str, Events]:
     add("textures.cnn", "ordinal", (1, 2, 3), precision="fp64", task="ordinal", class_weights="inverse")
     add("mnist.cnn", "four", (1, 4), precision="fp64", epochs=1)
     for name, changes in FP32.items():
+        if name in LARGE:
+            continue
         add(name, f"fp32 {name}", (1, 3), precision="fp32", **{"epochs": 2, **changes})
     return dict(zip(jobs, run_ranks(list(jobs.values())), strict=True))
 
@@ -124,9 +144,9 @@ def test_losses_do_not_depend_on_the_number_of_workers_with(
         assert_same_curves(everywhere[f"{key}/1"], everywhere[f"{key}/{size}"])
 
 
-@pytest.mark.parametrize("name", FP32)
-def test_in_fp32_the_first_ten_steps_agree(everywhere: dict[str, Events], name: str) -> None:
-    one, three = (everywhere[f"fp32 {name}/{size}"][-1]["steps"][:10] for size in (1, 3))
+@marked(FP32)
+def test_in_fp32_the_first_ten_steps_agree(request: pytest.FixtureRequest, name: str) -> None:
+    one, three = (runs_of(request, name)[f"fp32 {name}/{size}"][-1]["steps"][:10] for size in (1, 3))
     assert len(one) >= 8
     np.testing.assert_allclose(three, one, rtol=1e-4)  # of 1e-7, which ten steps at these rates let grow a little
 
