@@ -57,8 +57,8 @@ def test_a_run_stopped_within_an_epoch_ends_bit_for_bit_as_one_that_was_not(stor
 def test_the_last_epoch_sees_pictures_as_they_are(storage: Path) -> None:
     """Another probability of mosaics changes the losses of the first two epochs, and with a rate of 0 not the last."""
     often, never = (
-        watched_work(mosaics(storage, f"mosaic/{number}", lr=1e-300, augment={"mosaic": chance, "scale": [0.5, 1.5]}))
-        for number, chance in enumerate((1.0, 1e-9))
+        watched_work(mosaics(storage, f"mosaic/{name}", lr=1e-300, augment={"mosaic": chance, "scale": [0.5, 1.5]}))
+        for name, chance in (("often", 1.0), ("never", 1e-9))
     )
     first, last = (
         [abs(a - b) > 1e-6 for a, b in zip(often[-1]["steps"][part], never[-1]["steps"][part], strict=True)]

@@ -149,7 +149,7 @@ class Detect:
         found = torch.cat([boxes, scores[..., None].double(), numbers[..., None].double()], -1)
         if most >= self.max_detections:
             return found
-        blank = found.new_tensor([0, 0, 0, 0, 0, -1]).expand(len(found), self.max_detections - most, 6)
+        blank = found.new_tensor([0, 0, 0, 0, 0, -1]).expand(found.shape[0], self.max_detections - most, 6)
         return torch.cat([found, blank], 1)  # a small picture has fewer points
 
     def ranking(self, counts: Mapping[str, Ints]) -> Floats | None:
