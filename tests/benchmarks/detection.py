@@ -169,7 +169,12 @@ def wanted_by_hand(points: Tensor, objects: Tensor) -> tuple[Tensor, Tensor, Ten
 def compare_training(given: Any, storage: Path) -> None:
     world = World(0, 1, device.choose_device(), "fp32")
     recipe = shapes(
-        given, augment={"horizontal_flip": 0, "vertical_flip": 0}, schedule="constant", warmup_share=0, epochs=1, lr=LR
+        given,
+        augment=dict.fromkeys(resolve("shapes.fcos").augment, 0),
+        schedule="constant",
+        warmup_share=0,
+        epochs=1,
+        lr=LR,
     )
     ours = segmentation.Ours(recipe, storage / "cache", world)
     peer = ByHand(ours)
