@@ -77,7 +77,7 @@ def one_file(root: Path) -> dict[str, Path]:
 
 def fiftyone(root: Path) -> dict[str, Path]:
     draw(*(root / f"data/{number}.jpg" for number in range(10)))
-    return {"": coco_file(root / "labels.json", [f"/home/me/work/data/{number}.jpg" for number in range(10)])}
+    return {"": coco_file(root / "labels.json", [f"/elsewhere/pictures/data/{number}.jpg" for number in range(10)])}
 
 
 @pytest.mark.parametrize("layout", [published, nested, roboflow, cvat, one_file, fiftyone])

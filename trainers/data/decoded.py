@@ -20,12 +20,6 @@ from trainers.messages import Meta
 from trainers.recipe import Recipe
 
 
-def names_of(item: Item) -> list[str]:
-    """What people are shown of each sample of an item."""
-    count = len(item.targets)
-    return [item.name] if count == 1 else [f"{item.name}#{index}" for index in range(count)]
-
-
 class Decoded:
     """One split of a data set."""
 
@@ -48,7 +42,7 @@ class Decoded:
         self._owner = np.repeat(np.arange(len(counts)), counts)
         self._within = np.concatenate([np.arange(count) for count in counts]) if counts else self._owner
         self.meta: Meta = {**meta, "rows": {split: len(self._owner)}}
-        self.meta["names"] = {split: [name for item in self._items for name in names_of(item)]}
+        self.meta["names"] = {split: [name for item in self._items for name in item.names]}
 
     def batches(self, split: str, passes: Iterable[Pass]) -> Iterator[Batch]:
         kept: dict[int, list[Sample]] = {}

@@ -315,10 +315,10 @@ def _decode_chunk(decoder: Decoder, chunk: _Chunk, advance: Advance, threads: Th
         if isinstance(read, str):
             bad.append({"name": item.name, "why": read, "split": chunk.split})
             continue
-        for index, (image, target) in enumerate(read):
+        for image, target in read:
             images[len(found)] = image
             found.append(target)
-            names.append(item.name if len(read) == 1 else f"{item.name}#{index}")
+        names += item.names
     filled, stacked, file = len(found), decoder.target.stack(found), chunk.file
     images = images[:filled]
     if filled and file is not None:

@@ -88,6 +88,12 @@ class Item:
         if isinstance(self.name, str):  # else the check of what a data set returns says so
             object.__setattr__(self, "name", printable(self.name))
 
+    @property
+    def names(self) -> list[str]:
+        """What people are shown of each sample."""
+        count = len(self.targets)
+        return [self.name] if count == 1 else [f"{self.name}#{index}" for index in range(count)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Source:

@@ -11,7 +11,7 @@ from typing import cast
 from trainers.checks import list_known, list_source
 from trainers.data import contract, shard_transfer, targets
 from trainers.data.batches import Cached
-from trainers.data.decoded import Decoded, names_of
+from trainers.data.decoded import Decoded
 from trainers.data.meta import keep_numbers
 from trainers.data.prepare import prepare
 from trainers.data.source import LEARNED, cache_folder, cache_key, published, scan_files
@@ -117,8 +117,7 @@ def _refuse_options(run: str, kind: Predictions, *, native: bool, sliding: bool,
 
 def _items(source: Source, split: str, opened: Cached | Decoded) -> list[tuple[str, Item]]:
     """The name of each row, and its item."""
-    names = [name for item in source.splits[split] for name in names_of(item)]
-    owners = dict(zip(names, (item for item in source.splits[split] for _ in item.targets), strict=True))
+    owners = {name: item for item in source.splits[split] for name in item.names}
     return [(name, owners[name]) for name in opened.meta["names"][split]]
 
 
