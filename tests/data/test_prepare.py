@@ -135,6 +135,32 @@ def test_two_at_once_do_not_collide_and_what_a_killed_one_left_is_removed(tmp_pa
     assert read_all(Cached(left), "train").images.shape == (10, 16, 16, 3)
 
 
+@pytest.mark.parametrize("overtaken", ["while it writes", "once it has written"])
+def test_the_slower_of_two_uses_what_the_faster_has_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overtaken: str
+) -> None:
+    source = scan_files(recipe(), str(folder_of_pictures(tmp_path / "raw")))
+    step = "_write_arrow" if overtaken == "while it writes" else "_publish"
+    slow = getattr(preparing, step)
+
+    def overtake(*arguments: Any) -> None:
+        monkeypatch.setattr(preparing, step, slow)
+        if overtaken == "while it writes":
+            slow(*arguments)
+        prepare(recipe(), source, tmp_path / "cache")  # which removes the shards that are not its own
+        if overtaken == "once it has written":
+            slow(*arguments)
+
+    monkeypatch.setattr(preparing, step, overtake)
+    folder = prepare(recipe(), source, tmp_path / "cache")
+    meta = json.loads((folder / "meta.json").read_text())
+    assert {path.name for path in folder.iterdir()} == {
+        "meta.json",
+        *(name for names in meta["shards"].values() for name in names),
+    }
+    assert read_all(Cached(folder), "train").images.shape == (10, 16, 16, 3)
+
+
 def test_shards_of_hosts_that_do_not_see_the_folder_arrive_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ import json
 import os
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypedDict, cast
@@ -154,12 +154,19 @@ def _prepare(
     try:
         with Held(folder):
             _publish(folder, token, _read_all(recipe, source, folder, token, ray, advance))
-    except BaseException:
-        for path in folder.glob(f"*-{token}-*.arrow"):
-            path.unlink(missing_ok=True)
+    except BaseException as error:
+        _remove(folder.glob(f"*-{token}-*.arrow"))
+        if isinstance(error, FileNotFoundError) and shard_transfer.find_damage(folder) is None:
+            return  # another process was first, and has removed our shards: its own serve as well
         if not any(folder.iterdir()):
             folder.rmdir()
         raise
+
+
+def _remove(files: Iterable[Path]) -> None:
+    """Remove files, which another process may be removing too."""
+    for path in files:
+        path.unlink(missing_ok=True)
 
 
 def _read_all(recipe: Recipe, source: Source, folder: Path | None, token: str, ray: bool, advance: Advance) -> Meta:
@@ -361,12 +368,9 @@ def _publish(folder: Path, token: str, meta: Meta) -> None:
     part = folder / f".meta-{token}.part"
     try:
         part.write_text(json.dumps(meta))
-        if rename_once(part, folder / "meta.json"):
-            for path in folder.glob("*.arrow"):
-                if f"-{token}-" not in path.name:
-                    path.unlink()  # of a process that was killed, or that will find meta.json and use ours
+        if rename_once(part, folder / "meta.json"):  # others' are of a process that was killed, or that will use ours
+            _remove(path for path in folder.glob("*.arrow") if f"-{token}-" not in path.name)
         else:  # another process was first; its shards serve as well
-            for path in folder.glob(f"*-{token}-*.arrow"):
-                path.unlink()
+            _remove(folder.glob(f"*-{token}-*.arrow"))
     finally:
         part.unlink(missing_ok=True)
