@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from trainers.instances import Targets
     from trainers.tasks.base import Task
 
 SMALL_PIXELS, SMALL_WEIGHTS = 32 * 32, 2**24
@@ -353,6 +354,7 @@ def _pass(
     import torch
 
     from trainers.data import targets
+    from trainers.instances import each
     from trainers.training import build, parts
     from trainers.training.batchnorm import OtherStatistics
 
@@ -382,7 +384,7 @@ def _pass(
                 f"the model {recipe.model} does not go with {_asked(recipe)}: {name} returned {_describe(output)} "
                 f"for {pictures} picture{'s' * (pictures > 1)}; it must return a tensor {wanted}"
             )
-        loss = task.loss(output, target.to(where))
+        loss = task.loss(output, each(lambda part: part.to(where), target))
     if own_task:
         _check_loss(recipe, loss)
     if training and not loss.requires_grad:
@@ -413,9 +415,7 @@ def _check_loss(recipe: Recipe, loss: object) -> None:
         )
 
 
-def _check_scores(
-    recipe: Recipe, task: Task, loss: torch.Tensor, output: tuple[int, ...], target: torch.Tensor
-) -> None:
+def _check_scores(recipe: Recipe, task: Task, loss: torch.Tensor, output: tuple[int, ...], target: Targets) -> None:
     """Raises ValueError for what a task of the user's own returns that an epoch would end with.
 
     Errors that numbers alone may cause, such as a division by the 0 pictures of a class, are none of its faults.

@@ -6,8 +6,8 @@ pixel to another.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +22,10 @@ MOST_LAYERS = 6
 LAYERS = 4
 """Layers that a picture has at most where nobody says otherwise."""
 
+Targets = Any
+"""Targets of a micro-batch: one array or tensor (N, ...), or `Instances` of them, as the kind of target has them."""
 T = TypeVar("T")
 A = TypeVar("A", npt.NDArray[Any], "Tensor")
-B = TypeVar("B")
 
 
 class Instances(NamedTuple, Generic[T]):
@@ -55,8 +56,18 @@ def _numbers(like: A, count: int) -> A:
     return torch.arange(1, count + 1, dtype=torch.int16, device=like.device)
 
 
-def each(change: Callable[[Any], B], targets: Any) -> Any:
-    """What becomes of targets that are one array, or several, as those of `Instances`, by a change of each."""
+def each(change: Callable[[Any], Any], targets: Targets) -> Targets:
+    """What becomes of targets that are one array, or several in a named tuple, by a change of each array."""
     if isinstance(targets, tuple):
-        return cast(Any, targets)._make(change(part) for part in targets)
+        return type(targets)(*map(change, targets))
     return change(targets)
+
+
+def parts(targets: Targets) -> tuple[Any, ...]:
+    """The array, or each of several: all have a row for each picture."""
+    return tuple(targets) if isinstance(targets, tuple) else (targets,)
+
+
+def together(arrays: Sequence[Any]) -> Targets:
+    """The targets of which these are the `parts`."""
+    return Instances(*arrays) if len(arrays) > 1 else arrays[0]

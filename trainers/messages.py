@@ -54,7 +54,9 @@ class Facts(TypedDict):
     class_areas: NotRequired[list[int]]
     """Of masks, in training: labelled pixels of the images in which each class occurs."""
     most_objects: NotRequired[int]
-    """Of boxes: objects of the training picture that has most."""
+    """Of objects: those of the training picture that has most."""
+    layers: NotRequired[int]
+    """Of masks of objects: the layers of the training picture that has most."""
     class_ids: NotRequired[list[int] | None]
     """Of each class, its number in the files of the data, such as COCO's ids of categories. None: it has none."""
     target_facts: NotRequired[Mapping[str, Sequence[float]]]
@@ -131,6 +133,7 @@ class ShardResult(TypedDict):
     counts: list[int]
     areas: NotRequired[list[int]]
     most_objects: NotRequired[int]
+    layers: NotRequired[int]
     sum: list[float]
     """Over all pixels, for each channel; with `squares` for mean and standard deviation."""
     squares: list[float]

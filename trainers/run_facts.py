@@ -92,6 +92,7 @@ class DatasetFacts(TypedDict, total=False):
     class_counts: dict[str, list[int]]
     class_areas: list[int]
     most_objects: int
+    layers: int
     target_facts: Mapping[str, Sequence[float]]
     skipped: Sequence[SkippedImage]
     repeated: dict[str, Repeated]

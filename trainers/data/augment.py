@@ -30,7 +30,7 @@ class Augmented(NamedTuple):
     images: Tensor
     """(N, C, h, w)."""
     masks: Tensor | None
-    """(N, h, w)."""
+    """(N, h, w) or (N, L, h, w)."""
     mapping: F64
     """Rows (a, b, c, d, e, f), (N, 6): the picture's (x, y) shows the stored one's (a x + b y + c, d x + e y + f), in
     pixels from the top left corner; the middle of the first pixel is (0.5, 0.5)."""
@@ -61,7 +61,7 @@ def augment(
         seed: The recipe's.
         epoch: Number of the epoch, from 0.
         ids: The samples' numbers, (N,).
-        masks: (N, H, W), any integer type.
+        masks: (N, H, W), or several of a picture, (N, L, H, W), any integer type.
         ignore_index: What masks become outside the stored picture.
 
     Returns:
@@ -99,7 +99,7 @@ def augment(
 
 
 def center(images: Tensor, size: tuple[int, int], masks: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """What evaluation sees: the middle, `size` (h, w), of images (N, C, H, W) and masks (N, H, W)."""
+    """What evaluation sees: the middle, `size` (h, w), of images (N, C, H, W) and masks (N, H, W) or (N, L, H, W)."""
     height, width = images.shape[-2:]
     smaller = height < size[0] or width < size[1]
     assert not smaller, f"images of {height}x{width} are smaller than {size}"
@@ -150,7 +150,7 @@ def _copy(
     x = (table[:, 0] * x + table[:, 2]).floor().long()
     y = (table[:, 4] * y + table[:, 5]).floor().long()
     if masks is not None:
-        masks = _take(masks[:, None], y, x, ignore_index)[:, 0]
+        masks = _take_masks(masks, y, x, ignore_index)
     if fill != "zeros":
         y, x = _within(y, height, fill), _within(x, width, fill)
     return _take(images, y, x, 0), masks
@@ -168,7 +168,7 @@ def _interpolate(
     stored_x = table[:, 0] * x + table[:, 1] * y + table[:, 2]
     stored_y = table[:, 3] * x + table[:, 4] * y + table[:, 5]
     if masks is not None:
-        masks = _take(masks[:, None], stored_y.floor().long(), stored_x.floor().long(), ignore_index)[:, 0]
+        masks = _take_masks(masks, stored_y.floor().long(), stored_x.floor().long(), ignore_index)
     grid = torch.stack([stored_x * (2 / width) - 1, stored_y * (2 / height) - 1], dim=-1)
     padding = "reflection" if view.fill == "reflect" else "border"
     result = F.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=False)
@@ -222,8 +222,16 @@ def _erase(images: Tensor, masks: Tensor | None, erased: Erased, ignore_index: i
     values = _pixels.octets(seeds, images.shape[1:]).to(images.dtype).mul_(1 / 255)
     images.index_copy_(0, rows, torch.where(inside[:, None], values, images.index_select(0, rows)))
     if masks is not None:
-        masks = masks.index_copy(0, rows, masks.index_select(0, rows).masked_fill(inside, ignore_index))
+        hidden = inside if masks.ndim == inside.ndim else inside[:, None]
+        masks = masks.index_copy(0, rows, masks.index_select(0, rows).masked_fill(hidden, ignore_index))
     return images, masks
+
+
+def _take_masks(masks: Tensor, y: Tensor, x: Tensor, outside: int) -> Tensor:
+    """`_take` of masks (N, H, W) or (N, L, H, W)."""
+    if masks.ndim == 4:
+        return _take(masks, y, x, outside)
+    return _take(masks[:, None], y, x, outside)[:, 0]
 
 
 def _take(values: Tensor, y: Tensor, x: Tensor, outside: int) -> Tensor:

@@ -16,6 +16,7 @@ from trainers.data import targets
 from trainers.data.prepared_sets import Held
 from trainers.data.sampler import Pass
 from trainers.data.targets import Array, gather
+from trainers.instances import Targets
 from trainers.messages import Meta
 from trainers.phase import phase
 
@@ -26,8 +27,8 @@ class Batch(NamedTuple):
     of: Pass
     images: Array
     """uint8 (N, height, width, channels)."""
-    targets: Array
-    """Stacked targets of the data set's kind, (N, ...): see data/targets."""
+    targets: Targets
+    """Stacked targets of the data set's kind: see data/targets."""
 
 
 class Data(Protocol):

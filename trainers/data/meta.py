@@ -77,10 +77,7 @@ def summarise(recipe: Recipe, source: Source, done: Sequence[ShardResult], bad: 
         notices.merge(meta["notices"], result["notices"])
     for split in ("train", "val"):
         target.check_counts(counts[split], split, recipe.dataset)
-    if areas := [result["areas"] for result in parts["train"] if "areas" in result]:
-        meta["class_areas"] = np.sum([zeros, *areas], axis=0).tolist()
-    if most := [result["most_objects"] for result in parts["train"] if "most_objects" in result]:
-        meta["most_objects"] = max(most)
+    _add_extents(meta, parts["train"])
     if target.names_rows:
         meta["names"] = {split: [name for result in some for name in result["names"]] for split, some in parts.items()}
     identified = [row for result in parts["train"] for row in result["targets"]]
@@ -90,6 +87,16 @@ def summarise(recipe: Recipe, source: Source, done: Sequence[ShardResult], bad: 
         meta["files"] = files
         meta["shards"] = {split: [result["file"] for result in some if result["rows"]] for split, some in parts.items()}
     return meta
+
+
+def _add_extents(meta: Meta, train: Sequence[ShardResult]) -> None:
+    """What some kinds of targets count besides."""
+    if areas := [result["areas"] for result in train if "areas" in result]:
+        meta["class_areas"] = np.sum(areas, axis=0).tolist()
+    if most := [result["most_objects"] for result in train if "most_objects" in result]:
+        meta["most_objects"] = max(most)
+    if layers := [result["layers"] for result in train if "layers" in result]:
+        meta["layers"] = max(layers)
 
 
 def _mean_and_std(recipe: Recipe, train: Sequence[ShardResult]) -> tuple[list[float], list[float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from trainers.data.ray_map import ray_map
 from trainers.data.sampler import Pass
 from trainers.data.targets import Array
 from trainers.datasets import Item, Source
+from trainers.instances import Targets, each, parts, together
 from trainers.messages import Meta
 from trainers.recipe import Recipe
 
@@ -54,7 +55,7 @@ class Streamed:
         for of, row in zip(listed, ray_map(tasks, _decode_task), strict=True):
             if row["error"]:
                 raise ValueError(f"{row['error']}; it could be read when the pictures were measured: was it changed?")
-            yield Batch(of, row["images"], row["targets"])
+            yield Batch(of, row["images"], together([row[f"targets{part}"] for part in range(row["parts"])]))
 
     def labels(self, split: str) -> Array:
         known = targets.of_meta(self.meta).listed(self._items(split), len(self.source.classes))
@@ -93,14 +94,8 @@ class _PassTask(TypedDict):
     """Of each row, as JSON: the number of its item, and its own within the item."""
 
 
-class _PassDone(TypedDict):
-    images: Array
-    targets: Array
-    error: str
-
-
-def _decode_task(row: _PassTask) -> _PassDone:
-    """One pass of one rank, as a task of Ray Data."""
+def _decode_task(row: _PassTask) -> dict[str, Any]:
+    """One pass of one rank, as a task of Ray Data: plain columns, of which "targets0", ... are those of its targets."""
     target = targets.kind(row["target"])
     decoder = Decoder(Recipe.from_json(json.loads(row["recipe"])), target, row["channels"], row["classes"])
     try:
@@ -109,7 +104,14 @@ def _decode_task(row: _PassTask) -> _PassDone:
         read = [str(error)]
     for outcome in read:
         if isinstance(outcome, str):  # as data: Ray would wrap an exception in pages of its own
-            return {"images": np.zeros((1, 1, 1, 1), np.uint8), "targets": np.zeros(1, np.int64), "error": outcome}
+            nothing = each(lambda part: np.zeros(1, part.dtype), target.stack([]))
+            return _done(np.zeros((1, 1, 1, 1), np.uint8), nothing, outcome)
     samples = [read[item][index] for item, index in json.loads(row["places"])]
     images, found = zip(*samples, strict=True)
-    return {"images": np.stack(images), "targets": target.stack(found), "error": ""}
+    return _done(np.stack(images), target.stack(found), "")
+
+
+def _done(images: Array, stacked: Targets, error: str) -> dict[str, Any]:
+    arrays = parts(stacked)
+    columns = {f"targets{number}": array for number, array in enumerate(arrays)}
+    return {"error": error, "images": images, "parts": len(arrays), **columns}

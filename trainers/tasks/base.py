@@ -14,6 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from trainers.instances import Targets
+
 Ints = npt.NDArray[np.integer[Any]]
 Floats = npt.NDArray[np.float64]
 Scores = dict[str, Any]
@@ -38,12 +40,12 @@ class Task(Protocol):
     shown: int
     """How many validation pictures are drawn with their predictions."""
 
-    def weight(self, target: Tensor) -> Tensor | None:
+    def weight(self, target: Targets) -> Tensor | None:
         """The divisors that belong to the sums of `loss`, float64 (terms,), such as the sum of class weights.
         None: there is one term, divided by the number of images."""
         ...
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+    def loss(self, output: Tensor, target: Targets) -> Tensor:
         """The sums of the losses of a micro-batch, (terms,), in fp32 or better."""
         ...
 
@@ -51,7 +53,7 @@ class Task(Protocol):
         """The predicted classes: of images int64 (N,), of pixels uint8 (N, *size)."""
         ...
 
-    def counts(self, output: Tensor, target: Tensor) -> Counts:
+    def counts(self, output: Tensor, target: Targets) -> Counts:
         """What `scores` and `ranking` need of a micro-batch."""
         ...
 

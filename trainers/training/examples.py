@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ import torch
 from trainers.data import augment, sampler
 from trainers.data.batches import Data
 from trainers.data.sampler import one_pass
+from trainers.instances import each
 from trainers.messages import Picture
 from trainers.phase import phase
 from trainers.recipe import Recipe
@@ -53,8 +55,8 @@ def show(run: Run, split: str, rows: Sequence[int]) -> list[Picture]:
                 "row": row,
                 "name": names[row] if names else f"{split} {row}",
                 "image": pixels[0, :, ::every, ::every].permute(1, 2, 0).numpy(),
-                "target": run.preprocess.target.shown(targets[0], every),
-                "labels": run.preprocess.target.shown(labels[0], every),
+                "target": run.preprocess.target.shown(each(itemgetter(0), targets), every),
+                "labels": run.preprocess.target.shown(each(itemgetter(0), labels), every),
             }
         )
     return shown

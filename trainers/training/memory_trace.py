@@ -18,7 +18,7 @@ from trainers.augmentations import AUGMENTATIONS, Augmentation, columns_of, mosa
 from trainers.data import sampler
 from trainers.data.batches import Batch
 from trainers.data.sampler import Pass, one_pass
-from trainers.data.targets import Array
+from trainers.data.targets import ONE, Array, Most
 from trainers.messages import Meta
 from trainers.recipe import Recipe
 from trainers.training import build
@@ -52,7 +52,7 @@ class Trace:
         images: int,
         parts: int = 1,
         activation_checkpointing: bool = False,
-        most_objects: int = 1,
+        most: Most = ONE,
     ) -> None:
         """
         Args:
@@ -62,7 +62,7 @@ class Trace:
             images: Pictures of a micro-batch.
             parts: Workers that the model is sharded over by FSDP2; 1: it is not.
             activation_checkpointing: Whether activations are recomputed in the backward pass.
-            most_objects: Of a picture, where targets are objects.
+            most: Objects of a picture, where targets are objects.
 
         Raises:
             ValueError: The model cannot be built, or has nothing to recompute.
@@ -84,7 +84,7 @@ class Trace:
         self.parts = parts
         self.run = Run(recipe=recipe, state=state, data=_NoData(meta), world=self.world, model=self.model)
         self.run.preprocess = _Preprocess(recipe, meta, self.world)
-        self.batch = _batch(recipe, channels, classes, images, most_objects)
+        self.batch = _batch(recipe, channels, classes, images, most)
         self.waits = False
         """Whether a step's micro-batches are all on the device before its first forward pass."""
         self._begun = False
@@ -284,13 +284,13 @@ def _state(recipe: Recipe, model: nn.Module) -> TrainState:
     )
 
 
-def _batch(recipe: Recipe, channels: int, classes: int, images: int, most_objects: int) -> Batch:
+def _batch(recipe: Recipe, channels: int, classes: int, images: int, most: Most) -> Batch:
     """Pictures without memory, of a row that is changed by all that the recipe changes some by: an untouched batch
     takes less."""
     side = mosaic.side(recipe.augment)
     size = (side * recipe.storage_size[0], side * recipe.storage_size[1])
     pictures = np.broadcast_to(np.zeros((), np.uint8), (images, *size, channels))
-    stacked = build.target_of(recipe).dummy(images, size, classes, side**2 * most_objects)
+    stacked = build.target_of(recipe).dummy(images, size, classes, most._replace(objects=side**2 * most.objects))
     on = [each for name, each in AUGMENTATIONS.items() if recipe.augment.get(name)]
     chances = [each.columns[0] for each in on if isinstance(each, Augmentation) and each.columns]  # where by chance
     draws = sampler.uniforms(recipe.seed, 0, np.arange(4096), columns_of(recipe.augment))[:, chances or [0]]

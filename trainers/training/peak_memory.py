@@ -29,7 +29,10 @@ from typing import Any
 import torch
 
 from trainers.augmentations import mosaic
+from trainers.data import targets
 from trainers.data.sampler import fewest_at_once
+from trainers.data.targets import Most
+from trainers.instances import parts
 from trainers.recipe import Recipe
 from trainers.training import build, device
 from trainers.training.memory_trace import Trace
@@ -222,12 +225,13 @@ def _ceil(of: int, by: int) -> int:
     return -(-of // by)
 
 
-def _picture_bytes(recipe: Recipe, channels: int, classes: int, most_objects: int) -> int:
+def _picture_bytes(recipe: Recipe, channels: int, classes: int, most: Most) -> int:
     """A picture and its target as they wait for their turn: floats, and int64 or float64."""
     pixels = recipe.image_size[0] * recipe.image_size[1]
     numbers = 8 if recipe.precision == "fp64" else 4
-    most = mosaic.side(recipe.augment) ** 2 * most_objects
-    return pixels * channels * numbers + 8 * build.target_of(recipe).dummy(1, recipe.image_size, classes, most).size
+    most = most._replace(objects=mosaic.side(recipe.augment) ** 2 * most.objects)
+    target, _ = targets.stand_in(build.target_of(recipe), 1, recipe.image_size, classes, most)
+    return pixels * channels * numbers + sum(int(part.nbytes) for part in parts(target))
 
 
 @dataclass(frozen=True)
@@ -238,8 +242,8 @@ class _Traced:
     """`Recipe.memory_facts`, without the batch."""
     channels: int
     classes: int
-    most_objects: int
-    """Of a picture, where targets are objects."""
+    most: Most
+    """Objects of a picture, where targets are objects."""
     recipe: Recipe = field(compare=False)
 
 
@@ -249,8 +253,7 @@ def _key(recipe: Recipe, meta: Mapping[str, Any]) -> _Traced:
     facts = {
         name: value for name, value in recipe.memory_facts().items() if name not in ("batch_size", "micro_batch_size")
     }
-    most = meta.get("most_objects", 1)
-    return _Traced(json.dumps(facts, sort_keys=True), meta["channels"], len(meta["classes"]), most, recipe)
+    return _Traced(json.dumps(facts, sort_keys=True), meta["channels"], len(meta["classes"]), Most.of(meta), recipe)
 
 
 # Tracing -------------------------------------------------------------------------------------------------------
@@ -258,7 +261,7 @@ def _key(recipe: Recipe, meta: Mapping[str, Any]) -> _Traced:
 
 @functools.lru_cache(maxsize=256)
 def _curve(traced: _Traced, parts: int, activation_checkpointing: bool) -> Curve:
-    recipe, channels, classes, most = traced.recipe, traced.channels, traced.classes, traced.most_objects
+    recipe, channels, classes, most = traced.recipe, traced.channels, traced.classes, traced.most
     few, many = (Trace(recipe, channels, classes, images, parts, activation_checkpointing, most) for images in TRACED)
     alone, several = (_envelope(few.step(count), many.step(count)) for count in (1, 2))
     waiting = _picture_bytes(recipe, channels, classes, most) if few.waits else 0

@@ -12,6 +12,7 @@ from trainers.data import augment, targets
 from trainers.data.batches import Batch
 from trainers.data.mixing import Mixture, mixture
 from trainers.data.targets import Array
+from trainers.instances import Targets, each
 from trainers.messages import Meta
 from trainers.recipe import Recipe
 from trainers.run_facts import DatasetFacts
@@ -34,7 +35,7 @@ class Preprocess:
             tensor.to(world.device, world.dtype) for tensor in (-mean / std, 1 / std, 1 / std / 255)
         )
 
-    def __call__(self, batch: Batch, epoch: int | None = None) -> tuple[Tensor, Tensor]:
+    def __call__(self, batch: Batch, epoch: int | None = None) -> tuple[Tensor, Targets]:
         """Bring a batch to the device.
 
         Args:
@@ -47,7 +48,7 @@ class Preprocess:
         images, stored, maps = self._changed(batch, epoch)
         return images, self.target.finish(stored, maps)
 
-    def mixed(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor, Mixture | None]:
+    def mixed(self, batch: Batch, epoch: int) -> tuple[Tensor, Targets, Mixture | None]:
         """Bring a batch to the device for a training step: changed at random and mixed, as the recipe says.
 
         Args:
@@ -73,10 +74,10 @@ class Preprocess:
                 maps, how = how.paste(maps.clone()), None
         return images, self.target.finish(stored, maps), how
 
-    def _changed(self, batch: Batch, epoch: int | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _changed(self, batch: Batch, epoch: int | None) -> tuple[Tensor, Targets, Tensor | None]:
         """Images, normalised; targets, and their maps, if they have any, changed as the images are."""
         recipe = self.recipe
-        stored, found = self._to_device(batch.targets), batch.targets
+        stored, found = each(self._to_device, batch.targets), batch.targets
         maps = self.target.maps(stored)
         if epoch is None or all(isinstance(AUGMENTATIONS[name], Mixing) for name in recipe.augment):
             images, maps = self._middle(batch.images, maps)
@@ -93,11 +94,12 @@ class Preprocess:
                 epoch=epoch,
                 ids=batch.of.numbers,
                 masks=maps,
+                ignore_index=self.target.outside,
             )
             images = torch.addcmul(self.shift, images, self.scale)
             size = (batch.images.shape[1], batch.images.shape[2])  # of a mosaic, that of the store twice
             found = self.target.move(found, mapping, size, recipe.image_size, erased)
-        return images, stored if found is batch.targets else self._to_device(found), maps
+        return images, stored if found is batch.targets else each(self._to_device, found), maps
 
     def images(self, pictures: npt.NDArray[np.uint8]) -> Tensor:
         """uint8 (N, *storage_size, C) -> normalised (N, C, *image_size)."""

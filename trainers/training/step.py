@@ -29,6 +29,7 @@ from trainers.data import mosaic, sampler
 from trainers.data.batches import Batch, Data, ahead
 from trainers.data.mixing import Mixture
 from trainers.data.sampler import Pass
+from trainers.instances import Targets, each, parts
 from trainers.messages import Event
 from trainers.phase import phase
 from trainers.recipe import Recipe
@@ -125,7 +126,7 @@ class Prepared(NamedTuple):
 
     of: Pass
     images: Tensor
-    targets: Tensor
+    targets: Targets
     mixture: Mixture | None
     """How its loss is mixed; None: it is not."""
 
@@ -240,7 +241,8 @@ def _loss(task: Task, output: Tensor, micro_batch: Prepared) -> Tensor:
     loss = task.loss(output, micro_batch.targets)
     if (how := micro_batch.mixture) is None:
         return loss
-    return how.share * loss + (1 - how.share) * task.loss(output, micro_batch.targets[how.partners])
+    others = each(lambda part: part[how.partners], micro_batch.targets)
+    return how.share * loss + (1 - how.share) * task.loss(output, others)
 
 
 class Request(NamedTuple):
@@ -285,11 +287,12 @@ class RequestExchange:
         return Request() if self._arrived is None else Request(*map(bool, self._arrived.tolist()))
 
 
-def divisors_of(task: Task, targets: Tensor) -> Tensor:
+def divisors_of(task: Task, targets: Targets) -> Tensor:
     """What the losses of a micro-batch are divided by, float64 (terms,)."""
     weight = task.weight(targets)
     if weight is None:
-        return torch.tensor([float(len(targets))], dtype=torch.float64, device=targets.device)
+        part, *_ = parts(targets)
+        return torch.tensor([float(len(part))], dtype=torch.float64, device=part.device)
     return weight
 
 

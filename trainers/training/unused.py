@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from trainers.data import targets
+from trainers.instances import each
 from trainers.messages import Meta
 from trainers.phase import phase
 from trainers.recipe import Recipe
@@ -44,7 +45,7 @@ def leave_out_unused(recipe: Recipe, meta: Meta, model: nn.Module, world: World,
     buffers = {name: value.clone() for name, value in model.named_buffers()}
     set_training(recipe, model, epoch)
     made, _ = targets.stand_in(build.target_of(recipe), pictures, recipe.image_size, len(meta["classes"]))
-    made = made.to(world.device)
+    made = each(lambda part: part.to(world.device), made)
     images = torch.zeros(pictures, meta["channels"], *recipe.image_size, device=world.device, dtype=world.dtype)
     trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
     left = list(trained)

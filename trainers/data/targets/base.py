@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import operator
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, Protocol, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from trainers.datasets import Item
+from trainers.datasets import IGNORED, Item
+from trainers.instances import Targets
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,7 +34,24 @@ class Occurrence(TypedDict):
     areas: NotRequired[list[int]]
     """Of masks: labelled pixels of the pictures in which each class occurs."""
     most_objects: NotRequired[int]
-    """Of boxes: objects of the picture that has most."""
+    """Of objects: those of the picture that has most."""
+    layers: NotRequired[int]
+    """Of masks of objects: the layers of the picture that has most."""
+
+
+class Most(NamedTuple):
+    """What of a set's pictures differs in number, of the training picture that has most."""
+
+    objects: int = 1
+    layers: int = 1
+
+    @classmethod
+    def of(cls, meta: Mapping[str, Any]) -> Most:
+        """By what meta.json says, or run.json of its data."""
+        return cls(meta.get("most_objects", 1), meta.get("layers", 1))
+
+
+ONE = Most()
 
 
 class Target(Protocol):
@@ -58,6 +76,8 @@ class Target(Protocol):
     """What is wrong where no class occurs in a {split} split, in words."""
     fewest: int
     """Classes that there must be."""
+    outside: int
+    """What their maps become where nothing of the picture is seen."""
 
     # Decoding
 
@@ -93,8 +113,8 @@ class Target(Protocol):
         """A checked target as it goes with the picture that `shrink` brings to `size`; `how`: see Recipe.resize."""
         ...
 
-    def stack(self, targets: Sequence[Any]) -> Array:
-        """Resized targets of some rows, none at all too, as one array (rows, ...)."""
+    def stack(self, targets: Sequence[Any]) -> Targets:
+        """Resized targets of some rows, none at all too, as one array (rows, ...), or several."""
         ...
 
     # Storing
@@ -103,11 +123,11 @@ class Target(Protocol):
         """Bytes of a row in a shard beside its picture, as shards are cut by them: a few are not counted."""
         ...
 
-    def identify(self, targets: Array) -> list[int] | list[str]:
+    def identify(self, targets: Targets) -> list[int] | list[str]:
         """What identifies the targets of rows: equal where they are equal."""
         ...
 
-    def to_column(self, targets: Array) -> pa.Array | Array:
+    def to_column(self, targets: Targets) -> pa.Array | Array:
         """The column `target` of a shard."""
         ...
 
@@ -115,7 +135,7 @@ class Target(Protocol):
         """The columns of all shards of a split, for `gather`."""
         ...
 
-    def gather(self, columns: Sequence[Array], first_rows: Array, ids: Array) -> Array:
+    def gather(self, columns: Sequence[Array], first_rows: Array, ids: Array) -> Targets:
         """Stacked targets of some rows.
 
         Args:
@@ -135,7 +155,7 @@ class Target(Protocol):
         """What a person should know of how these targets follow a recipe's `augment`."""
         ...
 
-    def tile(self, targets: Array, corners: Array, shown: Array) -> Array:
+    def tile(self, targets: Targets, corners: Array, shown: Array) -> Targets:
         """Stacked targets of mosaics, (N, ...), of kinds that do not refuse them.
 
         Args:
@@ -145,7 +165,7 @@ class Target(Protocol):
         """
         ...
 
-    def move(self, targets: Array, mapping: Array, stored: Size, size: Size, erased: Erased | None = None) -> Array:
+    def move(self, targets: Targets, mapping: Array, stored: Size, size: Size, erased: Erased | None = None) -> Targets:
         """Stacked targets as they go with pictures that were changed; those that lie still, or are `maps`, themselves.
 
         Args:
@@ -167,7 +187,7 @@ class Target(Protocol):
         """The classes that occur in listed targets."""
         ...
 
-    def count(self, targets: Array, classes: int) -> Occurrence:
+    def count(self, targets: Targets, classes: int) -> Occurrence:
         """How often each class occurs in stacked targets."""
         ...
 
@@ -194,44 +214,47 @@ class Target(Protocol):
 
     # To the model
 
-    def maps(self, targets: Tensor) -> Tensor | None:
-        """What of a batch's targets lies pixel by pixel over the pictures, and moves as they do, (N, H, W)."""
+    def maps(self, targets: Targets) -> Tensor | None:
+        """What of a batch's targets lies pixel by pixel over the pictures, and moves as they do, (N, H, W) or
+        (N, L, H, W)."""
         ...
 
-    def finish(self, targets: Tensor, maps: Tensor | None) -> Tensor:
+    def finish(self, targets: Targets, maps: Tensor | None) -> Targets:
         """A batch's targets as the task takes them, from stored ones and their maps, moved: int64, or float64."""
         ...
 
-    def shown(self, target: Tensor, every: int) -> Array:
+    def shown(self, target: Targets, every: int) -> Targets:
         """What people are shown of the target of a picture, or of what a task's `labels` makes of it; of the picture
         itself they see one of `every` rows and columns."""
         ...
 
-    def dummy(self, rows: int, size: Size, classes: int, most: int = 1) -> Array:
-        """Stacked targets that take no memory, for models that are tried or traced; `most`: Meta.most_objects."""
+    def dummy(self, rows: int, size: Size, classes: int, most: Most = ONE) -> Targets:
+        """Stacked targets that take no memory, for models that are tried or traced."""
         ...
 
 
 class Shared:
     """What most kinds do alike: their targets are arrays of one shape, which lie still or are maps."""
 
-    def gather(self, columns: Sequence[Array], first_rows: Array, ids: Array) -> Array:
+    outside = IGNORED
+
+    def gather(self, columns: Sequence[Array], first_rows: Array, ids: Array) -> Targets:
         return gather(columns, first_rows, ids)
 
     def refuse(self, settings: Mapping[str, object]) -> None:
         if settings.get("mosaic"):
             raise ValueError("augment mosaic is for boxes of objects; leave it out")
 
-    def tile(self, targets: Array, corners: Array, shown: Array) -> Array:
+    def tile(self, targets: Targets, corners: Array, shown: Array) -> Targets:
         raise AssertionError("they refuse mosaics")
 
     def doubts(self, settings: Mapping[str, object]) -> list[str]:
         return []
 
-    def move(self, targets: Array, mapping: Array, stored: Size, size: Size, erased: Erased | None = None) -> Array:
+    def move(self, targets: Targets, mapping: Array, stored: Size, size: Size, erased: Erased | None = None) -> Targets:
         return targets
 
-    def shown(self, target: Tensor, every: int) -> Array:
+    def shown(self, target: Targets, every: int) -> Targets:
         return target.cpu().numpy()
 
 

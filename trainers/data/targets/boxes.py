@@ -27,7 +27,17 @@ from trainers.box_table import (
     padding,
 )
 from trainers.data.resize import fit
-from trainers.data.targets.base import Array, Occurrence, Shared, Size, TargetFacts, class_number, hash_pixels
+from trainers.data.targets.base import (
+    ONE,
+    Array,
+    Most,
+    Occurrence,
+    Shared,
+    Size,
+    TargetFacts,
+    class_number,
+    hash_pixels,
+)
 from trainers.datasets import BOXES, BadImage, Item, Objects
 from trainers.notices import notice
 
@@ -61,20 +71,13 @@ class Placed(NamedTuple):
     """Of the picture."""
 
 
-class Boxes(Shared):
-    """Objects by box, class, kind and area: `box_table` in pixels of the stored picture; stacked float32
-    (N, M, COLUMNS), padded to the picture with most; in shards lists of different lengths."""
+class OfObjects(Shared):
+    """What kinds of objects share, with masks and without."""
 
-    name = "boxes"
-    holds = "boxes of objects"
     legacy_masks = False
     names_rows = True
     one_class = False
     weighted = False
-    output = (
-        "(batch, points, 5 + classes): of each point of the model the distances to the left, top, right and bottom "
-        "side of a box, in strides, the logit of its centre, and those of the classes"
-    )
     blank = "no picture of the {split} split has an object that is to be found"
     fewest = 1
 
@@ -83,6 +86,47 @@ class Boxes(Shared):
 
     def may_be(self, target: object, classes: int) -> bool:
         return class_number(target) == BOXES
+
+    def listed(self, items: Sequence[Item], classes: int) -> None:
+        return None
+
+    def occurring(self, targets: Array) -> list[int]:
+        raise AssertionError("which classes occur in boxes shows when they are read")
+
+    def check_counts(self, counts: Sequence[int], split: str, dataset: str) -> None:
+        if not sum(counts):
+            raise ValueError(
+                f"no picture of the {split} split of {dataset} has an object that is to be found (crowds and difficult "
+                "ones are not): there is nothing to learn or to score; annotate some, or take other splits"
+            )
+
+    def format_counts(self, counts: Sequence[int]) -> list[str]:
+        return [f"{count:,} objects" if count != 1 else "1 object" for count in counts]
+
+    def facts(self, identified: Sequence[int | str], classes: int) -> TargetFacts:
+        return {}
+
+    def describe(self, facts: TargetFacts, classes: Sequence[str]) -> list[str]:
+        return []
+
+    def refuse(self, settings: Mapping[str, object]) -> None:
+        on = [name for name in _NO_BOXES if settings.get(name)]
+        if settings.get("fill") == "reflect":
+            on.append("fill")
+        if on:
+            raise ValueError(f"augment {on[0]} does not go with boxes: {_NO_BOXES[on[0]]}; leave it out")
+
+
+class Boxes(OfObjects):
+    """Objects by box, class, kind and area: `box_table` in pixels of the stored picture; stacked float32
+    (N, M, COLUMNS), padded to the picture with most; in shards lists of different lengths."""
+
+    name = "boxes"
+    holds = "boxes of objects"
+    output = (
+        "(batch, points, 5 + classes): of each point of the model the distances to the left, top, right and bottom "
+        "side of a box, in strides, the logit of its centre, and those of the classes"
+    )
 
     def check(self, name: str, image: Array, target: object, classes: int) -> Placed:
         if not isinstance(target, Objects):
@@ -114,63 +158,31 @@ class Boxes(Shared):
         return target._replace(table=table)
 
     def resize(self, target: Placed, size: Size, how: str) -> Array:
-        if target.size == size:
-            return target.table.astype(np.float32)
-        (left, top, right, bottom), inner, at = fit(target.size, size, how)
-        scale_x, scale_y = inner[0] / (right - left), inner[1] / (bottom - top)
-        table = target.table.copy()
-        table[:, [LEFT, RIGHT]] = (table[:, [LEFT, RIGHT]] - left) * scale_x + at[0]
-        table[:, [TOP, BOTTOM]] = (table[:, [TOP, BOTTOM]] - top) * scale_y + at[1]
-        table[:, SCALE] /= scale_x * scale_y
-        if how == "crop":
+        table = scaled(target, size, how)
+        if how == "crop" and target.size != size:
             table, whole = clip(table, size), table
             if (corners(table) != corners(whole)).any():
                 notice("boxes cut", target.name)
         return table.astype(np.float32)
 
     def stack(self, targets: Sequence[Array]) -> Array:
-        stacked = np.zeros((len(targets), max(map(len, targets), default=1), COLUMNS), np.float32)
-        for row, table in zip(stacked, targets, strict=True):
-            row[:, CLASS], row[:, SCALE] = PAD, table[0, SCALE]
-            row[: len(table)] = table
-        return stacked
+        return stack_tables(targets, COLUMNS)
 
     def stored_bytes(self, size: Size) -> int:
         return 0
 
     def identify(self, targets: Array) -> list[str]:
-        return [hash_pixels(_trim(table)) for table in targets]
+        return [hash_pixels(trim(table)) for table in targets]
 
     def to_column(self, targets: Array) -> pa.Array:
-        import pyarrow as pa
-
-        rows = [_trim(table) for table in targets]
-        values = pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate(rows).reshape(-1)), COLUMNS)
-        offsets = np.cumsum([0, *map(len, rows)], dtype=np.int32)
-        return pa.ListArray.from_arrays(pa.array(offsets), values)
+        return table_column(targets)
 
     def from_columns(self, columns: Sequence[pa.Array]) -> list[Array]:
-        """Of all shards together: the rows of all tables, (rows, COLUMNS), and where each table begins, and the last
-        one ends, (tables + 1,)."""
-        values = [column.flatten().flatten().to_numpy().reshape(-1, COLUMNS) for column in columns]
-        lengths = np.concatenate([[0], *(column.value_lengths().to_numpy() for column in columns)])
-        return [np.concatenate(values), np.cumsum(lengths, dtype=np.int64)]
+        """Of all shards together."""
+        return joined_tables(columns, COLUMNS)
 
     def gather(self, columns: Sequence[Array], first_rows: Array, ids: Array) -> Array:
-        values, edges = columns
-        first, lengths = edges[ids], edges[ids + 1] - edges[ids]
-        place = np.arange(lengths.max(initial=1))
-        there = place < lengths[:, None]
-        stacked: Array = values[first[:, None] + np.where(there, place, 0)]
-        stacked[~there, :SCALE] = padding(0)[0, :SCALE]
-        return stacked
-
-    def refuse(self, settings: Mapping[str, object]) -> None:
-        on = [name for name in _NO_BOXES if settings.get(name)]
-        if settings.get("fill") == "reflect":
-            on.append("fill")
-        if on:
-            raise ValueError(f"augment {on[0]} does not go with boxes: {_NO_BOXES[on[0]]}; leave it out")
+        return gather_tables(columns[0], columns[1], ids)
 
     def doubts(self, settings: Mapping[str, object]) -> list[str]:
         turning = [name for name in _TURNING if settings.get(name)]
@@ -183,55 +195,20 @@ class Boxes(Shared):
 
     def tile(self, targets: Array, corners: Array, shown: Array) -> Array:
         """What reaches beyond the mosaic is cut by `move`."""
-        table = targets.astype(np.float64)
-        there = are_objects(table) & shown[..., None]
-        top, left = corners[:, 0, :, None], corners[:, 1, :, None]
-        table[..., LEFT : BOTTOM + 1] += np.where(there[..., None], np.stack([left, top, left, top], -1), 0)
-        table[~there, :SCALE] = padding(0)[0, :SCALE]
-        together = np.concatenate(table, axis=1)
-        present = are_objects(together)
-        first = np.argsort(~present, axis=1, kind="stable")[:, : max(1, present.sum(1).max(initial=0))]
+        together, first = tiled(targets, corners, shown)
         return np.take_along_axis(together, first[..., None], 1)
 
     def move(self, targets: Array, mapping: Array, stored: Size, size: Size, erased: Erased | None = None) -> Array:
         table = targets.astype(np.float64)
-        whole = _moved(corners(table), mapping)
-        left = _within(corners(table), _limits(stored))  # of a mosaic's parts not all may be there
-        seen = whole if (left == corners(table)).all() else _moved(left, mapping)
-        a, b, _, d, e, _ = mapping.T
-        table[..., SCALE] *= np.abs(a * e - b * d)[:, None]
-        table = _show(table, whole, _within(seen, _limits(size)))
+        whole, seen = follow(corners(table), mapping, stored, size)
+        table[..., SCALE] *= grown(mapping)[:, None]
+        table = _show(table, whole, seen)
         if erased is not None:
             _hide(table, erased)
         return table
 
-    def listed(self, items: Sequence[Item], classes: int) -> None:
-        return None
-
-    def occurring(self, targets: Array) -> list[int]:
-        raise AssertionError("which classes occur in boxes shows when they are read")
-
     def count(self, targets: Array, classes: int) -> Occurrence:
-        """Objects that are to be found: neither crowds nor difficult ones."""
-        plain = targets[..., CLASS][are_plain(targets)].astype(np.int64)
-        most = int(are_objects(targets).sum(1).max(initial=0))
-        return {"counts": np.bincount(plain, minlength=classes).tolist(), "most_objects": most}
-
-    def check_counts(self, counts: Sequence[int], split: str, dataset: str) -> None:
-        if not sum(counts):
-            raise ValueError(
-                f"no picture of the {split} split of {dataset} has an object that is to be found (crowds and difficult "
-                "ones are not): there is nothing to learn or to score; annotate some, or take other splits"
-            )
-
-    def format_counts(self, counts: Sequence[int]) -> list[str]:
-        return [f"{count:,} objects" if count != 1 else "1 object" for count in counts]
-
-    def facts(self, identified: Sequence[int | str], classes: int) -> TargetFacts:
-        return {}
-
-    def describe(self, facts: TargetFacts, classes: Sequence[str]) -> list[str]:
-        return []
+        return count_objects(targets, classes)
 
     def maps(self, targets: Tensor) -> None:
         return None
@@ -244,11 +221,105 @@ class Boxes(Shared):
         table[:, LEFT : BOTTOM + 1] /= every
         return table
 
-    def dummy(self, rows: int, size: Size, classes: int, most: int = 1) -> Array:
+    def dummy(self, rows: int, size: Size, classes: int, most: Most = ONE) -> Array:
         """Objects that fill the picture."""
         row = np.zeros(COLUMNS, np.float32)
         row[[RIGHT, BOTTOM, AREA, SCALE]] = size[1], size[0], size[0] * size[1], 1
-        return np.broadcast_to(row, (rows, max(1, most), COLUMNS))
+        return np.broadcast_to(row, (rows, max(1, most.objects), COLUMNS))
+
+
+def scaled(target: Placed, size: Size, how: str) -> Array:
+    """The table of a picture that is brought to `size`, float64; what reaches beyond it is not cut."""
+    if target.size == size:
+        return target.table.copy()
+    (left, top, right, bottom), inner, at = fit(target.size, size, how)
+    scale_x, scale_y = inner[0] / (right - left), inner[1] / (bottom - top)
+    table = target.table.copy()
+    table[:, [LEFT, RIGHT]] = (table[:, [LEFT, RIGHT]] - left) * scale_x + at[0]
+    table[:, [TOP, BOTTOM]] = (table[:, [TOP, BOTTOM]] - top) * scale_y + at[1]
+    table[:, SCALE] /= scale_x * scale_y
+    return table
+
+
+def stack_tables(tables: Sequence[Array], columns: int) -> Array:
+    """Tables of some pictures as one, float32 (N, M, columns)."""
+    stacked = np.zeros((len(tables), max(map(len, tables), default=1), columns), np.float32)
+    for row, table in zip(stacked, tables, strict=True):
+        row[:, CLASS], row[:, SCALE] = PAD, table[0, SCALE]
+        row[: len(table)] = table
+    return stacked
+
+
+def table_column(tables: Array) -> pa.ListArray:
+    """Stacked tables as a column of lists of different lengths."""
+    import pyarrow as pa
+
+    rows = [trim(table) for table in tables]
+    values = pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate(rows).reshape(-1)), tables.shape[2])
+    offsets = np.cumsum([0, *map(len, rows)], dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), values)
+
+
+def joined_tables(columns: Sequence[pa.Array], width: int) -> list[Array]:
+    """Of the columns of some shards together: the rows of all tables, (rows, width), and where each table begins, and
+    the last one ends, (tables + 1,)."""
+    values = [column.flatten().flatten().to_numpy().reshape(-1, width) for column in columns]
+    lengths = np.concatenate([[0], *(column.value_lengths().to_numpy() for column in columns)])
+    return [np.concatenate(values), np.cumsum(lengths, dtype=np.int64)]
+
+
+def gather_tables(values: Array, edges: Array, ids: Array) -> Array:
+    """Stacked tables of some pictures, of what `joined_tables` gives."""
+    first, lengths = edges[ids], edges[ids + 1] - edges[ids]
+    place = np.arange(lengths.max(initial=1))
+    there = place < lengths[:, None]
+    stacked: Array = values[first[:, None] + np.where(there, place, 0)]
+    stacked[~there, :SCALE], stacked[~there, SCALE + 1 :] = padding(0)[0, :SCALE], 0
+    return stacked
+
+
+def tiled(targets: Array, corners: Array, shown: Array) -> tuple[Array, Array]:
+    """The objects of mosaics.
+
+    Args:
+        targets: tables, (places, N, M, columns).
+        corners, shown: see `Target.tile`.
+
+    Returns:
+        All tables of a mosaic as one, float64 (N, places * M, columns); and the numbers of the rows that are objects
+        before those of others, (N, most objects).
+    """
+    table = targets.astype(np.float64)
+    there = are_objects(table) & shown[..., None]
+    top, left = corners[:, 0, :, None], corners[:, 1, :, None]
+    table[..., LEFT : BOTTOM + 1] += np.where(there[..., None], np.stack([left, top, left, top], -1), 0)
+    table[~there, :SCALE], table[~there, SCALE + 1 :] = padding(0)[0, :SCALE], 0
+    together = np.concatenate(table, axis=1)
+    present = are_objects(together)
+    first = np.argsort(~present, axis=1, kind="stable")[:, : max(1, present.sum(1).max(initial=0))]
+    return together, first
+
+
+def count_objects(targets: Array, classes: int) -> Occurrence:
+    """Objects that are to be found: neither crowds nor difficult ones."""
+    plain = targets[..., CLASS][are_plain(targets)].astype(np.int64)
+    most = int(are_objects(targets).sum(1).max(initial=0))
+    return {"counts": np.bincount(plain, minlength=classes).tolist(), "most_objects": most}
+
+
+def follow(sides: Array, mapping: Array, stored: Size, size: Size) -> tuple[Array, Array]:
+    """What becomes of boxes (N, M, 4), and what is seen of that; see `Target.move`."""
+    whole = _moved(sides, mapping)
+    left = _within(sides, _limits(stored))  # of a mosaic's parts not all may be there
+    seen = whole if (left == sides).all() else _moved(left, mapping)
+    return whole, _within(seen, _limits(size))
+
+
+def grown(mapping: Array) -> Array:
+    """Pixels of the stored picture that one of the changed picture shows, (N,)."""
+    a, b, _, d, e, _ = mapping.T
+    found: Array = np.abs(a * e - b * d)
+    return found
 
 
 def clip(table: Array, size: Size) -> Array:
@@ -310,7 +381,7 @@ def _hide(table: Array, erased: Erased) -> None:
     table[erased.rows] = part
 
 
-def _trim(table: Array) -> Array:
+def trim(table: Array) -> Array:
     """A table without padding, but for one row where there is no object: float32, contiguous."""
     there = are_objects(table)
     return np.ascontiguousarray(table[there] if there.any() else table[:1], np.float32)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trainers.data.targets.base import Array, Occurrence, Shared, Size, TargetFacts, class_number
+from trainers.data.targets.base import ONE, Array, Most, Occurrence, Shared, Size, TargetFacts, class_number
 from trainers.datasets import BadImage, Item
 
 if TYPE_CHECKING:
@@ -89,5 +89,5 @@ class Labels(Shared):
     def finish(self, targets: Tensor, maps: Tensor | None) -> Tensor:
         return targets.long()
 
-    def dummy(self, rows: int, size: Size, classes: int, most: int = 1) -> Array:
+    def dummy(self, rows: int, size: Size, classes: int, most: Most = ONE) -> Array:
         return np.broadcast_to(np.zeros((), np.int64), (rows,))

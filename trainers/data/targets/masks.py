@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trainers.data.resize import shrink
-from trainers.data.targets.base import Array, Occurrence, Shared, Size, TargetFacts, class_number, hash_pixels
+from trainers.data.targets.base import (
+    ONE,
+    Array,
+    Most,
+    Occurrence,
+    Shared,
+    Size,
+    TargetFacts,
+    class_number,
+    hash_pixels,
+)
 from trainers.datasets import IGNORED, BadImage, Item
 
 if TYPE_CHECKING:
@@ -116,5 +126,5 @@ class Masks(Shared):
     def shown(self, target: Tensor, every: int) -> Array:
         return target[::every, ::every].cpu().numpy().astype(np.uint8)
 
-    def dummy(self, rows: int, size: Size, classes: int, most: int = 1) -> Array:
+    def dummy(self, rows: int, size: Size, classes: int, most: Most = ONE) -> Array:
         return np.broadcast_to(np.zeros((), np.uint8), (rows, *size))

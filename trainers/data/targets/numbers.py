@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trainers.data.targets.base import Array, Occurrence, Shared, Size, TargetFacts
+from trainers.data.targets.base import ONE, Array, Most, Occurrence, Shared, Size, TargetFacts
 from trainers.datasets import BadImage, Item
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Numbers(Shared):
     def finish(self, targets: Tensor, maps: Tensor | None) -> Tensor:
         return targets
 
-    def dummy(self, rows: int, size: Size, classes: int, most: int = 1) -> Array:
+    def dummy(self, rows: int, size: Size, classes: int, most: Most = ONE) -> Array:
         return np.broadcast_to(np.zeros(()), (rows, classes))
 
 

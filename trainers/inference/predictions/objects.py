@@ -24,6 +24,7 @@ from trainers.inference.predictions.base import Done, Named, Sample, Shared, Tal
 from trainers.inference.predictions.coco_results import Found, results
 from trainers.inference.predictor import Predictor
 from trainers.inference.sliding_window import places
+from trainers.instances import each
 from trainers.notices import notice
 from trainers.progress import Advance
 from trainers.recipe import Recipe
@@ -129,8 +130,9 @@ class Objects(Shared):
             pictures.append(Found(item.name, item.args.get("image_id"), found))
             padded = np.full((1, task.max_detections, 6), -1.0)
             padded[0, : len(found)] = found
-            table = target.stack([target.resize(truth, picture.shape[:2], "stretch")])
-            tally.add(task.count(torch.from_numpy(padded), target.finish(torch.from_numpy(table), None)))
+            stored = target.stack([target.resize(truth, picture.shape[:2], "stretch")])
+            stored = each(torch.from_numpy, stored)
+            tally.add(task.count(torch.from_numpy(padded), target.finish(stored, target.maps(stored))))
             advance(1)
         if results is not None:
             _write(results, pictures, predictor.meta)
