@@ -12,9 +12,9 @@ from trainers.registry import names
 
 ROOT = Path(__file__).parent.parent
 TASKS = {*names("tasks")}
-KINDS = {"labels", "masks", "label_sets", "numbers", "boxes"}
+KINDS = {"labels", "masks", "label_sets", "numbers", "boxes", "instances"}
 CLASSES = {"Classify", "Ordinal", "Segment", "SegmentBinary", "Multilabel", "Regress", "Detect"} | {
-    *("Labels", "Masks", "LabelSets", "Numbers", "Boxes")
+    *("Labels", "Masks", "LabelSets", "Numbers", "Boxes", "InstanceMasks")
 }
 MAY_ASK = [
     "trainers/tasks/*.py",

@@ -70,6 +70,10 @@ KINDS: Mapping[str, tuple[str, str]] = {
         "what is left of them is learned and scored, and of less than a fifth neither; to see them whole, give "
         "--resize pad",
     ),
+    "masks cut": (
+        "more masks that lie over one another than layers hold",
+        "where they overlap, the smaller object keeps the pixels; give --dataset-args layers=6",
+    ),
     "mask deep": ("a mask of 16 bits a channel", "only the upper 8 are read; save masks with 8 bits, or in grey"),
 }
 """Kind -> what was found, and what is made of it. Another kind is a sentence about one file."""

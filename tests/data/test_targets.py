@@ -16,7 +16,7 @@ from trainers.datasets import CROWD, DIFFICULT, PLAIN, BadImage, Item, Objects, 
 
 
 def test_an_unknown_kind_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(ValueError, match=r"did you mean masks.*labels, masks, label_sets, numbers, boxes"):
+    with pytest.raises(ValueError, match=r"did you mean masks.*labels, masks, label_sets, numbers, boxes, instances"):
         targets.kind("mask")
 
 

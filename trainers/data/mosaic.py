@@ -18,6 +18,8 @@ from trainers.data import sampler, targets
 from trainers.data.batches import Batch, Data
 from trainers.data.sampler import Pass
 from trainers.data.targets import Array, Target
+from trainers.data.tiles import paste
+from trainers.instances import each
 from trainers.recipe import Recipe
 
 PLACES = 4
@@ -51,12 +53,6 @@ def _assemble(batch: Batch, of: Pass, target: Target, recipe: Recipe, epoch: int
     corners[0][:, alone] = [[height // 2], [width // 2]]
     shown = np.ones((PLACES, count), np.bool_)
     shown[1:, alone] = False
-    images = np.zeros((count, 2 * height, 2 * width, channels), np.uint8)
-    tiles = batch.images.reshape(PLACES, count, height, width, channels)
-    for place, row in np.argwhere(shown).tolist():
-        top, left = corners[place, :, row].tolist()
-        seen = images[row, max(0, top) : top + height, max(0, left) : left + width]
-        first_row, first_column = max(0, -top), max(0, -left)
-        seen[:] = tiles[place, row, first_row : first_row + len(seen), first_column : first_column + seen.shape[1]]
-    stacked = batch.targets.reshape(PLACES, count, *batch.targets.shape[1:])
+    images = paste(batch.images.reshape(PLACES, count, height, width, channels), corners, shown)
+    stacked = each(lambda part: part.reshape(PLACES, count, *part.shape[1:]), batch.targets)
     return Batch(of, images, target.tile(stacked, corners, shown))

@@ -14,7 +14,7 @@ It may offer a third, for scores on other data than that of training:
 An image is uint8 (height, width, channels). A target is of the kind that the source names (data/targets): of "labels"
 the number of its class; of "masks" uint8 (height, width) of the image's own size, with the class number of each pixel,
 or IGNORED; of "label_sets" a list of the numbers of its classes; of "numbers" a number, or a list of them; of "boxes"
-`Objects`.
+`Objects`; of "instances" `Objects` with outlines.
 
 `data` is the folder the user named (None: the data set needs none). `args` are the recipe's `dataset_args`;
 unknown names are refused before `source` is called, by its signature. Both raise ValueError for input that
@@ -35,6 +35,7 @@ from trainers.box_table import DIFFICULT as DIFFICULT
 from trainers.box_table import PLAIN as PLAIN
 from trainers.decode import BadImage as BadImage  # a part of what data sets are written with
 from trainers.formatting import printable
+from trainers.instances import LAYERS
 
 IGNORED = 255
 """A pixel of a mask that belongs to no class: neither loss nor scores count it."""
@@ -58,10 +59,13 @@ class Objects(NamedTuple):
     areas: npt.NDArray[np.float64]
     """(M,), in pixels of the original picture: of the outline where it is known, else of the box."""
     outlines: Sequence[Any] | None = None
-    """Of each object uint8 (H, W), 0 or 1, of the image's size; or polygons as lists of x, y shares."""
+    """Where targets are "instances", of each object uint8 (H, W), 0 or 1, of the image's size; or its polygons, each as
+    x, y, x, y, ..., shares of the picture's width and height."""
     size: tuple[int, int] | None = None
     """Height and width of the original picture, upright. None: those of the image that `read` returns beside it, which
     is right where that is no smaller one (`min_size` among the item's args)."""
+    layers: int = LAYERS
+    """Into so many layers go masks that lie over one another, at most (`trainers.instances`): 1 to 6."""
 
 
 Args = Mapping[str, Any]
@@ -106,7 +110,7 @@ class Source:
     splits: Mapping[str, Sequence[Item]]
     """"train", "val", and "test" where there is one. The best epoch is chosen on "val", never on "test"."""
     target: str = "labels"
-    """The kind of the targets: "labels", "masks", "label_sets", "numbers" or "boxes"."""
+    """The kind of the targets: "labels", "masks", "label_sets", "numbers", "boxes" or "instances"."""
     colours: Sequence[tuple[int, int, int]] | None = None
     """RGB of each class in pictures of masks and boxes. None: chosen for you."""
     warnings: Sequence[str] = ()

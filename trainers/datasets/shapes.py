@@ -1,5 +1,5 @@
-"""Circles, squares and triangles that overlap on a mottled ground, drawn by this file: masks, or boxes, without a
-download.
+"""Circles, squares and triangles that overlap on a mottled ground, drawn by this file: masks of classes, or objects
+with boxes or masks, without a download.
 
 Shapes and ground have any colour and a pattern of their own, so that what gives a shape's class away is its outline.
 With `binary` there are two classes, background and shape. A picture depends on (seed, split, its number, height,
@@ -8,7 +8,7 @@ that of this project.
 
 With `objects=boxes` a picture has two to five shapes, small and large, each with the box and the area of what is seen
 of it; one that is hidden but for a quarter is difficult. One picture in ten has none, one in twenty a crowd besides:
-many small shapes of a class in one box.
+many small shapes of a class in one box. `objects=masks` is the same with the pixels that are seen of each.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ SHARPER = 2
 DRAWING = 2
 """Goes up when the same arguments draw other pictures: prepared ones are then not taken for these."""
 SIZE, SIZE_OF_OBJECTS = (64, 64), (96, 128)
-"""Height and width of pictures with masks, and with boxes, where they are not given."""
+"""Height and width of pictures with masks of classes, and with objects, where they are not given."""
 RADII, RADII_OF_OBJECTS, RADII_OF_CROWDS = (0.12, 0.26), (0.06, 0.26), (0.04, 0.06)
 """Smallest and largest radius of a shape, as a share of the shorter side."""
 EMPTY, CROWDED = 0.1, 0.05
-"""Shares of the pictures with boxes: without a shape, and with a crowd."""
+"""Shares of the pictures with objects: without a shape, and with a crowd."""
 HIDDEN = 0.25
 """Share of a shape that must be seen."""
 LEAST = 12
@@ -56,7 +56,7 @@ def source(
     height: int | None = None,
     width: int | None = None,
     binary: bool = False,
-    objects: Literal["boxes"] | None = None,
+    objects: Literal["boxes", "masks"] | None = None,
     seed: int = 0,
 ) -> Source:
     """Count out the pictures; `read` draws them.
@@ -66,10 +66,10 @@ def source(
         train: number of pictures of that split.
         val: number of pictures of that split.
         test: number of pictures of that split; 0: there is none.
-        height: of a picture, in pixels: 64, with boxes 96.
-        width: of a picture, in pixels: 64, with boxes 128.
-        binary: whether there are two classes, background and shape; of boxes one, shape.
-        objects: "boxes": of each shape; by default there are masks of classes.
+        height: of a picture, in pixels: 64, with objects 96.
+        width: of a picture, in pixels: 64, with objects 128.
+        binary: whether there are two classes, background and shape; of objects one, shape.
+        objects: "boxes" or "masks": of each shape; by default there are masks of classes.
         seed: 0 to 2**32 - 1.
 
     Raises:
@@ -107,7 +107,8 @@ def source(
     classes = ["background", "shape"] if binary else CLASSES
     colours = COLOURS[: len(classes)]
     if objects is not None:  # what is none is no class of theirs
-        return Source(classes=classes[1:], channels=3, splits=splits, target="boxes", colours=colours[1:])
+        kind = "boxes" if objects == "boxes" else "instances"
+        return Source(classes=classes[1:], channels=3, splits=splits, target=kind, colours=colours[1:])
     return Source(classes=classes, channels=3, splits=splits, target="masks", colours=colours)
 
 
@@ -118,7 +119,7 @@ def read(item: Item) -> list[tuple[Pixels, Any]]:
     for number in range(len(item.targets)):
         rng = np.random.RandomState([seed, split, first + number])  # frozen by NEP 19
         if "objects" in item.args:
-            image, objects = _draw_objects(rng, height, width)
+            image, objects = _draw_objects(rng, height, width, masks=item.args["objects"] == "masks")
             drawn.append((image, objects._replace(classes=np.zeros_like(objects.classes)) if binary else objects))
         else:
             image, mask = _draw(rng, height, width)
@@ -140,8 +141,8 @@ def _draw(rng: np.random.RandomState, height: int, width: int) -> tuple[Pixels, 
     return _add_noise(rng, image), mask
 
 
-def _draw_objects(rng: np.random.RandomState, height: int, width: int) -> tuple[Pixels, Objects]:
-    """A picture and its shapes: none, or two to five, and perhaps a crowd before them."""
+def _draw_objects(rng: np.random.RandomState, height: int, width: int, *, masks: bool) -> tuple[Pixels, Objects]:
+    """A picture and its shapes: none, or two to five, and perhaps a crowd before them; `masks`: with those."""
     rows, columns = SHARPER * height, SHARPER * width
     colours = np.broadcast_to(_colour(rng), (rows, columns, 3)) * _mottle(rng, rows, columns, rng.uniform(0.2, 0.7))
     numbers = np.zeros((rows, columns), np.uint8)  # of the object that is seen there
@@ -152,15 +153,15 @@ def _draw_objects(rng: np.random.RandomState, height: int, width: int) -> tuple[
         labels.append(rng.randint(1, len(CLASSES)))
         kinds.append(PLAIN if number <= shapes else CROWD)
         if number <= shapes:
-            outlines = [_outline(rng, labels[-1], rows, columns, RADII_OF_OBJECTS)]
+            drawn = [_outline(rng, labels[-1], rows, columns, RADII_OF_OBJECTS)]
         else:
-            outlines = _crowd(rng, labels[-1], rows, columns)
-        for inside in outlines:
+            drawn = _crowd(rng, labels[-1], rows, columns)
+        for inside in drawn:
             colours[inside] = _pattern(rng, inside)
             numbers[inside] = number
-        whole.append(int(np.any(outlines, axis=0)[::SHARPER, ::SHARPER].sum()))
+        whole.append(int(np.any(drawn, axis=0)[::SHARPER, ::SHARPER].sum()))
     image, seen = _shrink(colours, numbers)
-    corners, classes, final, areas = [], [], [], []
+    corners, classes, final, areas, outlines = [], [], [], [], []
     for number in np.unique(seen[seen > 0]).tolist():
         down, across = np.nonzero(seen == number)
         hidden = len(down) < max(LEAST, HIDDEN * whole[number])
@@ -170,11 +171,13 @@ def _draw_objects(rng: np.random.RandomState, height: int, width: int) -> tuple[
         classes.append(labels[number] - 1)
         final.append(DIFFICULT if hidden and kinds[number] == PLAIN else kinds[number])
         areas.append(len(down))
+        outlines.append((seen == number).astype(np.uint8))
     objects = Objects(
         corners=np.array(corners, np.float64).reshape(-1, 4),
         classes=np.array(classes, np.int64),
         kinds=np.array(final, np.int64),
         areas=np.array(areas, np.float64),
+        outlines=outlines if masks else None,
     )
     return _add_noise(rng, image), objects
 

@@ -5,6 +5,7 @@
     label_sets    any number of classes for each picture
     numbers       one number or several for each picture
     boxes         the objects of each picture
+    instances     the objects of each picture, with masks
 
 A data set's `Source` names its kind, and so does a task. Whatever else handles targets (decoding, the shards, batches,
 pre-processing, the traced step) asks the codec, and never which kind it is. A new kind is a class beside these that
@@ -14,26 +15,29 @@ offers what `Target` lists, and a writer of its predictions (inference/predictio
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
+from trainers.data.targets.base import ONE as ONE
 from trainers.data.targets.base import Array as Array
+from trainers.data.targets.base import Most as Most
 from trainers.data.targets.base import Target as Target
 from trainers.data.targets.base import class_number as class_number
 from trainers.data.targets.base import gather as gather
 from trainers.data.targets.base import hash_pixels as hash_pixels
 from trainers.data.targets.boxes import Boxes
+from trainers.data.targets.instances import InstanceMasks
 from trainers.data.targets.label_sets import LabelSets
 from trainers.data.targets.labels import Labels
 from trainers.data.targets.masks import Masks
 from trainers.data.targets.numbers import Numbers
 from trainers.datasets import Source
 from trainers.formatting import nearest
+from trainers.instances import Targets, each
 from trainers.registry import constant, names
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-_KINDS: dict[str, Target] = {each.name: each for each in (Labels(), Masks(), LabelSets(), Numbers(), Boxes())}
+_KINDS: dict[str, Target] = {
+    each.name: each for each in (Labels(), Masks(), LabelSets(), Numbers(), Boxes(), InstanceMasks())
+}
 T = TypeVar("T")
 
 
@@ -68,7 +72,9 @@ def check_task(task: str, source: Source, dataset: str) -> None:
         )
 
 
-def stand_in(target: Target, rows: int, size: tuple[int, int], classes: int) -> tuple[Tensor, tuple[int, ...]]:
+def stand_in(
+    target: Target, rows: int, size: tuple[int, int], classes: int, most: Most = ONE
+) -> tuple[Targets, tuple[int, ...]]:
     """Targets for a task that is tried without data.
 
     Args:
@@ -76,6 +82,7 @@ def stand_in(target: Target, rows: int, size: tuple[int, int], classes: int) -> 
         rows: how many.
         size: of the pictures.
         classes: how many there are.
+        most: objects of a picture.
 
     Returns:
         What `finish` makes of `dummy`; and the shape of a model's output beyond rows and channels: height and width,
@@ -83,6 +90,6 @@ def stand_in(target: Target, rows: int, size: tuple[int, int], classes: int) -> 
     """
     import torch
 
-    stored = torch.from_numpy(target.dummy(rows, size, classes).copy())
+    stored = each(lambda part: torch.from_numpy(part.copy()), target.dummy(rows, size, classes, most))
     maps = target.maps(stored)
-    return target.finish(stored, maps), () if maps is None else tuple(maps.shape[1:])
+    return target.finish(stored, maps), () if maps is None else tuple(maps.shape[-2:])
