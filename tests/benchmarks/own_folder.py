@@ -114,18 +114,22 @@ def cut_photographs(pictures: list[Path], folder: Path) -> Path:
 
 
 def draw_textures(folder: Path, rows: int, size: int = 160) -> Path:
-    """Six textures that differ by direction, period and grain, in colours and light that do not tell them apart."""
+    """Six textures that differ by direction and period, in colours and light that do not tell them apart.
+
+    All look alike in a mirror: horizontal, vertical, and diagonal either way. A change of scale as large as that of the
+    crops that all contenders train on, 1.41, makes no period another's.
+    """
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:size, :size] / size
     for split, count in (("train", rows), ("val", max(60, rows // 4))):
         for number in range(count):
             label = number % 6
-            angle = np.pi * (label % 3) / 3 + rng.normal(0, 0.15)
-            period = (14 if label < 3 else 22) * rng.uniform(0.8, 1.25)
-            wave = np.sin(2 * np.pi * period * (x * np.cos(angle) + y * np.sin(angle)) + rng.uniform(0, 6))
+            angle = (0, np.pi / 2, np.pi / 4 * rng.choice((-1, 1)))[label % 3] + rng.normal(0, 0.1)
+            waves = (8 if label < 3 else 20) * rng.uniform(0.85, 1.18)
+            wave = np.sin(2 * np.pi * waves * (x * np.cos(angle) + y * np.sin(angle)) + rng.uniform(0, 6))
             grain = rng.normal(0, 0.5, (size, size))
             tint, light = rng.uniform(0.4, 1, 3), rng.uniform(0.5, 1)
-            grey = 0.5 + 0.25 * wave + 0.25 * grain
+            grey = 0.5 + 0.25 * rng.uniform(0.2, 1) * wave + 0.25 * grain
             picture = np.clip(255 * light * grey[:, :, None] * tint, 0, 255).astype(np.uint8)
             path = folder / split / f"texture{label}" / f"{number}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
