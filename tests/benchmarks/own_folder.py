@@ -129,7 +129,7 @@ def draw_textures(folder: Path, rows: int, size: int = 160) -> Path:
             wave = np.sin(2 * np.pi * waves * (x * np.cos(angle) + y * np.sin(angle)) + rng.uniform(0, 6))
             grain = rng.normal(0, 0.5, (size, size))
             tint, light = rng.uniform(0.4, 1, 3), rng.uniform(0.5, 1)
-            grey = 0.5 + 0.25 * rng.uniform(0.2, 1) * wave + 0.25 * grain
+            grey = 0.5 + rng.uniform(0.01, 0.12) * wave + 0.25 * grain
             picture = np.clip(255 * light * grey[:, :, None] * tint, 0, 255).astype(np.uint8)
             path = folder / split / f"texture{label}" / f"{number}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -276,6 +276,13 @@ def test_pictures_are_stretched_cropped_or_padded_to_size(shape: tuple[int, int]
     np.testing.assert_allclose((padded.any(-1)).sum() / inner, 1, atol=0.12)
 
 
+@pytest.mark.parametrize(("side", "stored"), [(75, 146), (239, 146), (1000, 96), (3, 128)])
+def test_a_square_is_cropped_by_nothing_however_its_scale_is_rounded(side: int, stored: int) -> None:
+    ramp = np.tile(np.linspace(0, 255, side).astype(np.uint8)[:, None, None], (1, side, 3))
+    square = (stored, stored)
+    assert np.array_equal(shrink(ramp, square, "crop"), shrink(ramp, square, "stretch"))
+
+
 def test_the_disk_decides_between_cache_and_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = scan_files(recipe(), str(folder_of_pictures(tmp_path / "raw")))
     assert choose_mode("auto", recipe(), source, tmp_path / "cache", ray=True) == "cache"

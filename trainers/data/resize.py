@@ -29,7 +29,8 @@ def fit(own: tuple[int, int], size: tuple[int, int], how: str) -> Fit:
     box, inner, at = (0.0, 0.0, float(width), float(height)), (target_width, target_height), (0, 0)
     if how == "crop":
         scale = min(width / target_width, height / target_height)
-        left, top = (width - target_width * scale) / 2, (height - target_height * scale) / 2
+        margins = (width - target_width * scale) / 2, (height - target_height * scale) / 2
+        left, top = (max(0.0, margin) for margin in margins)  # rounded, that of the tight side may be below zero
         box = (left, top, width - left, height - top)
     elif how == "pad":
         scale = max(width / target_width, height / target_height)
