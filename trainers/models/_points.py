@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Masked(NamedTuple):
+    """What a model that predicts at points returns for N pictures, where it predicts masks too."""
+
+    points: Tensor
+    """(N, P, 5 + classes + K): distances, centreness and classes of each point, and a coefficient of each prototype."""
+    prototypes: Tensor
+    """(N, K, h, w), of which the sum by the coefficients of a point is the logits of its object's mask."""
 
 
 def grid(image_size: tuple[int, int], strides: Sequence[int], *, middle: bool = True) -> Tensor:

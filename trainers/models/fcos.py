@@ -6,6 +6,10 @@ and one head for all of its maps. Made smaller here: two convolutions for the cl
 four; and softplus makes distances of numbers, which has a gradient everywhere. As in the second paper the centreness
 comes from the convolutions of the box. What is learned from is in tasks/detect.py.
 
+With `prototypes` there are masks too, after Bolya, Zhou, Xiao, Lee, "YOLACT: Real-Time Instance Segmentation", ICCV
+2019: some maps for the whole picture, of stride 4, and of each point a coefficient for each of them, between -1 and 1.
+The logits of an object's mask are the sum of the maps by the coefficients of its point (tasks/detect_masks.py).
+
 Parameters with width 64, 3 channels and 3 classes:
 
 | part | | parameters |
@@ -14,6 +18,8 @@ Parameters with width 64, 3 channels and 3 classes:
 | `neck` | 1x1: (64 + 128 + 128) * 64 + 3 * 64; 3x3, three times: 9 * 64 * 64 + 64 | 131,456 |
 | `head` | 3x3, four times: 9 * 64 * 64; their BatchNorms, of 3 maps each: 2 * 64; 3x3: (9 * 64 + 1) * 8; 3 | 153,611 |
 | all | | 1,213,851 |
+| `prototypes` | with 16 of them; 3x3, twice: 9 * 64 * 64; their norms: 2 * 64; 1x1: (64 + 1) * 16 | 75,024 |
+| coefficients of these, in `head` | 3x3: (9 * 64 + 1) * 16 | 9,232 |
 """
 
 from __future__ import annotations
@@ -28,7 +34,7 @@ from torch.nn import functional
 
 from trainers.models import timm
 from trainers.models._imagenet import resnet_weights
-from trainers.models._points import grid
+from trainers.models._points import Masked, grid
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RESNETS = {"resnet18": 1, "resnet34": 1, "resnet50": 4}
@@ -36,6 +42,8 @@ RESNETS = {"resnet18": 1, "resnet34": 1, "resnet50": 4}
 OF_TIMM = "timm:"
 """Before the names of timm's networks, as backbones."""
 SMALLEST = 32
+STRIDE = 4
+"""Of the prototypes of masks."""
 LARGE = 512
 """Pictures of which a side is as long have a map of stride 64."""
 RARE = 0.01
@@ -54,11 +62,12 @@ def build(
     backbone: str = "small",
     weights: str | None = None,
     finest: Literal[4, 8] = 8,
+    prototypes: int = 0,
 ) -> nn.Module:
-    """FCOS: (N, channels, height, width) -> (N, points, 5 + classes), see `points`.
+    """FCOS: (N, channels, height, width) -> (N, points, 5 + classes), see `points`; with `prototypes` `Masked`.
 
     Of each point: the distances to the left, top, right and bottom side of a box, in strides of the point, 0 or more;
-    the logit of its centreness; a logit of each class. In fp32 or better.
+    the logit of its centreness; a logit of each class; a coefficient of each prototype. In fp32 or better.
 
     Args:
         image_size: Height and width; any from 32x32 on.
@@ -72,6 +81,7 @@ def build(
         weights: Of the backbone. None for random; "imagenet" for ResNets, torchvision's, downloaded once; of timm:NAME
             "hub", a FILE, or package:NAME, as models/timm.py has them.
         finest: Stride of the finest map of features: 4 finds objects of a few pixels, at four times the points.
+        prototypes: Maps that masks of objects are made of, such as 16; 0: there are no masks.
 
     Raises:
         ValueError: The images are too small, arguments do not go together, or the weights cannot be had.
@@ -82,13 +92,16 @@ def build(
         raise ValueError(f"norm={norm!r} is not offered: use 'batch' or 'group'")
     if finest not in (4, 8):
         raise ValueError(f"finest={finest} is not offered: use 4 or 8")
+    if prototypes < 0:
+        raise ValueError(f"prototypes={prototypes} is not possible: use 0 for boxes alone, or more, such as 16")
     if min(image_size) < SMALLEST:
         raise ValueError(f"fcos needs images of at least {SMALLEST}x{SMALLEST}, got {image_size[0]}x{image_size[1]}")
     strides = _strides(image_size, finest)
     own = [stride for stride in strides if stride <= 32]
     body, inputs = _backbone(backbone, weights, own, image_size, channels, width, norm)
     neck = _Pyramid(inputs, width, len(strides))
-    return _FCOS(body, neck, _Head(width, classes, len(strides), norm), strides)
+    head = _Head(width, classes, len(strides), norm, prototypes)
+    return _FCOS(body, neck, head, strides, _Prototypes(width, prototypes, norm) if prototypes else None)
 
 
 def points(image_size: tuple[int, int], *, finest: int = 8, **_: object) -> Tensor:
@@ -122,11 +135,19 @@ def _strides(image_size: tuple[int, int], finest: int) -> list[int]:
 
 
 class _FCOS(nn.Module):
-    def __init__(self, backbone: nn.Module, neck: nn.Module, head: nn.Module, strides: Sequence[int]) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        neck: nn.Module,
+        head: nn.Module,
+        strides: Sequence[int],
+        prototypes: nn.Module | None,
+    ) -> None:
         super().__init__()
         self.backbone, self.neck, self.head, self.strides = backbone, neck, head, list(strides)
+        self.prototypes = prototypes
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor | Masked:
         features = self.backbone(images)
         for stride, each in zip(self.strides, features, strict=False):
             wanted = [-(-size // stride) for size in images.shape[2:]]
@@ -136,8 +157,12 @@ class _FCOS(nn.Module):
                     f"the backbone gives features of {found} at stride {stride}, in place of {wanted[0]}x{wanted[1]}: "
                     f"give an image_size of multiples of {self.strides[-1]}"
                 )
-        output: Tensor = self.head(self.neck(features))
-        return output
+        maps = self.neck(features)
+        output: Tensor = self.head(maps)
+        if self.prototypes is None:
+            return output
+        height, width = (-(-size // STRIDE) for size in images.shape[2:])
+        return Masked(output, self.prototypes(maps[0], (height, width)))
 
 
 # ---- maps of features ----
@@ -303,7 +328,7 @@ class _Pyramid(nn.Module):
 class _Head(nn.Module):
     """The same convolutions at every map; normalised by the statistics of each map, which differ."""
 
-    def __init__(self, width: int, classes: int, maps: int, norm: str) -> None:
+    def __init__(self, width: int, classes: int, maps: int, norm: str, prototypes: int) -> None:
         super().__init__()
         self.class_tower, self.box_tower = _Tower(width, maps, norm), _Tower(width, maps, norm)
         self.classes = nn.Conv2d(width, classes, 3, padding=1)
@@ -315,6 +340,8 @@ class _Head(nn.Module):
             nn.init.constant_(layer.bias, start)
         self.scale = nn.Parameter(torch.ones(maps))
         """Of the distances at each map."""
+        self.coefficients = nn.Conv2d(width, prototypes, 3, padding=1) if prototypes else None
+        """Of the prototypes."""
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         outputs = []
@@ -326,9 +353,24 @@ class _Head(nn.Module):
                 self.centreness(of_box),
                 self.classes(self.class_tower(features, level)),
             ]
-            box, *logits = (each if each.dtype == torch.float64 else each.float() for each in numbers)
+            if self.coefficients is not None:
+                numbers.append(self.coefficients(of_box).tanh())
+            box, *logits = map(_precise, numbers)
             outputs.append(torch.cat([functional.softplus(box), *logits], 1).flatten(2).transpose(1, 2))
         return torch.cat(outputs, 1)
+
+
+class _Prototypes(nn.Module):
+    """Maps of stride STRIDE, in fp32 or better, from those of the finest features."""
+
+    def __init__(self, width: int, count: int, norm: str) -> None:
+        super().__init__()
+        self.coarse, self.fine = (nn.Sequential(*_convolution(width, width, norm)) for _ in range(2))
+        self.last = nn.Conv2d(width, count, 1)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        x = functional.interpolate(self.coarse(x), size=size, mode="bilinear", align_corners=False)
+        return _precise(self.last(self.fine(x)))
 
 
 class _Tower(nn.Module):
@@ -344,6 +386,11 @@ class _Tower(nn.Module):
             assert isinstance(norms, nn.ModuleList)
             x = functional.relu(norms[level](layer(x)))
         return x
+
+
+def _precise(numbers: Tensor) -> Tensor:
+    """In fp32 or better."""
+    return numbers if numbers.dtype == torch.float64 else numbers.float()
 
 
 def _convolution(inputs: int, outputs: int, norm: str, stride: int = 1) -> list[nn.Module]:
