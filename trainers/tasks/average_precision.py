@@ -207,21 +207,31 @@ def box_overlaps(corners: Floats, truths: Floats) -> Floats:
 def mask_overlaps(masks: Ints, true_masks: Ints, crowds: Bools) -> Floats:
     """IoU of detections and objects by their pixels; of crowds, the share of the detection that lies in it.
 
-    A matrix product of zeros and ones, exact in float32 for masks of less than 2^24 pixels.
+    Counted in words of 64 pixels: a matrix product of zeros and ones takes six times as long, and the memory of floats.
 
     Args:
-        masks: (K, H, W), 0 or 1, of detections.
+        masks: (K, H, W), bool, or 0 and 1, of detections.
         true_masks: (M, H, W), of objects.
         crowds: (M,).
 
     Returns:
         float64 (K, M).
     """
-    dtype = np.float32 if masks[:1].size < 2**24 else np.float64
-    ours, theirs = (each.reshape(len(each), -1).astype(dtype) for each in (masks, true_masks))
-    both = np.matmul(ours, theirs.T).astype(np.float64)
-    our_area, their_area = (each.sum(axis=1, dtype=np.float64) for each in (ours, theirs))
-    return _share(both, our_area[:, None], their_area[None, :], crowds)
+    ours, theirs = _pack(masks), _pack(true_masks)
+    both = np.stack([_count(ours & each) for each in theirs], axis=1)
+    return _share(both, _count(ours)[:, None], _count(theirs)[None, :], crowds)
+
+
+def _pack(masks: Ints | Bools) -> Ints:
+    """The pixels of each mask as bits, uint64 (n, words)."""
+    packed = np.packbits(masks.reshape(len(masks), masks.shape[1] * masks.shape[2]) != 0, axis=1)
+    return np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8))).view(np.uint64)
+
+
+def _count(words: Ints) -> Floats:
+    """The ones among the bits of each row, float64 (n,)."""
+    count: Floats = np.bitwise_count(words).sum(axis=1, dtype=np.float64)
+    return count
 
 
 def _share(both: Floats, ours: Floats, theirs: Floats, crowds: Bools) -> Floats:
