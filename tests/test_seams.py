@@ -13,7 +13,7 @@ from trainers.registry import names
 ROOT = Path(__file__).parent.parent
 TASKS = {*names("tasks")}
 KINDS = {"labels", "masks", "label_sets", "numbers", "boxes", "instances"}
-CLASSES = {"Classify", "Ordinal", "Segment", "SegmentBinary", "Multilabel", "Regress", "Detect"} | {
+CLASSES = {"Classify", "Ordinal", "Segment", "SegmentBinary", "Multilabel", "Regress", "Detect", "DetectMasks"} | {
     *("Labels", "Masks", "LabelSets", "Numbers", "Boxes", "InstanceMasks")
 }
 MAY_ASK = [
@@ -108,6 +108,15 @@ def test_a_question_is_found(line: str) -> None:
 
 
 def test_the_modules_of_tasks_that_are_no_tasks_are_not_listed() -> None:
-    assert {"classify", "detect", "multilabel", "ordinal", "regress", "segment", "segment_binary"} == TASKS
+    assert {
+        "classify",
+        "detect",
+        "detect_masks",
+        "multilabel",
+        "ordinal",
+        "regress",
+        "segment",
+        "segment_binary",
+    } == TASKS
     with pytest.raises(ValueError, match=r"there is no task 'boundary_f1'.*classify"):
         registry.load("tasks", "boundary_f1")

@@ -355,6 +355,7 @@ def _pass(
 
     from trainers.data import targets
     from trainers.instances import each
+    from trainers.tasks.base import AtPoints
     from trainers.training import build, parts
     from trainers.training.batchnorm import OtherStatistics
 
@@ -362,7 +363,7 @@ def _pass(
     pictures = TRIED if training else _fewest_evaluated(recipe, source)
     kind = targets.kind(source.target)
     target, beyond = targets.stand_in(kind, pictures, recipe.image_size, len(source.classes))
-    wanted = build.output_shape(task, recipe, facts, pictures, beyond)
+    wanted = (pictures, build.count_outputs(recipe, facts), *beyond)
     name = f"forward() of {type(model).__name__}" + ("" if training else " in eval mode")
     if training:
         parts.set_training(recipe, model, parts.LAST_EPOCH)
@@ -379,7 +380,7 @@ def _pass(
             raise
         tensor = isinstance(output, torch.Tensor)
         fits = tensor and len(output.shape) == len(wanted) and output.shape[:2] == wanted[:2]
-        if output is None or not (fits or own_task):
+        if output is None or not (fits or own_task or isinstance(task, AtPoints)):
             raise ValueError(
                 f"the model {recipe.model} does not go with {_asked(recipe)}: {name} returned {_describe(output)} "
                 f"for {pictures} picture{'s' * (pictures > 1)}; it must return a tensor {wanted}"

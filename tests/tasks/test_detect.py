@@ -39,7 +39,7 @@ def table() -> Tensor:
 
 def output_for(task: Detect, tables: Tensor) -> Tensor:
     """What a perfect model would say."""
-    wanted = task._find_wanted(tables)
+    wanted = task.find_wanted(tables)
     output = torch.full(task.output_shape(len(tables)), -9.0, dtype=torch.float64)
     output[..., :4] = wanted.distances
     output[..., 4] = torch.logit(wanted.centreness.clamp(1e-4, 1 - 1e-4))

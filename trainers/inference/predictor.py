@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from trainers.inference import Views
@@ -11,6 +13,7 @@ from trainers.registry import arguments
 from trainers.run_facts import RunFacts
 from trainers.runs.code import with_copies
 from trainers.storage.store import Store
+from trainers.tasks.base import Output
 from trainers.training import build
 from trainers.training.evaluate import check_rows
 from trainers.training.preprocess import Preprocess
@@ -50,10 +53,10 @@ class Predictor:
         """Time that the model took so far, without reading and pre-processing."""
         self.state.model.eval()
 
-    def timed(self, images: Tensor) -> Tensor:
+    def timed(self, images: Tensor) -> Any:
         """The model's output of normalised images; the time that it takes is added to `seconds`."""
         start = self.world.clock()
-        output: Tensor = self.state.model(images)
+        output: Output = self.state.model(images)
         self.seconds += self.world.clock() - start
         check_rows(output, len(images), self.recipe)
         return output

@@ -14,11 +14,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trainers.instances import Targets
+from trainers.instances import Instances, Targets
 
 Ints = npt.NDArray[np.integer[Any]]
 Floats = npt.NDArray[np.float64]
 Scores = dict[str, Any]
+
+
+Output = Tensor | tuple[Tensor, ...]
+"""Of a model for N pictures: what its task takes, (N, ...) each."""
 
 
 class Counts(NamedTuple):
@@ -31,7 +35,8 @@ class Counts(NamedTuple):
 
 
 class Task(Protocol):
-    """What the loop asks of a task. `output` is what the model returns for N images, `target` what they hold."""
+    """What the loop asks of a task. `output` is what the model returns for N images, a tensor (N, ...) or several;
+    `target` what they hold."""
 
     metric: str
     """The score that decides which epoch is best; larger is better."""
@@ -45,15 +50,15 @@ class Task(Protocol):
         None: there is one term, divided by the number of images."""
         ...
 
-    def loss(self, output: Tensor, target: Targets) -> Tensor:
+    def loss(self, output: Output, target: Targets) -> Tensor:
         """The sums of the losses of a micro-batch, (terms,), in fp32 or better."""
         ...
 
-    def labels(self, output: Tensor, size: tuple[int, int]) -> Tensor:
-        """The predicted classes: of images int64 (N,), of pixels uint8 (N, *size)."""
+    def labels(self, output: Output, size: tuple[int, int]) -> Targets:
+        """The predicted classes: of images int64 (N,), of pixels uint8 (N, *size); or what else is to be shown."""
         ...
 
-    def counts(self, output: Tensor, target: Targets) -> Counts:
+    def counts(self, output: Output, target: Targets) -> Counts:
         """What `scores` and `ranking` need of a micro-batch."""
         ...
 
@@ -97,7 +102,7 @@ class BoxTask(Protocol):
     nms: float
     """Intersection over union of two boxes of a class above which the less sure one is dropped."""
 
-    def candidates(self, output: Tensor, size: tuple[int, int]) -> Tensor:
+    def candidates(self, output: Any, size: tuple[int, int]) -> Tensor:
         """Detections before those that say the same are dropped, in static shapes; `size` is that of the images."""
         ...
 
@@ -111,11 +116,29 @@ class BoxTask(Protocol):
 
 
 @runtime_checkable
+class MaskTask(Protocol):
+    """A task that finds objects and their masks: a `BoxTask`, but for what `count` takes."""
+
+    def find(self, output: Any, size: tuple[int, int]) -> Tensor:
+        """Detections (N, K, 6) with more columns behind, which `logits` reads; `size` is that of the images."""
+        ...
+
+    def logits(self, found: Tensor, prototypes: Tensor) -> tuple[Tensor, int]:
+        """Of the masks of a picture's detections, (K, h, w); and the pixels that a number of them stands for, along
+        each side. `prototypes`: of the picture, in the output."""
+        ...
+
+    def count(self, labels: Instances[Tensor], target: Instances[Tensor]) -> Counts:
+        """`Task.counts` from detections and a layer for each, (N, K, H, W), and objects in the same pixels."""
+        ...
+
+
+@runtime_checkable
 class AtPoints(Protocol):
     """A task that learns from models that predict at points of the picture: modules with a function points()."""
 
-    def output_shape(self, rows: int) -> tuple[int, ...]:
-        """Of what a model returns for so many pictures."""
+    def stand_in(self, rows: int) -> Output:
+        """Zeros, as a model might return for so many pictures. `loss` says itself what is wrong with an output."""
         ...
 
 

@@ -112,8 +112,10 @@ def _find_near(points: Points, rows: Tensor, radius: float) -> tuple[Tensor, Ten
 class Wanted(NamedTuple):
     """What each point should say, (N, P, ...)."""
 
+    objects: Tensor
+    """int64: the row of the object that is to be found, -1: none."""
     found: Tensor
-    """bool: there is an object to find."""
+    """bool: there is one."""
     classes: Tensor
     """float64: its class."""
     distances: Tensor
@@ -134,7 +136,7 @@ def find_wanted(points: Points, tables: Tensor, radius: float) -> Wanted:
     distances = torch.where(found[..., None], sides / points.stride[:, None], 1.0)
     first, last = distances[..., :2], distances[..., 2:]
     centreness = (torch.minimum(first, last) / torch.maximum(first, last)).prod(2).sqrt() * found
-    return Wanted(found, box_table.classes(rows), distances, centreness, ignored)
+    return Wanted(objects, found, box_table.classes(rows), distances, centreness, ignored)
 
 
 def divisors(wanted: Wanted) -> Tensor:

@@ -53,7 +53,7 @@ def make(
         ValueError: A value is not allowed.
     """
     if class_weights is not None:
-        raise ValueError("task 'detect' knows no class weights, its focal loss balances classes; give 'none'")
+        raise ValueError("the focal loss of objects knows no class weights, as it balances classes; give 'none'")
     for name, value in (("radius", radius), ("reach", reach)):
         if not value > 0:
             raise ValueError(f"{name}={value} is not allowed; give a number of strides above 0")
@@ -63,7 +63,7 @@ def make(
     if max_detections < 1:
         raise ValueError(f"max_detections={max_detections} is not allowed; give 1 or more")
     if points is None or image_size is None:
-        raise ValueError("task 'detect' needs to know where its model looks: a model with a function points()")
+        raise ValueError("objects are found by models that say where they look, by a function points(); give one")
     return Detect(classes, points, image_size, radius, reach, nms, least_score, max_detections)
 
 
@@ -92,23 +92,29 @@ class Detect:
         self.nms, self.least_score, self.max_detections = nms, least_score, max_detections
         self.points = box_loss.make_points(points, reach)
 
-    def output_shape(self, rows: int) -> tuple[int, ...]:
+    def output_shape(self, rows: int) -> tuple[int, int, int]:
         """Of what a model returns for so many pictures."""
         return rows, len(self.points.x), 5 + self.classes
 
+    def stand_in(self, rows: int) -> Tensor:
+        """Zeros, as a model might give for so many pictures."""
+        return torch.zeros(self.output_shape(rows))
+
     def weight(self, target: Tensor) -> Tensor:
         """Divisors of the losses, float64 (3,), see `box_loss.divisors`."""
-        return box_loss.divisors(self._find_wanted(target))
+        return box_loss.divisors(self.find_wanted(target))
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Sums of the losses of classes, boxes and centreness, float64 (3,). Raises ValueError where the output's shape
         does not fit."""
-        if tuple(output.shape) != (wanted := self.output_shape(len(target))):
+        wanted = self.output_shape(len(target))
+        if not isinstance(output, Tensor) or tuple(output.shape) != wanted:
+            given = tuple(output.shape) if isinstance(output, Tensor) else "several tensors"
             raise ValueError(
-                f"the model's output is {tuple(output.shape)}, in place of {wanted}: pictures, the points that its "
-                "points() gives, and 4 distances, the centreness and the classes"
+                f"the model's output is {given}, in place of {wanted}: pictures, the points that its points() gives, "
+                "and 4 distances, the centreness and the classes (prototypes are for the task detect_masks)"
             )
-        return box_loss.losses(precise(output), self._find_wanted(target))
+        return box_loss.losses(precise(output), self.find_wanted(target))
 
     def labels(self, output: Tensor, size: tuple[int, int]) -> Tensor:
         """Detections, (N, max_detections, 6), fp32 or better, the surest first: left, top, right and bottom in pixels
@@ -135,21 +141,25 @@ class Detect:
 
     def candidates(self, output: Tensor, size: tuple[int, int]) -> Tensor:
         """Detections before those that overlap surer ones are dropped, float64 (N, K, 6), as of `labels`, in shapes
-        that do not depend on values: class -1 in rows of too low a score, or of boxes without any area."""
+        that do not depend on values: class -1 in rows of too low a score, or of boxes without any area. What the output
+        says of a point beyond the classes stands in columns of its own behind these."""
         output = precise(output)
-        every = (output[..., 5:].sigmoid() * output[..., 4:5].sigmoid()).sqrt().flatten(1)
+        beyond = 5 + self.classes
+        every = (output[..., 5:beyond].sigmoid() * output[..., 4:5].sigmoid()).sqrt().flatten(1)
         most = min(max(CANDIDATES, 10 * self.max_detections), every.shape[1])
         which = every.topk(most, dim=1).indices.sort(dim=1).values  # of equal scores the first point comes first
         scores, order = every.gather(1, which).sort(dim=1, descending=True, stable=True)
         which = which.gather(1, order)
         at, numbers = which // self.classes, which % self.classes
-        boxes = self._boxes(output[..., :4].gather(1, at[..., None].expand(-1, -1, 4)).double(), at, size)
+        said = torch.cat([output[..., :4], output[..., beyond:]], 2)
+        said = said.gather(1, at[..., None].expand(-1, -1, said.shape[2])).double()
+        boxes = self._boxes(said[..., :4], at, size)
         there = (scores > self.least_score) & (boxes[..., 2:] > boxes[..., :2]).all(-1)
         numbers = torch.where(there, numbers, -1)
-        found = torch.cat([boxes, scores[..., None].double(), numbers[..., None].double()], -1)
+        found = torch.cat([boxes, scores[..., None].double(), numbers[..., None].double(), said[..., 4:]], -1)
         if most >= self.max_detections:
             return found
-        blank = found.new_tensor([0, 0, 0, 0, 0, -1]).expand(found.shape[0], self.max_detections - most, 6)
+        blank = _blank(found).expand(found.shape[0], self.max_detections - most, -1)
         return torch.cat([found, blank], 1)  # a small picture has fewer points
 
     def ranking(self, counts: Mapping[str, Ints]) -> Floats | None:
@@ -162,20 +172,18 @@ class Detect:
         """Those of `average_precision.scores`."""
         return average_precision.scores(counts["matches"], counts["truths"], max_detections=self.max_detections)
 
-    def _find_wanted(self, target: Tensor) -> box_loss.Wanted:
+    def find_wanted(self, target: Tensor) -> box_loss.Wanted:
+        """What each point should say of these tables."""
         points = box_loss.Points(*(each.to(target.device) for each in self.points))
         return box_loss.find_wanted(points, target, self.radius)
 
     def _pick(self, candidates: Tensor) -> Tensor:
-        """The detections of one picture, (max_detections, 6), of its candidates (K, 6)."""
+        """The detections of one picture, (max_detections, ...), of its candidates (K, ...)."""
         from torchvision.ops import batched_nms  # here, because it takes seconds and other tasks do without
 
         found = candidates[candidates[:, 5] >= 0]
         found = found[batched_nms(found[:, :4], found[:, 4], found[:, 5], self.nms)[: self.max_detections]]
-        picked = found.new_zeros(self.max_detections, 6)
-        picked[:, 5] = -1
-        picked[: len(found)] = found
-        return picked
+        return torch.cat([found, _blank(found).expand(self.max_detections - len(found), -1)])
 
     def _boxes(self, distances: Tensor, at: Tensor, size: tuple[int, int]) -> Tensor:
         """float64 (..., D, 4), in pixels of a picture of this size, from distances (..., D, 4) of the points `at`."""
@@ -184,3 +192,8 @@ class Detect:
         height, width = self.image_size
         shown = places.new_tensor([width, height, width, height])
         return places.clamp(min=0).minimum(shown) * (places.new_tensor([size[1], size[0]] * 2) / shown)
+
+
+def _blank(found: Tensor) -> Tensor:
+    """A row that is no detection, with as many columns as there are."""
+    return torch.cat([found.new_tensor([0, 0, 0, 0, 0, -1]), found.new_zeros(found.shape[-1] - 6)])

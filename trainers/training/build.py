@@ -105,7 +105,8 @@ def score_names(recipe: Recipe, meta: Facts | DatasetFacts) -> list[str]:
     """The bare names of the scores that the recipe's task gives."""
     task = make_task(recipe, meta)
     target, beyond = targets.stand_in(target_of(recipe), 2, (8, 8), len(meta["classes"]))
-    counts = task.counts(torch.zeros(output_shape(task, recipe, meta, 2, beyond)), target)
+    outputs = (2, count_outputs(recipe, meta), *beyond)
+    counts = task.counts(task.stand_in(2) if isinstance(task, AtPoints) else torch.zeros(outputs), target)
     scores = task.scores({name: count.numpy() for name, count in {**counts.total, **counts.per_image}.items()})
     return [name for name, value in scores.items() if isinstance(value, float)]
 
@@ -119,13 +120,6 @@ def count_outputs(recipe: Recipe, meta: Facts | DatasetFacts) -> int:
     """Channels, or logits, that the task needs of the model. Raises ValueError where it cannot learn the classes."""
     with _locating(recipe.task):
         return int(load("tasks", recipe.task).outputs(len(meta["classes"])))
-
-
-def output_shape(
-    task: Task, recipe: Recipe, meta: Facts | DatasetFacts, rows: int, beyond: tuple[int, ...]
-) -> tuple[int, ...]:
-    """Of what the recipe's task takes of a model for so many pictures; `beyond`: see `targets.stand_in`."""
-    return task.output_shape(rows) if isinstance(task, AtPoints) else (rows, count_outputs(recipe, meta), *beyond)
 
 
 @contextlib.contextmanager

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from trainers import own_code
 from trainers.data import sampler
+from trainers.instances import parts
 from trainers.phase import phase
 from trainers.recipe import Recipe
+from trainers.tasks.base import Output
 from trainers.training.state import TrainState
 from trainers.training.step import Run, divisors_of, mean_loss
 
@@ -81,16 +83,19 @@ def evaluate_split(run: Run, split: str) -> Evaluation:
     return Evaluation(mean_loss(*sums.tolist()), found, 1000 * seconds / images_seen)
 
 
-def check_rows(output: Tensor, pictures: int, recipe: Recipe) -> None:
+def check_rows(output: Output, pictures: int, recipe: Recipe) -> None:
     """Raises ValueError where a model returns no row for each picture, as after a squeeze() of a single one; what a
     task of the user's own takes is not known."""
-    if own_code.is_file(recipe.task) or (output.ndim > 1 and len(output) == pictures):
+    if own_code.is_file(recipe.task):
         return
-    given = f"{pictures} picture{'s' * (pictures > 1)}"
-    raise ValueError(
-        f"the model {recipe.model} returned a tensor {tuple(output.shape)} for {given}; its first dimension must be "
-        "that of the pictures, which squeeze() drops where there is one"
-    )
+    for each in parts(output):
+        if each.ndim > 1 and len(each) == pictures:
+            continue
+        given = f"{pictures} picture{'s' * (pictures > 1)}"
+        raise ValueError(
+            f"the model {recipe.model} returned a tensor {tuple(each.shape)} for {given}; its first dimension must be "
+            "that of the pictures, which squeeze() drops where there is one"
+        )
 
 
 @contextlib.contextmanager

@@ -131,7 +131,8 @@ def segment(predictor: Predictor, picture: Pixels) -> Pixels:
     labels = np.empty(size, np.uint8)
 
     def look(part: Tensor) -> Tensor:
-        return predictor.timed(predictor.preprocess.normalise(part.to(world.device).to(world.dtype)))
+        logits: Tensor = predictor.timed(predictor.preprocess.normalise(part.to(world.device).to(world.dtype)))
+        return logits
 
     with torch.inference_mode(), world.autocast():
         for top, logits in slide(look, pixels, window, predictor.overlap):
