@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import re
 import subprocess
@@ -40,7 +41,8 @@ def module_name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imports(path: Path) -> set[str]:
+@functools.cache
+def imports(path: Path) -> frozenset[str]:
     """The modules of ours that a file imports, anywhere in it."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -50,7 +52,7 @@ def imports(path: Path) -> set[str]:
             inner = {f"{node.module}.{alias.name}" for alias in node.names}
             is_module = {name for name in inner if (ROOT / (name.replace(".", "/") + ".py")).exists()}
             found |= is_module or {node.module}
-    return {name for name in found if name.split(".")[0] in ("trainers", "tune_spaces", "cluster", "tests")}
+    return frozenset(name for name in found if name.split(".")[0] in ("trainers", "tune_spaces", "cluster", "tests"))
 
 
 FILES = sorted((ROOT / "trainers").rglob("*.py"))

@@ -1,9 +1,14 @@
-"""Several ranks without a cluster: processes with a gloo group each, running the code that Ray's workers run."""
+"""Several ranks without a cluster: processes with a gloo group each, running the code that Ray's workers run.
+
+They are forked off one process that has imported what they need, which takes each seconds: torch, and all that DDP and
+FSDP2 import at their first use.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import queue
 import tempfile
 import traceback
@@ -14,6 +19,8 @@ from unittest import mock
 Job = dict[str, Any]
 SECONDS = 900
 """After which ranks hang: for one job, on a machine that does other work."""
+IMPORTED = ["trainers.runtime.worker", "torch.distributed.pipelining"]
+"""The second imports torch's compiler, as DDP does, and FSDP2."""
 
 
 def run_ranks(jobs: Sequence[tuple[Job, int]]) -> list[list[dict[str, Any]]]:
@@ -24,10 +31,12 @@ def run_ranks(jobs: Sequence[tuple[Job, int]]) -> list[list[dict[str, Any]]]:
     all optimizer steps, "seen" the ids that any rank trained on, by epoch, and "weights" how many each rank held.
     """
     size = max(size for _, size in jobs)
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
     results: Any = context.Queue()
     with tempfile.TemporaryDirectory() as meeting:
-        processes = [context.Process(target=_rank, args=(rank, list(jobs), meeting, results)) for rank in range(size)]
+        given = (list(jobs), meeting, results, dict(os.environ))
+        processes = [context.Process(target=_rank, args=(rank, *given)) for rank in range(size)]
         for process in processes:
             process.start()
         try:
@@ -52,9 +61,11 @@ def run_ranks(jobs: Sequence[tuple[Job, int]]) -> list[list[dict[str, Any]]]:
     return [gathered[index, 0] for index in range(len(jobs))]
 
 
-def _rank(rank: int, jobs: Sequence[tuple[Job, int]], meeting: str, results: Any) -> None:
+def _rank(rank: int, jobs: Sequence[tuple[Job, int]], meeting: str, results: Any, environment: dict[str, str]) -> None:
     import torch.distributed as dist
 
+    os.environ.clear()  # that of the process that they are forked off may be of another test
+    os.environ.update(environment)
     for index, (job, size) in enumerate(jobs):
         if rank >= size:
             continue
