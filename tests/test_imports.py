@@ -81,7 +81,8 @@ def test_no_modules_import_each_other() -> None:
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.parent.name == "models"], ids=module_name)
 def test_a_model_knows_nothing_of_training(path: Path) -> None:
-    assert imports(path) <= {f"trainers.models.{name}" for name in ("_imagenet", "_points", "_weights", "timm")}
+    shared = ("_imagenet", "_points", "_torchvision_boxes", "_weights", "timm")
+    assert imports(path) <= {f"trainers.models.{name}" for name in shared}
 
 
 @pytest.mark.parametrize("path", ABOVE, ids=module_name)

@@ -18,13 +18,13 @@ class Masked(NamedTuple):
     """(N, K, h, w), of which the sum by the coefficients of a point is the logits of its object's mask."""
 
 
-def grid(image_size: tuple[int, int], strides: Sequence[int], *, middle: bool = True) -> Tensor:
+def grid(image_size: tuple[int, int], strides: Sequence[int]) -> Tensor:
     """The points of all maps, one map after the other, row by row.
 
     Args:
         image_size: Height and width of the pictures, in pixels.
-        strides: Pixels between neighbouring points of each map, which has size / stride rows, rounded up.
-        middle: Whether a point lies in the middle of its stride x stride pixels; else at their upper left corner.
+        strides: Pixels between neighbouring points of each map, which has size / stride rows, rounded up. A point lies
+            in the middle of its stride x stride pixels.
 
     Returns:
         float64 (points, 3): x, y and stride of each point, in pixels, on the CPU.
@@ -34,6 +34,6 @@ def grid(image_size: tuple[int, int], strides: Sequence[int], *, middle: bool = 
         for stride in strides:
             rows, columns = (torch.arange(-(-size // stride), dtype=torch.float64) for size in image_size)
             y, x = torch.meshgrid(rows, columns, indexing="ij")
-            maps.append(torch.stack([(at + 0.5 * middle).flatten() * stride for at in (x, y)], 1))
+            maps.append(torch.stack([(at + 0.5).flatten() * stride for at in (x, y)], 1))
             maps[-1] = torch.cat([maps[-1], torch.full((len(maps[-1]), 1), float(stride), dtype=torch.float64)], 1)
     return torch.cat(maps)
