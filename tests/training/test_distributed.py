@@ -48,9 +48,9 @@ def assert_alike(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: fl
         torch.testing.assert_close(other[name], one[name], rtol=tolerance, atol=tolerance, msg=lambda m, n=name: n + m)
 
 
-def assert_same_history(one: Events, other: Events) -> None:
+def assert_same_history(one: Events, other: Events, epochs: int = 3) -> None:
     lines = [[event["line"] for event in events if event["kind"] == "epoch"] for events in (one, other)]
-    assert len(lines[0]) == 3
+    assert len(lines[0]) == epochs
     scores = [name for name in lines[0][0] if name.startswith("val/")]
     for name in ("train/loss", *scores):
         expected, found = ([line[name] for line in history] for history in lines)
@@ -112,20 +112,14 @@ def test_a_run_goes_from_ddp_to_fsdp2_and_back(some: dict[str, Events], storage:
 @pytest.mark.slow
 def test_fsdp2_learns_what_ddp_learns_with_the_other_models_too(storage: Path) -> None:
     runs: dict[str, tuple[Recipe, str, int, dict[str, Any]]] = {}
-    names = (
-        "textures.cnn",
-        "cifar.r18",
-        "shapes.erfnet_encoder",
-        "shapes.erfnet",
-        "deeplab.camvid",
-    )
+    names = ("textures.cnn", "shapes.erfnet", "deeplab.camvid")
     for name in names:
-        recipe = small_recipe(name, precision="fp64")
+        recipe = small_recipe(name, precision="fp64", epochs=1)
         runs[f"every/{name}/ddp"] = (recipe, name, 2, {})
         runs[f"every/{name}/fsdp2"] = (recipe, name, 2, {"strategy": "fsdp2"})
     events = on_ranks(storage, runs)
     for name in names:
-        assert_same_history(events[f"every/{name}/ddp"], events[f"every/{name}/fsdp2"])
+        assert_same_history(events[f"every/{name}/ddp"], events[f"every/{name}/fsdp2"], epochs=1)
         assert_alike(*(last_weights(storage / "every" / name / strategy) for strategy in ("ddp", "fsdp2")))
 
 

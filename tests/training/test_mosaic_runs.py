@@ -25,17 +25,16 @@ def mosaics(storage: Path, run: str, **changes: Any) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_several_workers_learn_the_same_from_mosaics(storage: Path) -> None:
-    jobs = [(mosaics(storage, f"mosaic/{ranks}"), ranks) for ranks in (1, 2, 3)]
-    one, *others = (
+    jobs = [(mosaics(storage, f"mosaic/{ranks}"), ranks) for ranks in (1, 3)]
+    one, other = (
         events[-1] | {"lines": [e["line"] for e in events if e["kind"] == "epoch"]} for events in run_ranks(jobs)
     )
     assert len(one["steps"]) == 3 * STEPS
-    for other in others:
-        np.testing.assert_allclose(other["steps"], one["steps"], rtol=1e-8)
-        assert other["seen"] == one["seen"] == [list(range(13))] * 3
-        for line, same in zip(other["lines"], one["lines"], strict=True):
-            for key in line.keys() & {"train/loss", "val/loss", "val/ap", "val/ap50", "val/ar100", "val/f1"}:
-                np.testing.assert_allclose(line[key], same[key], rtol=1e-8, err_msg=key)
+    np.testing.assert_allclose(other["steps"], one["steps"], rtol=1e-8)
+    assert other["seen"] == one["seen"] == [list(range(13))] * 3
+    for line, same in zip(other["lines"], one["lines"], strict=True):
+        for key in line.keys() & {"train/loss", "val/loss", "val/ap", "val/ap50", "val/ar100", "val/f1"}:
+            np.testing.assert_allclose(line[key], same[key], rtol=1e-8, err_msg=key)
 
 
 @pytest.mark.slow

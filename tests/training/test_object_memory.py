@@ -13,6 +13,9 @@ from trainers.data.batches import Batch
 from trainers.recipe import resolve
 from trainers.training import peak_memory
 
+FLIP: dict[str, Any] = {"horizontal_flip": 0.5}
+MOSAIC: dict[str, Any] = {"mosaic": 1.0, "scale": [0.5, 1.5]}
+
 
 class Objects(allocator._Drawn):
     """As many objects in each picture as the one with most has, or in each place of a mosaic."""
@@ -30,9 +33,17 @@ class Objects(allocator._Drawn):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("augment", [{"horizontal_flip": 0.5}, {"mosaic": 1.0, "scale": [0.5, 1.5]}], ids=str)
-@pytest.mark.parametrize("size", [(64, 64), (96, 128), (160, 160)])
-@pytest.mark.parametrize("most", [10, 100])
+@pytest.mark.parametrize(
+    ("most", "size", "augment"),
+    [  # each two values of two columns meet
+        (10, (64, 64), FLIP),
+        (100, (64, 64), MOSAIC),
+        (10, (96, 128), MOSAIC),
+        (100, (96, 128), FLIP),
+        (10, (160, 160), FLIP),
+        (100, (160, 160), MOSAIC),
+    ],
+)
 def test_the_memory_of_a_detector_is_predicted_by_its_objects(
     most: int, size: tuple[int, int], augment: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
