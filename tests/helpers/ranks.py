@@ -10,7 +10,9 @@ import contextlib
 import multiprocessing
 import os
 import queue
+import signal
 import tempfile
+import time
 import traceback
 from collections.abc import Sequence
 from typing import Any
@@ -26,7 +28,8 @@ IMPORTED = ["trainers.runtime.worker", "torch.distributed.pipelining"]
 def run_ranks(jobs: Sequence[tuple[Job, int]]) -> list[list[dict[str, Any]]]:
     """Run each (job, world size), one after another, in the same processes.
 
-    A job may hold "stop_after": steps after which rank 0 is asked to stop; and "no_checkpoints": none are written.
+    A job may hold "stop_after": steps after which rank 0 is asked to stop; "kill_after": steps after which a process
+    kills itself, once a checkpoint is written; and "no_checkpoints": none are written.
     Returns the events that rank 0 reported, for each job; "steps" of the "done" event are the training losses of
     all optimizer steps, "seen" the ids that any rank trained on, by epoch, and "weights" how many each rank held.
     """
@@ -85,6 +88,7 @@ def _rank(rank: int, jobs: Sequence[tuple[Job, int]], meeting: str, results: Any
 def watched_work(job: Job, rank: int = 0, size: int = 1) -> list[dict[str, Any]]:
     """worker.work, with its events, every step's loss and the ids that were trained on."""
     from trainers.runtime import worker
+    from trainers.storage.store import Store
     from trainers.training import loop, step
     from trainers.training.checkpoint import Checkpoints
 
@@ -106,6 +110,10 @@ def watched_work(job: Job, rank: int = 0, size: int = 1) -> list[dict[str, Any]]
             nonlocal weights
             super().update()
             losses.append(self.mean())
+            if len(losses) == job.get("kill_after"):
+                while not Checkpoints(Store(job["folder"])).latest_step():
+                    time.sleep(0.05)
+                os.kill(os.getpid(), signal.SIGKILL)
             weights = sum(
                 (p.to_local() if hasattr(p, "to_local") else p).numel() for p in self.run.state.model.parameters()
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,25 @@ def test_a_run_stopped_within_an_epoch_ends_bit_for_bit_as_one_that_was_not(stor
         for attempt, more in ((1, {"stop_after": stop_after}), (2, {}))
     ]
     assert ends == ["interrupted", "finished"]
+    expected, found = (last_weights(storage / run) for run in ("mosaic/whole", name))
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill_after", [STEPS + 2, 2 * STEPS + 2], ids=["with mosaics", "in the epoch without"])
+def test_a_run_killed_within_an_epoch_ends_bit_for_bit_as_one_that_was_not(storage: Path, kill_after: int) -> None:
+    whole, name = mosaics(storage, "mosaic/whole"), f"mosaic/killed-{kill_after}"
+    if not (storage / "mosaic/whole" / "checkpoints").exists():
+        watched_work(whole)
+    process = multiprocessing.get_context("spawn").Process(
+        target=watched_work, args=(mosaics(storage, name) | {"kill_after": kill_after},)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    end = watched_work(mosaics(storage, name) | {"attempt": 2})[-1]
+    assert end["status"] == "finished"
+    assert len(end["steps"]) in (STEPS, 2 * STEPS)  # since the newest checkpoint, or the one that a thread still wrote
     expected, found = (last_weights(storage / run) for run in ("mosaic/whole", name))
     assert all(torch.equal(found[key], value) for key, value in expected.items())
 
