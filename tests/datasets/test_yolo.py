@@ -92,6 +92,22 @@ def darknet(root: Path) -> dict[str, dict[Path, Path]]:
     return {"train": parts["train"], "val": parts["valid"]}
 
 
+def darknet_around_its_data(root: Path) -> dict[str, dict[Path, Path]]:
+    """As CVAT and Darknet's own guide have it: the only folder is not the data set."""
+    found = {split: labelled(root / f"data/obj/{split}", root / f"data/obj/{split}") for split in ("train", "val")}
+    for split, pictures in found.items():
+        write(root / f"data/{split}.txt", *(f"data/obj/{split}/{picture.name}" for picture in pictures))
+    write(root / "data/obj.data", "classes = 2", "train = data/train.txt", "valid = data/val.txt", "names = obj.names")
+    write(root / "data/obj.names", "cat", "dog")
+    return found
+
+
+def names_beside_the_only_folder(root: Path) -> dict[str, dict[Path, Path]]:
+    write(root / "classes.txt", "cat", "dog")
+    at = root / "field 1"
+    return {split: labelled(at / f"{split}/images", at / f"{split}/labels") for split in ("train", "val")}
+
+
 def upper_case(root: Path) -> dict[str, dict[Path, Path]]:
     found = ultralytics(root)
     for pictures in found.values():
@@ -137,6 +153,8 @@ LAYOUTS = [
     several_folders,
     list_files,
     darknet,
+    darknet_around_its_data,
+    names_beside_the_only_folder,
     upper_case,
     below_another_folder_images,
     linked,

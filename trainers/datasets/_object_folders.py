@@ -9,11 +9,14 @@ from urllib.parse import unquote
 from trainers.datasets import ALL
 from trainers.datasets._looks_like import IMAGES, LABELS, MASKS
 from trainers.datasets._splits import SPLITS, WORDS, Given, find_scored, find_splits
+from trainers.datasets._yolo_files import LISTS
 from trainers.formatting import composed, printable, shortened
 from trainers.listing import is_picture, list_folder, walk, words
 
 NO_PICTURES = MASKS | {"segmentationobject", "overlays", "visualizations", "runs"}
 """Folders, in lower case, whose pictures were made of others."""
+TELLING = (".yaml", ".yml", ".data")
+"""Endings of files that say where the pictures lie, from the folder that they are in."""
 UNLABELLED = "is left out as a test split; trainers predict takes its pictures"
 
 
@@ -30,9 +33,10 @@ def split_of_folders(path: str) -> str | None:
 
 
 def descend_alone(root: str) -> str:
-    """The folder itself, or the one in it where there is nothing else, as archives have it."""
+    """The folder itself, or the one in it where nothing else says what the data is, as archives have it."""
     listing = list_folder(root)
-    if len(listing.folders) != 1 or listing.pictures:
+    telling = any(name.lower() in LISTS or name.lower().endswith(TELLING) for name in listing.others)
+    if len(listing.folders) != 1 or listing.pictures or telling:
         return root
     (inner,) = listing.folders
     known = inner.lower() in IMAGES | LABELS or split_word(inner) is not None

@@ -17,7 +17,9 @@ YAMLS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 """Those that go before others."""
 NAMES = ("classes.txt", "obj.names", "_darknet.labels", "predefined_classes.txt")
 """Files with a name of a class in each line."""
-NO_LABELS = frozenset([*NAMES, "train.txt", "val.txt", "valid.txt", "test.txt", "trainval.txt", "labels.txt"])
+LISTS = frozenset(["train.txt", "val.txt", "valid.txt", "test.txt", "trainval.txt"])
+"""Files with a picture of a split in each line."""
+NO_LABELS = LISTS | {*NAMES, "labels.txt"}
 """Text files, in lower case, that are no labels of a picture."""
 NOTHING = ("", "null", "~")
 """What YAML writes where there is no value."""
@@ -137,7 +139,8 @@ def _names(where: str, name: str, node: object) -> dict[int, str]:
     lacking = sorted(set(range(len(found))) - found.keys())
     if lacking:
         raise ValueError(
-            f"{where}: names has {len(found)} classes, and none of the number {lacking[0]}; number them from 0 on"
+            f"{where}: names has {len(found)} classes, and none of the number {lacking[0]}; number them from 0 on, or "
+            f"name those that no label uses too, as in {lacking[0]}: unused"
         )
     names = check_names([found[number] for number in sorted(found)], where)
     return dict(enumerate(names))

@@ -53,7 +53,7 @@ from trainers.datasets._yolo_files import (
     resolve,
 )
 from trainers.formatting import composed, printable, shortened
-from trainers.listing import walk
+from trainers.listing import list_folder, walk
 from trainers.pixels import Pixels
 
 HOLDS = "data.yaml, images/train/* and labels/train/*.txt, or train/images/* and train/labels/*.txt"
@@ -198,7 +198,10 @@ def _find(data: str | None, given: Given, classes: list[str] | None, *, scored: 
     texts = [f"{root}/{path}" for path in others]
     for outside in {_around(path) for paths in splits.values() for path in paths if not path.startswith(f"{root}/")}:
         texts += [f"{outside}/{path}" for path in walk(outside, "").others]
-    return _Set(root, splits, _by_stem(texts), classes or _find_names(said, root, others), said.keypoints, warnings)
+    outer = os.path.abspath(os.path.expanduser(data or root))
+    above = list_folder(outer).others if root.startswith(f"{outer}/") else []
+    files = [f"{root}/{path}" for path in others] + [f"{outer}/{name}" for name in above]
+    return _Set(root, splits, _by_stem(texts), classes or _find_names(said, files), said.keypoints, warnings)
 
 
 def _find_yaml(data: str | None) -> tuple[Yaml, str]:
@@ -302,8 +305,8 @@ def _around(path: str) -> str:
     return "/".join(parts[:last])
 
 
-def _find_names(said: Yaml, root: str, others: Sequence[str]) -> list[str] | None:
-    """The names of the classes; None: no file says them. Raises ValueError where files differ."""
+def _find_names(said: Yaml, others: Sequence[str]) -> list[str] | None:
+    """The names of the classes; None: none of the files says them. Raises ValueError where they differ."""
     if said.names:
         return [said.names[number] for number in sorted(said.names)]
     if said.count is not None:
@@ -311,7 +314,7 @@ def _find_names(said: Yaml, root: str, others: Sequence[str]) -> list[str] | Non
     if said.names_file and (path := resolve(said, said.names_file)):
         return names_in(path)
     files = [path for path in others if os.path.basename(path).lower() in NAMES or path.lower().endswith(".names")]
-    found = {path: names_in(f"{root}/{path}") for path in files}
+    found = {path: names_in(path) for path in files}
     distinct = list({tuple(names): path for path, names in found.items()}.items())
     if len(distinct) > 1:
         (one, path), (other, beside) = distinct[:2]
