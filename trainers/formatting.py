@@ -75,6 +75,16 @@ def abbreviated(name: str, most: int) -> str:
     return f"{name[: most // 2]}…{name[len(name) - (most - most // 2 - 1) :]}"
 
 
+def abbreviations(names: typing.Sequence[str], most: int) -> list[str]:
+    """Names of at most so many letters each: without their middles, or ends, or beginnings, as more of them differ."""
+    cut = [
+        [abbreviated(name, most) for name in names],
+        [name if len(name) <= most else f"{name[: most - 1]}…" for name in names],
+        [name if len(name) <= most else f"…{name[1 - most :]}" for name in names],
+    ]
+    return max(cut, key=lambda each: len(set(each)))
+
+
 def nearest(word: str, allowed: typing.Iterable[str]) -> str:
     """The end of an error message: `; did you mean lr?`, and the list of what is allowed."""
     names = list(allowed)

@@ -89,6 +89,22 @@ def test_nothing_around_the_pictures_lies_over_something_else(classes: int, size
     assert len(figure.axes) == 4
 
 
+def test_nothing_is_written_over_many_small_objects() -> None:
+    row = scene(1, 30, 2, (512, 512))
+    middles = (row["target"][:, :2] + row["target"][:, 2:4]) / 2
+    small = row | {"target": row["target"].copy()}
+    small["target"][:, :4] = np.concatenate([middles - 4, middles + 4], 1)
+    written = []
+    for each in (row, small):
+        figure = box_figures.draw_predictions([each], SHAPES, "one", 1.1)
+        written.append([text.get_text() for axes in figure.axes for text in axes.texts])
+    assert len(written[0]) > 5
+    assert written[1] == []
+    picture, found = np.zeros((512, 512, 3), np.uint8), np.zeros((30, 6))
+    found[:, :4], found[:, 4] = small["target"][:30, :4], 0.5
+    assert (box_figures.overlay(picture, found, SHAPES) > 0).any(2).sum() < 30 * 12 * 12
+
+
 def lines(figure: Figure) -> set[tuple[Any, ...]]:
     return {(patch.get_linestyle(), patch.get_edgecolor()) for axes in figure.axes for patch in axes.patches}
 
@@ -137,6 +153,11 @@ def test_the_confusion_matrix_ends_with_background() -> None:
     assert "objects found" in figure.axes[0].get_title(loc="left")
     assert clashes(figure, edge=False) == []
     assert len(figure.axes[1].patches) == len(figure.axes[2].patches) == 3
+    shades = figure.axes[0].images[0].get_array()
+    assert shades is not None
+    found = confusion.matrix.sum(0)[:-1]
+    np.testing.assert_allclose(shades[-1, :-1], confusion.matrix[-1, :-1] / found)  # background has no number
+    np.testing.assert_allclose(shades[0], confusion.matrix[0] / confusion.matrix[0].sum())
 
 
 def test_of_very_many_classes_those_with_the_most_errors_are_drawn() -> None:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from trainers import match_tables
 from trainers.box_table import CLASS, CROWD, KIND, are_objects, are_plain
 from trainers.confusion import DENSE_CLASSES, DRAWN_CLASSES, Drawn
-from trainers.formatting import abbreviated
+from trainers.formatting import abbreviations
 from trainers.runs import lettering
 from trainers.runs.example_sheet import Example, Meanings, draw_examples, show
 from trainers.runs.palette import COLOURS
@@ -127,7 +127,7 @@ def draw_predictions(rows: Sequence[Row], classes: Sequence[str], title: str, co
         title: one line or more.
         confidence: the least score of the detections that are shown.
     """
-    names = lettering.legible(classes)
+    names = abbreviations(lettering.legible(classes), _NAME)
     examples, styles = [], [_TRUE, _RIGHT, _WRONG, _MISSED]
     for row in rows:
         image, verdicts = row["image"], judge(row["labels"], row["target"], confidence)
@@ -138,7 +138,7 @@ def draw_predictions(rows: Sequence[Row], classes: Sequence[str], title: str, co
         examples.append(Example(row["name"], _verdict(row), row.get("kind") or "", image.shape[:2], views))
         if (are_objects(row["target"]) & ~are_plain(row["target"])).any():
             styles = [*styles[:4], _IGNORED]
-    note = [f"predictions: those of a score of {confidence:.2f} or more, with their scores"]
+    note = [f"predictions: those of a score of {confidence:.2f} or more, with their scores where there is room"]
     if any(each.verdict for each in examples):
         note.append("F1 of a picture: 2 right / (2 right + wrong + missed)")
     meanings = Meanings([_handle(style) for style in styles], [style.means for style in styles], "\n".join(note))
@@ -173,7 +173,7 @@ def _draw_found(
 
 
 def _name(names: Sequence[str], number: float) -> str:
-    return abbreviated(names[int(number)] if int(number) < len(names) else f"class {int(number)}", _NAME)
+    return names[int(number)] if int(number) < len(names) else f"class {int(number)}"
 
 
 def _handle(style: _Style) -> Line2D:
@@ -216,7 +216,8 @@ def _write(
     taken: list[tuple[float, float, float, float]],
     needed: bool,
 ) -> None:
-    """What is said of a box; unless it is `needed`, not where there is no room."""
+    """What is said of a box; unless it is `needed`, not where there is no room, or where it would hide more than the
+    box holds."""
     left, top, right, bottom = box
     written = _text(axes, text, style, big)
     across, down = axes.get_xlim()[1], axes.get_ylim()[0]
@@ -232,7 +233,8 @@ def _write(
         )
 
     best = min(inside, key=covered)
-    if covered(best) > 0.1 * wide * high and not needed:
+    hides = wide * high > (right - left) * (bottom - top) or covered(best) > 0.1 * wide * high
+    if hides and not needed:
         written.remove()
         return
     written.set_position((best[0] + 0.5 * wide, best[1] + 0.5 * high))
@@ -272,24 +274,26 @@ def _extent(text: Text, unit: float) -> tuple[float, float]:
 # A picture with its boxes, at its own size
 
 
-def overlay(picture: Pixels, detections: Floats, classes: Sequence[str]) -> Pixels:
+def overlay(picture: Pixels, detections: Floats, classes: Sequence[str], letters: int | None = None) -> Pixels:
     """The picture with the boxes of detections, each in its class's colour, with name and score.
 
     Args:
         picture: uint8 (height, width, 1 or 3).
         detections: (K, 6), in pixels of the picture.
         classes: the names of the classes.
+        letters: their height in pixels; None: by the size of the picture.
 
     Returns:
         uint8 (height, width, 3).
     """
     from PIL import Image, ImageDraw
 
-    names = lettering.legible(classes)
+    names = abbreviations(lettering.legible(classes), _NAME)
     height, width = picture.shape[:2]
     image = Image.fromarray(np.ascontiguousarray(np.broadcast_to(picture, (height, width, 3))))
     canvas = ImageDraw.Draw(image)
     line = max(1, round(max(height, width) / 400))
+    letters = letters or max(9, round(max(height, width) / 55))
     for left, top, right, bottom, score, number in detections[np.argsort(detections[:, _SCORE])].tolist():
         if number < 0:
             continue
@@ -297,7 +301,9 @@ def overlay(picture: Pixels, detections: Floats, classes: Sequence[str]) -> Pixe
         box = (left, top, max(left, right - 1), max(top, bottom - 1))
         canvas.rectangle((box[0] - line, box[1] - line, box[2] + line, box[3] + line), outline=(255, 255, 255))
         canvas.rectangle(box, outline=colour, width=line)
-        _letter(canvas, box, f"{_name(names, number)} {score:.2f}", colour, (width, height))
+        if len(detections) > _MANY and 6 * letters**2 > (right - left) * (bottom - top):
+            continue  # what is written would hide more than the box holds; the colour tells the class
+        _letter(canvas, box, f"{_name(names, number)} {score:.2f}", colour, (width, height), letters)
     return np.asarray(image)
 
 
@@ -307,9 +313,10 @@ def _letter(
     text: str,
     colour: tuple[int, int, int],
     size: tuple[int, int],
+    letters: int,
 ) -> None:
     """Name and score above a box, or in it where there is no room above."""
-    font = _font(text, max(9, round(max(size) / 55)))
+    font = _font(text, letters)
     left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
     wide, high = right - left + 4, bottom - top + 4
     if wide > size[0] or high > size[1]:
@@ -394,9 +401,9 @@ def _lines_of_classes(there: Sequence[int], ap50: Floats, names: Sequence[str]) 
     listed = list(there)
     if len(there) > _LISTED:
         listed = [*there[: _LISTED // 2], *there[-_LISTED // 2 :]]
-    found = {}
+    found, short = {}, abbreviations(names, 20)
     for place, number in enumerate(listed):
-        text = f"{abbreviated(names[number], 20)}  {ap50[number]:.3f}"
+        text = f"{short[number]}  {ap50[number]:.3f}"
         found[number] = (_COLOURS[place % len(_COLOURS)], _LINES[place // len(_COLOURS) % len(_LINES)], text)
     return found
 

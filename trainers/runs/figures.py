@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from trainers.formatting import abbreviated
+from trainers.formatting import abbreviated, abbreviations
 from trainers.messages import Line
 from trainers.run_facts import Best, DatasetFacts, RunFacts
 from trainers.runs import lettering
@@ -160,6 +160,9 @@ def draw_confusion(
     count = len(matrix)
     rows = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, rows, out=np.full(matrix.shape, np.nan), where=rows > 0)
+    columns = matrix.sum(axis=0)
+    if background:  # it has no number: what was taken for a class is a share of what was found of that
+        shares[-1] = np.divide(matrix[-1], columns, out=np.zeros(count), where=columns > 0)
     side = min(max(0.5 * count, 2.6), 8.0)  # of the matrix, in inches
     beside = 1.45 + (1.55 if masks or background else 0) + (0.6 if count > _MANY else 0)
     figure = Figure(figsize=(side + beside, side))
@@ -167,7 +170,7 @@ def draw_confusion(
     axes.set_facecolor("#dddddd")  # classes of which there is none
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     _label_classes(axes, lettering.legible([str(name) for name in classes or range(count)]))
-    numbers, unit = _cell_texts(matrix, shares, masks, "objects" if background else "pictures")
+    numbers, unit = _cell_texts(matrix, shares, masks, background)
     for (row, column), text in numbers.items():
         color = "white" if shares[row, column] > 0.55 else "black"
         axes.text(
@@ -183,8 +186,8 @@ def draw_confusion(
     recalls = np.diag(shares)[: count - background]
     _draw_bars(divider.append_axes("right", size=1.3, pad=0.15, sharey=axes), recalls, "recall, %", _BLUE)
     if background:
-        columns = matrix.sum(axis=0)[:-1]
-        precisions = np.divide(np.diag(matrix)[:-1], columns, out=np.full(count - 1, np.nan), where=columns > 0)
+        right, found = np.diag(matrix)[:-1], columns[:-1]
+        precisions = np.divide(right, found, out=np.full(count - 1, np.nan), where=found > 0)
         _draw_bars(divider.append_axes("right", size=1.3, pad=0.25, sharey=axes), precisions, "precision, %", _GREEN)
     if masks:
         from trainers.ratios import iou
@@ -200,21 +203,23 @@ def draw_confusion(
 
 
 def _cell_texts(
-    matrix: np.ndarray, shares: np.ndarray, masks: bool, what: str
+    matrix: np.ndarray, shares: np.ndarray, masks: bool, background: bool
 ) -> tuple[dict[tuple[int, int], str], str]:
-    """What the cells of a confusion matrix say, and what that is; `what`: was counted."""
+    """What the cells of a confusion matrix say, and what that is."""
     count = len(matrix)
     if count > _MANY:
         return {}, ""
     places = [(row, column) for row in range(count) for column in range(count) if matrix[row, column]]
     if count <= 15 and not masks:
         empty = "; empty: 0" if len(places) < count**2 else ""
-        return {place: _short(float(matrix[place])) for place in places}, f"numbers: {what}{empty}"
+        texts = {place: _short(float(matrix[place])) for place in places}
+        return texts, f"numbers: {'objects' if background else 'pictures'}{empty}"
     digits, least = (1, 0.05) if count <= 15 else (0, 1.0)
     percents = {place: 100 * float(shares[place]) for place in places}
     texts = {place: f"{percent:.{digits}f}" for place, percent in percents.items() if percent >= least}
     empty = f"; empty: below {least:g} %" if len(texts) < count**2 else ""
-    return texts, f"numbers: % of the true class{empty}"
+    last = ", in the last row of what is found of a class" if background else ""
+    return texts, f"numbers: % of the true class{last}{empty}"
 
 
 def _summary(matrix: np.ndarray, masks: bool) -> str:
@@ -235,7 +240,8 @@ def _summary(matrix: np.ndarray, masks: bool) -> str:
 def _label_classes(axes: Axes, names: list[str]) -> None:
     every = math.ceil(len(names) / 50)
     ticks = range(0, len(names), every)
-    labels = [abbreviated(names[tick], 18) for tick in ticks]
+    short = abbreviations(names, 18)
+    labels = [short[tick] for tick in ticks]
     size = 11 if len(names) <= 15 else 10 if len(names) <= _MANY else 8
     long = max(map(len, labels)) > (5 if len(names) <= 15 else 2)
     axes.set_xticks(ticks, labels, fontsize=size, rotation=90 if long else 0, parse_math=False)
