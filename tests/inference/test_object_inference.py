@@ -161,15 +161,56 @@ def test_a_lower_confidence_shows_more_and_sliding_goes_beyond_the_window(
         predict(run, [str(pictures)], str(tmp_path / "x"), confidence=2)
 
 
+def test_pictures_of_any_kind_are_seen_together_and_boxes_are_in_their_own_upright_pixels(
+    run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, image, _ = drawn("val")[2]
+    upright = Image.fromarray(image).resize((256, 144))
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be turned to the right by 90 degrees
+    folder = tmp_path / "q"
+    for name in ("a/plain.png", "b/plain.png", ".hidden/plain.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        upright.save(folder / name)
+    upright.convert("RGBA").save(folder / "clear.png")
+    upright.convert("L").save(folder / "grey.png")
+    upright.transpose(Image.Transpose.ROTATE_90).save(folder / "turned.png", exif=turned)
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    seen = []
+    timed = Predictor.timed
+
+    def counted(self: Predictor, images: torch.Tensor) -> torch.Tensor:
+        seen.append(len(images))
+        return timed(self, images)
+
+    monkeypatch.setattr(Predictor, "timed", counted)
+    table, bad = predict(run, [str(folder)], str(tmp_path / "out"), confidence=0.2)
+    assert seen == [5]
+    assert [Path(path).name for path in bad] == ["broken.jpg"]
+    boxes: dict[str, list[list[float]]] = {}
+    for row in csv.DictReader(table.read_text().splitlines()):
+        sides = [float(row[side]) for side in ("left", "top", "right", "bottom")]
+        boxes.setdefault(str(Path(row["path"]).relative_to(folder)), []).append(sides)
+    assert boxes.keys() == {"a/plain.png", "b/plain.png", "clear.png", "grey.png", "turned.png"}
+    predictor = Predictor(Store(run), sliding=False, overlap=0.0)
+    expected = detect(predictor, np.asarray(upright))
+    for name in boxes.keys() - {"grey.png"}:
+        np.testing.assert_allclose(boxes[name], expected[expected[:, 4] >= 0.2][:, :4], atol=1e-2, err_msg=name)
+    files = {each["file_name"] for each in json.loads((tmp_path / "out/detections.json").read_text())}
+    assert files == boxes.keys()
+    assert size(tmp_path / "out/overlays/turned.png") == (256, 144)
+
+
 @pytest.mark.parametrize("tta", [None, "flips"])
 def test_the_exported_program_finds_what_predict_finds(run: str, tmp_path: Path, tta: Any) -> None:
     file = export(run, str(tmp_path / "found.pt2"), tta=tta)
     program = torch.export.load(file).module()
     predictor = Predictor(Store(run), sliding=False, overlap=0.0, tta=tta)
-    shown = [image for _, image, _ in drawn("val")[:4]]
+    shown = [image for _, image, _ in drawn("val")[:6]]
     with torch.no_grad():
-        found = program(predictor.preprocess.images(np.stack(shown))).numpy()
-    assert found.shape == (4, 100, 6)
+        parts = [program(predictor.preprocess.images(np.stack(some))).numpy() for some in (shown[:1], shown[1:])]
+    assert [part.shape for part in parts] == [(1, 100, 6), (5, 100, 6)]
+    found = np.concatenate(parts)
     for picture, boxes in zip(shown, found, strict=True):
         expected = detect(predictor, picture)
         boxes = boxes[boxes[:, 5] >= 0]

@@ -30,7 +30,7 @@ from trainers.storage.store import Store, absolute
 from trainers.training import build
 
 PREDICT_BATCH = 64
-"""Pictures at once; masks are made one by one, and kept one by one."""
+"""Pictures at once. Masks, and what a window finds, are made one by one, and kept one by one."""
 
 
 class _Picture(NamedTuple):
@@ -106,7 +106,7 @@ def predict(
             say(f"{len(pictures) - len(left):,} of {len(pictures):,} pictures were predicted before")
         bar = progress.bar("predicting", len(left)) if progress else contextlib.nullcontext(advance)
         with bar as shown:
-            size = 1 if kind.own_size and not workers else PREDICT_BATCH
+            size = PREDICT_BATCH if workers or (kind.together and not sliding) else 1
             noticed = _fill(table, left, options, size, workers, shown)
         for line in notices.describe(noticed):
             warn(line)

@@ -91,7 +91,8 @@ def save_png(array: Image, palette: Sequence[Sequence[int]] | None = None) -> by
         assert array.ndim == 2, array.shape
         pillow.putpalette(colour(np.arange(256, dtype=np.uint8)[None], palette).tobytes())
     stream = io.BytesIO()
-    pillow.save(stream, format="PNG")
+    # Photographs hardly get smaller by more effort, which takes longer than all else that is done to them.
+    pillow.save(stream, format="PNG", compress_level=1 if pillow.mode == "RGB" else 6)
     return stream.getvalue()
 
 

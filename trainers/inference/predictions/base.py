@@ -12,9 +12,10 @@ from torch import nn
 
 from trainers.data import targets
 from trainers.data.resize import Pixels, shrink
-from trainers.datasets import Item, Source
+from trainers.datasets import BadImage, Item, Source
 from trainers.decode import decode, reading
 from trainers.inference.predictor import Predictor
+from trainers.notices import notice
 from trainers.progress import Advance
 from trainers.recipe import Recipe
 from trainers.run_facts import DatasetFacts, Json, RunFacts, Scores
@@ -35,6 +36,8 @@ Done = tuple[str, Sequence[str]]
 class Predictions(Protocol):
     """What is made of the predictions of a kind of target."""
 
+    together: bool
+    """Whether the model sees several pictures at once, brought to one size."""
     own_size: bool
     """Whether a window may be moved over pictures of their own size: --sliding."""
     native: bool
@@ -167,6 +170,7 @@ class Predictions(Protocol):
 class Shared:
     """What most kinds do alike: a picture has a line in predictions.csv, and the program is the model."""
 
+    together: bool = True
     own_size: bool = False
     native: bool = False
     results: bool = False
@@ -211,6 +215,17 @@ def as_stored(path: str, recipe: Recipe, meta: DatasetFacts) -> Pixels:
     """A picture at the size at which pictures are stored."""
     picture = decode(path, meta["channels"], recipe.storage_size, how=reading(recipe.dataset_args))
     return shrink(picture, recipe.storage_size, recipe.resize)
+
+
+def all_as_stored(files: Sequence[Named], recipe: Recipe, meta: DatasetFacts) -> dict[str, Pixels]:
+    """Path -> picture, of those that can be decoded."""
+    found = {}
+    for path, _ in files:
+        try:
+            found[path] = as_stored(path, recipe, meta)
+        except (BadImage, OSError) as error:
+            notice(str(error), path)
+    return found
 
 
 def refuse_top_k(top_k: int, has: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -20,7 +21,7 @@ from trainers.datasets import BadImage, Item, Source
 from trainers.decode import decode, geometry, reading
 from trainers.inference import boxes, sheet
 from trainers.inference.boxes import Floats
-from trainers.inference.predictions.base import Done, Named, Sample, Shared, Tally, ahead, as_stored, refuse_top_k
+from trainers.inference.predictions.base import Done, Named, Sample, Shared, Tally, ahead, all_as_stored, refuse_top_k
 from trainers.inference.predictions.coco_results import Found, results
 from trainers.inference.predictor import Predictor
 from trainers.inference.sliding_window import places
@@ -37,6 +38,8 @@ WINDOWS = 16
 """Windows at once."""
 SHOWN = 480
 """Longest side, in pixels, of a picture in predictions.png."""
+LETTERS = 18
+"""Their height there, in pixels."""
 COLUMNS = ("class", "score", "left", "top", "right", "bottom")
 
 
@@ -74,45 +77,48 @@ class Objects(Shared):
         return float(found)
 
     def rows(self, predictor: Predictor, files: Sequence[Named], out: Path) -> list[list[str]]:
+        """Seen together, at the stored size; drawn one by one, as pictures may be large."""
         recipe, meta, store = predictor.recipe, predictor.meta, Store(out)
-        classes = meta["classes"]
+        seen: dict[str, Floats | None] = dict.fromkeys(path for path, _ in files)
+        if not predictor.sliding:
+            stored = all_as_stored(files, recipe, meta)
+            seen = dict(zip(stored, _see(predictor, list(stored.values())), strict=True))
         rows = []
         for path, name in files:
             try:
-                picture = decode(path, meta["channels"], how=reading(recipe.dataset_args))
-                stored = None if predictor.sliding else as_stored(path, recipe, meta)
+                picture = decode(path, meta["channels"], how=reading(recipe.dataset_args)) if path in seen else None
             except (BadImage, OSError) as error:
                 notice(str(error), path)
+                picture = None
+            if picture is None:
                 rows.append([path, "", ""])
                 continue
-            found = detect(predictor, picture, stored)
+            found = detect(predictor, picture, seen[path])
             found = found[found[:, 4] >= (predictor.confidence or 0.0)]
             store.write(f"labels/{name}.txt", _yolo(found, picture.shape[:2]))
-            store.write(f"overlays/{name}.png", mask_figures.save_png(box_figures.overlay(picture, found, classes)))
-            rows.append([path, f"labels/{name}.txt", json.dumps(_told(found, classes), ensure_ascii=False)])
+            drawn = box_figures.overlay(picture, found, meta["classes"])
+            store.write(f"overlays/{name}.png", mask_figures.save_png(drawn))
+            rows.append([path, f"labels/{name}.txt", json.dumps(_told(found, meta["classes"]), ensure_ascii=False)])
         return rows
 
     def finish(self, recipe: Recipe, meta: DatasetFacts, out: Store, done: Sequence[Done], title: str) -> None:
-        """All objects in detections.json, and some of the overlays in predictions.png."""
+        """All objects in detections.json, and some of the pictures with theirs in predictions.png."""
         number = {name: place for place, name in enumerate(meta["classes"])}
         pictures = []
         for path, row in done:
             told = [[*each[2:], each[1], number[each[0]]] for each in json.loads(row[2])]
-            pictures.append(Found(os.path.basename(path), None, np.array(told, np.float64).reshape(-1, 6)))
-        out.write("detections.json", results(pictures, meta.get("class_ids")))
+            pictures.append(Found(path, None, np.array(told, np.float64).reshape(-1, 6)))
         shown = []
-        for place in sheet.spread(len(done)):
-            _, row = done[place]
-            overlay = f"overlays/{os.path.splitext(os.path.relpath(row[1], 'labels'))[0]}.png"
-            assert out.local is not None
-            drawn = decode(str(out.local / overlay), 3)
-            scale = min(1.0, SHOWN / max(drawn.shape))
-            drawn = shrink(drawn, (round(scale * drawn.shape[0]) or 1, round(scale * drawn.shape[1]) or 1), "stretch")
-            count = len(pictures[place].boxes)
-            said = "1 object" if count == 1 else f"{count or 'no'} objects"
-            shown.append(sheet.Shown(drawn, os.path.basename(row[0]), [(said, "")]))
+        for path, _, found in (pictures[place] for place in sheet.spread(len(pictures))):
+            with contextlib.suppress(BadImage, OSError):  # it has been there
+                drawn = _draw_small(path, found, recipe, meta)
+                said = "1 object" if len(found) == 1 else f"{len(found) or 'no'} objects"
+                shown.append(sheet.Shown(drawn, os.path.basename(path), [(said, "")]))
         if shown:
             out.write("predictions.png", sheet.draw_sheet(shown, f"{title}: {len(shown)} of {len(done):,} pictures"))
+        shared = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path, _ in done]) if done else ""
+        named = [each._replace(name=os.path.relpath(os.path.abspath(each.name), shared)) for each in pictures]
+        out.write("detections.json", results(named, meta.get("class_ids")))
 
     def evaluate(
         self, predictor: Predictor, source: Source, split: str, advance: Advance, results: Path | None = None
@@ -204,22 +210,33 @@ class Detector(nn.Module):
         return found.gather(1, order[..., None].expand(-1, -1, 6)).float()
 
 
-def detect(predictor: Predictor, picture: Pixels, stored: Pixels | None = None) -> Floats:
+def detect(predictor: Predictor, picture: Pixels, seen: Floats | None = None) -> Floats:
     """What is found in a picture, (K, 6): left, top, right, bottom in its own pixels, score, class; the surest first.
 
     Args:
         predictor: with `sliding`, a window is moved over the picture, which is also seen whole.
         picture: uint8 (H, W, C).
-        stored: the same at the stored size; None: it is shrunk here.
+        seen: what is found in it as the model sees it whole, in pixels of that; None: it is found here.
     """
     recipe, own = predictor.recipe, (picture.shape[0], picture.shape[1])
-    stored = shrink(picture, recipe.storage_size, recipe.resize) if stored is None else stored
+    if seen is None:
+        (seen,) = _see(predictor, [shrink(picture, recipe.storage_size, recipe.resize)])
+    whole = boxes.back(seen, own, recipe.storage_size, recipe.image_size, recipe.resize)
+    if not predictor.sliding:
+        return whole
     with torch.inference_mode(), predictor.world.autocast():
-        (seen,) = _look(predictor, predictor.preprocess.images(np.stack([stored])))
-        whole = boxes.back(seen, own, recipe.storage_size, recipe.image_size, recipe.resize)
-        if not predictor.sliding:
-            return whole
         return boxes.merge([whole, *_windows(predictor, picture)])
+
+
+def _see(predictor: Predictor, stored: Sequence[Pixels]) -> list[Floats]:
+    """What is found in pictures of the stored size, in pixels of what the model sees: as many at once as in training,
+    for which there is memory."""
+    size = predictor.recipe.micro_batch_size or predictor.recipe.batch_size
+    found = []
+    with torch.inference_mode(), predictor.world.autocast():
+        for start in range(0, len(stored), size):
+            found += _look(predictor, predictor.preprocess.images(np.stack(stored[start : start + size])))
+    return found
 
 
 def _look(predictor: Predictor, images: Tensor) -> list[Floats]:
@@ -259,6 +276,16 @@ def _told(found: Floats, classes: Sequence[str]) -> list[list[str | float]]:
         [classes[int(number)], round(score, 6), *(round(side, 4) for side in sides)]
         for *sides, score, number in found.tolist()
     ]
+
+
+def _draw_small(path: str, found: Floats, recipe: Recipe, meta: DatasetFacts) -> Pixels:
+    """A picture with its objects, SHOWN pixels long, so that what is written in it can be read."""
+    about = geometry(path)
+    scale = SHOWN / max(about.height, about.width)
+    size = max(1, round(scale * about.height)), max(1, round(scale * about.width))
+    picture = decode(path, meta["channels"], size, how=reading(recipe.dataset_args))
+    moved = found * [*[size[1] / about.width, size[0] / about.height] * 2, 1, 1]
+    return box_figures.overlay(shrink(picture, size, "stretch"), moved, meta["classes"], letters=LETTERS)
 
 
 def _yolo(found: Floats, size: tuple[int, int]) -> bytes:

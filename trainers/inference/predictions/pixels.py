@@ -32,6 +32,7 @@ from trainers.tasks.base import CountsLabels, Task
 class PixelClasses(Shared):
     """A class for each pixel, at the picture's own size: masks/, colours/ and overlays/."""
 
+    together = False
     own_size = True
     native = True
     holds = "segments pictures"

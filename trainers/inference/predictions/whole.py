@@ -13,12 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.data.resize import Pixels
 from trainers.datasets import BadImage, Source
 from trainers.inference import sheet
-from trainers.inference.predictions.base import Done, Named, Shared, as_stored, refuse_top_k
+from trainers.inference.predictions.base import Done, Named, Shared, all_as_stored, as_stored, refuse_top_k
 from trainers.inference.predictor import Predictor
-from trainers.notices import notice
 from trainers.progress import Advance
 from trainers.recipe import Recipe
 from trainers.run_facts import DatasetFacts, Scores
@@ -146,12 +144,7 @@ Said = list[tuple[str, str]]
 
 def _look(predictor: Predictor, files: Sequence[Named]) -> tuple[list[str], Tensor | None]:
     """The paths of the pictures that can be decoded, and what the model makes of them; None: there are none."""
-    found: dict[str, Pixels] = {}
-    for path, _ in files:
-        try:
-            found[path] = as_stored(path, predictor.recipe, predictor.meta)
-        except (BadImage, OSError) as error:
-            notice(str(error), path)
+    found = all_as_stored(files, predictor.recipe, predictor.meta)
     if not found:
         return [], None
     with torch.inference_mode(), predictor.world.autocast():
