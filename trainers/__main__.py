@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -283,7 +284,7 @@ def _print_scores(scores: Scores) -> None:
 
     for name, value in scores.items():
         if name not in ("per_class", "classes"):
-            print(f"{name:20} {value:.4f}" if isinstance(value, float) else f"{name:20} {value}")
+            print(f"{name:20} {_number(value) if isinstance(value, float) else value}")
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("class")
     lists: dict[str, list[float | None]] = {}
@@ -299,8 +300,8 @@ def _print_scores(scores: Scores) -> None:
 
 
 def _number(value: float) -> str:
-    """Of a score, or of how many there are."""
-    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
+    """Of a score, or of how many there are; `-` of what does not occur."""
+    return f"{value:,}" if not isinstance(value, float) else "-" if math.isnan(value) else f"{value:.4f}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

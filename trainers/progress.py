@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shlex
 import sys
 import threading
@@ -202,7 +203,8 @@ def _facts(run: RunFacts, folder: str) -> Iterator[tuple[str, str]]:
     yield "status", run["status"].replace("_", " ")
     if best := run.get("best"):
         yield "best epoch", f"{best['epoch']} of {run['epochs_run']}, val {best['metric']} {best['value']:.4f}"
-    if final := {k: v for k, v in (run.get("final") or {}).items() if isinstance(v, float)}:
+    scores = {k: v for k, v in (run.get("final") or {}).items() if isinstance(v, float)}
+    if final := {k: v for k, v in scores.items() if not math.isnan(v)}:  # NaN: of what does not occur
         yield "best scores", "  ".join(f"{name} {value:.4f}" for name, value in final.items())
     seconds = run.get("seconds")
     if seconds and (trained := _trained(seconds)):
