@@ -268,8 +268,6 @@ def _parse(name: str, flags: Sequence[str]) -> _Request:
     for field in lists:
         if not values[field]:
             raise ValueError(f"--{field.replace('_', '-')} is an empty list; give one value or more, or leave it out")
-    if options.classes is not None and options.classes < 2:
-        raise ValueError(f"--classes {options.classes} is not allowed; give 2 or more")
     recipes = [
         recipe.replace(**changes, image_size=size, batch_size=batch, precision=precision)
         for size in dict.fromkeys(values["image_size"])
@@ -337,7 +335,10 @@ def _meta(recipe: Recipe, data: str | None, classes: int | None) -> dict[str, An
     Raises ValueError where neither knows how many classes there are.
     """
     from trainers.data.source import scan_files
+    from trainers.training.build import target_of
 
+    if classes is not None and classes < (fewest := target_of(recipe).fewest):
+        raise ValueError(f"--classes {classes} is not allowed; give {fewest} or more")
     try:
         source = scan_files(recipe, data)
         channels, found = source.channels, len(source.classes)

@@ -104,6 +104,7 @@ def test_classes_may_be_given_in_place_of_data(capsys: pytest.CaptureFixture[str
         ("plan digits.cnn --batch-size 0 --memory 1GiB", "batch_size=0"),
         ("plan digits.cnn --batch-size 7 --micro-batch-size 2 --memory 1GiB", "micro_batch_size=2"),
         ("plan digits.cnn --classes 1 --memory 1GiB", "--classes 1"),
+        ("plan folder.detect --classes 0 --memory 1GiB", "--classes 0 is not allowed; give 1 or more"),
         ("plan textures.cnn --memory 1GiB", "give --classes N"),
         ("plan digits.cnn --batch-size 8 --workers 3 --memory 1GiB", "workers=3; use 6 or 9"),
         ("plan digits.cnn --workers -1 --memory 1GiB", "workers=-1"),
