@@ -256,6 +256,7 @@ def _places(said: Yaml, root: str, others: Sequence[str], warnings: list[str]) -
                 raise ValueError(
                     f"{said.name}: {split}: {printable(entry)} is not there ({printable(written)}); correct it: give "
                     f"folders of pictures, or lists of them, below `path` or beside {said.name}"
+                    f"{', or remove that line: a share of train then becomes val' if split == 'val' else ''}"
                 )
             if path != written:
                 elsewhere.append(f"{split}={printable(os.path.relpath(path, root))}")
