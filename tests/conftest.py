@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,27 @@ if TYPE_CHECKING:
 # times the processor's time; and Ray's workers, at niceness 15 by default, stand still as long as any does so.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported, here or in children
 os.environ.setdefault("RAY_worker_niceness", "0")
+
+
+@pytest.hookimpl(trylast=True)  # of those that were chosen
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start Ray come first: they take longest, and the other processes would have no work at the end."""
+    first = {item.path for item in items if any(item.iter_markers("cluster")) or any(item.iter_markers("ray"))}
+    items.sort(key=lambda item: item.path not in first)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def figures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Drawing takes most of the time of a small run: figures stay empty but in modules that are marked `figures`."""
+    if request.node.get_closest_marker("figures"):
+        yield
+        return
+    from PIL import Image
+
+    Image.new("L", (1, 1)).save(pixel := io.BytesIO(), "PNG")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.savefig", lambda self, file, **_: file.write(pixel.getvalue()))
+        yield
 
 
 @pytest.fixture(scope="module")

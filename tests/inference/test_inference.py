@@ -35,6 +35,8 @@ from trainers.storage.store import Store
 from trainers.training import build
 from trainers.training.preprocess import Preprocess
 
+pytestmark = pytest.mark.figures
+
 HERE = Scale(workers=0, cpus_per_worker=1)
 CLASSES = 4
 

@@ -28,7 +28,7 @@ from trainers.recipe import Scale, resolve
 from trainers.storage.store import Store
 from trainers.tasks import average_precision
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.figures, pytest.mark.slow]
 ARGS: dict[str, Any] = {"objects": "boxes", "train": 96, "val": 24}
 
 

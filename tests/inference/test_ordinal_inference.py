@@ -17,6 +17,8 @@ from trainers.inference.export import export
 from trainers.inference.predict import predict
 from trainers.tasks.ordinal import Ordinal
 
+pytestmark = pytest.mark.figures
+
 
 @pytest.fixture(scope="module")
 def run(storage: Path) -> str:

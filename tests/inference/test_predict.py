@@ -23,6 +23,8 @@ from trainers.inference.predictions import base, pixels
 from trainers.inference.sheet import MOST, spread
 from trainers.recipe import Scale, resolve
 
+pytestmark = pytest.mark.figures
+
 CLASSES = ("bright", "dark", "middle")
 
 

@@ -22,6 +22,8 @@ from trainers.inference.predict import predict
 from trainers.runs.score_figures import draw_scores, has_charts
 from trainers.tasks import multilabel, regress
 
+pytestmark = pytest.mark.figures
+
 
 def counts_of(task: Any, output: torch.Tensor, target: torch.Tensor) -> dict[str, Any]:
     return {name: table.numpy() for name, table in task.counts(output, target).per_image.items()}

@@ -18,6 +18,8 @@ from trainers.runs.figures import draw_confusion_of
 from trainers.runs.score_figures import draw_scores, has_charts
 from trainers.tasks.average_precision import count_truths, match
 
+pytestmark = pytest.mark.figures
+
 SHAPES = ["circle", "square", "a class with a name that has no end"]
 
 

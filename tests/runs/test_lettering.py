@@ -16,6 +16,8 @@ from matplotlib.ft2font import FT2Font
 from trainers.confusion import Drawn
 from trainers.runs import figures, lettering, mask_figures
 
+pytestmark = pytest.mark.figures
+
 NAMES = ["Katze", "猫", "犬 dog", "고양이", "कुत्ता", "собака", "قطة"]
 SHIPPED = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 

@@ -22,6 +22,8 @@ from trainers.datasets import camvid, cityscapes, semantic_drone, shapes
 from trainers.formatting import abbreviated
 from trainers.runs import mask_figures
 
+pytestmark = pytest.mark.figures
+
 BLUE, YELLOW = (0, 0, 200), (200, 200, 0)
 STREET = "sky building column-pole road sidewalk tree sign fence car pedestrian bicyclist".split()
 DRONE = (

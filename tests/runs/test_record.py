@@ -22,6 +22,8 @@ from trainers.runs import figures, mask_figures, provenance, tensorboard
 from trainers.runs.record import Record
 from trainers.storage.store import Store
 
+pytestmark = pytest.mark.figures
+
 COLOURS = [(0, 0, 200), (200, 200, 0), (0, 200, 0)]
 CLASSES = ["cat", "dog", "bird"]
 CONFUSION = np.array([[5, 1, 0], [0, 7, 2], [1, 0, 4]])

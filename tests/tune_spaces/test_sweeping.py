@@ -17,6 +17,8 @@ from helpers.small import Slow
 
 from trainers.report.sweep_stats import savings
 
+pytestmark = pytest.mark.ray
+
 ROOT = Path(__file__).parents[2]
 SECONDS = 500
 QUICK = ["--recipe", "digits.cnn", "--precision", "fp32"]
@@ -270,7 +272,7 @@ class Watching(ray_tune.Listener):
             seen.append({"groups": groups, "actors": actors, **facts})
 
 ray_tune.Listener = Watching
-space = {"lr": [1e-5, 1e-4, 0.05], "batch_size": list(range(60, 132, 4))}
+space = {"lr": [1e-5, 1e-4, 0.05], "batch_size": list(range(60, 132, 6))}
 sweep = Sweep(recipe="digits.cnn", space=space, changes={"epochs": 8}, scale=Scale(storage=sys.argv[1]))
 run(sweep, name="asha", repeats=2)
 print(json.dumps(seen))
@@ -290,22 +292,22 @@ def test_asha_stops_many_trials_saves_what_it_says_and_leaves_nothing_behind(sto
     assert content["status"] == "finished"
     seen = json.loads(done.stdout.splitlines()[-1])
     assert len(seen) == len(content["trials"])
-    assert_nothing_is_left_behind(seen[:54])
+    assert_nothing_is_left_behind(seen[:36])
 
     first = [trial for trial in content["trials"] if not trial["repeat_of"]]
-    assert len(first) == 54
+    assert len(first) == 36
     assert {trial["status"] for trial in first} == {"finished", "stopped_early"}
-    assert sum(trial["status"] == "stopped_early" for trial in first) >= 30
+    assert sum(trial["status"] == "stopped_early" for trial in first) >= 20
     lines = {path.parent.name: read(path) for path in folder.glob("*/metrics.jsonl")}
     assert content["epochs"]["run"] + content["epochs"]["repeats"] == sum(map(len, lines.values()))
     assert content["epochs"]["run"] == sum(len(lines[trial["name"]]) for trial in first)
-    assert content["epochs"]["run"] + content["epochs"]["saved"] == content["epochs"]["planned"] == 54 * 8
+    assert content["epochs"]["run"] + content["epochs"]["saved"] == content["epochs"]["planned"] == 36 * 8
     seconds = content["training_seconds"]
     assert seconds["run"] + seconds["repeats"] == pytest.approx(
         sum(line["seconds"] for each in lines.values() for line in each)
     )
     assert content["epochs"] == savings(content["trials"], lines)["epochs"]
-    assert content["epochs"]["saved"] > 100
+    assert content["epochs"]["saved"] > 60
     winner = next(trial for trial in content["trials"] if trial["name"] == content["winner"])
     assert winner["values"]["lr"] == 0.05
     assert {"confusion.png", "curves.png"} <= {path.name for path in (folder / winner["name"]).iterdir()}
@@ -337,6 +339,7 @@ def assert_nothing_is_left_behind(seen: list[dict[str, Any]]) -> None:
             assert max(now) <= max(before), what
 
 
+@pytest.mark.slow
 def test_workers_that_can_never_be_placed_are_refused(storage: Path) -> None:
     process = start(storage, *QUICK, "--space", "lr=0.01,0.1", "--workers", "2", "--cpus-per-worker", "99")
     _, err = process.communicate(timeout=SECONDS)
