@@ -464,8 +464,8 @@ def test_a_stopped_run_continues_when_it_is_submitted_again(
     (tmp_path / "mine.py").write_text(
         "from trainers.recipe import resolve\n\ndef cnn():\n    return resolve('digits.cnn')\n"
     )
-    train = ["--", "python", "-m", "trainers", "train", "./mine.py:cnn", "--run", "one", "--workers", "2"]
-    train += [*slow.flags, "--epochs", "10"]
+    train = ["--", "python", "-m", "trainers", "train", "./mine.py:cnn", "--run", "one", "--workers", "1"]
+    train += [*slow.flags, "--epochs", "4"]
     begun = run(cluster, tmp_path, "submit", "--detach", *train)
     assert begun.returncode == 0, begun.stderr
     job, folder = begun.stdout.strip(), Path(cluster["TRAINYARD_STORAGE"], "one")
@@ -487,7 +487,7 @@ def test_a_stopped_run_continues_when_it_is_submitted_again(
     assert f"tensorboard --logdir {folder.parent}" in again.stderr
     assert "Traceback" not in again.stderr
     info = json.loads((folder / "run.json").read_text())
-    assert (info["status"], info["attempt"], info["epochs_run"]) == ("finished", 2, 10)
+    assert (info["status"], info["attempt"], info["epochs_run"]) == ("finished", 2, 4)
     uploaded = list(Path(cluster["FOLDER"]).glob("session_2*/runtime_resources/*_files/_ray_pkg_*/**/*"))
     assert "mine.py" in {path.name for path in uploaded}
     assert sum(path.stat().st_size for path in uploaded if path.is_file()) < 2 * 2**20

@@ -15,7 +15,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import psutil
@@ -76,10 +76,15 @@ def cluster(home: Path) -> Iterator[dict[str, str]]:
 
 
 def start_training(
-    cluster: dict[str, str], storage: Path, run: str, *flags: str, recipe: str = "digits.cnn"
+    cluster: dict[str, str],
+    storage: Path,
+    run: str,
+    *flags: str,
+    recipe: str = "digits.cnn",
+    stderr: IO[str] | int = subprocess.PIPE,
 ) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "trainers", "train", recipe, "--run", run, "--storage", str(storage), *flags]
-    return subprocess.Popen(command, env=cluster, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(command, env=cluster, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=stderr)
 
 
 def train(cluster: dict[str, str], storage: Path, run: str, *flags: str, recipe: str = "digits.cnn") -> dict[str, Any]:
@@ -182,24 +187,20 @@ class Margin:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", ["0", "2"])
 def test_a_task_in_a_file_trains_resumes_evaluates_predicts_and_reports(
-    cluster: dict[str, str], storage: Path, tmp_path: Path, workers: str
+    cluster: dict[str, str], storage: Path, tmp_path: Path
 ) -> None:
-    """Killed in a step, it continues from a checkpoint, and ends with the weights of a run that nothing disturbed."""
+    """A worker is killed in a step: it continues from a checkpoint, and ends with the weights of an undisturbed run."""
     (tmp_path / "mine.py").write_text(OWN_TASK)
     (tmp_path / "kill").touch()
     image = np.random.default_rng(0).integers(0, 255, (8, 8), dtype=np.uint8)
     Image.fromarray(image).save(tmp_path / "one.png")
-    flags = ["--task", str(tmp_path / "mine.py"), "--task-args", "margin=0.5", "--workers", workers]
+    flags = ["--task", str(tmp_path / "mine.py"), "--task-args", "margin=0.5", "--workers", "2"]
     flags += ["--precision", "fp64", "--micro-batch-size", "16", "--epochs", "4", "--checkpoint-seconds", "0.2"]
-    killed, quiet = f"own{workers}", f"quiet{workers}"
+    killed, quiet = "own", "quiet"
     process = start_training(cluster, storage, killed, *flags)
     _, err = process.communicate(timeout=SECONDS)
     assert not (tmp_path / "kill").exists(), err
-    if process.returncode == -signal.SIGKILL:  # without workers the command itself dies, and is repeated
-        process = start_training(cluster, storage, killed, *flags)
-        _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, err
     assert "going on from step" in err
     run = train(cluster, storage, quiet, *flags)
@@ -217,7 +218,7 @@ def test_a_task_in_a_file_trains_resumes_evaluates_predicts_and_reports(
     scores = json.loads(command("evaluate", killed, "--split", "val", "--json"))
     assert scores["accuracy"] == pytest.approx(run["final"]["accuracy"])
     out = tmp_path / "out"
-    command("predict", killed, str(tmp_path / "one.png"), "--out", str(out), "--workers", workers)
+    command("predict", killed, str(tmp_path / "one.png"), "--out", str(out), "--workers", "2")
     header, row = (out / "predictions.csv").read_text().splitlines()
     assert header == "path,class,probability"
     assert re.fullmatch(r".*one\.png,\d,[01]\.\d{4}", row)
@@ -230,15 +231,22 @@ def workers_of(cluster: dict[str, str]) -> list[int]:
 
 
 @pytest.mark.slow
-def test_a_run_with_repeated_failures_loses_nothing(cluster: dict[str, str], storage: Path, slow: Slow) -> None:
+def test_a_run_with_repeated_failures_loses_nothing(
+    cluster: dict[str, str], storage: Path, slow: Slow, tmp_path: Path
+) -> None:
     """A worker hangs, and is named; a worker is killed; SIGTERM; the driver is killed: the same command continues."""
     flags = [*slow.flags, "--checkpoint-seconds", "0.2", "--epochs", "5", "--workers", "2"]
-    process = start_training({**cluster, "TRAINYARD_STALL_SECONDS": "3"}, storage, "troubled", *flags)
+    said = tmp_path / "said"
+    with said.open("w") as stderr:
+        impatient = {**cluster, "TRAINYARD_STALL_SECONDS": "3"}
+        process = start_training(impatient, storage, "troubled", *flags, stderr=stderr)
     step = wait_for_the_middle_of_an_epoch(storage, "troubled")
     hanging = workers_of(cluster)[0]
     os.kill(hanging, signal.SIGSTOP)
     where = metrics_address(cluster)
-    time.sleep(15)  # stalled after 3 s; the rest is for a machine that does other work
+    limit = time.monotonic() + SECONDS
+    while "warning: no step for" not in said.read_text() and time.monotonic() < limit:
+        time.sleep(0.1)
     os.kill(hanging, signal.SIGCONT)
     step = wait_for_the_middle_of_an_epoch(storage, "troubled", after=max(step, DIGITS_STEPS))
     missing = {name for name in wanted_metrics() if "_gpus_" not in name and "_gram_" not in name}
@@ -251,7 +259,8 @@ def test_a_run_with_repeated_failures_loses_nothing(cluster: dict[str, str], sto
         time.sleep(0.05)
     step = wait_for_the_middle_of_an_epoch(storage, "troubled", after=step)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=SECONDS)
+    process.communicate(timeout=SECONDS)
+    err = said.read_text()
     assert process.returncode == 130, err
     assert not missing
     who = rf"rank \d on {re.escape(socket.gethostname())} \({re.escape(where.partition(':')[0])}\), not heard of for"
@@ -274,10 +283,11 @@ def test_a_run_with_repeated_failures_loses_nothing(cluster: dict[str, str], sto
     run = train(cluster, storage, "troubled", *flags)
     assert (run["status"], run["attempt"]) == ("finished", 3)
 
-    train(cluster, storage, "undisturbed", *flags)
+    train(cluster, storage, "undisturbed", *flags, "--workers", "0")
     weights, expected = last_weights(storage / "troubled"), last_weights(storage / "undisturbed")
     assert weights.keys() == expected.keys()
-    assert all(torch.equal(weights[name], expected[name]) for name in weights)
+    for name, value in expected.items():  # up to rounding, which the number of workers changes
+        torch.testing.assert_close(weights[name], value, rtol=1e-6, atol=1e-8)
 
 
 def metrics_address(cluster: dict[str, str]) -> str:
@@ -307,6 +317,7 @@ print(f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}")
 """
 
 
+@pytest.mark.slow
 def test_more_workers_than_the_cluster_holds_are_refused(cluster: dict[str, str], storage: Path) -> None:
     process = start_training(cluster, storage, "crowd", "--workers", "8")
     _, err = process.communicate(timeout=SECONDS)
@@ -384,6 +395,7 @@ def test_masks_give_the_same_losses_and_scores_streamed_to_workers(
         assert (tmp_path / "0" / path).read_bytes() == (tmp_path / "2" / path).read_bytes(), path
 
 
+@pytest.mark.slow
 def test_streaming_needs_a_cpu_of_its_own(cluster: dict[str, str], storage: Path) -> None:
     process = start_training(
         cluster, storage, "starved", "--workers", "3", "--data-mode", "stream", "--micro-batch-size", "32"
@@ -408,7 +420,7 @@ def test_two_sweeps_and_a_training_share_a_cluster(cluster: dict[str, str], stor
     """Trials of one worker, of two that stream, workers and the tasks that read for them want the same 3 CPUs."""
     pairs = ["--workers", "2", "--cpus-per-worker", "1", "--data-mode", "stream"]
     sweeps = [
-        start_sweep(cluster, storage, "many", "0.01,0.02,0.05", "--cpus-per-worker", "1"),
+        start_sweep(cluster, storage, "many", "0.01,0.02", "--cpus-per-worker", "1"),
         start_sweep(cluster, storage, "pairs", "0.01,0.05", *pairs),
     ]
     where = ["--resources", "fast_disk=0.5", "--placement", "spread", "--cpus-per-worker", "1"]
@@ -416,7 +428,7 @@ def test_two_sweeps_and_a_training_share_a_cluster(cluster: dict[str, str], stor
     for process in (*sweeps, training):
         _, err = process.communicate(timeout=SECONDS)
         assert process.returncode == 0, err
-    assert trials_of(storage, "many") == ["finished"] * 3
+    assert trials_of(storage, "many") == ["finished"] * 2
     assert trials_of(storage, "pairs") == ["finished"] * 2
 
 

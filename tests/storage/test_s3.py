@@ -300,7 +300,7 @@ def test_a_driver_that_is_killed_while_it_uploads_and_workers_on_a_bad_store(
         for line in again.stderr:
             printed += line
             if "going on from step" in line:
-                flaky.down(20)
+                flaky.down(8)
     assert again.returncode == 0, printed
     assert "going on from step" in printed
     assert Store(address(server, "killed")).names() == ["cache", "run"]  # nothing of Ray's is left
