@@ -292,14 +292,16 @@ def overlay(picture: Pixels, detections: Floats, classes: Sequence[str], letters
     height, width = picture.shape[:2]
     image = Image.fromarray(np.ascontiguousarray(np.broadcast_to(picture, (height, width, 3))))
     canvas = ImageDraw.Draw(image)
-    line = max(1, round(max(height, width) / 400))
+    line = max(1, round(max(height, width) / 600))
+    rim = (line + 1) // 2
     letters = letters or max(9, round(max(height, width) / 55))
     for left, top, right, bottom, score, number in detections[np.argsort(detections[:, _SCORE])].tolist():
         if number < 0:
             continue
         colour = COLOURS[int(number) % len(COLOURS)]
         box = (left, top, max(left, right - 1), max(top, bottom - 1))
-        canvas.rectangle((box[0] - line, box[1] - line, box[2] + line, box[3] + line), outline=(255, 255, 255))
+        around = (box[0] - rim, box[1] - rim, box[2] + rim, box[3] + rim)
+        canvas.rectangle(around, outline=(255, 255, 255), width=rim)
         canvas.rectangle(box, outline=colour, width=line)
         if len(detections) > _MANY and 6 * letters**2 > (right - left) * (bottom - top):
             continue  # what is written would hide more than the box holds; the colour tells the class
