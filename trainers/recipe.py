@@ -22,7 +22,7 @@ from trainers.registry import arguments, choices, constant, load, offers
 if TYPE_CHECKING:  # it imports NumPy
     from trainers.run_facts import Json
 
-TOLD = ("target_mean", "target_std", "target_shares", "points", "image_size")
+TOLD = ("target_mean", "target_std", "target_shares", "points", "anchors", "image_size")
 """What a task's make() may be told: of the training targets (data/targets), and of where its model predicts."""
 FOLLOWING = ("batch_size", "epochs", "lr")
 """Fields whose values can follow from the data."""

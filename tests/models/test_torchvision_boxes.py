@@ -4,78 +4,145 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
+from helpers.ranks import run_ranks
+from helpers.small import job, last_weights, small_recipe
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models import detection
 
-from trainers.models import torchvision_fcos
+from trainers import box_table
+from trainers.__main__ import main
+from trainers.fitting import fit
+from trainers.inference import load, predictions
+from trainers.inference.export import export
+from trainers.models import torchvision_fcos, torchvision_retinanet
+from trainers.recipe import Recipe, Scale
+from trainers.storage.store import Store
 from trainers.tasks import detect
+from trainers.training import build as build_state
 
-COCO = 91
+CLASSES = 7
 LAST = "backbone.body.layer4.2.conv3.weight"
 SIZE = (72, 100)
 """Enlarged to 96x128: where 64 does not divide, points are nearer to each other than their map's stride says."""
 
 
-def theirs(make: Any) -> Any:
-    """torchvision's network, that leaves pictures as they are and drops no box."""
+def known(make: Any, folder: Path) -> Known:
+    """A network that leaves pictures as they are and drops no box."""
     torch.manual_seed(0)
     as_it_is = {"max_size": 10**6, "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
     every = {"score_thresh": 0.0, "nms_thresh": 1.0, "detections_per_img": 10**6, "topk_candidates": 10**6}
-    network = make(weights=None, weights_backbone=None, num_classes=COCO, **as_it_is, **every)
+    network = make(weights=None, weights_backbone=None, num_classes=CLASSES, **as_it_is, **every)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):  # as after some training
             nn.init.normal_(module.running_mean, std=0.1)
             nn.init.uniform_(module.running_var, 0.5, 2)
-    return network.eval()
+    save_file(network.state_dict(), folder / "weights.safetensors")
+    return Known(network.double().eval(), str(folder / "weights.safetensors"))
 
 
 @torch.no_grad()
 def boxes_of(network: Any, image: Tensor) -> Tensor:
     """What torchvision finds in an image before suppression, those of any area, (K, 6), the surest first."""
-    network.double()
     network.transform.min_size = (min(image.shape[1:]),)
     (found,) = network([image])
     rows = torch.cat([found["boxes"], found["scores"][:, None], found["labels"][:, None].double()], 1)
     return rows[(rows[:, 2:4] > rows[:, :2]).all(1)]
 
 
-@pytest.fixture(scope="module")
-def fcos() -> Any:
-    return theirs(detection.fcos_resnet50_fpn)
+class Known(NamedTuple):
+    """torchvision's network, and a file of its weights."""
+
+    network: Any
+    file: str
 
 
 @pytest.fixture(scope="module")
-def file(fcos: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Its weights."""
-    path = tmp_path_factory.mktemp("weights") / "fcos.safetensors"
-    save_file(fcos.float().state_dict(), path)
-    return str(path)
+def fcos(tmp_path_factory: pytest.TempPathFactory) -> Known:
+    return known(detection.fcos_resnet50_fpn, tmp_path_factory.mktemp("fcos"))
 
 
-def build(**args: Any) -> nn.Module:
-    return torchvision_fcos.build(**{"image_size": SIZE, "channels": 3, "classes": COCO, **args})
+@pytest.fixture(scope="module")
+def retinanet(tmp_path_factory: pytest.TempPathFactory) -> Known:
+    return known(detection.retinanet_resnet50_fpn_v2, tmp_path_factory.mktemp("retinanet"))
+
+
+def build(model: Any = torchvision_fcos, **args: Any) -> nn.Module:
+    network: nn.Module = model.build(**{"image_size": SIZE, "channels": 3, "classes": CLASSES, **args})
+    return network
+
+
+def draw(seed: int, *size: int) -> Tensor:
+    return torch.rand(*size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()
-def test_fcos_finds_what_torchvision_finds_with_the_same_weights(fcos: Any, file: str) -> None:
-    model = build(weights=file).double().eval()
-    points = torchvision_fcos.points(SIZE)
-    task = detect.make(COCO, points=points, image_size=SIZE, least_score=0, max_detections=5000)
-    image = torch.rand(3, *SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    expected = boxes_of(fcos, image)
-    assert len(expected) > 5000
+@pytest.mark.parametrize("name", ["fcos", "retinanet"])
+def test_boxes_are_those_of_torchvision_with_the_same_weights(name: str, request: pytest.FixtureRequest) -> None:
+    theirs, module = request.getfixturevalue(name), {"fcos": torchvision_fcos, "retinanet": torchvision_retinanet}[name]
+    model = build(module, weights=theirs.file).double().eval()
+    places = {kind: getattr(module, kind)(SIZE) for kind in ("points", "anchors") if hasattr(module, kind)}
+    task = detect.make(CLASSES, **places, image_size=SIZE, least_score=0, max_detections=20_000)
+    image = draw(1, 3, *SIZE)
+    expected = boxes_of(theirs.network, image)
+    assert len(expected) > 1000
     found = task.candidates(model(image[None]), SIZE)[0]
     found = found[found[:, 5] >= 0]
     assert len(found) == len(expected)
     assert (found - expected).abs().max() < 1e-5
 
 
-def test_other_classes_get_a_new_last_layer_that_takes_all_for_rare(file: str) -> None:
+def table_of(boxes: Tensor, labels: Tensor, kinds: Tensor | None = None, rows: int = 4) -> Tensor:
+    """Of one picture, with padding."""
+    table = torch.zeros(rows, box_table.COLUMNS, dtype=torch.float64)
+    table[:, box_table.CLASS] = box_table.PAD
+    table[: len(boxes), :4], table[: len(boxes), box_table.CLASS] = boxes, labels.double()
+    if kinds is not None:
+        table[: len(kinds), box_table.KIND] = kinds.double()
+    return table
+
+
+def objects(*rows: list[float]) -> tuple[Tensor, Tensor]:
+    """Boxes and labels of left, top, right, bottom, class."""
+    numbers = torch.tensor(rows, dtype=torch.float64).reshape(-1, 5)
+    return numbers[:, :4], numbers[:, 4].long()
+
+
+TRUTHS = [
+    objects([3, 4, 60, 70, 1], [50, 20, 70, 44, 4], [80, 40, 100, 72, 0]),
+    objects(),
+    objects([10, 10, 17, 16, 2], [10.5, 11, 17, 16, 3]),  # too small for any anchor but the nearest ones
+]
+
+
+def test_the_loss_of_anchors_is_that_of_torchvision_however_a_batch_is_cut(retinanet: Known) -> None:
+    images, size = draw(2, 3, 3, 96, 128), (96, 128)
+    network = retinanet.network
+    network.transform.min_size = (96,)
+    anchors = torchvision_retinanet.anchors(size)
+    task = detect.make(CLASSES, anchors=anchors, image_size=size)
+    tables = torch.stack([table_of(*each) for each in TRUTHS])
+    with torch.no_grad():
+        features = list(network.backbone(images).values())
+        targets = [{"boxes": boxes, "labels": labels} for boxes, labels in TRUTHS]
+        expected = network.compute_loss(targets, network.head(features), [anchors] * 3)
+        output = build(torchvision_retinanet, image_size=size, weights=retinanet.file).double().eval()(images)
+    wanted = torch.stack([expected["classification"], expected["bbox_regression"]])
+    found = task.loss(output, tables) / task.weight(tables)
+    assert float((found - wanted).abs().max()) < 1e-6
+    cut = sum(task.loss(output[rows], tables[rows]) for rows in (slice(0, 1), slice(1, 3)))
+    torch.testing.assert_close(cut, task.loss(output, tables), rtol=1e-14, atol=0)
+    shares = sum(task.weight(tables[rows]) for rows in (slice(0, 1), slice(1, 3)))
+    assert torch.equal(shares, task.weight(tables))
+
+
+def test_other_classes_get_a_new_last_layer_that_takes_all_for_rare(fcos: Known) -> None:
+    file = fcos.file
     whole, model = build(weights=file).state_dict(), build(weights=file, classes=3)
     (head,) = torchvision_fcos.head(model)
     own = model.state_dict()
@@ -118,3 +185,52 @@ def test_what_cannot_be_had_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.hub, "urlopen", fail)
     with pytest.raises(ValueError, match=r"weights=hub: https://.*fcos.*\(no network\); give weights=FILE, or leave"):
         build(weights="hub")
+
+
+# ---- runs ----
+
+
+def recipe_of(model: str, **changes: Any) -> Recipe:
+    drawn = {"train": 6, "val": 3, "test": 1}
+    return small_recipe(
+        "shapes.fcos", model=model, image_size=(32, 48), dataset_args=drawn, fixed_norms=("body",), **changes
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["torchvision_fcos", "torchvision_retinanet"])
+def test_a_run_that_is_stopped_and_goes_on_with_other_ranks_sharded_is_the_same_run(tmp_path: Path, model: str) -> None:
+    recipe = recipe_of(model, precision="fp64", epochs=2)
+    whole = job(recipe, None, tmp_path, "whole")
+    first = job(recipe, None, tmp_path, "parts") | {"stop_after": 1}
+    second = job(recipe, None, tmp_path, "parts", strategy="fsdp2") | {"attempt": 2}
+    ends = [events[-1] for events in run_ranks([(whole, 1), (first, 1), (second, 2)])]
+    assert [end["status"] for end in ends] == ["finished", "interrupted", "finished"]
+    steps = ends[1]["steps"] + ends[2]["steps"]
+    assert len(steps) == 4
+    np.testing.assert_allclose(steps, ends[0]["steps"], rtol=1e-8)
+    one, other = last_weights(tmp_path / "whole"), last_weights(tmp_path / "parts")
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, rtol=1e-8, atol=1e-8, msg=name)
+
+
+@pytest.mark.slow
+def test_boxes_of_anchors_are_evaluated_predicted_and_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = recipe_of("torchvision_retinanet", precision="fp32", epochs=1)
+    run = fit(recipe, scale=Scale(workers=0, storage=str(tmp_path)), run="anchors")
+    assert run.status == "finished"
+    assert main(["evaluate", run.folder, "--json"]) == 0
+    assert "ap50" in capsys.readouterr().out
+    assert main(["evaluate", run.folder, "--tta", "flip"]) == 2
+    assert "tta=flip is not for models with anchors" in capsys.readouterr().err
+    file = export(run.folder, str(tmp_path / "model.pt2"))
+    dataset = run.run["dataset"]
+    state, _ = load.restore(recipe, dataset, Store(run.folder))
+    images = draw(3, 2, 3, 32, 48).float()
+    ours = predictions.of_meta(dataset).program(state.model.eval(), build_state.make_task(recipe, dataset))
+    with torch.no_grad():
+        found = torch.export.load(file).module()(images)
+        assert found.shape == (2, 100, 6)
+        torch.testing.assert_close(found, ours(images), rtol=1e-4, atol=1e-4)

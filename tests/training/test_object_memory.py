@@ -51,3 +51,12 @@ def test_the_memory_of_a_detector_is_predicted_by_its_objects(
     recipe = resolve("shapes.fcos", image_size=size, precision="fp32", batch_size=4, augment=augment)
     meta = {**allocator.facts(recipe, 3, 3), "target": "boxes", "most_objects": most}
     assert peak_memory.predict(recipe, meta) == pytest.approx(allocator.measure(recipe, meta), rel=0.035)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["torchvision_fcos", "torchvision_retinanet"])
+def test_the_memory_of_large_detectors_is_predicted(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allocator, "_Drawn", Objects)
+    recipe = resolve("shapes.fcos", model=model, image_size=(96, 128), precision="fp32", batch_size=4)
+    meta = {**allocator.facts(recipe, 3, 3), "target": "boxes", "most_objects": 20}
+    assert peak_memory.predict(recipe, meta) == pytest.approx(allocator.measure(recipe, meta), rel=0.035)

@@ -37,6 +37,8 @@ def check_views(views: Views | None, recipe: Recipe) -> None:
             f"tta={views} turns pictures by 90 degrees, and those of this run are {height}x{width}, not square; give "
             "flips"
         )
+    if hasattr(load("models", recipe.model), "anchors"):
+        raise ValueError(f"tta={views} is not for models with anchors, such as {recipe.model}; leave it out")
     if (points := points_of(recipe)) is not None:
         Orders(points, recipe, views)
 

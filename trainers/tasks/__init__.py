@@ -12,7 +12,8 @@ recipe's `task_args`: names and types are checked by the signature before anythi
 values that are allowed). What else `make` and `outputs` refuse, by ValueError, before pictures are decoded. Where
 `make` has an argument called target_mean, target_std or target_shares, it gets what `Target.facts` says of the training
 targets; and where it has one called points, what points(image_size, ...) of the model's module says: where the model
-predicts, float64 (points, 3), x, y and stride in pixels of the picture. image_size is its height and width.
+predicts, float64 (points, 3), x, y and stride in pixels of the picture; anchors, likewise, gets those of a model that
+has them, float64 (anchors, 4), left, top, right and bottom. image_size is the picture's height and width.
 
     classify          a class for each picture
     ordinal           a class for each picture, of classes with an order

@@ -62,6 +62,7 @@ def make(
         points=points,
         image_size=image_size,
     )
+    assert isinstance(boxes, Detect)  # which points make
     return DetectMasks(boxes)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypedDict
 
 import torch
@@ -25,6 +25,9 @@ from trainers.training import distributed, parts
 from trainers.training.distributed import World
 from trainers.training.startup import eager
 from trainers.training.state import TrainState
+
+PLACES = ("points", "anchors")
+"""Functions by which models say where in a picture they predict."""
 
 
 def build_model(recipe: Recipe, meta: Facts | DatasetFacts) -> nn.Module:
@@ -79,26 +82,25 @@ def make_task(recipe: Recipe, meta: Facts | DatasetFacts) -> Task:
     with _locating(recipe.task):
         taken = arguments("tasks", recipe.task, "make")
         known: dict[str, object] = {**(meta.get("target_facts") or {}), "image_size": recipe.image_size}
-        if "points" in taken:
-            known["points"] = _find_points(recipe)
+        known |= _find_places(recipe, [name for name in PLACES if name in taken])
         facts = {name: value for name, value in known.items() if name in taken}
         made: Task = load("tasks", recipe.task).make(len(meta["classes"]), weights, **facts, **recipe.task_args)
     return made
 
 
-def _find_points(recipe: Recipe) -> torch.Tensor:
-    """Where the recipe's model predicts, (points, 3): x, y and stride in pixels. Raises ValueError where it is no such
-    model."""
-    find = getattr(load("models", recipe.model), "points", None)
-    if find is None:
-        fitting = [name for name in names("models") if offers("models", name, "points")]
+def _find_places(recipe: Recipe, kinds: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Where the recipe's model predicts, by the function of these kinds that it has. Raises ValueError where it is no
+    such model."""
+    module = load("models", recipe.model)
+    offered = [kind for kind in kinds if hasattr(module, kind)]
+    if kinds and not offered:
+        fitting = [name for name in names("models") if any(offers("models", name, kind) for kind in kinds)]
         raise ValueError(
-            f"task={recipe.task} needs a model that predicts at points of the picture, and {recipe.model} has no "
-            f"points(); use {' or '.join(fitting)}"
+            f"task={recipe.task} needs a model that says where it looks in a picture, and {recipe.model} has no "
+            f"{' or '.join(f'{kind}()' for kind in kinds)}; use {' or '.join(fitting)}"
         )
     own = {name: value for name, value in recipe.model_args.items() if name not in FROM_DATA}
-    points: torch.Tensor = find(recipe.image_size, **own)
-    return points
+    return {kind: getattr(module, kind)(recipe.image_size, **own) for kind in offered[:1]}
 
 
 def score_names(recipe: Recipe, meta: Facts | DatasetFacts) -> list[str]:
