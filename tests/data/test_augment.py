@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from trainers.augmentations import AUGMENTATIONS, Augmentation, check
+from trainers.augmentations import AUGMENTATIONS, Augmentation, check, columns_of
 from trainers.data.augment import augment, center
 from trainers.data.sampler import passes, shuffled, uniforms
 
@@ -541,6 +541,13 @@ def test_what_an_augmentation_does_not_take_is_refused_with_what_it_takes(name: 
     with pytest.raises(ValueError, match=re.escape(f"augment {name}={value} is not allowed")) as caught:
         check({name: value})
     assert AUGMENTATIONS[name].takes in str(caught.value)
+
+
+@pytest.mark.parametrize("off", [0, False])
+def test_0_and_false_turn_every_augmentation_off(off: object) -> None:
+    settings = dict.fromkeys(AUGMENTATIONS, off)
+    check(settings)
+    assert columns_of(settings) == 1
 
 
 @pytest.mark.parametrize("settings", [settings for settings, _, _ in PINNED.values()], ids=PINNED)

@@ -140,12 +140,14 @@ AUGMENTATIONS: dict[str, Augmentation | Mixing | Tiling] = {}
 
 
 def check(settings: Mapping[str, object]) -> None:
-    """Raises ValueError, with what is allowed, for unknown augmentations and for values that they do not take."""
+    """Raises ValueError, with what is allowed, for unknown augmentations and for values that they do not take; 0 and
+    False turn any off."""
     for name, value in settings.items():
         if name not in AUGMENTATIONS:
             raise ValueError(f"there is no augmentation called {name!r}{nearest(name, AUGMENTATIONS)}")
         augmentation = AUGMENTATIONS[name]
-        if not augmentation.allows(value):
+        off = isinstance(value, int | float) and not value
+        if not off and not augmentation.allows(value):
             raise ValueError(f"augment {name}={value} is not allowed; augment {name} takes {augmentation.takes}")
     for name in settings:
         others = [other for other in AUGMENTATIONS[name].excludes if settings.get(other)]

