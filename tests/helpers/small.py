@@ -46,6 +46,10 @@ def small_recipe(name: str, **changes: Any) -> Recipe:
             if name != "folder.detect"
             else {"backbone": "timm:test_efficientnet", "weights": None, "width": 32},
         },
+        "fcos": {
+            "image_size": (64, 64),
+            "model_args": {"backbone": "timm:test_efficientnet", "weights": None, "width": 32},
+        },
         "shapes": {"image_size": (32, 48), "init_from": None, "dataset_args": {"train": 13, "val": 5, "test": 3}},
     }.get(name.split(".")[0], {})
     if name == "shapes.fcos":  # at 32x48 BatchNorm would divide by the differences of two numbers
@@ -239,6 +243,7 @@ DRAWN: dict[str, Callable[[Path], None]] = {
     "texture_crops": _pictures,
     "mask_folder": _pairs,
     "object_folder": _boxes,
+    "coco": _boxes,
     "label_table": _label_table,
     "value_table": _value_table,
     "camvid": _camvid,

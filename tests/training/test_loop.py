@@ -38,7 +38,7 @@ FP32: dict[str, dict[str, Any]] = {
 }
 
 
-LARGE = [name for name in ALL if name.startswith(("folder.", "shapes."))] + ["resnet.r50", "deeplab.camvid"]
+LARGE = [name for name in ALL if name.startswith(("fcos.", "folder.", "shapes."))] + ["resnet.r50", "deeplab.camvid"]
 """Recipes whose curves are slow tests: smaller ones of each kind are among the others."""
 LIKE_OTHERS = ["erfnet.encoder", "resnet.r18", "shapes.erfnet_encoder", "shapes.unet", "unet.drone"]
 """Models and tasks whose curves those of other recipes show."""
