@@ -1,6 +1,7 @@
 """Detection against what else there is for it.
 
-    python tests/benchmarks/detection.py [--quick] [--repeats N] [--threads N] [--only train|ap|peers] [--minutes N]
+    python tests/benchmarks/detection.py [--quick] [--repeats N] [--threads N] [--minutes N]
+                                         [--only train|ap|peers|later]
 
 train: milliseconds an image of loop.train on the prepared pictures of shapes.fcos, in this process, against a loop by
 hand: the same pictures (uint8, in memory), model, weights and fused AdamW, fp32, no augmentation; points get their
@@ -13,10 +14,14 @@ is compiled. 1,000 pictures, 80 classes, 7,000 objects, 60,000 detections; and 3
 objects and 30,000 detections, where matching weighs most. Ours counts from arrays, theirs from lists of annotations, as
 each has them, with the index they build. All scores must be equal to 1e-12. Wanted: at most 0.2 of pycocotools' time.
 
-peers: AP after so many minutes of training from nothing on the pictures of shapes.fcos: the recipe, and torchvision's
-SSDlite (MobileNetV3-Large) by its reference settings (torchvision's references/detection: SGD by a cosine, crops by
-IoU, flips), at its own 320x320 and at the pictures' size. Each is given as many epochs as fit, by what an epoch of it
-takes, and scored after the last by the same AP.
+peers: AP after so many minutes of training (of the processor: give --threads 1) from nothing on the pictures of
+shapes.fcos: the recipe, and torchvision's SSDlite (MobileNetV3-Large) by its reference settings (torchvision's
+references/detection: SGD by a cosine, crops by IoU, flips), at its own 320x320 and at the pictures' size. Each is given
+as many epochs as fit, by what an epoch of it takes, and scored after the last by the same AP.
+
+later: processor time of a picture of a later epoch, of shapes.fcos' own, 96x128, with their boxes, in batches of 16 and
+random order: uint8 from the prepared pictures, and by a DataLoader of this process that decodes them from PNG files
+each epoch. Pictures and boxes must be the same. Wanted: at most 0.05 of its time.
 
 --quick: 64 pictures of 48x64, and 20 for `ap`.
 """
@@ -30,7 +35,7 @@ import io
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -289,10 +294,12 @@ def by_recipe(recipe: Recipe, threads: int) -> Callable[[int], Trained]:
 
     def train(epochs: int) -> Trained:
         changes = {"epochs": epochs, "image_size": recipe.image_size, "dataset_args": recipe.dataset_args}
+        start, busy = time.perf_counter(), time.process_time()
         result = fit("shapes.fcos", changes, Scale(workers=0, cpus_per_worker=threads))
         assert result.status == "finished", result.run["message"]
+        share = (time.process_time() - busy) / (time.perf_counter() - start)  # less, where the machine does other work
         seconds, last = result.run["seconds"], result.history[-1]
-        return last["val/ap"], last["val/ap50"], seconds["compute"] + seconds["data_wait"]
+        return last["val/ap"], last["val/ap50"], share * (seconds["compute"] + seconds["data_wait"])
 
     return train
 
@@ -323,7 +330,7 @@ def by_ssdlite(data: Cached, classes: int, side: int | None) -> Callable[[int], 
         if side is None:
             own = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size_divisible": 1, "fixed_size": (width, height)}
             model.transform = GeneralizedRCNNTransform(min(height, width), max(height, width), **own)
-        start, steps = time.perf_counter(), epochs * math.ceil(len(images) / size)
+        start, steps = time.process_time(), epochs * math.ceil(len(images) / size)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.15 * size / 192, momentum=0.9, weight_decay=4e-5)
         warm = max(1, min(1000, steps // 10))
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -337,7 +344,7 @@ def by_ssdlite(data: Cached, classes: int, side: int | None) -> Callable[[int], 
                 sum(model(list(pictures), list(targets)).values()).backward()
                 optimizer.step()
                 schedule.step()
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         return *score(model, whole(data, "val"), classes), seconds
 
     return train
@@ -379,12 +386,77 @@ def compare_peers(given: Any, storage: Path) -> None:
     _common.show(title, ["", "s an epoch", "epochs", "s", "AP", "AP50"], rows)
 
 
+# Later epochs ------------------------------------------------------------------------------------------------
+
+
+class Files(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """The same pictures as PNG files, with their objects."""
+
+    def __init__(self, batch: Batch, folder: Path) -> None:
+        from PIL import Image
+
+        folder.mkdir()
+        self.paths = [folder / f"{number}.png" for number in range(len(batch.images))]
+        for path, image in zip(self.paths, batch.images, strict=True):
+            Image.fromarray(image).save(path)
+        self.tables = torch.from_numpy(batch.targets)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        from PIL import Image
+
+        table = self.tables[row]
+        with Image.open(self.paths[row]) as image:
+            return torch.from_numpy(np.array(image)), table[table[:, box_table.CLASS] >= 0]
+
+
+def collate(rows: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    images, tables = zip(*rows, strict=True)
+    padded = torch.nn.utils.rnn.pad_sequence(list(tables), batch_first=True, padding_value=-1)
+    return torch.stack(images), padded
+
+
+def compare_later_epochs(given: Any, storage: Path) -> None:
+    recipe = shapes(given)
+    data = Cached(prepare(recipe, scan_files(recipe, None), storage / "cache"))
+    batch, size = whole(data, "train"), recipe.batch_size
+    loader = torch.utils.data.DataLoader(
+        Files(batch, storage / "files"), batch_size=size, shuffle=True, collate_fn=collate
+    )
+    order = sampler.shuffled(recipe.seed, 1, len(batch.images))
+
+    def spent(epoch: Iterable[tuple[Any, Any]]) -> float:
+        """Milliseconds a picture."""
+        start = time.process_time()
+        assert sum(len(images) for images, _ in epoch) == len(batch.images)
+        return 1000 * (time.process_time() - start) / len(batch.images)
+
+    def totals(epoch: Iterable[tuple[Any, Any]]) -> list[int]:
+        """Of all pixels, and objects."""
+        found = [(int(images.sum()), int((tables[..., box_table.CLASS] >= 0).sum())) for images, tables in epoch]
+        return [sum(each) for each in zip(*found, strict=True)]
+
+    def prepared() -> Iterator[tuple[Any, Any]]:
+        each = {"batch_size": size, "micro_batch_size": size, "rank": 0, "world_size": 1}
+        for part in data.batches("train", sampler.passes(order, **each)):
+            yield part.images, part.targets
+
+    assert totals(loader) == totals(prepared())
+    contenders = {"DataLoader": lambda: spent(loader), "trainyard": lambda: spent(prepared())}
+    rounds = _common.take_turns(contenders, given.repeats)
+    title = f"later epochs, {len(batch.images)} PNG files of {'x'.join(map(str, batch.images.shape[1:3]))}"
+    _common.compare(title, "ms of the processor a picture", rounds, {("trainyard", "DataLoader"): "<= 0.05"})
+
+
 def main() -> None:
     given = _common.flags(__doc__, repeats=5, numbers={"minutes": (4, "of `peers`")})
     torch.set_num_threads(given.threads)
     _common.print_machine()
     with _common.temporary_storage() as storage:
-        for name, part in {"train": compare_training, "ap": compare_ap, "peers": compare_peers}.items():
+        parts = {"train": compare_training, "ap": compare_ap, "peers": compare_peers, "later": compare_later_epochs}
+        for name, part in parts.items():
             if given.only in name:
                 part(given, storage)
 
