@@ -122,5 +122,5 @@ def test_the_task_gets_the_points_of_its_model_and_refuses_one_that_has_none() -
     task = build.make_task(recipe, META)
     assert isinstance(task, Detect)
     assert torch.equal(torch.stack(task.points[:3], 1), POINTS)
-    with pytest.raises(ValueError, match=r"unet has no points\(\); use fcos"):
+    with pytest.raises(ValueError, match=r"unet has no points\(\) or anchors\(\); use fcos or torch"):
         build.make_task(recipe.replace(model="unet", model_args={}), META)
