@@ -186,7 +186,7 @@ def test_the_smallest_and_narrow_pictures_can_be_drawn(size: tuple[int, int]) ->
 
 
 def with_objects(**args: Any) -> list[tuple[np.ndarray, Objects]]:
-    source = shapes.source(None, objects="boxes", **{"train": 120, **args})
+    source = shapes.source(None, **{"objects": "boxes", "train": 120, **args})
     return [picture for item in source.splits["train"] for picture in shapes.read(item)]
 
 
@@ -228,6 +228,18 @@ def test_a_box_and_an_area_are_those_of_what_is_seen() -> None:
         small = (objects.areas < shapes.LEAST) & (objects.kinds == PLAIN)
         assert not small.any()
     assert {*kinds} == {PLAIN, CROWD, DIFFICULT}
+
+
+def test_masks_are_the_pixels_that_are_seen_of_the_same_objects() -> None:
+    for (image, found), (objects, seen) in zip(with_objects(objects="masks"), numbered(), strict=True):
+        assert image.shape == (96, 128, 3)
+        for one, other in zip(found[:4], objects[:4], strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert found.outlines is not None
+        numbers = np.unique(seen[seen > 0]).tolist()
+        for mask, number in zip(found.outlines, numbers, strict=True):
+            np.testing.assert_array_equal(mask, seen == number)
+    assert shapes.source(None, objects="masks").target == "instances"
 
 
 def test_some_pictures_have_no_shape_and_others_up_to_five() -> None:

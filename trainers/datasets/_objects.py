@@ -18,10 +18,12 @@ import numpy.typing as npt
 
 from trainers.datasets import BOXES, PLAIN, Args, BadImage, Item, Objects, Source
 from trainers.datasets._files import assign_splits, check_channels
+from trainers.datasets._outlines import Outline, area_of, read_outlines
 from trainers.datasets._splits import SPLITS
 from trainers.datasets._tables import least_of_stratum, strata_by_rarest
 from trainers.decode import Geometry, check_reading, decode, geometry, reading
 from trainers.formatting import composed, printable, shortened
+from trainers.instances import LAYERS, MOST_LAYERS, MOST_MASKS
 from trainers.notices import notice
 from trainers.pixels import Pixels
 
@@ -36,8 +38,12 @@ PUT_RIGHT = {
     "cut": ("beyond the picture by more than a pixel", "cut off there"),
     "twice": ("written twice", "counted twice, as the scores of this format do; remove one of each"),
     "dropped": ("written twice", "taken once"),
+    "thin": ("outlined in part by polygons of fewer than three points", "taken without these"),
+    "loose": ("far from the polygons of their objects", "kept as they are; look whether they belong together"),
 }
 """Kind of boxes -> which they are, and what becomes of them."""
+FITTING = 0.5
+"""Intersection over union of a box and the one around its polygons from which on nothing is said."""
 
 
 class How(NamedTuple):
@@ -49,6 +55,7 @@ class How(NamedTuple):
     split_seed: int
     args: Args
     """For `read`, of every item."""
+    masks: bool = False
 
 
 def check_how(
@@ -60,19 +67,24 @@ def check_how(
     box_orientation: str | None = None,
     value_range: Sequence[float] | float | None = None,
     alpha: str | None = None,
+    masks: bool = False,
+    layers: int = LAYERS,
 ) -> How:
     """Raises ValueError for values that are not allowed; shares and seed are checked where they are used."""
     check_channels(channels)
     if box_orientation not in (None, *ORIENTATIONS):
         raise ValueError(f"box_orientation={box_orientation} is not offered; use upright or stored")
     turned = {} if box_orientation is None else {"orientation": box_orientation}
-    args = {"channels": channels, **check_reading(value_range, alpha), **turned}
-    return How(channels, val_share, test_share, split_seed, args)
+    if not 1 <= layers <= MOST_LAYERS:
+        raise ValueError(f"layers={layers} is not offered; masks that lie over one another take 1 to {MOST_LAYERS}")
+    stacked = {"layers": layers} if masks else {}
+    args = {"channels": channels, **check_reading(value_range, alpha), **turned, **stacked}
+    return How(channels, val_share, test_share, split_seed, args, masks)
 
 
 def how_of(args: Mapping[str, Any]) -> How:
     """Those of a run's arguments that data which it is scored on is read by."""
-    names = ("channels", "box_orientation", "value_range", "alpha")
+    names = ("channels", "box_orientation", "value_range", "alpha", "masks", "layers")
     return check_how(**{name: args[name] for name in names if name in args})
 
 
@@ -91,6 +103,8 @@ class Picture:
     kinds: list[int] = field(default_factory=list)
     areas: list[float] = field(default_factory=list)
     """In pixels of the stated size; empty where boxes were given as shares."""
+    outlines: list[str] = field(default_factory=list)
+    """See _outlines.py; empty where masks are not read."""
     args: Args = field(default_factory=dict)
     """What else its item holds."""
 
@@ -134,6 +148,7 @@ class Intake:
         kind: int = PLAIN,
         area: float | None = None,
         shares: bool = False,
+        outline: Outline | None = None,
     ) -> None:
         """Take a box.
 
@@ -145,30 +160,20 @@ class Intake:
             kind: PLAIN, CROWD or DIFFICULT.
             area: In pixels; None: the box's own.
             shares: Whether corners are shares of the picture's width and height.
+            outline: Of the object, where masks are read.
         """
         left, top, right, bottom = corners
-        if not all(map(math.isfinite, corners)):
-            self.refused.append(f"{where}: the box {format_box(corners)} has a side that is no number; correct it")
-            return
-        if right < left or bottom < top:
-            self.refused.append(
-                f"{where}: the box {format_box(corners)} ends before it begins; correct its corners, or remove it"
-            )
+        size = (1, 1) if shares else picture.size
+        problem = _misplaced(corners, size, picture, shares=shares) or self._misfit(outline, corners, picture, where)
+        if problem:
+            self.refused.append(f"{where}: {problem}")
             return
         if right == left or bottom == top:
             self._count("flat", where)
             return
-        size = (1, 1) if shares else picture.size
         if size is None:
             return
         width, height = size
-        if right <= 0 or bottom <= 0 or left >= width or top >= height:
-            of = "the picture" if shares else f"the {width}x{height} pixels of"
-            self.refused.append(
-                f"{where}: the box {format_box(corners)} lies outside {of} {printable(picture.name)}; correct or "
-                "remove it"
-            )
-            return
         cut = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
         if cut != corners:
             scale = (picture.size or (1, 1)) if shares else (1, 1)
@@ -181,13 +186,42 @@ class Intake:
         picture.boxes += (left / width, top / height, right / width, bottom / height)
         picture.classes.append(number)
         picture.kinds.append(kind)
+        if outline is not None:
+            picture.outlines.append(outline.text)
         if not shares:
-            known = area is not None and math.isfinite(area) and area > 0
-            picture.areas.append(float(area) if known and area else (right - left) * (bottom - top))
+            said = (area, None if outline is None else outline.area)
+            known = (float(each) for each in said if each is not None and math.isfinite(each) and each > 0)
+            picture.areas.append(next(known, (right - left) * (bottom - top)))
+
+    def _misfit(self, outline: Outline | None, corners: Corners, picture: Picture, where: str) -> str:
+        """Why an outline cannot be that of its box; "": it can."""
+        if outline is None or outline.problem:
+            return "" if outline is None else outline.problem
+        if outline.size is not None and picture.stated not in (None, outline.size):
+            sizes = [f"{width}x{height}" for width, height in (outline.size, picture.stated)]
+            return f"its run lengths are of {sizes[0]} pixels, and the picture has {sizes[1]}; correct one of them"
+        if outline.thin:
+            self._count("thin", where)
+        common = 1.0 if outline.bounds is None else _overlap(outline.bounds, corners)
+        if common == 0 and outline.bounds is not None:
+            ends = format_box(outline.bounds)
+            return f"its polygons, {ends}, lie outside its box, {format_box(corners)}; correct one of them"
+        if common < FITTING:
+            self._count("loose", where)
+        return ""
+
+    def check_masks(self, picture: Picture) -> None:
+        """Refuse a picture with more masks than one can have."""
+        if len(picture.outlines) > MOST_MASKS:
+            self.refused.append(
+                f"{printable(picture.name)} has {len(picture.outlines)} objects, and {MOST_MASKS} at most can have "
+                "masks; cut it into parts, or leave masks out to learn boxes"
+            )
 
     def check_twice(self, picture: Picture, where: str, *, drop: bool = False) -> None:
         """Look for boxes that stand twice in a picture; `drop`: all but the first are left out."""
-        each = list(zip(*(iter(picture.boxes),) * 4, picture.classes, picture.kinds, strict=True))
+        texts = picture.outlines or [""] * len(picture.classes)
+        each = list(zip(*(iter(picture.boxes),) * 4, picture.classes, picture.kinds, texts, strict=True))
         if len(set(each)) == len(each):
             return
         kept = list(dict.fromkeys(each))
@@ -197,6 +231,7 @@ class Intake:
             picture.areas = [picture.areas[each.index(box)] for box in kept] if picture.areas else []
             picture.boxes = [side for box in kept for side in box[:4]]
             picture.classes, picture.kinds = [box[4] for box in kept], [box[5] for box in kept]
+            picture.outlines = [box[6] for box in kept] if picture.outlines else []
 
     def _count(self, kind: str, where: str) -> None:
         self._found.setdefault(kind, []).append(where)
@@ -209,6 +244,29 @@ class Intake:
             boxes = "1 box is" if len(places) == 1 else f"{len(places):,} boxes are"
             said.append(f"{boxes} {which}, such as {places[0]}: {'it is' if len(places) == 1 else 'they are'} {then}")
         return said
+
+
+def _misplaced(corners: Corners, size: tuple[int, int] | None, picture: Picture, *, shares: bool) -> str:
+    """Why a box cannot be one of a picture of this width and height; "": it can."""
+    left, top, right, bottom = corners
+    if not all(map(math.isfinite, corners)):
+        return f"the box {format_box(corners)} has a side that is no number; correct it"
+    if right < left or bottom < top:
+        return f"the box {format_box(corners)} ends before it begins; correct its corners, or remove it"
+    flat = right == left or bottom == top
+    if size and not flat and (right <= 0 or bottom <= 0 or left >= size[0] or top >= size[1]):
+        of = "the picture" if shares else f"the {size[0]}x{size[1]} pixels of"
+        return f"the box {format_box(corners)} lies outside {of} {printable(picture.name)}; correct or remove it"
+    return ""
+
+
+def _overlap(one: Corners, other: Corners) -> float:
+    """Intersection over union; of flat ones, which still may touch, 1 where they do."""
+    width, height = (min(one[2 + side], other[2 + side]) - max(one[side], other[side]) for side in (0, 1))
+    if width < 0 or height < 0:
+        return 0.0
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return width * height / (areas - width * height) if width * height > 0 else 1.0
 
 
 def format_box(corners: Iterable[float]) -> str:
@@ -256,7 +314,7 @@ def object_source(
         classes=classes,
         channels=how.channels,
         splits={split: [_item(picture, how.args) for picture in splits[split]] for split in SPLITS if split in splits},
-        target="boxes",
+        target=_target(how),
         warnings=list(dict.fromkeys(said)),
     )
 
@@ -273,9 +331,13 @@ def scored_source(
         classes=[classes[number] for number in renumbered] or list(classes),
         channels=how.channels,
         splits={split: [_item(picture, how.args) for picture in pictures] for split, pictures in found.items()},
-        target="boxes",
+        target=_target(how),
         warnings=list(dict.fromkeys(warnings)),
     )
+
+
+def _target(how: How) -> str:
+    return "instances" if how.masks else "boxes"
 
 
 def _item(picture: Picture, args: Args) -> Item:
@@ -286,6 +348,8 @@ def _item(picture: Picture, args: Args) -> Item:
         own["areas"] = picture.areas
     if picture.stated:
         own["size"] = list(picture.stated)
+    if "layers" in args:
+        own["outlines"] = picture.outlines
     return Item(path=picture.path, name=picture.name, targets=[BOXES], args={**args, **own})
 
 
@@ -327,7 +391,7 @@ def read_objects(item: Item) -> list[tuple[Pixels, Objects]]:
     args = item.args
     corners = np.array(args["boxes"], np.float64).reshape(-1, 4)
     about = geometry(item.path)
-    ratio = 1.0
+    turned, ratio = False, 1.0
     if len(corners):
         turned, ratio = _orient(item, about)
         corners = turn(corners, about.orientation) if turned else corners
@@ -340,7 +404,15 @@ def read_objects(item: Item) -> list[tuple[Pixels, Objects]]:
     classes = np.array(args["classes"], np.int64)
     kinds = np.array(args.get("kinds", [PLAIN] * len(classes)), np.int64)
     size = (about.height, about.width)
-    return [(image, Objects(corners=corners, classes=classes, kinds=kinds, areas=areas, size=size))]
+    objects = Objects(corners=corners, classes=classes, kinds=kinds, areas=areas, size=size)
+    if "outlines" in args:
+        drawn_on = tuple(args.get("size", size[::-1])) if "areas" in args else (1, 1)
+        found = read_outlines(args["outlines"], drawn_on, about.orientation if turned else 1, image.shape[:2])
+        if "areas" not in args:
+            drawn = [size[0] * size[1] * area_of(each) for each in found if isinstance(each, list)]
+            areas = np.array([area or box for area, box in zip(drawn, areas.tolist(), strict=True)], np.float64)
+        objects = objects._replace(outlines=found, areas=areas, layers=args["layers"])
+    return [(image, objects)]
 
 
 def turn(corners: npt.NDArray[np.float64], orientation: int) -> npt.NDArray[np.float64]:

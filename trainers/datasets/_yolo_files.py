@@ -175,6 +175,8 @@ class Line(NamedTuple):
     """Of its class."""
     corners: Corners
     """As shares of the picture."""
+    polygon: list[float] | None = None
+    """x, y, x, y, ..., likewise; None: it is a box."""
 
 
 def parse_line(text: str, names: Mapping[int, str] | None, keypoints: int | None) -> Line | str:
@@ -203,7 +205,7 @@ def parse_line(text: str, names: Mapping[int, str] | None, keypoints: int | None
             return f"the box {format_box(values[1:])} has a negative width or height; correct or remove it"
         return Line(int(values[0]), (x - width / 2, y - height / 2, x + width / 2, y + height / 2))
     across, down = values[1::2], values[2::2]
-    return Line(int(values[0]), (min(across), min(down), max(across), max(down)))
+    return Line(int(values[0]), (min(across), min(down), max(across), max(down)), values[1:])
 
 
 def _check_words(values: Sequence[float], keypoints: int | None) -> str | None:

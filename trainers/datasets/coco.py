@@ -11,7 +11,8 @@ it comes from another machine. Files of captions, keypoints, stuff and panoptic 
 
 Classes are the categories in the order of their ids, which may have gaps; other splits are matched by name. Pictures
 without annotations are background. `iscrowd` makes an object CROWD, `ignore` DIFFICULT; `area` is the annotation's.
-A box is taken from polygons where it is missing. Licence of COCO's annotations: CC BY 4.0; of its pictures: Flickr's.
+A box is taken from polygons where it is missing. With `masks` each object has that of its `segmentation`, polygons or
+run lengths, and one without is refused. Licence of COCO's annotations: CC BY 4.0; of its pictures: Flickr's.
 """
 
 from __future__ import annotations
@@ -25,6 +26,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainers.datasets import ALL, CROWD, DIFFICULT, PLAIN, Item, Objects, Source
+from trainers.datasets._coco_annotations import (
+    Hook,
+    Json,
+    corners_of,
+    flag,
+    outline_of,
+    with_outlines,
+    without_outlines,
+)
 from trainers.datasets._files import existing_folder
 from trainers.datasets._looks_like import LABELS, looks_like
 from trainers.datasets._object_folders import (
@@ -44,7 +54,6 @@ from trainers.datasets._objects import (
     Picture,
     check_how,
     check_names,
-    format_box,
     how_of,
     object_source,
     read_objects,
@@ -52,6 +61,7 @@ from trainers.datasets._objects import (
 )
 from trainers.datasets._splits import SPLITS, Folders, Given
 from trainers.formatting import composed, printable, shortened
+from trainers.instances import LAYERS
 from trainers.listing import walk, words
 from trainers.pixels import Pixels
 
@@ -61,7 +71,6 @@ OTHER_KINDS = frozenset("caption captions keypoints panoptic stuff".split())
 BACKGROUND = frozenset(["background", "_background_", "__background__"])
 CORNERS_SHARE = 0.1
 """Share of boxes beyond their pictures from which on the last two numbers may be a corner."""
-Json = dict[str, Any]
 
 
 @dataclass
@@ -110,6 +119,8 @@ def source(
     box_orientation: str | None = None,
     value_range: Sequence[float] | float | None = None,
     alpha: str | None = None,
+    masks: bool = False,
+    layers: int = LAYERS,
 ) -> Source:
     """List the pictures and their objects.
 
@@ -123,6 +134,8 @@ def source(
         box_orientation: of pictures with an EXIF orientation: "upright": boxes are of the upright picture; "stored":
             of its pixels as stored; None: as the sizes in the JSON say, else upright.
         value_range, alpha: as of image_folder.
+        masks: whether objects have masks, of their polygons or run lengths.
+        layers: for masks that lie over one another, 1 to 6; where they do not suffice, the larger mask is cut.
 
     Raises:
         ValueError: a file cannot be read, naming file and annotation, or a value is not allowed.
@@ -135,6 +148,8 @@ def source(
         box_orientation=box_orientation,
         value_range=value_range,
         alpha=alpha,
+        masks=masks,
+        layers=layers,
     )
     return _list(data, {"train": train, "val": val, "test": test}, how, known=None)
 
@@ -153,7 +168,8 @@ def _list(data: str | None, given: Given, how: How, known: Sequence[str] | None)
     root, given = _root(data, given)
     tree = walk(root, "")
     warnings: list[str] = []
-    files = _find_files(root, tree.others, given, warnings, scored=known is not None)
+    hook = with_outlines if how.masks else without_outlines
+    files = _find_files(root, tree.others, given, warnings, hook, scored=known is not None)
     classes = _classes(files, known, warnings)
     intake = Intake()
     index = Index(own_pictures(tree.pictures))
@@ -161,7 +177,7 @@ def _list(data: str | None, given: Given, how: How, known: Sequence[str] | None)
         _take_pictures(root, file, index, intake)
     intake.check()
     for file in files:
-        _take_boxes(file, classes, intake, warnings)
+        _take_boxes(file, classes, intake, warnings, masks=how.masks)
     intake.check()
     found: dict[str, list[Picture]] = {}
     for file in files:  # by split
@@ -195,15 +211,17 @@ def find_sign(root: str, others: Sequence[str], _: Sequence[str]) -> str | None:
     return next((path for path in jsons if _is_coco(f"{root}/{path}")), None)
 
 
-def _find_files(root: str, others: Sequence[str], given: Given, warnings: list[str], *, scored: bool) -> list[_File]:
+def _find_files(
+    root: str, others: Sequence[str], given: Given, warnings: list[str], hook: Hook, *, scored: bool
+) -> list[_File]:
     """The files of annotations, each with its split, sorted by it."""
     every = [path for path in others if path.lower().endswith(".json")]
     named = given_files(root, every, given)
     if ALL in named:
-        return [_parse(root, path, ALL if scored else "train") for path in named[ALL]]
-    files = [_parse(root, path, split) for split, paths in named.items() for path in paths]
+        return [_parse(root, path, ALL if scored else "train", hook) for path in named[ALL]]
+    files = [_parse(root, path, split, hook) for split, paths in named.items() for path in paths]
     left = [path for path in every if path not in {file.path for file in files}]
-    files += _by_name(root, left, named, warnings)
+    files += _by_name(root, left, named, warnings, hook)
     if not scored and not any(file.split == "train" for file in files):
         if not any(file.split == ALL for file in files):
             held = shortened([file.path for file in files])
@@ -214,7 +232,9 @@ def _find_files(root: str, others: Sequence[str], given: Given, warnings: list[s
     return sorted(files, key=lambda file: [*SPLITS, ALL].index(file.split))
 
 
-def _by_name(root: str, paths: Sequence[str], named: Mapping[str, object], warnings: list[str]) -> list[_File]:
+def _by_name(
+    root: str, paths: Sequence[str], named: Mapping[str, object], warnings: list[str], hook: Hook
+) -> list[_File]:
     """The files of annotations of the splits that the user has not named: one for each, or one for all."""
     like = [path for path in paths if _is_coco(f"{root}/{path}")]
     of_boxes = [path for path in like if not _is_of_other_kind(path)] or ([] if named else like)
@@ -230,7 +250,7 @@ def _by_name(root: str, paths: Sequence[str], named: Mapping[str, object], warni
         split = split_word(os.path.basename(path)) or split_of_folders(path) or ALL
         if named and split in (ALL, *named):
             continue
-        file = _parse(root, path, split)
+        file = _parse(root, path, split, hook)
         if not file.annotations and split in ("test", ALL) and len(of_boxes) > 1:
             warnings.append(f"{printable(path)} holds no annotations and {UNLABELLED}")
         else:
@@ -267,11 +287,11 @@ def _is_coco(path: str) -> bool:
     return b'"images"' in content and b'"categories"' in content and b'"segments_info"' not in content
 
 
-def _parse(root: str, path: str, split: str) -> _File:
+def _parse(root: str, path: str, split: str, hook: Hook) -> _File:
     """Raises ValueError for a file of another form."""
     try:
         with open(f"{root}/{path}", encoding="utf-8-sig") as stream:
-            content = json.load(stream, object_hook=_without_outlines)
+            content = json.load(stream, object_hook=hook)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{printable(path)}, line {error.lineno}, column {error.colno}: it is no JSON ({error.msg}); was it cut "
@@ -291,13 +311,6 @@ def _parse(root: str, path: str, split: str) -> _File:
             )
         lists.append(held)
     return _File(path, split, *lists)
-
-
-def _without_outlines(found: Json) -> Json:
-    """Polygons of a large set would fill the memory; they are needed where there is no box."""
-    if "segmentation" in found and found.get("bbox"):
-        found["segmentation"] = None
-    return found
 
 
 # ---- classes ----
@@ -404,7 +417,7 @@ def _check_once(found: Mapping[str, Iterable[Picture]]) -> None:
             seen[picture.path] = picture.args["image_id"]
 
 
-def _take_boxes(file: _File, classes: Mapping[str, int], intake: Intake, warnings: list[str]) -> None:
+def _take_boxes(file: _File, classes: Mapping[str, int], intake: Intake, warnings: list[str], *, masks: bool) -> None:
     """The boxes of each picture, checked."""
     names = file.names
     orphans: list[object] = []
@@ -423,12 +436,12 @@ def _take_boxes(file: _File, classes: Mapping[str, int], intake: Intake, warning
                 f"(there are {shortened(list(names))})"
             )
             continue
-        corners = _corners(annotation)
+        corners = corners_of(annotation)
         if isinstance(corners, str):
             intake.refused.append(f"{where}: {corners}")
             continue
         read.append((picture, corners))
-        crowd, ignored = _flag(annotation, "iscrowd"), _flag(annotation, "ignore")
+        crowd, ignored = flag(annotation, "iscrowd"), flag(annotation, "ignore")
         area = annotation.get("area")
         intake.add(
             picture,
@@ -437,42 +450,17 @@ def _take_boxes(file: _File, classes: Mapping[str, int], intake: Intake, warning
             where,
             kind=CROWD if crowd else DIFFICULT if ignored else PLAIN,
             area=float(area) if isinstance(area, int | float) else None,
+            outline=outline_of(annotation) if masks else None,
         )
     _check_form(file, read, intake, refused)
     for picture in file.pictures.values():
         intake.check_twice(picture, f"in {printable(picture.name)}")
+        intake.check_masks(picture)
     if orphans:
         warnings.append(
             f"{len(orphans):,} annotations in {printable(file.path)}, such as {orphans[0]}, belong to none of its "
             "images and are left out"
         )
-
-
-def _flag(annotation: Json, name: str) -> bool:
-    return str(annotation.get(name)).lower() in ("1", "true", "1.0")
-
-
-def _corners(annotation: Json) -> Corners | str:
-    """Left, top, right, bottom; or what is wrong."""
-    box = annotation.get("bbox")
-    if not box:
-        polygons = annotation.get("segmentation")
-        flat = isinstance(polygons, list) and all(isinstance(each, list) and len(each) >= 6 for each in polygons)
-        if not polygons or not flat:
-            return "it has neither a bbox nor polygons; add bbox: [left, top, width, height]"
-        across = [float(x) for polygon in polygons for x in polygon[0::2]]
-        down = [float(y) for polygon in polygons for y in polygon[1::2]]
-        return min(across), min(down), max(across), max(down)
-    if not isinstance(box, list) or len(box) != 4 or not all(_is_number(side) for side in box):
-        return f"its bbox is {json.dumps(box)[:80]}; it must be four numbers, [left, top, width, height]"
-    left, top, width, height = map(float, box)
-    if width < 0 or height < 0:
-        return f"its bbox {format_box(box)} has a negative width or height; it must be [left, top, width, height]"
-    return left, top, left + width, top + height
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_form(file: _File, read: Sequence[tuple[Picture, Corners]], intake: Intake, refused: int) -> None:

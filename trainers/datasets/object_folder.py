@@ -21,6 +21,7 @@ from trainers.datasets._looks_like import looks_like
 from trainers.datasets._objects import read_objects
 from trainers.datasets._splits import Folders
 from trainers.formatting import printable
+from trainers.instances import LAYERS
 from trainers.listing import walk
 from trainers.pixels import Pixels
 
@@ -41,6 +42,8 @@ def source(
     box_orientation: str | None = None,
     value_range: Sequence[float] | float | None = None,
     alpha: str | None = None,
+    masks: bool = False,
+    layers: int = LAYERS,
 ) -> Source:
     """List the pictures and their objects.
 
@@ -54,6 +57,8 @@ def source(
         box_orientation: of pictures with an EXIF orientation: whether boxes are of the "upright" picture or of its
             pixels as "stored"; None: as the sizes in the labels say, else upright.
         value_range, alpha: as of image_folder.
+        masks: whether objects have masks, of their polygons or run lengths (COCO, YOLO).
+        layers: for masks that lie over one another, 1 to 6; where they do not suffice, the larger mask is cut.
 
     Raises:
         ValueError: the form is not clear, or the folder is refused by the data set of its form.
@@ -70,6 +75,8 @@ def source(
         box_orientation=box_orientation,
         value_range=value_range,
         alpha=alpha,
+        masks=masks,
+        layers=layers,
     )
     return found
 

@@ -53,6 +53,7 @@ from trainers.datasets._splits import SPLITS, Folders, Given
 from trainers.datasets._voc_xml import File, parse
 from trainers.datasets._yolo_files import lines_of
 from trainers.formatting import printable, shortened
+from trainers.instances import LAYERS
 from trainers.listing import Tree, is_picture, walk
 from trainers.pixels import Pixels
 
@@ -73,6 +74,8 @@ def source(
     box_orientation: str | None = None,
     value_range: Sequence[float] | float | None = None,
     alpha: str | None = None,
+    masks: bool = False,
+    layers: int = LAYERS,
 ) -> Source:
     """List the pictures and their objects.
 
@@ -87,10 +90,16 @@ def source(
         box_orientation: of pictures with an EXIF orientation: "upright": boxes are of the upright picture; "stored":
             of its pixels as stored; None: as the sizes in the XML files say, else upright.
         value_range, alpha: as of image_folder.
+        masks, layers: refused: this form has boxes alone.
 
     Raises:
         ValueError: a file cannot be read, naming file and line, or a value is not allowed.
     """
+    if masks:
+        raise ValueError(
+            "masks=true: masks of objects are read from COCO's and YOLO's files, and Pascal VOC's XML has boxes alone; "
+            "convert the data set (CVAT, Roboflow and others export COCO), or leave masks out"
+        )
     how = check_how(
         channels=channels,
         val_share=val_share,
@@ -99,6 +108,7 @@ def source(
         box_orientation=box_orientation,
         value_range=value_range,
         alpha=alpha,
+        layers=layers,
     )
     return _list(data, {"train": train, "val": val, "test": test}, zero_based, how, known=None)
 

@@ -5,11 +5,12 @@
          labels/train/*.txt, labels/val/*.txt   data.yaml
 
 A line is `class x y width height`, the middle and the sides as shares of the picture, or `class x1 y1 x2 y2 x3 y3 ...`,
-a polygon, whose box is taken. `data` is the folder or its data.yaml, whose `train`, `val`, `test`, `path`, `names` and
-`nc` are understood: folders, lists such as train.txt, or several; as written, or by their last parts where they come
-from another machine. Without it splits are folders, by names as people write them, or train.txt and the like; names
-stand in classes.txt, obj.names or `classes`. Without splits `val_share` and `test_share` are split off, seeded; with
-train but no val, `val_share` of train becomes val.
+a polygon, whose box is taken; with `masks` each line must be one, and its pixels are the object's mask. `data` is the
+folder or its data.yaml, whose `train`, `val`, `test`, `path`, `names` and `nc` are understood: folders, lists such as
+train.txt, or several; as written, or by their last parts where they come from another machine. Without it splits are
+folders, by names as people write them, or train.txt and the like; names stand in classes.txt, obj.names or `classes`.
+Without splits `val_share` and `test_share` are split off, seeded; with train but no val, `val_share` of train becomes
+val.
 
 The labels of `images/x.jpg` lie beside the picture, or where a folder `labels` stands in place of `images`. A picture
 without labels is background. Licence: that of the pictures.
@@ -17,6 +18,7 @@ without labels is background. Licence: that of the pictures.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -38,11 +40,13 @@ from trainers.datasets._objects import (
     read_objects,
     scored_source,
 )
+from trainers.datasets._outlines import Outline
 from trainers.datasets._splits import SPLITS, WORDS, Folders, Given
 from trainers.datasets._yolo_files import (
     NAMES,
     NO_LABELS,
     YAMLS,
+    Line,
     Yaml,
     lines_of,
     list_of,
@@ -53,6 +57,7 @@ from trainers.datasets._yolo_files import (
     resolve,
 )
 from trainers.formatting import composed, printable, shortened
+from trainers.instances import LAYERS
 from trainers.listing import list_folder, walk
 from trainers.pixels import Pixels
 
@@ -86,6 +91,8 @@ def source(
     box_orientation: str | None = None,
     value_range: Sequence[float] | float | None = None,
     alpha: str | None = None,
+    masks: bool = False,
+    layers: int = LAYERS,
 ) -> Source:
     """List the pictures and their objects.
 
@@ -100,6 +107,8 @@ def source(
         box_orientation: of pictures with an EXIF orientation: "upright": boxes are of the upright picture; "stored":
             of its pixels as stored; None: upright, and it is said.
         value_range, alpha: as of image_folder.
+        masks: whether objects have masks, of their polygons.
+        layers: for masks that lie over one another, 1 to 6; where they do not suffice, the larger mask is cut.
 
     Raises:
         ValueError: a line cannot be read, naming file and line, or a value is not allowed.
@@ -112,6 +121,8 @@ def source(
         box_orientation=box_orientation,
         value_range=value_range,
         alpha=alpha,
+        masks=masks,
+        layers=layers,
     )
     return _list(data, {"train": train, "val": val, "test": test}, classes, how, known=None)
 
@@ -138,7 +149,10 @@ def _list(
     warnings = found.warnings
     numbered = found.classes or (None if known is None else list(known))
     intake = Intake()
-    labelled = {split: _read_labels(found, pictures, numbered, intake) for split, pictures in found.splits.items()}
+    labelled = {
+        split: _read_labels(found, pictures, numbered, intake, masks=how.masks)
+        for split, pictures in found.splits.items()
+    }
     for split, (listed, texts) in list(labelled.items()):
         if split == "test" and not texts and len(labelled) > 1:
             warnings.append(f"none of {len(listed):,} pictures of test has a file of labels: it {UNLABELLED}")
@@ -332,7 +346,9 @@ Labelled = tuple[list[Picture], dict[str, str]]
 """Pictures, and the files of labels that belong to them: file -> picture."""
 
 
-def _read_labels(found: _Set, paths: Iterable[str], classes: Sequence[str] | None, intake: Intake) -> Labelled:
+def _read_labels(
+    found: _Set, paths: Iterable[str], classes: Sequence[str] | None, intake: Intake, *, masks: bool
+) -> Labelled:
     names = None if classes is None else dict(enumerate(classes))
     folders = _label_folders(found.texts)
     pictures, texts = [], dict[str, str]()
@@ -358,9 +374,17 @@ def _read_labels(found: _Set, paths: Iterable[str], classes: Sequence[str] | Non
             elif problem := _check_shares(line, picture):
                 intake.refused.append(f"{where}: {problem}")
             else:
-                intake.add(picture, parsed.corners, parsed.number, where, shares=True)
+                outline = _outline(parsed) if masks else None
+                intake.add(picture, parsed.corners, parsed.number, where, shares=True, outline=outline)
         intake.check_twice(picture, f"in {name}", drop=True)
+        intake.check_masks(picture)
     return pictures, texts
+
+
+def _outline(line: Line) -> Outline:
+    if line.polygon is None:
+        return Outline("", "it is a box, and masks=true needs a polygon for each object; draw it, or leave masks out")
+    return Outline(json.dumps([line.polygon]))
 
 
 def _by_stem(paths: Iterable[str]) -> dict[str, str]:
