@@ -39,7 +39,7 @@ PUT_RIGHT = {
     "twice": ("written twice", "counted twice, as the scores of this format do; remove one of each"),
     "dropped": ("written twice", "taken once"),
     "thin": ("outlined in part by polygons of fewer than three points", "taken without these"),
-    "loose": ("far from the polygons of their objects", "kept as they are; look whether they belong together"),
+    "loose": ("drawn elsewhere than the polygons", "taken as written; look whether both are of one object"),
 }
 """Kind of boxes -> which they are, and what becomes of them."""
 FITTING = 0.5
