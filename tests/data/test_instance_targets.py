@@ -153,11 +153,11 @@ def test_a_picture_without_objects_has_an_empty_layer() -> None:
 def test_what_are_no_outlines_is_named() -> None:
     drawn = discs(np.random.default_rng(2), 2)
     for wrong, words in (
-        ({"outlines": None}, "Objects.outlines is None; it must be one outline for each of 2 objects"),
-        ({"outlines": [drawn[0]]}, "Objects.outlines is a list of 1; it must be one outline for each of 2"),
+        ({"outlines": None}, "Objects.outlines is None; it must hold one for each of 2 objects"),
+        ({"outlines": [drawn[0]]}, "Objects.outlines is a list of 1; it must hold one for each of 2"),
         ({"outlines": list(drawn)}, "the mask of an object is 40x56 of bool; it must be 0 and 1 of uint8, 40x56"),
         ({"outlines": list(drawn.astype(np.uint8) * 255)}, "it must be 0 and 1 of uint8"),
-        ({"outlines": ["0 0 1 1 0 1", []]}, "the outline of an object is str"),
+        ({"outlines": ["0 0 1 1 0 1", []]}, "an outline is str"),
         ({"layers": 7}, "Objects.layers is 7; it must be 1 to 6"),
     ):
         with pytest.raises(TypeError, match=words):

@@ -238,7 +238,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         {"bbox": [50, 1, 5, 5]},
         r"annotation 1: the box \(50, 1, 55, 6\) lies outside the 40x30 pixels of images/0.jpg",
     ),
-    ({"bbox": None}, r"annotation 1: it has neither a bbox nor polygons; add bbox"),
+    ({"bbox": None}, r"annotation 1: it has neither a bbox nor an outline; add bbox"),
     (
         {"category_id": 9},
         r"annotation 1: there is no category 9; add it to categories, or correct it \(there are 1",
