@@ -15,7 +15,7 @@ What run.json holds: run_facts.py. Light: NumPy is imported for type checking on
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 from trainers.run_facts import (
     Best,
@@ -31,6 +31,8 @@ from trainers.run_facts import (
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+    from trainers.instances import Targets
 
 Line = dict[str, float]
 """A line of metrics.jsonl: numbers of an epoch by name."""
@@ -195,9 +197,9 @@ class Picture(TypedDict):
     row: int
     name: str
     image: npt.NDArray[np.uint8]
-    target: npt.NDArray[Any]
-    """Of masks uint8 of the picture's size, of boxes a table of objects in its pixels."""
-    labels: npt.NDArray[Any]
+    target: Targets
+    """Of masks uint8 of the picture's size, of boxes a table of objects in its pixels, with masks `Instances`."""
+    labels: Targets
     """Likewise, or detections: what the task's `labels` gives."""
     kind: NotRequired[str]
     """"best", "worst" or "", at the end of a run."""

@@ -18,7 +18,7 @@ polygon crosses itself, every second layer is outside.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,26 @@ Ints = npt.NDArray[np.int64]
 
 _FINE = 5
 """Parts of a pixel."""
+
+
+class Piece(NamedTuple):
+    """A mask by the part of the picture that holds it: of many objects, or large pictures, the whole would not fit."""
+
+    top: int
+    left: int
+    pixels: npt.NDArray[np.bool_]
+    """(rows, columns)."""
+
+    def window(self) -> tuple[slice, slice]:
+        """Where it lies in the picture."""
+        rows, columns = self.pixels.shape
+        return slice(self.top, self.top + rows), slice(self.left, self.left + columns)
+
+    def whole(self, height: int, width: int) -> npt.NDArray[np.bool_]:
+        """In a picture of this size."""
+        mask = np.zeros((height, width), np.bool_)
+        mask[self.window()] = self.pixels
+        return mask
 
 
 def fill(polygons: Sequence[npt.ArrayLike], height: int, width: int) -> Mask:

@@ -1,7 +1,7 @@
 """Detection against what else there is for it.
 
     python tests/benchmarks/detection.py [--quick] [--repeats N] [--threads N] [--minutes N]
-                                         [--only train|ap|peers|later]
+                                         [--only train|ap|masks|peers|later]
 
 train: milliseconds an image of loop.train on the prepared pictures of shapes.fcos, in this process, against a loop by
 hand: the same pictures (uint8, in memory), model, weights and fused AdamW, fp32, no augmentation; points get their
@@ -14,6 +14,9 @@ is compiled. 1,000 pictures, 80 classes, 7,000 objects, 60,000 detections; and 3
 objects and 30,000 detections, where matching weighs most. Ours counts from arrays, theirs from lists of annotations, as
 each has them, with the index they build. All scores must be equal to 1e-12. Wanted: at most 0.2 of pycocotools' time.
 
+masks: average precision of masks likewise, of 1,000 pictures of 96x128 with 80 classes, 7 objects and 60 detections,
+each an ellipse: ours from arrays of pixels, picture by picture, pycocotools' from run lengths that are there already.
+
 peers: AP after so many minutes of training (of the processor: give --threads 1) from nothing on the pictures of
 shapes.fcos: the recipe, and torchvision's SSDlite (MobileNetV3-Large) by its reference settings (torchvision's
 references/detection: SGD by a cosine, crops by IoU, flips), at its own 320x320 and at the pictures' size. Each is given
@@ -23,7 +26,7 @@ later: processor time of a picture of a later epoch, of shapes.fcos' own, 96x128
 random order: uint8 from the prepared pictures, and by a DataLoader of this process that decodes them from PNG files
 each epoch. Pictures and boxes must be the same. Wanted: at most 0.05 of its time.
 
---quick: 64 pictures of 48x64, and 20 for `ap`.
+--quick: 64 pictures of 48x64, and 20 for `ap` and `masks`.
 """
 
 from __future__ import annotations
@@ -44,6 +47,7 @@ import numpy as np
 import segmentation
 import torch
 from helpers.detections import Case, to_coco
+from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
@@ -225,7 +229,7 @@ def ours(case: Case, classes: int) -> dict[str, Any]:
     return average_precision.scores(np.concatenate(tables), average_precision.count_truths(case.truths, classes))
 
 
-def theirs(coco: Any, evaluator: Any, entries: list[dict[str, Any]]) -> list[float]:
+def theirs(coco: Any, evaluator: Any, entries: list[dict[str, Any]], kind: str = "bbox") -> list[float]:
     """The numbers that COCO prints, of evaluators of pycocotools' interface."""
     both = []
     for dataset in entries:
@@ -233,7 +237,7 @@ def theirs(coco: Any, evaluator: Any, entries: list[dict[str, Any]]) -> list[flo
         one.dataset = dataset
         one.createIndex()
         both.append(one)
-    evaluation = evaluator(*both, "bbox")
+    evaluation = evaluator(*both, kind)
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
@@ -281,6 +285,72 @@ def compare_ap(given: Any, _: Path) -> None:
     for name, (pictures, *numbers) in sizes.items():
         pictures = 20 if given.quick else pictures
         measure_ap(f"AP of {pictures} pictures, {name}", given.repeats, pictures, *numbers)
+
+
+# AP of masks -------------------------------------------------------------------------------------------------
+
+
+def ellipses(boxes: Any, height: int, width: int) -> Any:
+    """bool (K, height, width), of boxes (K, 4)."""
+    middle, radius = (boxes[:, :2] + boxes[:, 2:4]) / 2, (boxes[:, 2:4] - boxes[:, :2]) / 2
+    across, down = (
+        ((np.arange(side) + 0.5 - middle[:, axis, None]) / radius[:, axis, None]) ** 2
+        for axis, side in ((0, width), (1, height))
+    )
+    return down[:, :, None] + across[:, None, :] <= 1
+
+
+def masks_of(case: Case, number: int, height: int, width: int) -> tuple[Any, Any]:
+    """Of the detections and the objects of a picture."""
+    scale = np.array([width, height] * 2) / 700  # where `draw` puts them
+    found, true = (ellipses(boxes[number, :, :4] * scale, height, width) for boxes in (case.detections, case.truths))
+    return found, true
+
+
+def compare_masks(given: Any, _: Path) -> None:
+    pictures, classes, height, width = 20 if given.quick else 1000, 80, 96, 128
+    case = draw(pictures, classes, 7, 60)
+    entries: list[dict[str, Any]] = [each.dataset for each in to_coco(case, classes)]
+    annotations: list[list[dict[str, Any]]] = [each["annotations"] for each in entries]
+    places = [0, 0]
+    for number in range(pictures):
+        for side, masks in zip((1, 0), masks_of(case, number, height, width), strict=True):
+            for row, mask in enumerate(masks):
+                one = annotations[side][places[side]]
+                one |= {"segmentation": coco_masks.encode(np.asfortranarray(mask, np.uint8)), "area": float(mask.sum())}
+                if not side:
+                    case.truths[number, row, box_table.AREA] = one["area"]
+                places[side] += 1
+    for image in entries[0]["images"]:
+        image |= {"height": height, "width": width}
+    found: dict[str, list[float]] = {}
+
+    def by_us() -> float:
+        seconds, tables = 0.0, []
+        for number in range(pictures):
+            masks, true = masks_of(case, number, height, width)
+            crowds = box_table.kinds(case.truths[number]) == box_table.CROWD
+            start = time.perf_counter()
+            overlaps = average_precision.mask_overlaps(masks, true, crowds)
+            areas = np.count_nonzero(masks, axis=(1, 2)).astype(np.float64)
+            tables.append(average_precision.match(case.detections[number], case.truths[number], overlaps, areas))
+            seconds += time.perf_counter() - start
+        start = time.perf_counter()
+        truths = average_precision.count_truths(case.truths, classes)
+        scores = average_precision.scores(np.stack(tables), truths)
+        found["trainyard"] = [scores[name] for name in NAMES]
+        return seconds + time.perf_counter() - start
+
+    def by_them() -> float:
+        with contextlib.redirect_stdout(io.StringIO()):
+            start = time.perf_counter()
+            found["pycocotools"] = theirs(COCO, COCOeval, entries, "segm")
+            return time.perf_counter() - start
+
+    rounds = _common.take_turns({"trainyard": by_us, "pycocotools": by_them}, given.repeats)
+    np.testing.assert_allclose(found["pycocotools"][: len(NAMES)], found["trainyard"], rtol=0, atol=1e-12)
+    title = f"AP of the masks of {pictures} pictures of {height}x{width}, {classes} classes"
+    _common.compare(title, "seconds", rounds, {("trainyard", "pycocotools"): "<= 0.2"})
 
 
 # Equal minutes -----------------------------------------------------------------------------------------------
@@ -455,7 +525,8 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     _common.print_machine()
     with _common.temporary_storage() as storage:
-        parts = {"train": compare_training, "ap": compare_ap, "peers": compare_peers, "later": compare_later_epochs}
+        parts = {"train": compare_training, "ap": compare_ap, "masks": compare_masks}
+        parts |= {"peers": compare_peers, "later": compare_later_epochs}
         for name, part in parts.items():
             if given.only in name:
                 part(given, storage)

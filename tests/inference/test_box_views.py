@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pycocotools import mask as coco_masks
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
@@ -17,7 +18,9 @@ from trainers.datasets import Objects
 from trainers.inference import Views
 from trainers.inference.boxes import back, kept, merge, whole
 from trainers.inference.predictions.coco_results import Found, image_ids, results
+from trainers.inference.predictions.objects import Seen
 from trainers.inference.views import Averaged, Orders
+from trainers.outlines import Piece
 from trainers.recipe import resolve
 
 RECIPE = resolve("digits.cnn", image_size=(32, 64))
@@ -164,6 +167,36 @@ def test_the_points_of_a_view_are_those_of_the_picture(views: Views, size: tuple
     assert not torch.allclose(Averaged(model, views)(images), model(images))
 
 
+class Outliner(nn.Module):
+    """Of each point a coefficient that depends on the picture, and of each picture itself and its square as prototypes,
+    at a quarter of the size: their sums are the same whichever way a picture is turned."""
+
+    def __init__(self, points: Tensor) -> None:
+        super().__init__()
+        self.finder = Finder(points)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        small = nn.functional.avg_pool2d(images, 4)
+        prototypes = torch.cat([small, small**2], 1)
+        mean = prototypes.mean((2, 3))[:, None].expand(-1, len(self.finder.points), -1)
+        return torch.cat([self.finder(images), mean], 2), prototypes
+
+
+@pytest.mark.parametrize(("views", "size"), [("flip", (32, 64)), ("flips", (32, 64)), ("rotations", (32, 32))])
+def test_masks_of_a_view_are_turned_back_and_averaged(views: Views, size: tuple[int, int]) -> None:
+    points = lattice(*size)
+    orders, model = Orders(points, RECIPE.replace(image_size=size), views), Outliner(points)
+    images = torch.rand(3, 1, *size, generator=torch.Generator().manual_seed(2))
+    (expected, maps), (found, all_maps) = model(images), Averaged(model, views, orders)(images)
+    own, count = expected.shape[2] - 2, all_maps.shape[1]
+    assert count == 2 * len(Averaged(model, views, orders).views)
+    torch.testing.assert_close(found[..., :own], expected[..., :own])
+    masks = (
+        torch.einsum("npk,nkhw->nphw", c, p) for c, p in ((expected[..., own:], maps), (found[..., own:], all_maps))
+    )
+    torch.testing.assert_close(*masks)
+
+
 def test_points_that_no_mirror_image_has_are_refused() -> None:
     for points in (lattice(32, 64, offset=0), lattice(32, 60)):
         with pytest.raises(ValueError, match="needs points that lie the same way in every view"):
@@ -190,6 +223,17 @@ def test_results_are_those_that_pycocotools_reads() -> None:
     (line,) = json.loads(results(pictures, [1, 90]))
     assert line["category_id"] == 90
     assert json.loads(results([], None)) == []
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # of pycocotools with NumPy 2
+def test_masks_are_run_lengths_that_pycocotools_reads() -> None:
+    rng = np.random.default_rng(0)
+    piece = Piece(3, 5, rng.random((20, 30)) < 0.7)
+    seen = Seen(found((5, 3, 35, 23, 0.5, 0)), [piece]).tell("1.jpg", None, (40, 50))
+    (line,) = json.loads(results([seen], None))
+    expected = np.zeros((40, 50), np.uint8)
+    expected[3:23, 5:35] = piece.pixels
+    np.testing.assert_array_equal(coco_masks.decode(line["segmentation"]), expected)
 
 
 def test_pictures_are_numbered_where_nothing_numbers_them() -> None:

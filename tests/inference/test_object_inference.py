@@ -22,7 +22,7 @@ from trainers.fitting import fit
 from trainers.inference.evaluate import evaluate
 from trainers.inference.export import export
 from trainers.inference.predict import predict
-from trainers.inference.predictions.objects import detect
+from trainers.inference.predictions.objects import Objects
 from trainers.inference.predictor import Predictor
 from trainers.recipe import Scale, resolve
 from trainers.storage.store import Store
@@ -193,7 +193,7 @@ def test_pictures_of_any_kind_are_seen_together_and_boxes_are_in_their_own_uprig
         boxes.setdefault(str(Path(row["path"]).relative_to(folder)), []).append(sides)
     assert boxes.keys() == {"a/plain.png", "b/plain.png", "clear.png", "grey.png", "turned.png"}
     predictor = Predictor(Store(run), sliding=False, overlap=0.0)
-    expected = detect(predictor, np.asarray(upright))
+    expected = Objects().see(predictor, np.asarray(upright)).boxes
     for name in boxes.keys() - {"grey.png"}:
         np.testing.assert_allclose(boxes[name], expected[expected[:, 4] >= 0.2][:, :4], atol=1e-2, err_msg=name)
     files = {each["file_name"] for each in json.loads((tmp_path / "out/detections.json").read_text())}
@@ -212,7 +212,7 @@ def test_the_exported_program_finds_what_predict_finds(run: str, tmp_path: Path,
     assert [part.shape for part in parts] == [(1, 100, 6), (5, 100, 6)]
     found = np.concatenate(parts)
     for picture, boxes in zip(shown, found, strict=True):
-        expected = detect(predictor, picture)
+        expected = Objects().see(predictor, picture).boxes
         boxes = boxes[boxes[:, 5] >= 0]
         assert len(boxes) == len(expected) > 0
         np.testing.assert_allclose(boxes, expected, atol=1e-4)

@@ -43,7 +43,7 @@ LARGE = [name for name in ALL if name.startswith(("fcos.", "folder.", "shapes.")
 LIKE_OTHERS = ["erfnet.encoder", "resnet.r18", "shapes.erfnet_encoder", "shapes.unet", "unet.drone"]
 """Models and tasks whose curves those of other recipes show."""
 NAMES = [name for name in ALL if name not in LIKE_OTHERS]
-BY_TWO = ["digits.cnn", "textures.cnn", "unet.camvid"]
+BY_TWO = ["digits.cnn", "shapes.fcos_masks", "textures.cnn", "unet.camvid"]
 """Recipes that are trained on 2 ranks, too; the others on 1 and 3."""
 
 

@@ -1,11 +1,13 @@
 """Boxes of a model's detections: duplicates removed in static shapes, several looks at a picture merged, mapped back.
 
-Detections are (K, 6): left, top, right, bottom, score, class; class -1 in rows that only pad.
+Detections are (K, 6): left, top, right, bottom, score, class; class -1 in rows that only pad. Further columns, where
+there are some, stay as they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -70,7 +72,7 @@ def merge(looks: Sequence[Floats]) -> Floats:
     Returns:
         The surest first.
     """
-    found = np.concatenate([*looks, np.empty((0, 6))])
+    found = np.concatenate([*looks, np.empty((0, looks[0].shape[1] if looks else 6))])
     of = np.repeat(np.arange(len(looks)), [len(look) for look in looks])
     order = np.argsort(-found[:, 4], kind="stable")
     found, of = found[order], of[order]
@@ -100,27 +102,41 @@ def whole(found: Floats, window: tuple[int, int], at: tuple[int, int], own: tupl
     cut = (found[:, 0] <= RIM) & (left > 0) | (found[:, 1] <= RIM) & (top > 0)
     cut |= (found[:, 2] >= width - RIM) & (left + width < own[1])
     cut |= (found[:, 3] >= height - RIM) & (top + height < own[0])
-    moved = found[~cut] + np.array([left, top, left, top, 0, 0])
-    return clip(moved, own)
+    return clip(Placed((1.0, 1.0), (left, top)).to_picture(found[~cut]), own)
 
 
-def back(found: Floats, own: tuple[int, int], stored: tuple[int, int], size: tuple[int, int], how: str) -> Floats:
-    """Detections in pixels of what the model sees, in those of the picture itself.
+class Placed(NamedTuple):
+    """Where the pixels of what the model sees lie in the picture itself: scale * pixel + shift, by (x, y)."""
+
+    scale: tuple[float, float]
+    shift: tuple[float, float]
+
+    def to_picture(self, found: Floats) -> Floats:
+        """Detections in pixels of what the model sees, in those of the picture."""
+        result = found.astype(np.float64)
+        result[:, :4] = result[:, :4] * np.array([*self.scale] * 2) + np.array([*self.shift] * 2)
+        return result
+
+
+def place(own: tuple[int, int], stored: tuple[int, int], size: tuple[int, int], how: str) -> Placed:
+    """Where what the model sees of a picture lies in it.
 
     Args:
-        found: left, top, right, bottom come first.
         own: height and width of the picture.
         stored: of the picture as it was brought to one size, of which the model sees the middle.
         size: of what the model sees.
         how: the picture was brought there; see Recipe.resize.
     """
-    place = fit(own, stored, how) if own != stored else fit(own, own, "stretch")
-    (left, top, right, bottom), (width, height) = place.box, place.inner
-    scale = np.array([(right - left) / width, (bottom - top) / height] * 2)
-    middle = np.array([(stored[1] - size[1]) // 2, (stored[0] - size[0]) // 2] * 2)
-    result = found.astype(np.float64)
-    result[:, :4] = (result[:, :4] + middle - np.array([*place.at] * 2)) * scale + np.array([left, top] * 2)
-    return clip(result, own)
+    fitted = fit(own, stored, how) if own != stored else fit(own, own, "stretch")
+    (left, top, right, bottom), (width, height) = fitted.box, fitted.inner
+    scale = ((right - left) / width, (bottom - top) / height)
+    moved = ((stored[1] - size[1]) // 2 - fitted.at[0], (stored[0] - size[0]) // 2 - fitted.at[1])
+    return Placed(scale, (left + scale[0] * moved[0], top + scale[1] * moved[1]))
+
+
+def back(found: Floats, own: tuple[int, int], stored: tuple[int, int], size: tuple[int, int], how: str) -> Floats:
+    """Detections in pixels of what the model sees, in those of the picture itself; arguments as of `place`."""
+    return clip(place(own, stored, size, how).to_picture(found), own)
 
 
 def clip(found: Floats, own: tuple[int, int]) -> Floats:

@@ -89,10 +89,11 @@ def evaluate(
     state, world = restore(recipe, opened.meta, folder, tta=tta)
     run_ = Run(recipe=recipe, state=state, data=opened, world=world, model=state.model)
     if file is not None:
-        run_.task = kind.recording(run_.task, recipe.image_size)
+        items = _items(source, split, opened)
+        run_.task = recording = kind.recording(run_.task, items, recipe, found["dataset"])
     loss, counts, ms_per_image = evaluate_split(run_, split)
     if file is not None:
-        kind.write_results(file, counts, _items(source, split, opened), recipe, found["dataset"])
+        recording.write(file)
     for name in {"confusion", "labels", "truths"} & counts.keys():
         targets.kind(source.target).check_counts([int(counts[name].sum())], split, recipe.dataset)
     rows = int(opened.meta["rows"][split])

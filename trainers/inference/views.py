@@ -3,7 +3,8 @@
 Averaged are outputs, which are logits but where a task learns values: so the mean is an output again, of which every
 task, one's own too, makes its classes, probabilities, losses and scores, and a sliding window its seams, as of the
 model's own. A mean of probabilities would need to know how each task makes them of logits. Of classes, the mean of
-logits is the geometric mean of the probabilities. Of boxes, distances from points to their sides are averaged too.
+logits is the geometric mean of the probabilities. Of boxes, distances from points to their sides are averaged too. Of
+masks, which are sums of prototypes by coefficients, the mean is the sum of the prototypes of all views.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 
 from trainers.formatting import nearest
 from trainers.inference import Views
+from trainers.instances import parts
 from trainers.recipe import FROM_DATA, Recipe
 from trainers.registry import load
-from trainers.tasks.base import precise
+from trainers.tasks.base import Output, precise
 
 SIDES_OF_MIRROR, SIDES_OF_TURN = [2, 1, 0, 3], [3, 0, 1, 2]
 """Which of left, top, right, bottom of a view are those of the picture: of its mirror image; turned by 90 degrees."""
@@ -125,21 +127,32 @@ class Averaged(nn.Module):
         self.views = _views(views)
         self.orders = orders
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Output:
         """Of images (N, channels, height, width), the mean output in fp32 or better; one with height and width is
         turned back first."""
         total: Tensor | None = None
+        masks: list[tuple[Tensor, Tensor]] = []  # coefficients and prototypes of each view
         for number, (turns, mirror) in enumerate(self.views):
             output = self.model(_view(images, turns, mirror))
-            if not isinstance(output, Tensor):
+            points, *rest = parts(output)
+            if not isinstance(points, Tensor) or len(rest) > (self.orders is not None):
                 raise ValueError(f"tta averages tensors, and the model gives a {type(output).__name__}; leave it out")
             if self.orders is not None:
-                output = self.orders(output, number, turns, mirror)
-            elif output.ndim == images.ndim:
-                output = _back(output, turns, mirror)
-            total = precise(output) if total is None else total + precise(output)
+                points = self.orders(points, number, turns, mirror)
+            elif points.ndim == images.ndim:
+                points = _back(points, turns, mirror)
+            points = precise(points)
+            for prototypes in rest:
+                own = points.shape[2] - prototypes.shape[1]
+                masks.append((points[..., own:] / len(self.views), precise(_back(prototypes, turns, mirror))))
+                points = points[..., :own]
+            total = points if total is None else total + points
         assert total is not None
-        return total / len(self.views)
+        mean = total / len(self.views)
+        if not masks:
+            return mean
+        coefficients, prototypes = zip(*masks, strict=True)
+        return torch.cat([mean, *coefficients], 2), torch.cat(prototypes, 1)
 
 
 def _view(images: Tensor, turns: int, mirror: bool) -> Tensor:

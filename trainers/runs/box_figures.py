@@ -36,7 +36,7 @@ Ints = npt.NDArray[np.integer[Any]]
 Bools = npt.NDArray[np.bool_]
 Row = Mapping[str, Any]
 """One example: name (str), image (picture), target (table) and labels (detections); where known, score (its F1, or
-None) and kind ("best", "worst" or "")."""
+None) and kind ("best", "worst" or ""); truth_image and found_image, where what is drawn on is not the bare picture."""
 
 SIDE = 4.4  # the longer side of a picture, in inches
 OVERLAP = 0.5
@@ -65,6 +65,13 @@ _MISSED = _Style("#F0E442", "#000000", (0, (0.9, 1.3)), 2.4, "missed: an object 
 _IGNORED = _Style(
     "#BBBBBB", "#000000", (0, (5, 1.5, 1, 1.5)), 1.2, "not scored: a crowd or difficult, or found as such"
 )
+
+
+def shade(verdict: str) -> tuple[int, int, int]:
+    """The colour of what is "right", "wrong", "missed" or "ignored"."""
+    code = {"right": _RIGHT, "wrong": _WRONG, "missed": _MISSED, "ignored": _IGNORED}[verdict].colour
+    red, green, blue = bytes.fromhex(code.removeprefix("#"))
+    return red, green, blue
 
 
 class Verdicts(NamedTuple):
@@ -132,8 +139,8 @@ def draw_predictions(rows: Sequence[Row], classes: Sequence[str], title: str, co
     for row in rows:
         image, verdicts = row["image"], judge(row["labels"], row["target"], confidence)
         views = [
-            functools.partial(_draw_truth, image=image, table=row["target"], names=names),
-            functools.partial(_draw_found, image=image, row=row, verdicts=verdicts, names=names, confidence=confidence),
+            functools.partial(_draw_truth, image=row.get("truth_image", image), table=row["target"], names=names),
+            functools.partial(_draw_found, row=row, verdicts=verdicts, names=names, confidence=confidence),
         ]
         examples.append(Example(row["name"], _verdict(row), row.get("kind") or "", image.shape[:2], views))
         if (are_objects(row["target"]) & ~are_plain(row["target"])).any():
@@ -158,10 +165,8 @@ def _draw_truth(axes: Axes, big: float, image: Pixels, table: Floats, names: Seq
     _draw_boxes(axes, there[:, :4], styles, said, big)
 
 
-def _draw_found(
-    axes: Axes, big: float, image: Pixels, row: Row, verdicts: Verdicts, names: Sequence[str], confidence: float
-) -> None:
-    show(axes, image)
+def _draw_found(axes: Axes, big: float, row: Row, verdicts: Verdicts, names: Sequence[str], confidence: float) -> None:
+    show(axes, row.get("found_image", row["image"]))
     found, table = row["labels"], row["target"]
     shown = np.flatnonzero((found[:, _LABEL] >= 0) & (found[:, _SCORE] >= confidence))
     boxes = [*table[verdicts.missed, :4], *found[shown[::-1], :4]]  # the surest ones above

@@ -51,5 +51,14 @@ def _boxes(
     return draw_predictions(rows, dataset.get("classes") or [], title, chosen_confidence(counts))
 
 
-_OF_KIND: Mapping[str, Callable[..., Figure]] = {"masks": _masks, "boxes": _boxes}
+def _instances(
+    rows: Sequence[Picture], dataset: DatasetFacts, title: str, _: Drawn | None, counts: Mapping[str, Ints]
+) -> Figure:
+    from trainers.runs.box_figures import chosen_confidence
+    from trainers.runs.instance_figures import draw_predictions
+
+    return draw_predictions(rows, dataset.get("classes") or [], title, chosen_confidence(counts))
+
+
+_OF_KIND: Mapping[str, Callable[..., Figure]] = {"masks": _masks, "boxes": _boxes, "instances": _instances}
 """Kind of target -> what draws its examples."""

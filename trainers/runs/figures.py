@@ -26,7 +26,9 @@ _BLUE, _ORANGE, _GREEN, _PINK, _GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7
 
 
 # The scores that are drawn, after the main one, as far as there is room.
-_CURVES = "val/ap val/ap50 val/miou val/iou val/accuracy val/boundary_f1 val/dice val/balanced_accuracy val/f1".split()
+_CURVES = (
+    "val/mask_ap50 val/ap val/ap50 val/miou val/iou val/accuracy val/boundary_f1 val/dice val/balanced_accuracy val/f1"
+).split()
 
 
 _MANY = 32  # more classes than this have no numbers in a confusion matrix

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from trainers import match_tables
 from trainers.tasks import anchor_loss, average_precision, box_loss
@@ -286,4 +287,4 @@ class DetectFromAnchors(_Boxes):
 
 def _blank(found: Tensor) -> Tensor:
     """A row that is no detection, with as many columns as there are."""
-    return torch.cat([found.new_tensor([0, 0, 0, 0, 0, -1]), found.new_zeros(found.shape[-1] - 6)])
+    return functional.pad(found.new_tensor([0, 0, 0, 0, 0, -1]), (0, found.shape[-1] - 6))

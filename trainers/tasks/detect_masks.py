@@ -160,7 +160,7 @@ class DetectMasks:
             crowds = box_table.kinds(tables[number]) == box_table.CROWD
             true = instances.masks(one)[0].cpu().numpy()
             overlaps[number, there] = average_precision.mask_overlaps(own, true, crowds)
-            areas[number, there] = own.sum((1, 2))
+            areas[number, there] = np.count_nonzero(own, axis=(1, 2))
         matches = torch.from_numpy(average_precision.match(rows, tables, overlaps, areas)).to(found.device)
         return counts._replace(per_image={**counts.per_image, "mask_matches": matches})
 
@@ -199,7 +199,7 @@ class DetectMasks:
         bool (N, M)."""
         objects, points = target.table.shape[1], wanted.found.shape[1]
         places = mask_loss.find_central(wanted, objects)
-        seen = target.table.new_zeros(len(target.table), max(objects, 255) + 1)
+        seen = target.table.new_zeros(len(target.table), max(objects, instances.MOST_MASKS) + 1)
         numbers = target.layers.flatten(1).long()
         seen = seen.scatter(1, numbers, 1.0)[:, 1 : objects + 1] > 0
         return places.clamp(max=points - 1), (places < points) & seen

@@ -5,6 +5,7 @@ masks         masks, colours and overlays at the picture's own size, and scores 
 label_sets    the labels of each picture, and the probability of each label
 numbers       a number for each picture, or several
 boxes         the objects of each picture: rows of predictions.csv, files of COCO and YOLO, overlays
+instances     the same with the mask of each object, in COCO's results and overlays
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from trainers.data import targets
 from trainers.inference.predictions.base import Done as Done
 from trainers.inference.predictions.base import Named as Named
 from trainers.inference.predictions.base import Predictions as Predictions
+from trainers.inference.predictions.instances import Outlined
 from trainers.inference.predictions.objects import Objects
 from trainers.inference.predictions.pixels import PixelClasses
 from trainers.inference.predictions.whole import Classes, Numbers, Tags
@@ -25,6 +27,7 @@ _KINDS: Mapping[str, Predictions] = {
     "label_sets": Tags(),
     "numbers": Numbers(),
     "boxes": Objects(),
+    "instances": Outlined(),
 }
 
 

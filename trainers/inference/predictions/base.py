@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -31,6 +31,14 @@ Named = tuple[str, str]
 
 Done = tuple[str, Sequence[str]]
 """A picture's path, and its row."""
+
+
+class Recording(Task, Protocol):
+    """A task that keeps what was found in the pictures that it counts."""
+
+    def write(self, file: Path) -> None:
+        """Write it, as COCO's results."""
+        ...
 
 
 class Predictions(Protocol):
@@ -130,29 +138,12 @@ class Predictions(Protocol):
         """
         ...
 
-    def recording(self, task: Task, size: tuple[int, int]) -> Task:
-        """A task that counts what was found too, for `write_results`; only where `results`.
+    def recording(self, task: Task, items: Sequence[Sample], recipe: Recipe, meta: DatasetFacts) -> Recording:
+        """A task that keeps what was found too; only where `results`.
 
         Args:
             task: the run's.
-            size: of the images that the model sees.
-        """
-        ...
-
-    def write_results(
-        self,
-        file: Path,
-        counts: Mapping[str, Ints],
-        items: Sequence[Sample],
-        recipe: Recipe,
-        meta: DatasetFacts,
-    ) -> None:
-        """Write what was found in the pictures of a split.
-
-        Args:
-            file: to be written.
-            counts: of the task that `recording` gave.
-            items: the name of each row, and its item.
+            items: the name of each row of the split, and its item.
             recipe: of the run.
             meta: the data's, of run.json.
         """
@@ -189,17 +180,7 @@ class Shared:
             raise ValueError(f"confidence={given:g} is for runs that find objects; the run {run['name']} {self.holds}")
         return None
 
-    def recording(self, task: Task, size: tuple[int, int]) -> Task:
-        raise AssertionError("there are no results")
-
-    def write_results(
-        self,
-        file: Path,
-        counts: Mapping[str, Ints],
-        items: Sequence[Sample],
-        recipe: Recipe,
-        meta: DatasetFacts,
-    ) -> None:
+    def recording(self, task: Task, items: Sequence[Sample], recipe: Recipe, meta: DatasetFacts) -> Recording:
         raise AssertionError("there are no results")
 
     def program(self, model: nn.Module, task: Task) -> nn.Module:

@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+Segments = Sequence[dict[str, Any] | None] | None
+"""Run lengths of masks."""
+
 
 class Found(NamedTuple):
     """What was found in a picture."""
@@ -20,10 +23,13 @@ class Found(NamedTuple):
     """As its data set has it; None: there is none."""
     boxes: npt.NDArray[np.float64]
     """(K, 6): left, top, right, bottom in pixels of the picture, score, class."""
+    segments: Segments = None
+    """Their masks as run lengths; None: there are none."""
 
 
 def results(pictures: Sequence[Found], class_ids: Sequence[int] | None) -> bytes:
-    """The file: of each box image_id, category_id, bbox (left, top, width, height), score, and the picture's file_name.
+    """The file: of each box image_id, category_id, bbox (left, top, width, height), score, segmentation where there are
+    masks, and the picture's file_name.
 
     Args:
         pictures: in order.
@@ -31,10 +37,12 @@ def results(pictures: Sequence[Found], class_ids: Sequence[int] | None) -> bytes
     """
     lines = []
     for identity, picture in zip(image_ids(pictures), pictures, strict=True):
-        for left, top, right, bottom, score, number in picture.boxes.tolist():
+        segments = [None] * len(picture.boxes) if picture.segments is None else picture.segments
+        for (left, top, right, bottom, score, number), segment in zip(picture.boxes.tolist(), segments, strict=True):
             box = [round(side, 4) for side in (left, top, right - left, bottom - top)]
             category = class_ids[int(number)] if class_ids else int(number) + 1
             about = {"image_id": identity, "category_id": category, "bbox": box, "score": score}
+            about |= {"segmentation": segment} if segment else {}
             lines.append(json.dumps({**about, "file_name": picture.name}, ensure_ascii=False))
     return ("[" + ",\n".join(lines) + "]\n").encode()
 
