@@ -50,6 +50,10 @@ def small_recipe(name: str, **changes: Any) -> Recipe:
             "image_size": (64, 64),
             "model_args": {"backbone": "timm:test_efficientnet", "weights": None, "width": 32},
         },
+        "fcos_masks": {
+            "image_size": (64, 64),
+            "model_args": {"backbone": "timm:test_efficientnet", "weights": None, "width": 32, "prototypes": 4},
+        },
         "shapes": {"image_size": (32, 48), "init_from": None, "dataset_args": {"train": 13, "val": 5, "test": 3}},
     }.get(name.split(".")[0], {})
     if name.startswith("shapes.fcos"):  # at 32x48 BatchNorm would divide by the differences of two numbers
@@ -236,6 +240,20 @@ def _boxes(folder: Path) -> None:
         boxed.coco_file(folder / f"annotations/instances_{split}.json", [path.name for path in paths])
 
 
+def _outlines(folder: Path) -> None:
+    """As `_boxes`, and each object is a polygon."""
+    for split, count in (("train", 13), ("val", 5)):
+        paths = [folder / split / f"{number}.jpg" for number in range(count)]
+        boxed.draw(*paths)
+        polygon = [[2, 3, 12, 5, 10, 11, 4, 9]]
+        objects = [
+            boxed.annotation((2, 3, 10, 8), number, 1 + number % 2, image_id=number // 2, segmentation=polygon)
+            for number in range(2 * count - 2)
+        ]
+        file = folder / f"annotations/instances_{split}.json"
+        boxed.coco_file(file, [path.name for path in paths], annotations=objects)
+
+
 DRAWN: dict[str, Callable[[Path], None]] = {
     "mnist": _mnist,
     "cifar10": _cifar,
@@ -243,7 +261,7 @@ DRAWN: dict[str, Callable[[Path], None]] = {
     "texture_crops": _pictures,
     "mask_folder": _pairs,
     "object_folder": _boxes,
-    "coco": _boxes,
+    "coco": _outlines,
     "label_table": _label_table,
     "value_table": _value_table,
     "camvid": _camvid,

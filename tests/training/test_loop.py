@@ -41,6 +41,7 @@ FP32: dict[str, dict[str, Any]] = {
 LARGE = [name for name in ALL if name.startswith(("fcos.", "folder.", "shapes."))] + ["resnet.r50", "deeplab.camvid"]
 """Recipes whose curves are slow tests: smaller ones of each kind are among the others."""
 LIKE_OTHERS = ["erfnet.encoder", "resnet.r18", "shapes.erfnet_encoder", "shapes.unet", "unet.drone"]
+LIKE_OTHERS += ["fcos_masks.coco"]
 """Models and tasks whose curves those of other recipes show."""
 NAMES = [name for name in ALL if name not in LIKE_OTHERS]
 BY_TWO = ["digits.cnn", "shapes.fcos_masks", "textures.cnn", "unet.camvid"]
