@@ -107,7 +107,7 @@ def detect() -> Recipe:
         epochs=12,
         batch_size=32,
         optimizer="adamw",
-        lr=2e-3,
+        lr=4e-3,
         lr_factor={"body": 0.3},
         weight_decay=0.01,
         decay_on="weights",
