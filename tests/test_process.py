@@ -15,7 +15,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+from helpers.listeners import beyond_loopback, listeners
 
 from trainers import progress
 from trainers.__main__ import main
@@ -156,7 +158,8 @@ def test_a_command_without_streams_works(closed: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_closed_terminal_saves_the_run_wherever_it_runs(workers: int, tmp_path: Path) -> None:
-    """The terminal is gone, and every process of its group, Ray's too, is told so, twice."""
+    """The terminal is gone, and every process of its group, Ray's too, is told so, twice. Before that, they listen on
+    loopback alone."""
     ours, theirs = pty.openpty()
     flags = ["--workers", str(workers), "--epochs", "4000", "--run", "x", "--checkpoint-seconds", "1"]
     process = subprocess.Popen(
@@ -175,6 +178,9 @@ def test_a_closed_terminal_saves_the_run_wherever_it_runs(workers: int, tmp_path
         assert process.poll() is None
         assert time.monotonic() < end
         time.sleep(0.2)
+    seen = listeners(psutil.Process(process.pid))
+    assert ("raylet" in seen) == bool(workers)
+    assert beyond_loopback(seen) == {}
     os.close(ours)
     for _ in range(2):
         os.killpg(process.pid, HUP)
