@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from pycocotools.coco import COCO
 from trainers.box_table import KIND
 from trainers.data import targets
 from trainers.datasets import CROWD, PLAIN, Item, Objects, Source, coco, object_folder, voc, yolo
-from trainers.instances import masks
+from trainers.instances import LAYERS, masks
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # of pycocotools with NumPy 2
 SQUARE = [10, 5, 22, 5, 22, 20, 10, 20]
@@ -235,3 +237,8 @@ def test_a_folder_of_any_form_passes_it_on_and_voc_has_none(tmp_path: Path) -> N
     assert object_folder.source(str(tmp_path / "yolo")).target == "boxes"
     with pytest.raises(ValueError, match=r"masks=true: .* Pascal VOC's XML has boxes alone; convert the data set"):
         voc.source(str(tmp_path), masks=True)
+
+
+@pytest.mark.parametrize("module", [coco, object_folder, voc, yolo])
+def test_files_have_as_many_layers_as_objects_of_ones_own(module: ModuleType) -> None:
+    assert inspect.signature(module.source).parameters["layers"].default == LAYERS

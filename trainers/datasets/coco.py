@@ -61,7 +61,6 @@ from trainers.datasets._objects import (
 )
 from trainers.datasets._splits import SPLITS, Folders, Given
 from trainers.formatting import composed, printable, shortened
-from trainers.instances import LAYERS
 from trainers.listing import walk, words
 from trainers.pixels import Pixels
 
@@ -120,7 +119,7 @@ def source(
     value_range: Sequence[float] | float | None = None,
     alpha: str | None = None,
     masks: bool = False,
-    layers: int = LAYERS,
+    layers: int = 4,
 ) -> Source:
     """List the pictures and their objects.
 

@@ -21,7 +21,6 @@ from trainers.datasets._looks_like import looks_like
 from trainers.datasets._objects import read_objects
 from trainers.datasets._splits import Folders
 from trainers.formatting import printable
-from trainers.instances import LAYERS
 from trainers.listing import walk
 from trainers.pixels import Pixels
 
@@ -43,7 +42,7 @@ def source(
     value_range: Sequence[float] | float | None = None,
     alpha: str | None = None,
     masks: bool = False,
-    layers: int = LAYERS,
+    layers: int = 4,
 ) -> Source:
     """List the pictures and their objects.
 

@@ -53,7 +53,6 @@ from trainers.datasets._splits import SPLITS, Folders, Given
 from trainers.datasets._voc_xml import File, parse
 from trainers.datasets._yolo_files import lines_of
 from trainers.formatting import printable, shortened
-from trainers.instances import LAYERS
 from trainers.listing import Tree, is_picture, walk
 from trainers.pixels import Pixels
 
@@ -75,7 +74,7 @@ def source(
     value_range: Sequence[float] | float | None = None,
     alpha: str | None = None,
     masks: bool = False,
-    layers: int = LAYERS,
+    layers: int = 4,
 ) -> Source:
     """List the pictures and their objects.
 

@@ -57,7 +57,6 @@ from trainers.datasets._yolo_files import (
     resolve,
 )
 from trainers.formatting import composed, printable, shortened
-from trainers.instances import LAYERS
 from trainers.listing import list_folder, walk
 from trainers.pixels import Pixels
 
@@ -92,7 +91,7 @@ def source(
     value_range: Sequence[float] | float | None = None,
     alpha: str | None = None,
     masks: bool = False,
-    layers: int = LAYERS,
+    layers: int = 4,
 ) -> Source:
     """List the pictures and their objects.
 
