@@ -277,6 +277,13 @@ def test_pictures_that_take_long_are_drawn_rarely(tmp_path: Path, monkeypatch: p
     board.close()
 
 
+def test_a_score_of_what_does_not_occur_has_no_curve(tmp_path: Path) -> None:
+    board = tensorboard.Board(Store(tmp_path))
+    board.scalars({"epoch": 1.0, "val/ap": 0.5, "val/ap_large": math.nan})
+    board.close()
+    assert [tag for tag in events(tmp_path).Tags()["scalars"] if "ap" in tag] == ["val/ap"]
+
+
 def test_curves_show_the_main_score_and_three_others() -> None:
     names = ("fw_iou", "accuracy", "dice", "f1", "boundary_f1", "miou", "top5_accuracy", "loss")
     history = [{"epoch": epoch, **{f"val/{name}": 0.1 for name in names}} for epoch in (1.0, 2.0)]

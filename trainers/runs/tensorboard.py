@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,10 +41,13 @@ class Board:
         self._pictures: dict[str, bytes] = {}
 
     def scalars(self, line: Mapping[str, float]) -> None:
-        """The curves: x is the epoch, not the step, so runs of any batch size lie above each other."""
+        """The curves: x is the epoch, not the step, so runs of any batch size lie above each other.
+
+        A score of what does not occur in the split, such as that of large objects, has none.
+        """
         for name, value in line.items():
             tag = _TAGS.get(name, name)
-            if "/" in tag and value is not None:
+            if "/" in tag and value is not None and not math.isnan(value):
                 self._writer.add_scalar(tag, value, int(line["epoch"]))
 
     def wants_picture(self) -> bool:
