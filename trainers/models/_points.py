@@ -37,3 +37,8 @@ def grid(image_size: tuple[int, int], strides: Sequence[int]) -> Tensor:
             maps.append(torch.stack([(at + 0.5).flatten() * stride for at in (x, y)], 1))
             maps[-1] = torch.cat([maps[-1], torch.full((len(maps[-1]), 1), float(stride), dtype=torch.float64)], 1)
     return torch.cat(maps)
+
+
+def precise(numbers: Tensor) -> Tensor:
+    """In fp32 or better."""
+    return numbers if numbers.dtype == torch.float64 else numbers.float()

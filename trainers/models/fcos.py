@@ -34,7 +34,7 @@ from torch.nn import functional
 
 from trainers.models import timm
 from trainers.models._imagenet import resnet_weights
-from trainers.models._points import Masked, grid
+from trainers.models._points import Masked, grid, precise
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RESNETS = {"resnet18": 1, "resnet34": 1, "resnet50": 4}
@@ -355,7 +355,7 @@ class _Head(nn.Module):
             ]
             if self.coefficients is not None:
                 numbers.append(self.coefficients(of_box).tanh())
-            box, *logits = map(_precise, numbers)
+            box, *logits = map(precise, numbers)
             outputs.append(torch.cat([functional.softplus(box), *logits], 1).flatten(2).transpose(1, 2))
         return torch.cat(outputs, 1)
 
@@ -370,7 +370,7 @@ class _Prototypes(nn.Module):
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         x = functional.interpolate(self.coarse(x), size=size, mode="bilinear", align_corners=False)
-        return _precise(self.last(self.fine(x)))
+        return precise(self.last(self.fine(x)))
 
 
 class _Tower(nn.Module):
@@ -386,11 +386,6 @@ class _Tower(nn.Module):
             assert isinstance(norms, nn.ModuleList)
             x = functional.relu(norms[level](layer(x)))
         return x
-
-
-def _precise(numbers: Tensor) -> Tensor:
-    """In fp32 or better."""
-    return numbers if numbers.dtype == torch.float64 else numbers.float()
 
 
 def _convolution(inputs: int, outputs: int, norm: str, stride: int = 1) -> list[nn.Module]:

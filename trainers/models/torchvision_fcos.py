@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.models import _torchvision_boxes
+from trainers.models._points import precise
 
 NAME = "fcos_resnet50_fpn"
 head, normalisation = _torchvision_boxes.head, _torchvision_boxes.normalisation
@@ -61,5 +62,4 @@ class _FCOS(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         found = self.head(list(self.backbone(_torchvision_boxes.enlarge(images)).values()))
-        numbers = [found[name] for name in ("bbox_regression", "bbox_ctrness", "cls_logits")]
-        return torch.cat([each if each.dtype == torch.float64 else each.float() for each in numbers], 2)
+        return torch.cat([precise(found[name]) for name in ("bbox_regression", "bbox_ctrness", "cls_logits")], 2)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.models import _torchvision_boxes
+from trainers.models._points import precise
 
 NAME = "retinanet_resnet50_fpn_v2"
 SIZES = 32, 64, 128, 256, 512
@@ -92,10 +93,7 @@ class _RetinaNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         found = self.head(list(self.backbone(_torchvision_boxes.enlarge(images)).values()))
-        moves, logits = (
-            each if each.dtype == torch.float64 else each.float()
-            for each in (found["bbox_regression"], found["cls_logits"])
-        )
+        moves, logits = precise(found["bbox_regression"]), precise(found["cls_logits"])
         middle, size = self.middle.to(moves.dtype), self.size.to(moves.dtype)
         middle = middle + moves[..., :2] * size
         half = moves[..., 2:].clamp(max=MOST).exp() * size / 2
