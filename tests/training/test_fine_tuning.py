@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers.killed import check_killed
 from helpers.ranks import run_ranks
 from helpers.small import job, last_weights, small_data, small_recipe
 from torch import Tensor, nn
 
 from trainers.data import sampler
 from trainers.recipe import Recipe, resolve
-from trainers.storage.store import Store
 from trainers.training import build, parts
-from trainers.training.checkpoint import Checkpoints
 from trainers.training.distributed import World
 from trainers.training.state import TrainState
 from trainers.training.step import _update_average
-from trainers.training.torch_internals import tree_leaves
 
 META: Any = {"channels": 1, "classes": list("abcdefghij"), "class_counts": {"train": [1] * 10}, "target": "labels"}
 EVERYTHING: dict[str, Any] = {
@@ -261,72 +253,14 @@ def test_a_run_stopped_in_its_last_frozen_epoch_ends_bit_for_bit_as_one_that_was
     assert all(torch.equal(stopped[name], value) for name, value in whole.items())
 
 
-STANDS = """
-import os
-import time
-from pathlib import Path
-
-from trainers.models import timm
-
-METRICS = Path(os.environ.get("STANDS_AFTER_A_LINE_OF", "/none"))
-head = timm.head
-passes = 0
-
-
-def stand(model, _):
-    global passes
-    passes += model.training and METRICS.exists() and METRICS.read_text().count(chr(10)) == 1
-    while passes == 5:
-        time.sleep(0.02)
-
-
-def build(**args):
-    model = timm.build(name="test_resnet", **args)
-    model.register_forward_pre_hook(stand)
-    return model
-"""
-"""A network of timm that stands still in the third step of its second epoch, where it is told to."""
-STEPS = 5
-"""In an epoch of 30 pictures."""
-
-
 @pytest.mark.slow
 def test_a_run_killed_in_its_last_frozen_epoch_ends_bit_for_bit_as_one_that_was_not(tmp_path: Path) -> None:
-    """SIGKILL, and the same command again: weights, states of the optimizer and moving average."""
-    (tmp_path / "stands.py").write_text(STANDS)
-    raw = small_data("folder.tune", tmp_path / "raw")
-    words = f"folder.tune --data {raw} --model {tmp_path}/stands.py --workers 0 --precision fp64 --storage {tmp_path}"
+    """SIGKILL, and the same command again: weights, states of the optimizer and moving average. 30 pictures."""
+    words = f"folder.tune --data {small_data('folder.tune', tmp_path / 'raw')}"
     words += " --epochs 4 --frozen body --frozen-epochs 2 --ema 0.9 --ema-warmup --layer-decay 0.7 --augment mixup=0.4"
-    words += " --image-size 32 --stored-size 36 --batch-size 6 --micro-batch-size 3 --checkpoint-seconds 0.001"
-    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
-    metrics, store = tmp_path / "killed" / "metrics.jsonl", Store(tmp_path / "killed")
-
-    def start(run: str, **more: str) -> subprocess.Popen[bytes]:
-        argv = [sys.executable, "-m", "trainers", "train", *words.split(), "--run", run]
-        with open(tmp_path / f"{run}.txt", "wb") as printed:
-            return subprocess.Popen(argv, env={**alone, **more}, stdout=printed, stderr=printed)
-
-    def printed_by(run: str) -> str:
-        return (tmp_path / f"{run}.txt").read_text()
-
-    assert start("undisturbed").wait(300) == 0, printed_by("undisturbed")
-    killed = start("killed", STANDS_AFTER_A_LINE_OF=str(metrics))
-    until = time.monotonic() + 300
-    while time.monotonic() < until and killed.poll() is None and Checkpoints(store).latest_step() <= STEPS:
-        time.sleep(0.05)
-    killed.kill()
-    assert killed.wait() == -signal.SIGKILL, printed_by("killed")
-    assert STEPS < Checkpoints(store).latest_step() < 2 * STEPS
-    assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == [STEPS]
-    assert start("killed").wait(300) == 0, printed_by("killed")
-    assert "going on from step" in printed_by("killed")
-    one, other = (Checkpoints(Store(tmp_path / run)).latest() for run in ("undisturbed", "killed"))
-    assert one is not None
-    assert other is not None
-    for part in ("model", "ema", "optimizer"):
-        pairs = list(zip(tree_leaves(one[part]), tree_leaves(other[part]), strict=True))
-        assert sum(isinstance(leaf, Tensor) for leaf, _ in pairs) > 50
-        assert all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)
+    words += " --image-size 32 --stored-size 36 --batch-size 6 --micro-batch-size 3"
+    network = {"model": "timm", "names": "head", "settings": "name='test_resnet'"}
+    check_killed(tmp_path, words.split(), network=network, steps=5, kept=("model", "ema", "optimizer"))
 
 
 def test_frozen_weights_move_after_the_frozen_epochs_only() -> None:
