@@ -20,7 +20,7 @@ import shutil
 import sys
 import tempfile
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypedDict
 
@@ -184,8 +184,17 @@ def _prefer(folder: Path, files: Files) -> None:
     changed = any(_beside.get(top, key) != key for top, key in keys.items())  # then also what imports it is another
     for top in [top for top in keys if changed or top not in _beside]:
         _beside[top] = keys[top]
+        _drop_bytecode(parts[top])
         for name in [name for name in sys.modules if name == top or name.startswith(f"{top}.")]:
             del sys.modules[name]
+
+
+def _drop_bytecode(files: Iterable[str]) -> None:
+    """Have Python compile these anew: it goes by a file's size and the second of its last change, which two edits that
+    follow each other may share."""
+    for file in files:
+        with contextlib.suppress(OSError):
+            os.remove(importlib.util.cache_from_source(file))
 
 
 def _with_neighbours(path: Path) -> Iterator[tuple[str, bytes]]:
