@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,10 @@ NEIGHBOURS = {
         ("from deep import more", "WIDTH = more.WIDTH; "),
     ],
 )
-def test_what_a_file_imports_from_beside_it_is_kept_too(imports: str, build: str, tmp_path: Path) -> None:
+def test_what_a_file_imports_from_beside_it_is_kept_too(
+    imports: str, build: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     for name, text in NEIGHBOURS.items():
         (tmp_path / "project" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "project" / name).write_text(text)
