@@ -1,7 +1,9 @@
-"""Three hosts: the same results as on one, and nothing lost when one dies, hangs or is cut off, be the run on a shared
-disk or in an object store; pictures are copied once to each host that lacks them.
+"""Three hosts: the same results as on one; nothing lost when one dies, hangs, is cut off or taken back with notice, or
+when the head dies, be the run on a shared disk or in an object store; pictures are copied once to each host that lacks
+them.
 
-Made of network namespaces on this machine (tests/helpers/hosts.py): needs root, and is skipped elsewhere.
+Made of network namespaces on this machine (tests/helpers/hosts.py): needs root, and is skipped elsewhere. One file, so
+that two clusters of three hosts never share the machine.
 """
 
 from __future__ import annotations
@@ -13,14 +15,29 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.hosts import IN_STORE, ON_DISK, Host, Hosts, Training, assert_as_undisturbed, history, why_not
+from helpers.hosts import (
+    IN_STORE,
+    ON_DISK,
+    TRAINING_SECONDS,
+    Host,
+    Hosts,
+    Training,
+    assert_as_undisturbed,
+    history,
+    why_not,
+)
 from helpers.object_store import SECRET
 from helpers.small import DIGITS_STEPS, Slow
+
+from trainers.storage.store import Store
+from trainers.training.checkpoint import Checkpoints
 
 _why = why_not()
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.skipif(_why is not None, reason=str(_why))]
 
 DIGITS = ["--precision", "fp64", "--micro-batch-size", "16", "--epochs", "2", "--batch-size", "64"]
+EPOCHS = 14
+"""Of a run and a sweep that lose the head."""
 
 
 def assert_equal_scores(folder: Path, other: Path) -> None:
@@ -124,3 +141,79 @@ def test_an_object_store_serves_all_hosts(hosts: Hosts, one: Path, store: str, t
     assert_equal_scores(tmp_path / "fetched", one)
     assert [len(copies(host)) for host in hosts.all] == [0, 1, 1]
     assert SECRET not in printed
+
+
+# Hosts and the head that go away --------------------------------------------------------------------------------------
+
+
+def test_a_host_that_is_taken_back_saves_in_time(hosts: Hosts, storage: Path, slow: Slow) -> None:
+    """A preemption notice, 12 s before the end."""
+    seldom = ["--workers", "1:3", *ON_DISK, *slow.flags, "--epochs", "36", "--checkpoint-seconds", "1000"]
+    training = Training(hosts, storage, "preempted", *seldom)
+    training.wait_for("epoch 1/")
+    listed = json.loads(hosts.head.run("ray", "list", "nodes", "--format=json", "--address", hosts.dashboard))
+    alive = {node["node_ip"]: node["node_id"] for node in listed if node["state"] == "ALIVE"}
+    notice = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "taken back"]
+    notice += ["--node-id", alive[hosts.all[2].address], "--deadline-remaining-seconds", "12"]
+    hosts.head.run("ray", "drain-node", "--address", hosts.address, *notice)
+    assert "checkpoints every 5 s" in training.wait_for("taken back")
+    training.wait_for_the_middle_of_an_epoch(DIGITS_STEPS)
+    training.wait_for("going on from step")
+    training.kill()
+    hosts.all[2].down()
+    hosts.restart(hosts.all[2])
+
+
+def test_the_head_is_lost_and_the_same_submitted_lines_continue(hosts: Hosts, storage: Path, slow: Slow) -> None:
+    """A run and a sweep."""
+    outside = hosts.add_outsider()
+    epochs = ["--epochs", str(EPOCHS)]
+    grid = ["tune_spaces", "--recipe", "digits.cnn", "--space", "seed=0,1,2", "--scheduler", "none"]
+    lines = [
+        ("run", ["trainers", "train", "digits.cnn"], ["--workers", "3", *ON_DISK, *epochs]),
+        ("sweep", grid, [*epochs, "--cpus-per-worker", "1", "--max-concurrent", "2"]),
+    ]
+
+    def submit() -> list[Training]:
+        return [
+            Training(hosts, storage, run, *slow.flags, *flags, command=command, submitted_by=outside)
+            for run, command, flags in lines
+        ]
+
+    training, sweep = submit()
+    _wait_for_trials(storage / "sweep")
+    training.wait_for_the_middle_of_an_epoch(DIGITS_STEPS)
+    hosts.head.down()
+    for command in (training, sweep):
+        command.kill()
+    steps = {path.parent: Checkpoints(Store(path.parent)).latest_step() for path in storage.glob("sweep/*/run.json")}
+    assert len(steps) == 2
+    assert all(0 < step < EPOCHS * DIGITS_STEPS for step in steps.values())
+    for host in hosts.all:
+        host.down()
+    kept = Checkpoints(training.folder).latest_step()  # now that nobody writes any more
+    for host in hosts.all:
+        hosts.restart(host)
+
+    training, sweep = submit()
+    assert training.wait_for("going on from step").split("step ")[1].startswith(f"{kept},")
+    slow.hurry()
+    for command in (training, sweep):
+        command.end()
+    Training(hosts, storage, "undisturbed", "--workers", "0", *slow.flags, *epochs).end()
+    content = json.loads((storage / "sweep" / "sweep.json").read_text())
+    for run in (storage / "run", storage / "sweep" / content["trials"][0]["name"]):
+        assert_as_undisturbed(run, storage / "undisturbed")
+    assert [trial["status"] for trial in content["trials"]] == ["finished"] * 3
+    for trial in content["trials"]:
+        folder = storage / "sweep" / trial["name"]
+        assert [line["epoch"] for line in history(folder)] == list(range(1, EPOCHS + 1))
+        assert json.loads((folder / "run.json").read_text())["attempt"] == 1 + (folder in steps)
+
+
+def _wait_for_trials(sweep: Path) -> None:
+    """Until two trials of a sweep have a checkpoint."""
+    limit = time.monotonic() + TRAINING_SECONDS
+    while sum(Checkpoints(Store(path.parent)).latest_step() > 0 for path in sweep.glob("*/checkpoints")) < 2:
+        assert time.monotonic() < limit, "no two trials have written a checkpoint"
+        time.sleep(0.05)
