@@ -200,10 +200,10 @@ def test_the_head_is_lost_and_the_same_submitted_lines_continue(hosts: Hosts, st
     slow.hurry()
     for command in (training, sweep):
         command.end()
-    Training(hosts, storage, "undisturbed", "--workers", "0", *slow.flags, *epochs).end()
+    Training(hosts, storage, "calm", "--workers", "0", *slow.flags, *epochs).end()
     content = json.loads((storage / "sweep" / "sweep.json").read_text())
     for run in (storage / "run", storage / "sweep" / content["trials"][0]["name"]):
-        assert_as_undisturbed(run, storage / "undisturbed")
+        assert_as_undisturbed(run, storage / "calm")
     assert [trial["status"] for trial in content["trials"]] == ["finished"] * 3
     for trial in content["trials"]:
         folder = storage / "sweep" / trial["name"]
