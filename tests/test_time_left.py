@@ -69,3 +69,9 @@ def test_a_run_that_begins_again_is_measured_anew() -> None:
     assert last is None
     clock.now += 10
     assert time_left.at(2, 10) == pytest.approx(80)
+
+
+def test_what_becomes_faster_shortly_before_its_end_does_not_end_with_a_minute_left() -> None:
+    found = estimates([1.0] * 600 + [0.1] * 100, 700)
+    assert found[-2][1] is not None
+    assert found[-2][1] < 2

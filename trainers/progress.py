@@ -146,7 +146,7 @@ class Progress:
         if self.live and not better and time.monotonic() - self._last_line < 1:
             return
         scores = [f"{name} {line[name]:.4f}" for name in line if name in (f"val/{metric}", *_SHOWN)]
-        left = list(filter(None, [_left(self._left)]))
+        left = list(filter(None, [_left(self._left)])) if line["epoch"] < epochs else []
         losses = f"train loss {line['train/loss']:.4f}  val loss {line['val/loss']:.4f}"
         words = [f"epoch {line['epoch']}/{epochs}", losses, *scores]
         if better:

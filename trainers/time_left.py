@@ -13,6 +13,9 @@ WINDOW = 30.0
 """Seconds that are looked back on, at least; else half of all, so that waits that come again are counted in."""
 SMOOTH = 30.0
 """Seconds within which what is said comes near what was found."""
+FARTHEST = 2.0
+"""Factor by which what is said differs from what was found, at most: else what becomes faster shortly before its end
+would end with minutes left."""
 MARKS = 200
 """Moments that are kept of the window, about."""
 
@@ -55,6 +58,7 @@ class TimeLeft:
         found = max(0.0, total - done) * seconds / moved
         if self._said is not None and found > 0:
             before = self._said[1] - (now - self._said[0])
-            found = max(0.0, before + (found - before) * (1 - math.exp((self._said[0] - now) / SMOOTH)))
+            smooth = before + (found - before) * (1 - math.exp((self._said[0] - now) / SMOOTH))
+            found = min(max(smooth, found / FARTHEST), found * FARTHEST)
         self._said = now, found
         return found

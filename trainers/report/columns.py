@@ -103,7 +103,7 @@ def machine_of(run: Run | Sweep) -> str | None:
         cores: Counter[str] = Counter()
         for node in nodes:
             cores[str(node.get("cpu") or "")] += int(number(node.get("cores")) or 0)
-        parts = [f"{count} cores {_short(cpu)}".strip() for cpu, count in cores.items()]
+        parts = [f"{count} core{'' if count == 1 else 's'} {_short(cpu)}".strip() for cpu, count in cores.items()]
     return ", ".join(parts + [f"{len(nodes)} nodes"] * (len(nodes) > 1))
 
 
