@@ -398,8 +398,9 @@ class Decoded:
 
     def batches(self, rows: Any) -> Iterator[tuple[Tensor, Tensor]]:
         read = self.threads.map(self._read, rows.tolist())
-        for start, stop in sampler.cut(len(rows), PHOTO_BATCH):
-            images, masks = zip(*(next(read) for _ in range(start, stop)), strict=True)
+        cut = sampler.Cut(len(rows), PHOTO_BATCH)
+        for piece in range(len(cut)):
+            images, masks = zip(*(next(read) for _ in range(cut.size(piece))), strict=True)
             pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
             yield pixels.sub_(self.mean).div_(self.std), torch.from_numpy(np.stack(masks)).long()
 

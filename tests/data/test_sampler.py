@@ -1,5 +1,8 @@
 """The order of samples: a pure function, the same for any number of workers."""
 
+import tracemalloc
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -43,10 +46,60 @@ def test_every_rank_makes_the_same_number_of_passes_in_every_step(size: int) -> 
 
 
 def test_pieces_are_as_even_as_can_be() -> None:
-    sizes = [stop - start for start, stop in sampler.cut(1437, 128)]
-    assert len(sizes) == 12
-    assert sum(sizes) == 1437
-    assert max(sizes) - min(sizes) <= 1
+    for rows, most in [(1437, 128), (7, 7), (8, 7), (1, 5), (0, 5)]:
+        cut = sampler.Cut(rows, most)
+        pieces = [cut[piece] for piece in range(len(cut))]
+        assert len(cut) == -(-rows // most)
+        assert [row for start, stop in pieces for row in range(start, stop)] == list(range(rows))
+        sizes = [cut.size(piece) for piece in range(len(cut))]
+        assert sizes == [stop - start for start, stop in pieces]
+        assert not sizes or max(sizes) - min(sizes) <= 1
+        for outside in (-1, len(cut)):
+            with pytest.raises(IndexError, match=f"piece {outside} of {len(cut)}"):
+                cut[outside]
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """The most memory that Python and NumPy had at once, beyond what they had before."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("batch", "micro"), [(256, 64), (10**12, 64)], ids=["many steps", "many micro-batches"])
+def test_the_first_pass_costs_no_list_of_all_others(batch: int, micro: int) -> None:
+    """Of 10**12 rows, of which memory holds one."""
+    rows = np.broadcast_to(np.int64(7), 10**12)
+    first: list[sampler.Pass] = []
+
+    def begin() -> None:
+        passes = sampler.passes(
+            sampler.Order(rows, rows), batch_size=batch, micro_batch_size=micro, rank=1, world_size=3,
+            first_step=len(sampler.Cut(len(rows), batch)) - 1,
+        )  # fmt: skip
+        first.append(next(passes))
+
+    assert peak_bytes(begin) < 20_000
+    assert first[0].ids.tolist() == [7] * 64
+    assert first[0].step == len(sampler.Cut(10**12, batch)) - 1
+
+
+def test_an_order_costs_little_more_than_its_rows() -> None:
+    """8 bytes a row are the order, as much are the keys that it is sorted by, and half as much takes the sorting."""
+    rows = 400_000
+    assert peak_bytes(lambda: sampler.shuffled(1, 2, rows)) < 24 * rows
+    assert peak_bytes(lambda: sampler.in_order(rows)) < 9 * rows
+
+
+@pytest.mark.parametrize("rows", [0, 1, 65_535, 65_536, 65_537, 200_001])
+def test_an_order_is_that_of_all_hashes_at_once(rows: int) -> None:
+    whole = sampler.mix(5, 3, 2, np.arange(rows))
+    order = sampler.permutation(5, 3, rows)
+    assert order.dtype == np.int64
+    np.testing.assert_array_equal(order, np.argsort(whole, kind="stable"))
 
 
 def test_an_epoch_can_be_entered_in_its_middle() -> None:

@@ -7,8 +7,8 @@ figure 17) of a counter, in unsigned 64-bit arithmetic.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,8 @@ import numpy.typing as npt
 U64 = npt.NDArray[np.uint64]
 _MASK = 2**64 - 1
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+HASHED_AT_ONCE = 2**16
+"""Rows: what is in between while they are hashed takes five times the room of their keys."""
 
 
 def mix(*values: int | npt.NDArray[np.integer]) -> U64:
@@ -50,7 +52,11 @@ def uniforms(seed: int, epoch: int, ids: npt.NDArray[np.integer], count: int) ->
 
 def permutation(seed: int, epoch: int, rows: int) -> npt.NDArray[np.int64]:
     """The order of an epoch: the row numbers 0..rows-1, shuffled. Shape (rows,), int64."""
-    return np.argsort(mix(seed, epoch, 2, np.arange(rows)), kind="stable").astype(np.int64)
+    keys = np.empty(rows, np.uint64)
+    for start in range(0, rows, HASHED_AT_ONCE):
+        stop = min(rows, start + HASHED_AT_ONCE)
+        keys[start:stop] = mix(seed, epoch, 2, np.arange(start, stop))
+    return np.argsort(keys, kind="stable").astype(np.int64, copy=False)
 
 
 class Order(NamedTuple):
@@ -112,11 +118,27 @@ def torch_seed(seed: int, step: int, micro_batch: int) -> int:
     return state >> 1
 
 
-def cut(rows: int, most: int) -> list[tuple[int, int]]:
-    """Cut range(rows) into the fewest pieces of at most `most`, as even as can be: [(start, stop), ...]."""
-    pieces = -(-rows // most)
-    edges = [rows * piece // pieces for piece in range(pieces + 1)]
-    return list(itertools.pairwise(edges))
+@dataclass(frozen=True)
+class Cut:
+    """range(rows) in the fewest pieces of at most `most`, as even as can be; each is computed when it is asked for."""
+
+    rows: int
+    most: int
+
+    def __len__(self) -> int:
+        return (self.rows + self.most - 1) // self.most
+
+    def __getitem__(self, piece: int) -> tuple[int, int]:
+        """Start and stop of a piece, counted from 0. Raises IndexError."""
+        pieces = len(self)
+        if not 0 <= piece < pieces:
+            raise IndexError(f"piece {piece} of {pieces}")
+        return self.rows * piece // pieces, self.rows * (piece + 1) // pieces
+
+    def size(self, piece: int) -> int:
+        """Rows of a piece. Raises IndexError."""
+        start, stop = self[piece]
+        return stop - start
 
 
 def fewest_at_once(rows: int, batch_size: int, micro_batch_size: int) -> int:
@@ -166,8 +188,10 @@ def passes(
         world_size: number of ranks.
         first_step: steps before it are left out, where an epoch is resumed.
     """
-    for step, (start, stop) in list(enumerate(cut(len(order.rows), batch_size)))[first_step:]:
-        pieces = cut(stop - start, micro_batch_size)
+    steps = Cut(len(order.rows), batch_size)
+    for step in range(first_step, len(steps)):
+        start, stop = steps[step]
+        pieces = Cut(stop - start, micro_batch_size)
         rounds = -(-len(pieces) // world_size)
         for index in range(rounds):
             piece = index * world_size + rank
@@ -179,7 +203,8 @@ def passes(
 
 def in_order(rows: int) -> Order:
     """Every row once, as they are numbered."""
-    return Order(np.arange(rows), np.arange(rows))
+    order = np.arange(rows)
+    return Order(order, order)
 
 
 def one_pass(ids: npt.NDArray[np.integer]) -> Pass:

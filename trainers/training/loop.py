@@ -141,7 +141,7 @@ def _train_epoch(run: Run, tick: Callable[[], None]) -> Summary | None:
         step.accumulate(batches)
         step.update()
         tick()
-        meter.step(step, run.sizes[batches[0].of.step])
+        meter.step(step, run.cut.size(batches[0].of.step))
         if summary := _end_step(run, meter, step):
             return summary
     meter.flush()

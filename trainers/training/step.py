@@ -86,14 +86,14 @@ class Run:
         return self.data.meta["rows"]["train"]
 
     @functools.cached_property
-    def sizes(self) -> list[int]:
-        """Images of each optimizer step of an epoch."""
-        return [stop - start for start, stop in sampler.cut(self.rows, self.recipe.batch_size)]
+    def cut(self) -> sampler.Cut:
+        """The images of an epoch, cut into optimizer steps."""
+        return sampler.Cut(self.rows, self.recipe.batch_size)
 
     @property
     def steps(self) -> int:
         """Optimizer steps per epoch."""
-        return len(self.sizes)
+        return len(self.cut)
 
     def batches(self, split: str, passes: Iterator[Pass], epoch: int | None = None) -> Iterator[Batch]:
         """Stored pictures; a GPU computes while a thread reads ahead; on a CPU the thread would take the cores that
@@ -191,7 +191,7 @@ class Step:
         first = next(prepared)
         weight = run.task.weight(first.targets)
         if weight is None:
-            self.divisors = [float(run.sizes[first.of.step])]
+            self.divisors = [float(run.cut.size(first.of.step))]
             return itertools.chain([first], prepared)
         micro_batches = [first, *prepared]  # all targets are needed before the first backward
         own = [weight * first.of.weight]
@@ -221,7 +221,7 @@ class Step:
         row for each micro-batch of the whole batch, of which each rank fills its own."""
         recipe, state, world = self.run.recipe, self.run.state, self.run.world
         assert recipe.micro_batch_size is not None
-        pieces = len(sampler.cut(self.run.sizes[state.step], recipe.micro_batch_size))
+        pieces = len(sampler.Cut(self.run.cut.size(state.step), recipe.micro_batch_size))
         table = torch.zeros(pieces, self.norms.size, dtype=torch.float64, device=world.device)
         for micro_batch, row in self.statistics.items():
             table[micro_batch] = row
