@@ -29,7 +29,7 @@ from trainers.storage.store import Store
 
 GIB = 2**30
 VERSIONS = {"python": "3.11.7", "ray": "2.60.0", "torch": "2.15.0+cpu", "torchvision": "0.29.2", "pyarrow": "21.0.0"}
-VERSIONS |= {"numpy": "2.1.0", "trainyard": "code 01234567"}
+VERSIONS |= {"numpy": "2.1.0", "pillow": "12.0.0", "trainyard": "code 01234567"}
 SET = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "3000"}
 SET |= {"RAY_health_check_failure_threshold": "3"}
 
@@ -114,6 +114,7 @@ FAULTS: list[tuple[str, Any, bool, str, str, str]] = [
     ("hosts/b/versions/trainyard", "code 76543210", True, "b", "trainyard is code 7654", "submit"),
     ("hosts/b/versions/python", "3.12.1", True, "b", "python is 3.12.1", "same versions"),
     ("hosts/b/versions/numpy", "1.26.4", False, "b", "numpy is 1.26.4", "same versions"),
+    ("hosts/b/versions/pillow", "11.3.0", False, "b", "pillow is 11.3.0, and 12.0.0", "same versions"),
     ("hosts/b/versions", {"python": "3.11.7"}, True, "b", "torch is not installed", "install"),
     ("hosts/b/shm/free", 10 * 2**20, True, "b", "10 MiB free of 32", "--shm-size"),
     ("hosts/b/shm/free", 5 * GIB, False, "b", "10.00 GiB", "--shm-size"),

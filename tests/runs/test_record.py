@@ -11,6 +11,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -393,7 +394,9 @@ def test_the_confusion_matrix_of_many_classes_can_be_drawn(classes: int) -> None
 
 
 def test_provenance_records_versions_and_the_machine() -> None:
-    assert {"python", "torch", "ray", "numpy"} <= set(provenance.versions())
+    versions = provenance.versions()
+    assert {"python", "torch", "ray", "numpy"} <= set(versions)
+    assert versions["pillow"] == PIL.__version__  # by which pictures are decoded
     machine = provenance.machine()
     assert machine["cores"] >= 1
     assert machine["memory_bytes"] > 2**28

@@ -18,7 +18,8 @@ from typing import Any
 from trainers import limits
 from trainers.run_facts import Gpu, Machine
 
-PACKAGES = ("ray", "torch", "torchvision", "pyarrow", "numpy")
+PACKAGES = ("ray", "torch", "torchvision", "pyarrow", "numpy", "pillow")
+"""Of Pillow two versions may decode a file to other pixels."""
 
 OPTIONAL = ("timm", "segmentation-models-pytorch")
 """Some models come from these, whose releases rename networks and change their weights."""
