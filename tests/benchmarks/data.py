@@ -1,6 +1,6 @@
 """Data alone, without training: 5,000 photographs to normalised 64x64 tensors, batch 128, shuffled.
 
-    python tests/benchmarks/data.py [--quick] [--repeats N] [--threads N] [--only photos|wait]
+    python tests/benchmarks/data.py [--quick] [--repeats N] [--threads N] [--only photos|wait|prepare]
 
 1,000 JPEGs of 512x512 are drawn and each is used five times (hard links), in 4 class folders. Compared are
 
@@ -15,17 +15,25 @@ included) of at most 1.2 times the DataLoader's time, later epochs of at most 0.
 wait: the share of a later epoch of MNIST-sized training spent waiting for data (wanted: below 3 %), and the time from
 asking for a later epoch to its first batch (wanted: below 0.2 s).
 
+prepare: the processor time of preparing a JPEG of 512x512 at 224x224, over that of reading and shrinking it alone
+(wanted: at most 1.3 times), and the memory of a task, beyond what its process had (wanted: at most 100 MiB).
+
 --quick: 40 JPEGs, each used five times, and of ray.data the second kind alone; 600 pictures of MNIST's size.
 """
 
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
+import resource
 import shutil
 import statistics
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +43,10 @@ import overhead
 import torch
 from PIL import Image
 
-from trainers.data import sampler
+from trainers.data import prepare as preparing
+from trainers.data import sampler, targets
 from trainers.data.batches import Cached
+from trainers.data.decoder import Decoder
 from trainers.data.prepare import prepare
 from trainers.data.source import scan_files
 from trainers.recipe import Recipe, resolve
@@ -245,6 +255,67 @@ def compare_wait(given: Any, storage: Path) -> None:
     _common.show(f"{rows:,} pictures of 28x28", ["", "median (smallest to largest)", "wanted"], cells)
 
 
+def compare_prepare(given: Any, storage: Path) -> None:
+    """What preparing costs beside reading and shrinking, and how much memory its largest task takes."""
+    count = 40 if given.quick else 100
+    photos = draw_photos(storage / "to prepare", count)
+    recipe = at_224()
+    source = scan_files(recipe, str(photos))
+    decoder = Decoder(recipe, targets.kind(source.target), source.channels, len(source.classes))
+    rows = sum(source.rows.values())
+
+    def prepared() -> None:
+        meta = Cached(prepare(recipe, source, Path(tempfile.mkdtemp(dir=storage)))).meta
+        assert sum(meta["rows"].values()) == rows
+
+    def decoded() -> None:
+        for items in source.splits.values():
+            for item in items:
+                decoder.read(item)
+
+    def spent(work: Callable[[], None]) -> Callable[[], float]:
+        def call() -> float:
+            start = time.process_time()
+            work()
+            return 1000 * (time.process_time() - start) / rows
+
+        return call
+
+    decoded()  # imports what it needs
+    peers = {"prepare": spent(prepared), "read and shrink": spent(decoded)}
+    title = f"{rows} JPEGs of 512x512 to 224x224: processor time"
+    bars = {("prepare", "read and shrink"): "<= 1.3"}
+    _common.compare(title, "ms a picture", _common.take_turns(peers, given.repeats), bars)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+        grown = [fresh.submit(memory_of_tasks, photos, storage).result() / 2**20]
+    _common.show("", ["memory of a task", "MiB", "wanted"], [["", _common.spread(grown, 3), "<= 100"]])
+
+
+def at_224() -> Recipe:
+    """How the pictures are prepared that `compare_prepare` measures."""
+    facts: dict[str, Any] = {"dataset": "image_folder", "model": "resnet", "image_size": (224, 224)}
+    return Recipe(epochs=1, batch_size=BATCH, lr=0.1, **facts)
+
+
+def memory_of_tasks(photos: Path, storage: Path) -> int:
+    """Bytes by which this process, which must be a new one, grows in tasks that prepare; before, it has read some."""
+    recipe = at_224()
+    source = scan_files(recipe, str(photos))
+    peaks: list[int] = []
+
+    def tasks(rows: Sequence[Any], function: Callable[[Any], Any]) -> Iterable[Any]:
+        for row in sorted(rows, key=lambda row: len(row["items"])):  # that of val, of a few pictures, comes first
+            yield function(row)
+            peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+    preparing.ray_map = tasks  # type: ignore[assignment]
+    preparing.INLINE_BYTES = -1
+    preparing.measure(recipe, source, storage / "measured", ray=True)
+    preparing.prepare(recipe, source, storage / "grown", ray=True)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * (peaks[-1] - peaks[0])
+
+
 def main() -> None:
     given = _common.flags(__doc__, repeats=3)
     torch.set_num_threads(given.threads)
@@ -252,6 +323,8 @@ def main() -> None:
         _common.print_machine()
         if given.only in ("", "wait"):
             compare_wait(given, storage)
+        if given.only in ("", "prepare"):
+            compare_prepare(given, storage)
         if given.only in ("", "photos"):
             compare_photos(given, storage)
 

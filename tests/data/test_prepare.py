@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import socket
 import threading
+import time
+import tracemalloc
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -53,7 +55,7 @@ def test_what_is_read_is_what_was_decoded(tmp_path: Path, monkeypatch: pytest.Mo
     expected = [sample for item in source.splits["train"] for sample in decoder.read(item)]
     one = Cached(prepare(recipe(), source, tmp_path / "one"))
     monkeypatch.setattr(preparing, "SHARD_BYTES", 3 * 16 * 16 * 3)
-    monkeypatch.setattr(preparing, "SQUARED_AT_ONCE", 100)
+    monkeypatch.setattr(preparing, "SUMMED_AT_ONCE", 100)
     many = Cached(prepare(recipe(), source, tmp_path / "many"))
     assert len(one.meta["shards"]["train"]) == 1
     assert len(many.meta["shards"]["train"]) == 4
@@ -68,6 +70,36 @@ def test_what_is_read_is_what_was_decoded(tmp_path: Path, monkeypatch: pytest.Mo
     picked = next(many.batches("train", [sampler.one_pass(ids)]))
     np.testing.assert_array_equal(picked.images, read_all(one, "train").images[ids])
     assert one.meta["fingerprint"] == many.meta["fingerprint"]
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 7, 3), (1, 1, 1, 1), (70_000, 1, 1, 1), (9, 32, 31, 1), (2, 3, 1, 4)])
+@pytest.mark.parametrize("at_once", [1, 1000, 2**18])
+@pytest.mark.parametrize("white", [False, True])
+def test_sums_over_pictures_are_those_of_whole_numbers(
+    shape: tuple[int, ...], at_once: int, white: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit, as Python's integers of any length have them; white squares are the largest."""
+    monkeypatch.setattr(preparing, "SUMMED_AT_ONCE", at_once)
+    images = np.random.default_rng(3).integers(255 * white, 256, shape, np.uint8)
+    sums, squares = preparing._sums(images)
+    for channel in range(shape[3]):
+        values = [int(value) for value in images[..., channel].reshape(-1)]
+        assert sums[channel] == float(sum(values))
+        assert squares[channel] == float(sum(value * value for value in values))
+    assert all(isinstance(value, float) for value in (*sums, *squares))  # as meta.json has had them
+
+
+def test_sums_take_little_memory() -> None:
+    """As floats the pictures would take eight times their own."""
+    images = np.full((50, 224, 224, 3), 200, np.uint8)
+    tracemalloc.start()
+    try:
+        sums, squares = preparing._sums(images)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (sums, squares) == ([50 * 224 * 224 * 200.0] * 3, [50 * 224 * 224 * 40_000.0] * 3)
+    assert peak < images.nbytes / 4
 
 
 def test_a_channel_that_is_the_same_everywhere_stays_small_where_it_is_not(tmp_path: Path) -> None:

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 Advance = Callable[[int], None]
 
 SHARD_BYTES = 64 * 2**20
-SQUARED_AT_ONCE = 2**18
-"""Pixels: as floats they take eight times their bytes."""
+SUMMED_AT_ONCE = 2**18
+"""Values: more than a processor's cache holds would take longer."""
 INLINE_BYTES = 256 * 2**20
 """Raw data up to this size is prepared by threads of this process; starting Ray tasks would cost more."""
 MEASURED = "measured.json"
@@ -330,9 +330,7 @@ def _decode_chunk(decoder: Decoder, chunk: _Chunk, advance: Advance, threads: Th
     images = images[:filled]
     if filled and file is not None:
         _write_arrow(file, images, decoder.target.to_column(stacked))
-    flat = images.reshape(-1, decoder.channels)
-    parts = np.array_split(flat, 1 + len(flat) // SQUARED_AT_ONCE)
-    squares = sum((part.astype(np.float64) ** 2).sum(0) for part in parts)
+    sums, squares = _sums(images)
     return {
         "split": chunk.split,
         "file": "" if file is None else file.name,
@@ -344,10 +342,29 @@ def _decode_chunk(decoder: Decoder, chunk: _Chunk, advance: Advance, threads: Th
         "targets": decoder.target.identify(stacked),
         "hashes": [hash_pixels(image) for image in images],
         **decoder.target.count(stacked, decoder.classes),
-        "sum": flat.sum(0, dtype=np.float64).tolist(),
-        "squares": np.broadcast_to(squares, (decoder.channels,)).tolist(),
+        "sum": sums,
+        "squares": squares,
         "notices": decoder.take_notices(),
     }
+
+
+def _sums(images: Array) -> tuple[list[float], list[float]]:
+    """The values of each channel added up, and their squares: whole numbers, of which none is rounded.
+
+    Args:
+        images: uint8 (N, height, width, channels).
+    """
+    count, height, width, channels = images.shape
+    lines = images.reshape(count * height, width * channels)
+    sums, squares = np.zeros((2, width * channels), np.uint64)
+    step = min(2**16, 1 + SUMMED_AT_ONCE // lines.shape[1])  # of so many squares uint32 holds the sum
+    for start in range(0, len(lines), step):
+        part = lines[start : start + step].astype(np.uint16)
+        sums += part.sum(0, dtype=np.uint32)
+        part *= part  # at most 255^2, which uint16 holds
+        squares += part.sum(0, dtype=np.uint32)
+    of_channels = np.stack([sums, squares]).reshape(2, width, channels).sum(1).astype(np.float64)
+    return of_channels[0].tolist(), of_channels[1].tolist()
 
 
 def _write_arrow(file: Path, images: Array, column: pa.Array | Array) -> None:
