@@ -24,7 +24,8 @@ from trainers.data.decoder import Decoder
 from trainers.data.meta import describe
 from trainers.data.prepare import prepare
 from trainers.data.resize import shrink
-from trainers.data.source import cache_key, choose_mode, scan_files
+from trainers.data.source import cache_key, choose_mode, scan_files, size_of
+from trainers.datasets import Source
 from trainers.recipe import Recipe, resolve
 
 
@@ -129,6 +130,53 @@ def test_pictures_are_decoded_once_and_again_when_something_changes(
     os.utime(raw / "cat" / "0.png", ns=(1, 1))
     keys.add(cache_key(recipe(), scan_files(recipe(), str(raw))))
     assert len(keys) == 5
+
+
+def _key_of(wanted: Recipe, source: Source, monkeypatch: pytest.MonkeyPatch, answer: float, at_once: int) -> str:
+    """The key where the system takes so many seconds to answer of a file, with the most files that were asked of at
+    once; each is asked of once."""
+    plain, lock = os.stat, threading.Lock()
+    asked: list[str] = []
+    now = most = 0
+
+    def stat(path: Any, *args: Any, **kwargs: Any) -> os.stat_result:
+        nonlocal now, most
+        if not str(path).endswith(".png"):
+            return plain(path, *args, **kwargs)
+        with lock:
+            asked.append(path)
+            now += 1
+            most = max(most, now)
+        if answer:
+            time.sleep(answer)
+        with lock:
+            now -= 1
+        return plain(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", stat)
+        patch.setattr("trainers.data.source.ASKED_AT_ONCE", at_once)
+        patch.setattr("trainers.data.source.OF_A_THREAD", 4)
+        patch.setattr("trainers.data.source.ASKED_FIRST", 4)
+        patch.setattr("trainers.data.source.SLOW_SECONDS", 0.02)
+        key = cache_key(wanted, source)
+    files = [item.path for items in source.splits.values() for item in items]
+    assert sorted(asked) == sorted(files)
+    assert most == 1 if not answer else 1 < most <= at_once
+    return key
+
+
+def test_files_are_asked_for_side_by_side_where_each_answer_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = scan_files(recipe(), str(folder_of_pictures(tmp_path / "raw", count=40)))
+    os.unlink(tmp_path / "raw" / "dog" / "39.png")
+    (tmp_path / "raw" / "dog" / "39.png").symlink_to(tmp_path / "nowhere.png")
+    fast = _key_of(recipe(), source, monkeypatch, 0, 8)
+    assert _key_of(recipe(), source, monkeypatch, 0.03, 8) == fast == cache_key(recipe(), source)
+    assert size_of(item for items in source.splits.values() for item in items) == sum(
+        file.stat().st_size for file in (tmp_path / "raw").rglob("*.png") if file.exists()
+    )
 
 
 def test_a_prepare_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
