@@ -57,10 +57,9 @@ def octets(seeds: Tensor, shape: Sequence[int]) -> Tensor:
 
 def normals(seeds: Tensor, shape: Sequence[int]) -> Tensor:
     """Of the standard normal distribution, by 65,536 of its quantiles, float32 (n, *shape)."""
-    import torch
+    from trainers.upload import upload
 
-    table = torch.from_numpy(_quantiles()).to(seeds.device, non_blocking=True)
-    return table[halves(seeds, shape).int() + 2**15]
+    return upload(_quantiles(), seeds.device)[halves(seeds, shape).int() + 2**15]
 
 
 @functools.cache
@@ -102,9 +101,10 @@ def smooth(images: Tensor, kernels: Tensor) -> Tensor:
 def displacements(seeds: Tensor, strength: float, smoothness: float, size: tuple[int, int]) -> Tensor:
     """How far pixels move, float32 (n, 2, *size), in pixels: x, then y. See `Elastic`."""
     import numpy as np
-    import torch
+
+    from trainers.upload import upload
 
     radius = math.ceil(3 * smoothness)
     field = halves(seeds, (2, size[0] + 2 * radius, size[1] + 2 * radius)).float() * (strength / 2**15)
-    kernel = torch.from_numpy(gaussians(np.array([smoothness]), radius)).to(field.device, field.dtype)
+    kernel = upload(gaussians(np.array([smoothness]), radius), field.device, field.dtype)
     return smooth(field, kernel)

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from trainers.augmentations import AUGMENTATIONS, Augmentation, Effect, Elastic, Erased, View, _pixels, columns_of
 from trainers.data import sampler
 from trainers.phase import phase
+from trainers.upload import upload
 
 F64 = npt.NDArray[np.float64]
 
@@ -81,7 +82,7 @@ def augment(
 
     # Half types are too coarse for positions, and some devices have no float64.
     dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
-    table = torch.from_numpy(mapping).to(dtype).to(images.device, non_blocking=True)[:, :, None, None]
+    table = upload(torch.from_numpy(mapping).to(dtype), images.device)[:, :, None, None]
 
     result = images
     if view.bilinear:
@@ -190,7 +191,7 @@ def _positions(table: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 def _bend(x: Tensor, y: Tensor, elastic: Elastic) -> tuple[Tensor, Tensor]:
     """The positions of the output's pixels, moved within the output: (N, h, w) each."""
     rows, columns = len(y), x.shape[1]
-    seeds = torch.from_numpy(elastic.seeds).to(x.device, non_blocking=True)
+    seeds = upload(elastic.seeds, x.device)
     moved = _pixels.displacements(seeds, elastic.strength, elastic.smoothness, (rows, columns)).to(x.dtype)
     return (x + moved[:, 0]).clamp(0.5, columns - 0.5), (y + moved[:, 1]).clamp(0.5, rows - 0.5)
 
@@ -199,22 +200,18 @@ def _change(images: Tensor, effect: Effect) -> Tensor:
     """Pictures (N, C, H, W), of which some are changed, in place."""
     tensors = [torch.from_numpy(array) for array in effect.numbers]
     numbers = [
-        (tensor.to(images.dtype) if tensor.is_floating_point() else tensor).to(images.device, non_blocking=True)
-        for tensor in tensors
+        upload(tensor.to(images.dtype) if tensor.is_floating_point() else tensor, images.device) for tensor in tensors
     ]
     if effect.rows is None:
         return effect.change(images, *numbers).clamp(0, 1)
-    rows = torch.from_numpy(effect.rows).to(images.device, non_blocking=True)
+    rows = upload(effect.rows, images.device)
     changed = effect.change(images.index_select(0, rows), *numbers).clamp_(0, 1)
     return images.index_copy_(0, rows, changed)
 
 
 def _erase(images: Tensor, masks: Tensor | None, erased: Erased, ignore_index: int) -> tuple[Tensor, Tensor | None]:
     """Random values in boxes of some pictures, in place; their masks, copied, are ignored there."""
-    rows, boxes, seeds = (
-        torch.from_numpy(array).to(images.device, non_blocking=True)
-        for array in (erased.rows, erased.boxes, erased.seeds)
-    )
+    rows, boxes, seeds = (upload(array, images.device) for array in (erased.rows, erased.boxes, erased.seeds))
     top, left, bottom, right = boxes[:, :, None, None].unbind(1)
     y = torch.arange(images.shape[2], device=images.device)[:, None]
     x = torch.arange(images.shape[3], device=images.device)

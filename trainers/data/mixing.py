@@ -18,6 +18,7 @@ from torch import Tensor
 
 from trainers.augmentations import AUGMENTATIONS, MIXING_DRAWS, Mixing, mixing_of
 from trainers.data import sampler
+from trainers.upload import upload
 
 
 class Mixture(NamedTuple):
@@ -69,7 +70,7 @@ def mixture(
     if not names or len(numbers) < 2:
         return None
     keys = sampler.mix(seed, epoch, 6, numbers)
-    partners = torch.from_numpy(np.argsort(keys, kind="stable")).to(device, non_blocking=True)
+    partners = upload(np.argsort(keys, kind="stable"), device)
     bits = sampler.mix(keys.sum(), np.arange(1 + MIXING_DRAWS))
     which, *draws = ((bits >> np.uint64(11)).astype(np.float64) * 2.0**-53).tolist()
     name = names[int(which * len(names))]

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from trainers.upload import upload
+
 
 def weigh_classes(kind: str, counts: Sequence[int], areas: Sequence[int] | None = None) -> Tensor | None:
     """Loss weights, float64 (classes,); None for kind "none".
@@ -53,4 +55,4 @@ def weight_of_labels(class_weights: Tensor | None, target: Tensor) -> Tensor | N
     """
     if class_weights is None:
         return None
-    return class_weights.to(target.device, torch.float64)[target].sum()[None]
+    return upload(class_weights, target.device, torch.float64)[target].sum()[None]

@@ -13,6 +13,7 @@ from trainers.ratios import divide
 from trainers.tasks import losses
 from trainers.tasks.base import Counts, Floats, Ints, Scores, precise
 from trainers.tasks.class_weights import weight_of_labels
+from trainers.upload import upload
 
 TARGET = "labels"
 
@@ -74,7 +75,7 @@ class Classify:
         """Sum of the losses of the pictures, (1,), in fp32 or better; they are added up, as they have one divisor.
         `output`: logits (N, classes); `target`: int64 (N,)."""
         logits = precise(output)
-        weights = None if self.class_weights is None else self.class_weights.to(logits.device, logits.dtype)
+        weights = None if self.class_weights is None else upload(self.class_weights, logits.device, logits.dtype)
         return torch.stack([self._sum(name, logits, target, weights) for name in self.names]).sum()[None]
 
     def _sum(self, name: str, logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:

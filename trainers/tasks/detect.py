@@ -14,6 +14,7 @@ from torch.nn import functional
 from trainers import match_tables
 from trainers.tasks import anchor_loss, average_precision, box_loss
 from trainers.tasks.base import Counts, Floats, Ints, Scores, precise
+from trainers.upload import upload
 
 TARGET = "boxes"
 CANDIDATES = 1000
@@ -142,8 +143,8 @@ class _Boxes(ABC):
         matches = average_precision.match(found, tables)
         truths = average_precision.count_truths(tables, self.classes)
         return Counts(
-            {"truths": torch.from_numpy(truths).to(labels.device)},
-            {"matches": torch.from_numpy(matches).to(labels.device)},
+            {"truths": upload(truths, labels.device)},
+            {"matches": upload(matches, labels.device)},
         )
 
     def candidates(self, output: Tensor, size: tuple[int, int]) -> Tensor:
@@ -237,7 +238,7 @@ class Detect(_Boxes):
 
     def find_wanted(self, target: Tensor) -> box_loss.Wanted:
         """What each point should say of these tables."""
-        points = box_loss.Points(*(each.to(target.device) for each in self.points))
+        points = box_loss.Points(*(upload(each, target.device) for each in self.points))
         return box_loss.find_wanted(points, target, self.radius)
 
     def _scores(self, output: Tensor) -> Tensor:
@@ -245,7 +246,7 @@ class Detect(_Boxes):
         return (output[..., 5 : 5 + self.classes].sigmoid() * output[..., 4:5].sigmoid()).sqrt()
 
     def _boxes(self, numbers: Tensor, at: Tensor) -> Tensor:
-        x, y, stride = (each.to(at.device)[at] for each in self.points[:3])
+        x, y, stride = (upload(each, at.device)[at] for each in self.points[:3])
         return torch.stack([x, y, x, y], -1) + numbers * stride[..., None] * numbers.new_tensor([-1, -1, 1, 1])
 
 
@@ -275,7 +276,7 @@ class DetectFromAnchors(_Boxes):
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Of classes and boxes."""
         self._check(output, len(target), "the anchors that its anchors() gives, and 4 corners and the classes")
-        return anchor_loss.losses(precise(output), anchor_loss.find_wanted(self.anchors.to(target.device), target))
+        return anchor_loss.losses(precise(output), anchor_loss.find_wanted(upload(self.anchors, target.device), target))
 
     def _scores(self, output: Tensor) -> Tensor:
         """The probability of the class."""

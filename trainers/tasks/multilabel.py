@@ -16,6 +16,7 @@ from torch.nn import functional
 from trainers.image_tables import average_precisions, read_labels
 from trainers.ratios import divide
 from trainers.tasks.base import Counts, Floats, Ints, Scores, precise
+from trainers.upload import upload
 
 TARGET = "label_sets"
 
@@ -91,7 +92,7 @@ class Multilabel:
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Sum over images of the weighted means, over labels, of their binary cross-entropies, (1,)."""
         logits = precise(output)
-        weights, factors = (each.to(logits.device, logits.dtype) for each in (self.weights, self.pos_weight))
+        weights, factors = (upload(each, logits.device, logits.dtype) for each in (self.weights, self.pos_weight))
         return functional.binary_cross_entropy_with_logits(
             logits, target.to(logits.dtype), weights, pos_weight=factors, reduction="sum"
         )[None]

@@ -24,6 +24,7 @@ from trainers.confusion import Confusion
 from trainers.tasks.base import Counts, Floats, Ints, Scores, precise
 from trainers.tasks.class_weights import weight_of_labels
 from trainers.tasks.classify import count_labels, ratios_of_classes
+from trainers.upload import upload
 
 TARGET = "labels"
 ORDERED = True
@@ -72,7 +73,7 @@ class Ordinal:
         above = target[:, None] > torch.arange(self.classes - 1, device=target.device)
         losses = functional.binary_cross_entropy_with_logits(logits, above.to(logits.dtype), reduction="none").sum(1)
         if self.class_weights is not None:
-            losses = losses * self.class_weights.to(logits.device, logits.dtype)[target]
+            losses = losses * upload(self.class_weights, logits.device, logits.dtype)[target]
         return losses.sum()[None]
 
     def labels(self, output: Tensor, size: tuple[int, int]) -> Tensor:

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from trainers.image_tables import Compared, compare, read_values
 from trainers.tasks.base import Counts, Floats, Ints, Scores, precise
+from trainers.upload import upload
 
 TARGET = "numbers"
 
@@ -79,7 +80,7 @@ class Regress:
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Sum over images of the means over columns of their losses, (1,), of errors in deviations."""
         found = precise(output)
-        wanted = ((target - self.mean.to(target.device)) / self.std.to(target.device)).to(found.dtype)
+        wanted = ((target - upload(self.mean, target.device)) / upload(self.std, target.device)).to(found.dtype)
         if self.kind == "huber":
             total = functional.huber_loss(found, wanted, reduction="sum", delta=self.delta)
         else:
@@ -89,7 +90,7 @@ class Regress:
 
     def labels(self, output: Tensor, size: tuple[int, int]) -> Tensor:
         """The numbers in their own unit, float64 (N, columns); `size` is not used."""
-        return output.double() * self.std.to(output.device) + self.mean.to(output.device)
+        return output.double() * upload(self.std, output.device) + upload(self.mean, output.device)
 
     def counts(self, output: Tensor, target: Tensor) -> Counts:
         """per_image: `values`, int64 (N, columns, 2), the bits of fp64 of the predicted and of the true number."""

@@ -14,6 +14,7 @@ from trainers.datasets import IGNORED
 from trainers.ratios import divide, iou
 from trainers.tasks import boundary_f1, losses
 from trainers.tasks.base import Counts, Floats, Ints, Scores, precise
+from trainers.upload import upload
 
 TARGET = "masks"
 SUM = "sum"
@@ -136,7 +137,7 @@ class Segment:
         target = self._shrink(target)
         terms = []
         if self.of_pixels:
-            terms.append(self._weight_of_label.to(target.device)[target].sum())
+            terms.append(upload(self._weight_of_label, target.device)[target].sum())
         if self.of_images:
             terms.append((target != IGNORED).flatten(1).any(1).sum(dtype=torch.float64))
         return torch.stack(terms)
@@ -260,7 +261,7 @@ class Segment:
         """Weighted losses, (N, h, w); 0 where ignored."""
         smoothing = self.parameters.label_smoothing
         if name == "cross_entropy":
-            weights = None if self.class_weights is None else self.class_weights.to(logits.device, logits.dtype)
+            weights = None if self.class_weights is None else upload(self.class_weights, logits.device, logits.dtype)
             return functional.cross_entropy(
                 logits, target, weights, ignore_index=IGNORED, reduction="none", label_smoothing=smoothing
             )
@@ -269,7 +270,7 @@ class Segment:
         else:
             plain = functional.cross_entropy(logits, target, ignore_index=IGNORED, reduction="none")
             each = losses.focal(plain, self.parameters.focal_gamma)
-        return each * self._weight_of_label.to(logits.device, logits.dtype)[target]
+        return each * upload(self._weight_of_label, logits.device, logits.dtype)[target]
 
     def _loss_of_images(self, logits: Tensor, target: Tensor) -> Tensor:
         """Losses of the images, added up, (N,): of each loss the mean over the classes that occur in the image, but for
@@ -288,7 +289,7 @@ class Segment:
             else:
                 each = losses.lovasz(torch.where(truth, 1 - probabilities, probabilities), truth, target)
             if name in self.weighted_losses and self.class_weights is not None:
-                weights = present * self.class_weights.to(logits.device, logits.dtype)
+                weights = present * upload(self.class_weights, logits.device, logits.dtype)
             total = weights.sum(1)
             terms.append((each * weights).sum(1) / torch.where(total > 0, total, 1))
         return torch.stack(terms).sum(0)

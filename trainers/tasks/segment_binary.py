@@ -11,6 +11,7 @@ from torch.nn import functional
 from trainers.tasks import losses
 from trainers.tasks.base import Ints, Scores
 from trainers.tasks.segment import Segment
+from trainers.upload import upload
 
 TARGET = "masks"
 CLASSES = 2
@@ -84,7 +85,7 @@ class SegmentBinary(Segment):
 
     def _loss_of_pixels(self, name: str, logits: Tensor, target: Tensor) -> Tensor:
         """Weighted losses, (N, h, w); 0 where ignored."""
-        weights = self._weight_of_label.to(logits.device, logits.dtype)[target]
+        weights = upload(self._weight_of_label, logits.device, logits.dtype)[target]
         truth = (target == 1).to(logits.dtype)
         if name != "focal":
             truth = losses.smoothed(truth, self.parameters.label_smoothing, CLASSES)

@@ -19,6 +19,7 @@ from trainers.recipe import Recipe
 from trainers.tasks.base import Output
 from trainers.training.state import TrainState
 from trainers.training.step import Run, divisors_of, mean_loss
+from trainers.upload import upload
 
 Counts = dict[str, npt.NDArray[np.int64]]
 
@@ -75,7 +76,7 @@ def evaluate_split(run: Run, split: str) -> Evaluation:
                 for name, count in new.total.items():
                     counts[name] += count
                 for name, count in new.per_image.items():
-                    counts[name][torch.from_numpy(batch.of.ids)] = count
+                    counts[name][upload(batch.of.ids, world.device)] = count
     assert sums is not None
     for tensor in (sums, *counts.values()):
         world.all_reduce(tensor)

@@ -17,6 +17,7 @@ from trainers.messages import Meta
 from trainers.recipe import Recipe
 from trainers.run_facts import DatasetFacts
 from trainers.training.distributed import World
+from trainers.upload import upload
 
 
 class Preprocess:
@@ -116,4 +117,4 @@ class Preprocess:
         return self.normalise(images), masks
 
     def _to_device(self, array: Array) -> Tensor:
-        return torch.from_numpy(array).to(self.world.device, non_blocking=True)
+        return upload(array, self.world.device)

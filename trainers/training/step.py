@@ -43,6 +43,7 @@ from trainers.training.distributed import World
 from trainers.training.preprocess import Preprocess
 from trainers.training.schedule import learning_rate
 from trainers.training.state import TrainState
+from trainers.upload import page_locked, upload
 
 
 @dataclass(kw_only=True)
@@ -108,7 +109,11 @@ class Run:
             batches = mosaic.batches(self.data, split, passes, self.recipe, epoch)
         else:
             batches = self.data.batches(split, passes)
-        return batches if self.world.device.type == "cpu" else ahead(batches)
+        return batches if self.world.device.type == "cpu" else ahead(map(_page_locked, batches))
+
+
+def _page_locked(batch: Batch) -> Batch:
+    return Batch(batch.of, page_locked(batch.images), each(page_locked, batch.targets))
 
 
 def by_step(batches: Iterator[Batch]) -> Iterator[list[Batch]]:
@@ -157,7 +162,8 @@ class Step:
         run = self.run
         prepared = (Prepared(batch.of, *run.preprocess.mixed(batch, run.state.epoch)) for batch in batches)
         micro_batches = self._find_divisors(prepared)
-        factors = _inverse(self.divisors, run.world.size)  # DDP and FSDP2 take the mean over the workers, not the sum
+        # DDP and FSDP2 take the mean over the workers, not the sum
+        factors = upload(_inverse(self.divisors, run.world.size), run.world.device)
         self.loss = None
         for micro_batch in micro_batches:
             self._forward_backward(micro_batch, factors)
@@ -208,7 +214,7 @@ class Step:
         with distributed.accumulating(run.model, of.last):
             with run.world.autocast():
                 loss = _loss(run.task, run.model(micro_batch.images), micro_batch)
-            factor = (factors * of.weight).to(loss.device, loss.dtype)  # a surplus pass counts 0
+            factor = (factors * of.weight).to(loss.dtype)  # a surplus pass counts 0
             with phase("the backward pass", on="ranks" if of.last else "device"):  # the last one exchanges
                 (loss * factor).sum().backward()
         if of.weight:
@@ -225,7 +231,7 @@ class Step:
         table = torch.zeros(pieces, self.norms.size, dtype=torch.float64, device=world.device)
         for micro_batch, row in self.statistics.items():
             table[micro_batch] = row
-        requests = torch.tensor(self.requests.own(), dtype=torch.float64).to(world.device)
+        requests = upload(torch.tensor(self.requests.own(), dtype=torch.float64), world.device)
         terms = len(self.divisors)
         if self.loss is None:  # this rank made surplus passes only
             self.loss = torch.zeros(terms, device=world.device)
@@ -292,7 +298,7 @@ def divisors_of(task: Task, targets: Targets) -> Tensor:
     weight = task.weight(targets)
     if weight is None:
         part, *_ = parts(targets)
-        return torch.tensor([float(len(part))], dtype=torch.float64, device=part.device)
+        return torch.full((1,), len(part), dtype=torch.float64, device=part.device)
     return weight
 
 

@@ -366,6 +366,8 @@ def _settle(table: Tensor, layers: Tensor) -> Tensor:
     """
     import torch
 
+    from trainers.upload import upload
+
     seen, around = _measure(layers, table.shape[1])
     whole, tight = table[..., PIXELS], table[..., TIGHT] > 0
     share = seen / whole.clamp(min=1e-9)
@@ -376,7 +378,7 @@ def _settle(table: Tensor, layers: Tensor) -> Tensor:
     hidden = (whole > 0) & (share < LEAST_VISIBLE)
     result[..., KIND] = torch.where(hidden, float(CROWD), result[..., KIND])
     gone = tight & (seen == 0)
-    nothing = torch.from_numpy(padding(0)[0, :SCALE]).to(result.device, non_blocking=True)
+    nothing = upload(padding(0)[0, :SCALE], result.device)
     result[..., :SCALE] = torch.where(gone[..., None], nothing, result[..., :SCALE])
     return result
 
