@@ -13,13 +13,16 @@ from torch import Tensor
 
 from trainers.data import sampler
 from trainers.data.batches import Cached
-from trainers.training import build
+from trainers.data.resident import SHARE, Resident
+from trainers.runtime.worker import work
+from trainers.training import build, loop
 from trainers.training.distributed import World
 from trainers.training.state import TrainState
 from trainers.training.step import Run
 from trainers.upload import upload
 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
+AMPLE = 2**30
 
 
 class LateGPU:
@@ -103,3 +106,62 @@ def test_batches_that_are_copied_late_are_still_those_that_were_read(prepared: P
     for (images, targets), batch in zip(found, read, strict=True):
         np.testing.assert_array_equal(images.numpy(), batch.images)
         np.testing.assert_array_equal(targets.numpy(), batch.targets)
+
+
+def train(prepared: Path, room: int | None) -> tuple[dict[str, Tensor], Resident | None]:
+    sizes = {"epochs": 3, "batch_size": 120, "micro_batch_size": 60}
+    recipe = small_recipe("digits.cnn", precision="fp32", augment={"translate": 0.1}, ema=0.9, **sizes)
+    resident = None if room is None else Resident(CPU, lambda: room)
+    data = Cached(prepared, resident=resident)
+    world, state = start(recipe, data)
+    summary = loop.train(recipe, state, data, world, resident=resident)
+    assert summary.status == "finished"
+    return state.model.state_dict(), resident
+
+
+def test_pictures_that_are_kept_on_the_device_change_nothing(prepared: Path) -> None:
+    (plain, _), (kept, resident) = train(prepared, None), train(prepared, AMPLE)
+    assert resident is not None
+    assert resident.bytes == Cached(prepared).meta["rows"]["train"] * 64
+    assert all(torch.equal(plain[name], kept[name]) for name in plain)
+
+
+@pytest.mark.parametrize(
+    ("scale", "changes", "kept"),
+    [
+        ({}, {}, True),
+        ({"memory": "4GiB"}, {}, False),
+        ({"gpus_per_worker": 0.5}, {}, False),
+        ({}, {"own_device": False}, False),
+    ],
+)
+def test_a_device_that_others_use_keeps_no_pictures(
+    scale: Any, changes: Any, kept: bool, storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr("trainers.training.device.spare_memory", lambda device: asked.append(device) or AMPLE)
+    recipe = small_recipe("digits.cnn", precision="fp32", epochs=2, batch_size=240, micro_batch_size=240)
+    task: Any = job(recipe, None, storage, f"{scale} {changes}", workers=0, **scale) | changes
+    assert work(task, 0, 1, 1, lambda event: None, lambda: False)["status"] == "finished"
+    assert bool(asked) == kept
+
+
+@pytest.mark.parametrize(("spare", "fits"), [(0, True), (-1, False)])
+def test_pictures_are_kept_from_the_second_epoch_on_where_they_fit(spare: int, fits: bool) -> None:
+    shards = [np.zeros((rows, 4, 4, 1), np.uint8) for rows in (3, 8)]
+    size = 11 * 16
+    rooms = iter([round(size / SHARE) + spare])
+    resident = Resident(CPU, lambda: next(rooms))  # it is asked once
+    assert [resident.holds(shards) for _ in range(4)] == [False, fits, fits, fits]  # a first epoch shows what is free
+    assert resident.bytes == size * fits
+
+
+def test_shards_are_kept_in_pieces_and_gathered_across_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainers.data.resident.PIECE_BYTES", 5 * 12)
+    rng = np.random.default_rng(0)
+    shards = [rng.integers(0, 256, (rows, 2, 2, 3), np.uint8) for rows in (7, 1, 11)]
+    resident = Resident(CPU, lambda: AMPLE)
+    assert not resident.holds(shards)
+    assert resident.holds(shards)
+    ids = np.array([18, 0, 7, 7, 3])
+    np.testing.assert_array_equal(resident.gather(ids).numpy(), np.concatenate(shards)[ids])

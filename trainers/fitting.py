@@ -417,6 +417,7 @@ def _job(
         "threads": place.threads,
         "cwd": os.getcwd(),
         "adopt": control.adopt,
+        "own_device": control.own_device,
     }
 
 

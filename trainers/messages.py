@@ -178,6 +178,8 @@ class Job(TypedDict):
     """The driver's: files of the user's own are named from there."""
     adopt: tuple[str, int] | None
     """(run folder, step) of another run's checkpoint to continue from."""
+    own_device: bool
+    """Whether each worker's device is its alone: trials may share a GPU."""
 
 
 class RayJob(Job):

@@ -119,6 +119,7 @@ class _Watch(Control):
     """A trial in another thread: it waits for Tune after each epoch."""
 
     first_picture = 10.0
+    own_device = False
 
     def __init__(self, config: TrialConfig, shared: Shared, coordinator: Coordinator, start: Pointer | None) -> None:
         """Prepare a trial; `start` runs it.

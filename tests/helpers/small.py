@@ -98,6 +98,7 @@ def job(recipe: Recipe, raw: str | None, storage: Path, run: str, **scale: Any) 
         "threads": 1,
         "cwd": os.getcwd(),
         "adopt": None,
+        "own_device": True,
     }
 
 

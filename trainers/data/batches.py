@@ -8,7 +8,7 @@ import queue
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -20,13 +20,18 @@ from trainers.instances import Targets
 from trainers.messages import Meta
 from trainers.phase import phase
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainers.data.resident import Resident
+
 
 class Batch(NamedTuple):
     """What one forward pass eats."""
 
     of: Pass
-    images: Array
-    """uint8 (N, height, width, channels)."""
+    images: Array | Tensor
+    """uint8 (N, height, width, channels); a tensor where they were gathered on the device."""
     targets: Targets
     """Stacked targets of the data set's kind: see data/targets."""
 
@@ -48,13 +53,14 @@ class Data(Protocol):
 class Cached:
     """Prepared shards, read by memory map."""
 
-    def __init__(self, folder: str | Path, meta: Meta | None = None) -> None:
+    def __init__(self, folder: str | Path, meta: Meta | None = None, resident: Resident | None = None) -> None:
         """
         Args:
             folder: of the shards.
             meta: what is known of them; None: what their meta.json says.
+            resident: keeps the training pictures on a device; None: the host gathers them all.
         """
-        self.folder = Path(folder)
+        self.folder, self.resident = Path(folder), resident
         self.meta: Meta = meta or json.loads((self.folder / "meta.json").read_text())
         self.meta["target"] = targets.of_meta(self.meta).name  # older versions wrote none
         self._open: dict[str, tuple[list[Array], list[Array], Array]] = {}
@@ -63,8 +69,10 @@ class Cached:
     def batches(self, split: str, passes: Iterable[Pass]) -> Iterator[Batch]:
         images, columns, first_rows = self._split(split)
         target = targets.of_meta(self.meta)
+        there = self.resident if self.resident and split == "train" and self.resident.holds(images) else None
         for of in passes:
-            yield Batch(of, gather(images, first_rows, of.ids), target.gather(columns, first_rows, of.ids))
+            pictures = gather(images, first_rows, of.ids) if there is None else there.gather(of.ids)
+            yield Batch(of, pictures, target.gather(columns, first_rows, of.ids))
 
     def labels(self, split: str) -> Array:
         return np.concatenate(self._split(split)[1])

@@ -44,6 +44,7 @@ def batches(data: Data, split: str, passes: Iterable[Pass], recipe: Recipe, epoc
 
 def _assemble(batch: Batch, of: Pass, target: Target, recipe: Recipe, epoch: int) -> Batch:
     """Mosaics of the pictures of a batch, which holds all of the first place, then all of the second, ..."""
+    assert isinstance(batch.images, np.ndarray)  # where pictures are kept on a device, there are no mosaics
     count, (height, width, channels) = len(of.ids), batch.images.shape[1:]
     bits = sampler.mix(recipe.seed, epoch, 8, of.numbers[:, None], np.arange(3)[None, :])
     chance, down, across = ((bits >> np.uint64(11)).astype(np.float64) * 2.0**-53).T

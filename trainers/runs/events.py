@@ -27,6 +27,8 @@ class Control:
     """(run folder, step) of another run's checkpoint to continue from, in place of the run's own newest."""
     fewer_threads = False
     """Whether the CPUs of the run's scale are what the sweep grants: fewer threads will do where they are as fast."""
+    own_device = True
+    """Whether the run's devices are its alone."""
     first_picture = 0.0
     """Seconds before which nothing is drawn, but at the end."""
 

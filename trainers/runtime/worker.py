@@ -11,6 +11,7 @@ import torch
 
 from trainers.data import shard_transfer
 from trainers.data.batches import Cached, Data
+from trainers.data.resident import Resident
 from trainers.data.source import scan_files
 from trainers.data.stream import Streamed
 from trainers.messages import DoneEvent, Event, Job, Meta, Picture, StartEvent
@@ -45,8 +46,7 @@ def work(
 ) -> DoneEvent:
     """Train as `job` says, from the newest checkpoint. Returns the event that ends the run.
 
-    What would happen again at another start (bad values, no memory, a storage that takes no checkpoint) is returned
-    as the run's end, not raised.
+    What would happen again at another start, such as for bad values or no memory, is returned as the run's end.
 
     Args:
         job: What to train, on what, where.
@@ -68,8 +68,9 @@ def work(
     recipe = _open_recipe(job, world)
     if isinstance(recipe, str):
         return ending("failed", recipe)
+    resident = _resident(recipe, scale, world, job)
     try:
-        data = _open_data(job, recipe, scale)
+        data = _open_data(job, recipe, scale, resident)
         checkpoints = Checkpoints(Store(job["folder"]), attempt, lambda step: report({"kind": "saved", "step": step}))
         state = _restore(recipe, data.meta, world, checkpoints, job, report)
         _choose_threads(recipe, state, data.meta, world, job, report)
@@ -88,6 +89,7 @@ def work(
             compile=scale.compile,
             activation_checkpointing=scale.activation_checkpointing,
             profile=scale.profile,
+            resident=resident,
         )
     except ValueError as error:
         summary = Summary("failed", str(error))
@@ -98,7 +100,7 @@ def work(
         if explained is None:
             raise
         summary = explained
-    event = _ending(summary, state, recipe, job["data"]["meta"], world, before)
+    event = _ending(summary, state, recipe, job["data"]["meta"], world, before, resident)
     takes_part = rank == 0 or world.sharded
     if takes_part and state is not None and state.best and summary.status not in ("failed", "out_of_memory"):
         event["pictures"] = _show(recipe, state, data, world, checkpoints)
@@ -170,11 +172,19 @@ def _start(state: TrainState, recipe: Recipe) -> StartEvent:
 
 
 @phase("opening the data")
-def _open_data(job: Job, recipe: Recipe, scale: Scale) -> Data:
+def _open_data(job: Job, recipe: Recipe, scale: Scale, resident: Resident | None) -> Data:
     where = job["data"]
     if where["mode"] == "cache":
-        return Cached(shard_transfer.local(where), where["meta"])
+        return Cached(shard_transfer.local(where), where["meta"], resident)
     return Streamed(recipe, scan_files(recipe, scale.data), where["meta"])
+
+
+def _resident(recipe: Recipe, scale: Scale, world: World, job: Job) -> Resident | None:
+    """What keeps pictures on the device; None where others may need its memory, or later epochs need more."""
+    shared = not job["own_device"] or scale.memory is not None or (scale.gpus_per_worker or 1) < 1
+    if shared or recipe.frozen_epochs is not None or recipe.augment.get("mosaic"):
+        return None
+    return Resident(world.device, lambda: device.spare_memory(world.device))
 
 
 def _refuse_unshared(job: Job, world: World) -> None:
@@ -227,6 +237,7 @@ def _ending(
     meta: Meta,
     world: World,
     before: Mapping[str, float],
+    resident: Resident | None,
 ) -> DoneEvent:
     event = ending(summary.status, summary.message)
     if state is None:
@@ -239,7 +250,7 @@ def _ending(
     event["seconds"] = state.seconds
     event["before"] = dict(before)
     event["images"] = round(sum(line["images_per_second"] * line["seconds"] for line in state.history))
-    event["peak_memory_bytes"] = device.peak_memory(world.device)
+    event["peak_memory_bytes"] = device.peak_memory(world.device, resident.bytes if resident else 0)
     event["epoch"] = state.epoch
     event["best"] = state.best
     event["final"] = {**losses, **scores}

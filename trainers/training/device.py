@@ -79,8 +79,13 @@ def reset_peak_memory(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def peak_memory(device: torch.device) -> PeakMemory:
-    """Largest memory so far, in bytes: of this process, and of torch's allocator on its GPU (None on a CPU)."""
+def peak_memory(device: torch.device, resident: int = 0) -> PeakMemory:
+    """Largest memory so far, in bytes: of this process, and of torch's allocator on its GPU (None on a CPU).
+
+    Args:
+        device: That computes.
+        resident: Bytes of pictures that are kept there, and not counted: training does without.
+    """
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024
@@ -88,7 +93,18 @@ def peak_memory(device: torch.device) -> PeakMemory:
     with contextlib.suppress(OSError):
         found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
         host = int(found[1]) * 1024 if found else host
-    return {"host": host, "device": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None}
+    return {
+        "host": host,
+        "device": torch.cuda.max_memory_allocated(device) - resident if device.type == "cuda" else None,
+    }
+
+
+def spare_memory(device: torch.device) -> int:
+    """Bytes of its GPU that were free when this process's allocator had handed out most; 0 on a CPU."""
+    if device.type != "cuda":
+        return 0
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.max_memory_allocated(device)
 
 
 def memory_held(device: torch.device) -> int:

@@ -47,7 +47,7 @@ def show(run: Run, split: str, rows: Sequence[int]) -> list[Picture]:
         images, targets = run.preprocess(batch)
         with evaluating(state), run.world.autocast():
             labels = run.task.labels(state.model(images), recipe.image_size)
-        pixels, _ = augment.center(torch.from_numpy(batch.images).permute(0, 3, 1, 2), recipe.image_size)
+        pixels, _ = augment.center(torch.as_tensor(batch.images).permute(0, 3, 1, 2), recipe.image_size)
         every = -(-max(recipe.image_size) // PICTURE_SIDE)
         names = run.data.meta.get("names", {}).get(split)
         shown.append(

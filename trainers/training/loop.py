@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from trainers.data import sampler
 from trainers.data.batches import Data
+from trainers.data.resident import Resident
 from trainers.messages import Line
 from trainers.phase import phase
 from trainers.recipe import Recipe
@@ -63,6 +64,7 @@ def train(
     compile: bool = False,
     activation_checkpointing: bool = False,
     profile: bool = False,
+    resident: Resident | None = None,
 ) -> Summary:
     """Train from where `state` stands to the recipe's last epoch. Every rank calls this with equal arguments.
 
@@ -77,6 +79,7 @@ def train(
         compile: Whether to compile the model.
         activation_checkpointing: Whether to recompute activations in the backward pass.
         profile: Whether to trace a few steps of the first epoch.
+        resident: What `data` keeps on the device.
 
     Raises:
         OSError: A checkpoint cannot be written.
@@ -94,6 +97,7 @@ def train(
         reporter=reporter,
         checkpoints=checkpoints if world.rank == 0 else None,
         checkpoint_seconds=checkpoint_seconds,
+        resident=resident,
     )
     _choose_trained(run)
     summary = _stopped_early(run)
@@ -230,7 +234,7 @@ def _finish_epoch(run: Run) -> Summary | None:
 
 
 def _peak_memory(run: Run) -> Line:
-    peak = device.peak_memory(run.world.device)
+    peak = device.peak_memory(run.world.device, run.resident.bytes if run.resident else 0)
     known = {"memory/host_bytes": peak["host"], "memory/device_bytes": peak["device"]}
     return {name: value for name, value in known.items() if value is not None}
 

@@ -237,8 +237,8 @@ def _blocked(shape: tuple[int, ...], groups: int, image: tuple[int, ...]) -> int
 class _Preprocess(Preprocess):
     """The loop's, for pictures without memory."""
 
-    def _to_device(self, array: Array) -> Tensor:
-        dtype: torch.dtype = getattr(torch, array.dtype.name)
+    def _to_device(self, array: Array | Tensor) -> Tensor:
+        dtype: torch.dtype = getattr(torch, str(array.dtype))
         return torch.empty(array.shape, dtype=dtype, device=self.world.device)
 
 

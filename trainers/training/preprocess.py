@@ -110,11 +110,11 @@ class Preprocess:
         """(N, C, H, W) with values from 0 to 255, of any size, to zero mean and unit variance."""
         return torch.addcmul(self.shift, images, self.scale_of_bytes)
 
-    def _middle(self, pictures: npt.NDArray[np.uint8], masks: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _middle(self, pictures: npt.NDArray[np.uint8] | Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor | None]:
         images = self._to_device(pictures).permute(0, 3, 1, 2).to(self.world.dtype)
         if self.recipe.storage_size != self.recipe.image_size:
             images, masks = augment.center(images, self.recipe.image_size, masks)
         return self.normalise(images), masks
 
-    def _to_device(self, array: Array) -> Tensor:
+    def _to_device(self, array: Array | Tensor) -> Tensor:
         return upload(array, self.world.device)

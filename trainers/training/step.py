@@ -28,6 +28,7 @@ from trainers.augmentations.mosaic import is_on
 from trainers.data import mosaic, sampler
 from trainers.data.batches import Batch, Data, ahead
 from trainers.data.mixing import Mixture
+from trainers.data.resident import Resident
 from trainers.data.sampler import Pass
 from trainers.instances import Targets, each, parts
 from trainers.messages import Event
@@ -76,6 +77,8 @@ class Run:
     """By time.monotonic(), as the next."""
     last_pictures: float = field(default_factory=time.monotonic)
     time_left: TimeLeft = field(default_factory=TimeLeft)
+    resident: Resident | None = None
+    """What `data` keeps on the device."""
 
     def __post_init__(self) -> None:
         self.task = make_task(self.recipe, self.data.meta)
