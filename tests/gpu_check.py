@@ -8,7 +8,8 @@ JSON names anything. On one GPU it takes less than 6 minutes; on a CPU too, wher
 
 equality   a few steps of loop.train on the device, in fp64 and in fp32 (without TF32), against a plain loop in fp64 on
            the CPU: same weights, pictures and order, no dropout. `loss`: relative difference of the epoch's mean loss.
-           `weights`: of what the steps have changed. fp32 is judged by the plain loop's own fp32 on the CPU.
+           `weights`: of what the steps have changed. fp32 is judged by the plain loop's own fp32 on the CPU: loosely
+           where rounding grows fast, as in ResNet-50, whose last BatchNorms see 8 values. fp64 is the strict one.
 speed      milliseconds an image of loop.train against a loop by hand, which has all pictures on the device, and takes
            the same precision, memory format and fused optimizer; medians of interleaved rounds. `ratio`: ours over
            theirs, less is better. Printed, not judged: the machine may be doing other work.
