@@ -65,8 +65,8 @@ IGNORED = 255
 CPU_SHRINK = 4
 LEAST_SIDE, LEAST_BATCH = 32, 2
 EQUAL_BATCH, EQUAL_STEPS, EQUAL_LR = 8, 3, 1e-3
-EXACT = 1e-8
-"""Relative difference that is allowed in fp64."""
+EXACT = {"loss": 1e-8, "weights": 1e-6}
+"""Relative differences that are allowed in fp64: of ResNet-50's weights, 5e-9 is seen between two orders of a sum."""
 LIKE_CPU, ROUNDING = 10, 1e-5
 """In fp32: so many times the error of fp32 on the CPU, and what is allowed in any case."""
 MEMORY = {"cpu": 0.05, "cuda": 0.1}
@@ -223,7 +223,7 @@ def check_equality(name: str, budget: Budget) -> Facts:
     torch.backends.cudnn.allow_tf32 = True  # as torch has it
     own = found["fp32 by hand on the CPU"]
     found["wanted"] = {
-        "fp64": dict.fromkeys(own, EXACT),
+        "fp64": EXACT,
         "fp32": {key: max(ROUNDING, LIKE_CPU * value) for key, value in own.items()},
     }
     within = [found[p][key] <= limit for p, limits in found["wanted"].items() for key, limit in limits.items()]
