@@ -37,9 +37,14 @@ Rounds = dict[str, list[float]]
 
 
 def flags(
-    doc: str | None, repeats: int, threads: int | None = None, numbers: Mapping[str, tuple[int, str]] | None = None
+    doc: str | None,
+    repeats: int,
+    threads: int | None = None,
+    numbers: Mapping[str, tuple[int, str]] | None = None,
+    paths: Mapping[str, str] | None = None,
 ) -> argparse.Namespace:
-    """The command line: quick, repeats, threads, only, and the benchmark's own `numbers`, name -> (default, help)."""
+    """The command line: quick, repeats, threads, only, and the benchmark's own `numbers`, name -> (default, help), and
+    `paths`, name -> help, which are None where they are not given."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, for seconds; the numbers mean nothing")
     parser.add_argument("--repeats", type=int, default=repeats, help=f"rounds (default {repeats})")
@@ -48,6 +53,8 @@ def flags(
     parser.add_argument("--only", default="", help="only the parts whose name contains this word")
     for name, (default, text) in (numbers or {}).items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (default {default})")
+    for name, text in (paths or {}).items():
+        parser.add_argument(f"--{name}", type=Path, help=text)
     given = parser.parse_args()
     if given.quick:
         given.repeats = 1
