@@ -124,7 +124,7 @@ def shapes(given: Any, home: Path) -> Set:
 
     changes: dict[str, Any] = {}
     if given.quick:
-        changes["dataset_args"] = {"train": 32, "val": 8, "test": 0, "height": 32, "width": 32}
+        changes["dataset_args"] = {"train": 64, "val": 16, "test": 0, "height": 32, "width": 32}
         changes |= {"image_size": "32x32", "epochs": 2, "model_args": {"base_channels": 4}}
     recipe = resolve("shapes.unet", **changes)
     folder = home / "shapes"
