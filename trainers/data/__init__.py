@@ -5,6 +5,7 @@
     decode    decoder, resize          reads and checks an item, brings it to size       pictures and targets
     store     prepare, meta            decodes all once, counts, finds what is repeated  Arrow shards and meta.json
     deliver   shard_transfer, batches  copies shards to hosts that need them, maps them  Batch: pictures and targets
+              pages                    asks for rows of the next batch from the disk
               stream                   or decodes while training, by Ray Data            the same batches
     augment   augment                  draws random changes, on the device               both at the model's size
 

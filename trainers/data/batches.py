@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from trainers.data import targets
+from trainers.data.pages import Mapped, one_ahead
 from trainers.data.prepared_sets import Held
 from trainers.data.sampler import Pass
 from trainers.data.targets import Array, gather
@@ -63,33 +64,53 @@ class Cached:
         self.folder, self.resident = Path(folder), resident
         self.meta: Meta = meta or json.loads((self.folder / "meta.json").read_text())
         self.meta["target"] = targets.of_meta(self.meta).name  # older versions wrote none
-        self._open: dict[str, tuple[list[Array], list[Array], Array]] = {}
+        self._open: dict[str, _Split] = {}
         self._held = Held(self.folder)
 
     def batches(self, split: str, passes: Iterable[Pass]) -> Iterator[Batch]:
-        images, columns, first_rows = self._split(split)
+        images, columns, first_rows, mapped = self._split(split)
         target = targets.of_meta(self.meta)
+<<<<<<< HEAD
         there = self.resident if self.resident and split == "train" and self.resident.holds(images) else None
         for of in passes:
             pictures = gather(images, first_rows, of.ids) if there is None else there.gather(of.ids)
             yield Batch(of, pictures, target.gather(columns, first_rows, of.ids))
+=======
+        for of in one_ahead(passes, mapped):
+            yield Batch(of, gather(images, first_rows, of.ids), target.gather(columns, first_rows, of.ids))
+>>>>>>> 847b34d (Prepared pictures: the next batch's rows are asked for while this one is computed, as long as disks are read)
 
     def labels(self, split: str) -> Array:
-        return np.concatenate(self._split(split)[1])
+        return np.concatenate(self._split(split).columns)
 
-    def _split(self, split: str) -> tuple[list[Array], list[Array], Array]:
-        """(images of each shard, targets in one part or more, the number of each shard's first row)."""
+    def _split(self, split: str) -> _Split:
         import pyarrow as pa
 
         if split not in self._open:
-            images, columns = [], []
+            images, stored = [], []
             for name in self.meta["shards"][split]:
                 table = pa.ipc.open_file(pa.memory_map(str(self.folder / name))).read_all()
                 images.append(table["image"].chunk(0).to_numpy_ndarray())
-                columns.append(table["target"].chunk(0))
+                stored.append(table["target"].chunk(0))
             first_rows = np.cumsum([0] + [len(part) for part in images[:-1]])
-            self._open[split] = (images, targets.of_meta(self.meta).from_columns(columns), first_rows)
+            maps = [column.to_numpy_ndarray() for column in stored if isinstance(column, pa.FixedShapeTensorArray)]
+            mapped = [Mapped(arrays, first_rows) for arrays in (images, maps) if arrays]
+            columns = targets.of_meta(self.meta).from_columns(stored)
+            self._open[split] = _Split(images, columns, first_rows, mapped)
         return self._open[split]
+
+
+class _Split(NamedTuple):
+    """Opened shards."""
+
+    images: list[Array]
+    """Of each shard."""
+    columns: list[Array]
+    """Targets, in one part or more."""
+    first_rows: Array
+    """The number of each shard's first row."""
+    mapped: list[Mapped]
+    """What is read from the files: images, and maps beside them."""
 
 
 AHEAD = 2
