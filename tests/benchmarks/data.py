@@ -29,7 +29,6 @@ import os
 import resource
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -306,14 +305,21 @@ def memory_of_tasks(photos: Path, storage: Path) -> int:
     def tasks(rows: Sequence[Any], function: Callable[[Any], Any]) -> Iterable[Any]:
         for row in sorted(rows, key=lambda row: len(row["items"])):  # that of val, of a few pictures, comes first
             yield function(row)
-            peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+            peaks.append(most_memory())
 
     preparing.ray_map = tasks  # type: ignore[assignment]
     preparing.INLINE_BYTES = -1
     preparing.measure(recipe, source, storage / "measured", ray=True)
     preparing.prepare(recipe, source, storage / "grown", ray=True)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * (peaks[-1] - peaks[0])
+    return peaks[-1] - peaks[0]
+
+
+def most_memory() -> int:
+    """The most bytes that this process has had; a new one's ru_maxrss is what its parent had, where that is more."""
+    if os.path.exists("/proc/self/status"):
+        [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
+        return 1024 * int(line.split()[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def main() -> None:
