@@ -70,15 +70,10 @@ class Cached:
     def batches(self, split: str, passes: Iterable[Pass]) -> Iterator[Batch]:
         images, columns, first_rows, mapped = self._split(split)
         target = targets.of_meta(self.meta)
-<<<<<<< HEAD
         there = self.resident if self.resident and split == "train" and self.resident.holds(images) else None
-        for of in passes:
+        for of in one_ahead(passes, mapped if there is None else mapped[1:]):
             pictures = gather(images, first_rows, of.ids) if there is None else there.gather(of.ids)
             yield Batch(of, pictures, target.gather(columns, first_rows, of.ids))
-=======
-        for of in one_ahead(passes, mapped):
-            yield Batch(of, gather(images, first_rows, of.ids), target.gather(columns, first_rows, of.ids))
->>>>>>> 847b34d (Prepared pictures: the next batch's rows are asked for while this one is computed, as long as disks are read)
 
     def labels(self, split: str) -> Array:
         return np.concatenate(self._split(split).columns)
