@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import resource
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -50,8 +51,8 @@ class Mapped:
         self._origins = np.array(starts, np.int64) - first_rows * self._row_bytes
 
     def fetch(self, ids: Array) -> None:
-        """Ask for rows; returns at once. Rows shorter than a page are left to the system, which reads around them."""
-        if _madvise is None or self._row_bytes < mmap.PAGESIZE:
+        """Ask for rows; returns at once. Short rows are left to the system, which reads around them."""
+        if _madvise is None or self._row_bytes < SHORT:
             return
         numbers = np.searchsorted(self._first_rows, ids, side="right") - 1
         for start in (self._origins[numbers] + ids * self._row_bytes).tolist():
@@ -61,13 +62,24 @@ class Mapped:
 
 
 def one_ahead(passes: Iterable[Pass], columns: Sequence[Mapped]) -> Iterator[Pass]:
-    """The same passes; before each is given out, the rows of the one after it are asked for."""
+    """The same passes; before each is given out, the rows of the one after it are asked for, as long as disks are read.
+
+    Where all that was wanted of late lay in memory, asking would take time for nothing.
+    """
     waiting: Pass | None = None
+    read_before: tuple[int, int] | None = None
     for of in passes:
-        for column in columns:
-            column.fetch(of.ids)
+        if (read := _read_from_disks()) != read_before:
+            for column in columns:
+                column.fetch(of.ids)
         if waiting is not None:
             yield waiting
-        waiting = of
+        waiting, read_before = of, read
     if waiting is not None:
         yield waiting
+
+
+def _read_from_disks() -> tuple[int, int]:
+    """Blocks that this thread has had read, and pages that it has had to wait for."""
+    used = resource.getrusage(getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF))
+    return used.ru_inblock, used.ru_majflt
