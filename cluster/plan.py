@@ -14,7 +14,7 @@ import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypedDict, TypeVar
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
@@ -24,6 +24,7 @@ from trainers.formatting import format_size, parse_size
 from trainers.progress import Progress
 from trainers.recipe import Recipe, Scale, recipe_names, resolve, resolve_micro_batch
 from trainers.registry import arguments, constant, load
+from trainers.run_facts import DatasetFacts
 from trainers.values import Size, size_of
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def main(argv: list[str]) -> int:
 
 
 def make_plan(
-    recipes: Sequence[Recipe], meta: Mapping[str, Any], limits: Mapping[str, int], scale: Scale, progress: Progress
+    recipes: Sequence[Recipe], meta: DatasetFacts, limits: Mapping[str, int], scale: Scale, progress: Progress
 ) -> Plan:
     """Find out what fits: a row for each recipe, and the largest batch of each size and precision on each card.
 
@@ -329,7 +330,7 @@ def _this_card() -> tuple[str, ...]:
     return (format_size(torch.cuda.mem_get_info()[1]),)
 
 
-def _meta(recipe: Recipe, data: str | None, classes: int | None) -> dict[str, Any]:
+def _meta(recipe: Recipe, data: str | None, classes: int | None) -> DatasetFacts:
     """Channels and classes: of the data, where it is given or none is needed, else what the data set knows without.
 
     Raises ValueError where neither knows how many classes there are.

@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # A package, or a module that lies beside them, may import those of the lines above its own.
 LEVELS = [
+    "arrays",
     "formatting limits phase ratios confusion image_tables box_table instances outlines run_facts upload values",
     "messages match_tables",
     "notices endings process time_left stored",

@@ -5,10 +5,12 @@ A row is an object, or padding, whose class is PAD and whose scale is that of it
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+from trainers.arrays import Array
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +25,7 @@ their places give no class loss."""
 PAD = -1
 """Class of rows that hold no object."""
 
-T = TypeVar("T", npt.NDArray[Any], "Tensor")
+T = TypeVar("T", Array, "Tensor")
 """Tables, (..., M, COLUMNS)."""
 
 

@@ -6,12 +6,11 @@ A matrix of 10,000 classes takes 800 MB; what is not 0 in it, at most a cell for
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
-import numpy.typing as npt
 
-Ints = npt.NDArray[np.integer[Any]]
+from trainers.arrays import Ints
 
 DENSE_CLASSES = 256
 """Most classes whose pictures are counted in a matrix: more are kept as pairs, 8 bytes for each picture."""

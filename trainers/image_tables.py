@@ -7,14 +7,15 @@ that a table is exact in any order and on any number of workers, and so is what 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from trainers.arrays import Floats as Floats
+from trainers.arrays import Ints as Ints
+
 Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.floating[Any]]
-Ints = npt.NDArray[np.integer[Any]]
 
 
 def read_labels(counts: Mapping[str, Ints]) -> tuple[Floats, Bools]:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
+
+from trainers.arrays import Array
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +26,7 @@ LAYERS = 4
 Targets = Any
 """Targets of a micro-batch: one array or tensor (N, ...), or `Instances` of them, as the kind of target has them."""
 T = TypeVar("T")
-A = TypeVar("A", npt.NDArray[Any], "Tensor")
+A = TypeVar("A", Array, "Tensor")
 
 
 class Instances(NamedTuple, Generic[T]):

@@ -23,16 +23,15 @@ The columns, int32; a row that holds no detection has class 0:
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from trainers.arrays import Floats, Ints
 from trainers.ratios import divide
 
 Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.floating[Any]]
-Ints = npt.NDArray[np.integer[Any]]
 
 CLASS, SCORE, ALL, SMALL, MEDIUM, LARGE, MISTAKEN, OBJECTS = range(8)
 COLUMNS = 8

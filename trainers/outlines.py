@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from trainers.arrays import Array
+
 Mask = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
 
@@ -137,7 +139,7 @@ def _from_runs(runs: Ints, height: int, width: int) -> Mask:
     return np.ascontiguousarray(np.repeat(inside, runs).reshape(width, height).T)
 
 
-def runs_of(mask: npt.NDArray[Any]) -> list[int]:
+def runs_of(mask: Array) -> list[int]:
     """Uncompressed run lengths of pixels (height, width); inside is what is not 0."""
     column_wise = (mask != 0).T.ravel()
     changes = np.flatnonzero(np.diff(column_wise, prepend=False))
@@ -145,7 +147,7 @@ def runs_of(mask: npt.NDArray[Any]) -> list[int]:
     return found
 
 
-def encode(mask: npt.NDArray[Any]) -> dict[str, Any]:
+def encode(mask: Array) -> dict[str, Any]:
     """Compressed run lengths of pixels (height, width), as in COCO's result files; inside is what is not 0."""
     height, width = mask.shape
     return {"size": [height, width], "counts": compress(runs_of(mask))}

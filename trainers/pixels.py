@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from trainers import notices
+from trainers.arrays import Array
 from trainers.notices import notice
-from trainers.stored import Stored, Values
+from trainers.stored import Stored
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -114,7 +115,7 @@ def _of_values(picture: Image.Image, path: str, stored: Stored, value_range: Seq
         raise ValueError(_ask_for_range(least, most, floating))
     low, high = value_range or (0.0, stored.white)
 
-    def scaled(values: Values) -> Pixels:
+    def scaled(values: Array) -> Pixels:
         share = np.nan_to_num((values.astype(np.float64) - low) / (high - low), nan=0.0, posinf=1.0, neginf=0.0)
         grey = np.floor(share.clip(0, 1) * 255 + 0.5).astype(np.uint8)
         return 255 - grey if stored.inverted else grey
@@ -143,7 +144,7 @@ def _ask_for_range(least: float, most: float, floating: bool) -> str:
     )
 
 
-def _ends(values: Values) -> tuple[float, float]:
+def _ends(values: Array) -> tuple[float, float]:
     """The least and the greatest value that is a number."""
     if values.dtype.kind == "f":
         values = values[np.isfinite(values)]
@@ -174,7 +175,7 @@ def _notice_numbers(picture: Image.Image, path: str, stored: Stored, low: float,
 def _notice_counts(
     path: str,
     counts: npt.NDArray[np.int64],
-    in_file: Values,
+    in_file: Array,
     table: Pixels,
     white: float,
     value_range: Sequence[float] | None,

@@ -18,6 +18,7 @@ from trainers import augmentations, values
 from trainers.fields import Fields, check_name, read, require, take_types
 from trainers.formatting import check_is_path, locate_error, nearest, parse_size
 from trainers.registry import arguments, choices, constant, load, offers
+from trainers.values import Args
 
 if TYPE_CHECKING:  # it imports NumPy
     from trainers.run_facts import Json
@@ -37,15 +38,15 @@ class Recipe(Fields):
 
     dataset: str = field(metadata={"affects": ("data", "memory", "training")})
     """Name of a module in trainers/datasets, or FILE.py of your own."""
-    dataset_args: Mapping[str, Any] = field(default_factory=dict, metadata={"affects": ("data", "memory", "training")})
+    dataset_args: Args = field(default_factory=dict, metadata={"affects": ("data", "memory", "training")})
     """Arguments of the data set's source()."""
     model: str = field(metadata={"affects": ("memory", "training")})
     """Name of a module in trainers/models, or FILE.py of your own."""
-    model_args: Mapping[str, Any] = field(default_factory=dict, metadata={"affects": ("memory", "training")})
+    model_args: Args = field(default_factory=dict, metadata={"affects": ("memory", "training")})
     """Arguments of the model's build()."""
     task: str = field(default="classify", metadata={"affects": ("memory", "training")})
     """What is learned: name of a module in trainers/tasks (classify, ordinal, segment...), or FILE.py of your own."""
-    task_args: Mapping[str, Any] = field(default_factory=dict, metadata={"affects": ("memory", "training")})
+    task_args: Args = field(default_factory=dict, metadata={"affects": ("memory", "training")})
     """Arguments of the task's make(), such as label_smoothing=0.1 of classify or loss=dice of segment."""
     image_size: tuple[int, int] = field(metadata={"affects": ("data", "memory", "training")})
     """Height x width that the model sees."""
@@ -76,7 +77,7 @@ class Recipe(Fields):
         default="constant", metadata={"affects": ("training",)}
     )
     """How the learning rate falls over the run."""
-    schedule_args: Mapping[str, Any] = field(default_factory=dict, metadata={"affects": ("training",)})
+    schedule_args: Args = field(default_factory=dict, metadata={"affects": ("training",)})
     """step: every (epochs), factor; polynomial: power."""
     warmup_share: float = field(default=0.0, metadata={"affects": ("training",)})
     """Share of the run's steps, such as 0.1, over which the learning rate rises from 0, linearly, step by step."""
@@ -100,7 +101,7 @@ class Recipe(Fields):
         default="none", metadata={"affects": ("memory_if_set", "training")}
     )
     """Loss weights from the class frequencies of the training split; erfnet: 1 / ln(1.02 + share of the pixels)."""
-    augment: Mapping[str, Any] = field(default_factory=dict, metadata={"affects": ("memory", "training")})
+    augment: Args = field(default_factory=dict, metadata={"affects": ("memory", "training")})
     """Random changes of training pictures, such as horizontal_flip=0.5 rand_augment=9 mixup=0.2; README.md of trainers
     lists them."""
     precision: Literal["auto", "fp32", "bf16", "fp64"] = field(

@@ -6,12 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
+
+from trainers.arrays import Array
 
 if TYPE_CHECKING:
     from PIL import Image
 
-Values = npt.NDArray[Any]
+Opened = Any
+"""A picture that Pillow has opened: what is read of it, and set, differs by its format and has no types."""
+Tile = Any
+"""Where Pillow finds a part of a picture in its file, and how."""
 _BITS, _PHOTOMETRIC, _PLANES, _EXTRA, _SAMPLE_FORMAT = 258, 262, 284, 338, 339
 """Tags of a TIFF; the second says whether 0 is black, the last whether numbers have a sign."""
 _MULTIPLIED, _SEPARATE = 1, 2
@@ -36,7 +40,7 @@ class Stored(NamedTuple):
     view: str = ""
     """How NumPy is to see the values where Pillow takes them for signed, or for unsigned, and they are not."""
 
-    def values(self, picture: Image.Image) -> Values:
+    def values(self, picture: Image.Image) -> Array:
         """Those of a loaded picture, or of a part of it."""
         array = np.asarray(picture)
         return array.view(self.view) if self.view else array
@@ -44,7 +48,7 @@ class Stored(NamedTuple):
 
 def stored_pixels(picture: Image.Image) -> Stored:
     """Look at a picture that is not loaded yet, and see to it that it is loaded as its file has it; some are loaded."""
-    opened: Any = picture
+    opened: Opened = picture
     fix = _FIXES.get(str(picture.format))
     if fix is not None:
         fix(opened)
@@ -70,25 +74,25 @@ def stored_pixels(picture: Image.Image) -> Stored:
 
 def raw_kind(picture: Image.Image) -> str:
     """How the file of a picture that is not loaded yet has its pixels, in Pillow's words; "" where unknown."""
-    tiles: Sequence[Any] = getattr(picture, "tile", None) or ()
+    tiles: Sequence[Tile] = getattr(picture, "tile", None) or ()
     args = tiles[0].args if tiles else None
     first = args[0] if isinstance(args, tuple) and args else args
     return first if isinstance(first, str) else ""
 
 
-def _first(opened: Any, tag: int, missing: int = 0) -> int:
+def _first(opened: Opened, tag: int, missing: int = 0) -> int:
     """The first value of a tag of a TIFF."""
     found = opened.tag_v2.get(tag) or missing
     return int(found[0] if isinstance(found, tuple) else found)
 
 
-def _white_of_ppm(opened: Any) -> int:
+def _white_of_ppm(opened: Opened) -> int:
     """The greatest value, which the file names."""
     args = opened.tile[0].args
     return int(args[-1]) if isinstance(args, tuple) and isinstance(args[-1], int) and len(args) == 2 else 255
 
 
-def _white_of_jpeg2000(opened: Any) -> int:
+def _white_of_jpeg2000(opened: Opened) -> int:
     """From the bits of the first band, as the head says."""
     opened.fp.seek(0)
     head = opened.fp.read(4096)
@@ -98,7 +102,7 @@ def _white_of_jpeg2000(opened: Any) -> int:
     return 2 ** (bits + 1) - 1 if bits < 127 else 255
 
 
-def _fix_tiff(opened: Any) -> None:
+def _fix_tiff(opened: Opened) -> None:
     """Colours that a file says are multiplied by alpha stay as they are: divided by a band that is no alpha they would
     be lost. Of planes that are not compressed Pillow does not know such alpha, and takes the bytes of 16 bits for
     pixels of 8."""
@@ -112,11 +116,11 @@ def _fix_tiff(opened: Any) -> None:
         opened.tile = [_with(tile, f"{band}{deep}") for tile, band in planes if band in read]
 
 
-def _in_planes(opened: Any) -> bool:
+def _in_planes(opened: Opened) -> bool:
     return opened.tag_v2.get(_PLANES) == 2 and len(opened.getbands()) > 1
 
 
-def _load_separate_alpha(opened: Any) -> None:
+def _load_separate_alpha(opened: Opened) -> None:
     """Of compressed planes Pillow divides the colours by a fourth, unless they are no RGBA while it loads them."""
     from PIL import Image
 
@@ -126,13 +130,13 @@ def _load_separate_alpha(opened: Any) -> None:
     opened._mode = "CMYK"  # four bands, of which Pillow makes nothing else
     opened.tile = [_with(tile, str(tile.args[0]).replace("RGBA", "CMYK")) for tile in opened.tile]
     opened.load()
-    loaded: Any = Image.new("RGBA", opened.size)
+    loaded: Opened = Image.new("RGBA", opened.size)
     for band in range(4):
         loaded.im.putband(opened.im.getband(band), band)
     opened.im, opened._mode = loaded.im, "RGBA"
 
 
-def _fix_png(opened: Any) -> None:
+def _fix_png(opened: Opened) -> None:
     """The value that is clear, as Pillow makes 8 bits of it."""
     kind, clear = raw_kind(opened), opened.info.get("transparency")
     if isinstance(clear, int) and kind.startswith(("L;2", "L;4")):
@@ -141,7 +145,7 @@ def _fix_png(opened: Any) -> None:
         opened.info["transparency"] = tuple(value >> 8 for value in clear)
 
 
-def _fix_bmp(opened: Any) -> None:
+def _fix_bmp(opened: Opened) -> None:
     """Where the palette is grey, Pillow forgets that its indices have 4 bits, or 8 for two colours."""
     from PIL import ImagePalette
 
@@ -156,11 +160,11 @@ def _fix_bmp(opened: Any) -> None:
     opened.tile = [_with(tile, "P;4" if bits == 4 else "P") for tile in opened.tile]
 
 
-def _with(tile: Any, kind: str) -> Any:
+def _with(tile: Tile, kind: str) -> Tile:
     return tile._replace(args=(kind, *tile.args[1:]))
 
 
-_FIXES: Mapping[str, Callable[[Any], None]] = {
+_FIXES: Mapping[str, Callable[[Opened], None]] = {
     "TIFF": _fix_tiff,
     "PNG": _fix_png,
     "BMP": _fix_bmp,

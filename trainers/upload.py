@@ -8,14 +8,13 @@ over; nothing writes to it meanwhile.
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from trainers.arrays import Array
 
-def upload(values: npt.NDArray[Any] | Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+
+def upload(values: Array | Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     """The same numbers on a device, whose later work finds them.
 
     Args:
@@ -31,6 +30,6 @@ def upload(values: npt.NDArray[Any] | Tensor, device: torch.device, dtype: torch
     return tensor.to(device, non_blocking=True)
 
 
-def page_locked(values: npt.NDArray[Any] | Tensor) -> npt.NDArray[Any] | Tensor:
+def page_locked(values: Array | Tensor) -> Array | Tensor:
     """A copy that `upload` needs not copy again, for a thread that has the time; what lies on a device, itself."""
     return values if isinstance(values, Tensor) else torch.from_numpy(values).pin_memory().numpy()

@@ -10,8 +10,12 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
+Plain = Any
+"""A value that travels as JSON."""
+Args = Mapping[str, Plain]
+"""Such values by name."""
 Size = tuple[int, int]
 """Height and width."""
 Value = int | float | str | list["Value"] | None

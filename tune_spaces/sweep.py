@@ -303,7 +303,7 @@ def nested(values: Values) -> dict[str, Any]:
     return found
 
 
-def _merged(changes: Values, given: Values) -> dict[str, Any]:
+def _merged(changes: Values, given: Values) -> Values:
     """Both; where both change a mapping, such as model_args, what both say of it."""
     both = dict(changes)
     for name, value in given.items():
@@ -320,11 +320,11 @@ def _is_allowed(base: Recipe, given: Values, partners: Values) -> bool:
     return bool(partners)
 
 
-def _partners(key: str, given: Values) -> dict[str, Any]:
+def _partners(key: str, given: Values) -> Values:
     """Values of other fields that go with any value of this one: it is checked on its own."""
     if key in ("micro_batch_size", "stored_size"):
         return {key: None, "batch_size" if key == "micro_batch_size" else "image_size": given[key]}
-    partners: dict[str, dict[str, Any]] = {
+    partners: dict[str, Values] = {
         "batch_size": {"micro_batch_size": None},
         "image_size": {"stored_size": None},
         "optimizer": {"nesterov": False},

@@ -36,6 +36,7 @@ from trainers.box_table import PLAIN as PLAIN
 from trainers.decode import BadImage as BadImage  # a part of what data sets are written with
 from trainers.formatting import printable
 from trainers.instances import LAYERS
+from trainers.values import Args as Args
 
 IGNORED = 255
 """A pixel of a mask that belongs to no class: neither loss nor scores count it."""
@@ -66,10 +67,6 @@ class Objects(NamedTuple):
     is right where that is no smaller one (`min_size` among the item's args)."""
     layers: int = LAYERS
     """Into so many layers go masks that lie over one another, at most (`trainers.instances`): 1 to 6."""
-
-
-Args = Mapping[str, Any]
-"""Plain values by name, which travel as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
+from trainers.arrays import Array
 from trainers.datasets import BadImage, Item
 from trainers.decode import decode, geometry, notice_pages, opened, orientation_of, reading
 from trainers.notices import notice
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Mask = npt.NDArray[np.uint8]
-Values = npt.NDArray[Any]
 Colour = tuple[int, int, int]
 
 LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")
@@ -39,7 +39,7 @@ class RawMask(NamedTuple):
     """A mask as its file has it."""
 
     path: str
-    values: Values
+    values: Array
     """(height, width): grey values or indices of the palette; (height, width, 3): colours."""
     palette: Pixels | None = None
     """(n, 3): the colours of the indices."""
@@ -48,7 +48,7 @@ class RawMask(NamedTuple):
     orientation: int = 1
     """The EXIF orientation that the file states, and in which `values` are not turned."""
 
-    def grey(self) -> Values:
+    def grey(self) -> Array:
         """`values` as the grey values that a viewer shows."""
         value, shown = self.white
         return self.values if value == shown else np.rint(self.values * (shown / value)).astype(np.int32)
@@ -126,7 +126,7 @@ def _without_alpha(picture: Image.Image, path: str) -> Image.Image:
     return picture.convert("RGB") if picture.mode == "RGBA" else picture.getchannel(0)
 
 
-def _whole_numbers(values: Values) -> bool:
+def _whole_numbers(values: Array) -> bool:
     """Whether floating-point numbers are ids."""
     return bool((values == np.rint(values)).all() and (np.abs(values) <= MOST_ID).all())
 
@@ -165,7 +165,7 @@ def _upright(raw: RawMask, item: Item, size: tuple[int, int], orientation: int) 
     return raw._replace(values=_turned(raw.values, fitting[0]), orientation=1)
 
 
-def _turned(values: Values, orientation: int) -> Values:
+def _turned(values: Array, orientation: int) -> Array:
     """`values` as EXIF says they are to be shown."""
     if orientation >= 5:
         values = values.swapaxes(0, 1)
@@ -205,7 +205,7 @@ def by_colour(raw: RawMask, classes: Mapping[Colour, int], allowed: str, *, rest
     if palette is None and values.ndim == 2:
         raise BadImage(f"{raw.path} is a grey mask, where colours are wanted: {allowed}")
 
-    def encode(part: Values) -> Values:
+    def encode(part: Array) -> Array:
         colours = (part if palette is None else palette[part]).astype(np.int64)
         return colours[:, :, 0] << 16 | colours[:, :, 1] << 8 | colours[:, :, 2]
 
@@ -226,7 +226,7 @@ def above(raw: RawMask, threshold: float | str) -> Mask:
     return above_mean(grey) if isinstance(threshold, str) else np.asarray(grey > threshold, np.uint8)
 
 
-def above_mean(values: Values) -> Mask:
+def above_mean(values: Array) -> Mask:
     """1 where a value is above the mean of all, else 0."""
     return np.asarray(values > values.mean(dtype=np.float64), np.uint8)
 
@@ -239,8 +239,8 @@ def is_grey(raw: RawMask) -> bool:
 
 def _look_up(
     raw: RawMask,
-    values: Values,
-    encode: Callable[[Values], Values],
+    values: Array,
+    encode: Callable[[Array], Array],
     table: npt.NDArray[np.uint16],
     what: str,
     allowed: str,

@@ -27,7 +27,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from trainers.datasets import IGNORED, Item, Source
 from trainers.datasets._files import existing_folder
@@ -35,6 +34,7 @@ from trainers.datasets._masks import Mask, by_colour, by_id, read_pair
 from trainers.datasets._pairs import LISTED, Pair, Pattern, assign_pairs, find_pairs, mask_items, need_folders
 from trainers.formatting import shortened
 from trainers.pixels import Pixels
+from trainers.values import Plain
 
 HOLDS = (
     "CamVid: train, trainannot, val, valannot and, where there is one, test, testannot (SegNet's form), or "
@@ -164,7 +164,7 @@ def source(data: str | None, *, split: str = "sequence", split_seed: int = 0) ->
     )
 
 
-def scored(data: str | None, known: Sequence[str], **args: Any) -> Source:  # noqa: ARG001
+def scored(data: str | None, known: Sequence[str], **args: Plain) -> Source:  # noqa: ARG001
     """As `source`, but of fixed splits some may be missing."""
     root = existing_folder(data, HOLDS)
     here = [name for name in ("train", "val", "test") if os.path.isdir(os.path.join(root, f"{name}annot"))]

@@ -23,7 +23,6 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from trainers.datasets import ALL, CROWD, DIFFICULT, PLAIN, Item, Objects, Source
 from trainers.datasets._coco_annotations import (
@@ -63,6 +62,7 @@ from trainers.datasets._splits import SPLITS, Folders, Given
 from trainers.formatting import composed, printable, shortened
 from trainers.listing import walk, words
 from trainers.pixels import Pixels
+from trainers.values import Plain
 
 HOLDS = "annotations/instances_train2017.json and train2017/*, or train/_annotations.coco.json and train/*"
 OTHER_KINDS = frozenset("caption captions keypoints panoptic stuff".split())
@@ -153,7 +153,7 @@ def source(
     return _list(data, {"train": train, "val": val, "test": test}, how, known=None)
 
 
-def scored(data: str | None, known: Sequence[str], **args: Any) -> Source:
+def scored(data: str | None, known: Sequence[str], **args: Plain) -> Source:
     """List pictures that a run of the classes `known` is scored on."""
     return _list(data, {split: args.get(split) for split in SPLITS}, how_of(args), known=known)
 

@@ -16,7 +16,6 @@ of train becomes val. Licence: that of the pictures.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from trainers.datasets import Item, Source
 from trainers.datasets._class_folders import picture_source, scored_source
@@ -24,6 +23,7 @@ from trainers.datasets._files import existing_folder
 from trainers.datasets._splits import SPLITS, Folders
 from trainers.decode import check_reading, decode, reading
 from trainers.pixels import Pixels
+from trainers.values import Plain
 
 HOLDS = "train/<class>/*, val/<class>/* and test/<class>/*, or <class>/*"
 
@@ -68,7 +68,7 @@ def source(
     )
 
 
-def scored(data: str | None, known: Sequence[str], *, channels: int = 3, **args: Any) -> Source:
+def scored(data: str | None, known: Sequence[str], *, channels: int = 3, **args: Plain) -> Source:
     """List pictures that a run of the classes `known` is scored on."""
     return scored_source(
         existing_folder(data, HOLDS),

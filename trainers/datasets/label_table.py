@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from trainers.datasets import Args, Item, Source
 from trainers.datasets._class_folders import picture_source, scored_source
@@ -38,6 +38,7 @@ from trainers.datasets._tables import (
 from trainers.decode import check_reading, decode, reading
 from trainers.formatting import composed, printable, shortened
 from trainers.pixels import Pixels
+from trainers.values import Plain
 
 HOLDS = "labels.csv (file,labels) and the pictures, or <labels>/*, folders called by labels such as red,dress"
 TABLES = ("labels",)
@@ -127,7 +128,7 @@ def source(
     )
 
 
-def scored(data: str | None, known: Sequence[str], *, channels: int = 3, **args: Any) -> Source:
+def scored(data: str | None, known: Sequence[str], *, channels: int = 3, **args: Plain) -> Source:
     """List pictures that a run of the labels `known` is scored on."""
     how = {"channels": channels, **reading(args)}
     tables = find_tables(data, None, TABLES, HOLDS)

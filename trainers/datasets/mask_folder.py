@@ -53,6 +53,7 @@ from trainers.formatting import shortened
 from trainers.limits import cpus
 from trainers.notices import notice
 from trainers.pixels import Pixels, Reading
+from trainers.values import Plain
 
 HOLDS = "images/* and masks/*, or train/images/* and train/masks/* and the same below val and test"
 CLASSES_FILE = "classes.csv"
@@ -140,7 +141,7 @@ def scored(
     channels: int = 3,
     threshold: float | str | None = None,
     classes: int | Sequence[str] | None = None,
-    **args: Any,
+    **args: Plain,
 ) -> Source:
     """List pairs that a run of the classes `known` is scored on; masks may hold some of them only."""
     root = existing_folder(data, HOLDS)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
 
 from trainers.datasets import Item, Objects, Source, coco, voc, yolo
 from trainers.datasets._files import existing_folder
@@ -80,7 +79,7 @@ def source(
     return found
 
 
-def scored(data: str | None, known: Sequence[str], **args: Any) -> Source:
+def scored(data: str | None, known: Sequence[str], **args: object) -> Source:
     """List pictures that a run of the classes `known` is scored on."""
     found: Source = FORMS[form_of(data)].scored(data, known, **args)
     return found

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
 
 from trainers.datasets import BadImage, Item, Source
 from trainers.datasets._class_folders import picture_source, scored_source
@@ -21,6 +20,7 @@ from trainers.datasets._files import existing_folder
 from trainers.datasets._splits import SPLITS, Folders
 from trainers.decode import check_reading, decode, reading
 from trainers.pixels import Pixels
+from trainers.values import Plain
 
 HOLDS = "photographs in class folders: <class>/*, or train/<class>/*, val/<class>/*, test/<class>/*"
 
@@ -76,7 +76,7 @@ def scored(
     crop_size: int = 1000,
     crops_per_photo: int = 50,
     split_seed: int = 0,
-    **args: Any,
+    **args: Plain,
 ) -> Source:
     """List photographs that a run of the classes `known` is scored on."""
     return scored_source(

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from trainers.datasets._tables import Listed, as_they_are, by_split, column_of, 
 from trainers.decode import check_reading, decode, reading
 from trainers.formatting import printable
 from trainers.pixels import Pixels
+from trainers.values import Plain
 
 HOLDS = "values.csv (file,value) and the pictures"
 TABLES = ("values", "labels")
@@ -79,7 +79,7 @@ def source(
     return _source(listed, columns, rows, places, channels, args)
 
 
-def scored(data: str | None, known: Sequence[str], *, channels: int = 3, **args: Any) -> Source:
+def scored(data: str | None, known: Sequence[str], *, channels: int = 3, **args: Plain) -> Source:
     """List pictures that a run of the columns `known` is scored on."""
     listed = _listed(data, None, args.get("file"), args.get("split"), args.get("pictures"))
     columns, rows = _read_numbers(listed, args.get("value"))

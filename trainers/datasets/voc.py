@@ -20,7 +20,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from trainers.datasets import DIFFICULT, PLAIN, Item, Objects, Source
 from trainers.datasets._files import existing_folder
@@ -55,6 +54,7 @@ from trainers.datasets._yolo_files import lines_of
 from trainers.formatting import printable, shortened
 from trainers.listing import Tree, is_picture, walk
 from trainers.pixels import Pixels
+from trainers.values import Plain
 
 HOLDS = "Annotations/*.xml, JPEGImages/* and ImageSets/Main/train.txt, or pictures with an XML file beside each"
 
@@ -112,7 +112,7 @@ def source(
     return _list(data, {"train": train, "val": val, "test": test}, zero_based, how, known=None)
 
 
-def scored(data: str | None, known: Sequence[str], **args: Any) -> Source:
+def scored(data: str | None, known: Sequence[str], **args: Plain) -> Source:
     """List pictures that a run of the classes `known` is scored on."""
     given = {split: args.get(split) for split in SPLITS}
     return _list(data, given, args.get("zero_based"), how_of(args), known=known)

@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from trainers.datasets import ALL, Item, Objects, Source
 from trainers.datasets._files import existing_folder
@@ -59,6 +59,7 @@ from trainers.datasets._yolo_files import (
 from trainers.formatting import composed, printable, shortened
 from trainers.listing import list_folder, walk
 from trainers.pixels import Pixels
+from trainers.values import Plain
 
 HOLDS = "data.yaml, images/train/* and labels/train/*.txt, or train/images/* and train/labels/*.txt"
 
@@ -126,7 +127,7 @@ def source(
     return _list(data, {"train": train, "val": val, "test": test}, classes, how, known=None)
 
 
-def scored(data: str | None, known: Sequence[str], **args: Any) -> Source:
+def scored(data: str | None, known: Sequence[str], **args: Plain) -> Source:
     """List pictures that a run of the classes `known` is scored on; where no file names classes, they are these."""
     return _list(data, {split: args.get(split) for split in SPLITS}, args.get("classes"), how_of(args), known=known)
 

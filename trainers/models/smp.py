@@ -9,6 +9,7 @@ import difflib
 import fnmatch
 import inspect
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
@@ -162,7 +163,7 @@ def _of_timm(encoder_name: str) -> Any:
         raise ValueError(f"encoder_name={encoder_name}: {error}") from None
 
 
-def _check_encoder(smp: Any, name: str) -> None:
+def _check_encoder(smp: ModuleType, name: str) -> None:
     known = smp.encoders.get_encoder_names()
     if name not in known:
         near = difflib.get_close_matches(name, known, 3)
@@ -188,7 +189,7 @@ def _is_hub(weights: str) -> bool:
     return weights == "hub" or weights.startswith("hub:")
 
 
-def _tag(smp: Any, encoder_name: str, weights: str) -> str:
+def _tag(smp: ModuleType, encoder_name: str, weights: str) -> str:
     """Which weights of an encoder: those that are named, else ImageNet's, else the first. Raises ValueError."""
     known = list(smp.encoders.encoders[encoder_name]["pretrained_settings"])
     tag = weights.partition(":")[2] or ("imagenet" if "imagenet" in known else known[0] if known else "")

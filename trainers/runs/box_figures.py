@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainers import match_tables
+from trainers.arrays import Floats, Ints
 from trainers.box_table import CLASS, CROWD, KIND, are_objects, are_plain
 from trainers.confusion import DENSE_CLASSES, DRAWN_CLASSES, Drawn
 from trainers.formatting import abbreviations
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from PIL import ImageDraw
 
 Pixels = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.floating[Any]]
-Ints = npt.NDArray[np.integer[Any]]
 Bools = npt.NDArray[np.bool_]
 Row = Mapping[str, Any]
 """One example: name (str), image (picture), target (table) and labels (detections); where known, score (its F1, or

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,14 +20,13 @@ if TYPE_CHECKING:
 Pixels = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
 Colour = tuple[int, int, int]
-Row = Mapping[str, Any]
 """One example, as of `box_figures`, but target and labels are `Instances` of one picture: a table and layers, (L,
 height, width), of the labels one for each detection."""
 STRENGTH = 0.45
 """Share of the colour in a tinted pixel."""
 
 
-def draw_predictions(rows: Sequence[Row], classes: Sequence[str], title: str, confidence: float) -> Figure:
+def draw_predictions(rows: Sequence[box_figures.Row], classes: Sequence[str], title: str, confidence: float) -> Figure:
     """Examples: the objects, and what is right, wrong and missed of them, side by side, boxes and masks; arguments as
     of `box_figures.draw_predictions`."""
     boxed = []
@@ -49,7 +48,7 @@ def _tint_truth(image: Pixels, target: Instances[Any]) -> Pixels:
     return tint(image, ((mask, shade) for mask, shade, seen in zip(drawn, shades, there, strict=True) if seen))
 
 
-def _tint_found(image: Pixels, row: Row, confidence: float) -> Pixels:
+def _tint_found(image: Pixels, row: box_figures.Row, confidence: float) -> Pixels:
     """What is missed, and above it what is found, the surest last, in the colours of their lines."""
     target, labels = row["target"], row["labels"]
     verdicts = box_figures.judge(labels.table, target.table, confidence)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 import io
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from trainers.datasets import IGNORED
 from trainers.formatting import abbreviated
 from trainers.runs import lettering
+from trainers.runs.box_figures import Row
 from trainers.runs.example_sheet import MARGIN, Example, Meanings, add_legend, draw_examples, show
 from trainers.runs.palette import COLOURS
 
@@ -32,7 +33,6 @@ red and magenta are not."""
 
 Image = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
-Row = Mapping[str, Any]
 """One example: name (str), image (picture), target and labels (masks: truth and prediction); where known, score
 (its IoU, or None) and kind ("best", "worst" or "")."""
 

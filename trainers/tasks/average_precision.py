@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trainers import box_table
+from trainers.arrays import Floats, Ints
 from trainers.match_tables import (
     ALL,
     AREAS,
@@ -32,8 +33,6 @@ from trainers.match_tables import (
     SCORE,
     Bools,
     Detections,
-    Floats,
-    Ints,
     at_confidence,
     best_confidence,
     precision_at_recalls,

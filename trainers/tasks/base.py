@@ -14,11 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from trainers.arrays import Ints as Ints
 from trainers.instances import Instances, Targets
+from trainers.run_facts import Scores as Scores
 
-Ints = npt.NDArray[np.integer[Any]]
 Floats = npt.NDArray[np.float64]
-Scores = dict[str, Any]
 
 
 Output = Tensor | tuple[Tensor, ...]

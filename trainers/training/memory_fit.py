@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from trainers.augmentations import mixing, mixing_of
 from trainers.formatting import format_size
+from trainers.messages import Facts
 from trainers.recipe import Recipe, Scale
+from trainers.run_facts import DatasetFacts
 
 CRUDE_BYTES = 8000
 """More than any of our models needs for a pixel: what stays far below the limit at that is not predicted."""
@@ -38,7 +39,7 @@ class Need:
 def fit_memory(
     recipe: Recipe,
     scale: Scale,
-    meta: Mapping[str, Any],
+    meta: Facts | DatasetFacts,
     limit: int | None,
     *,
     gpus: bool = False,

@@ -24,7 +24,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
 import torch
 
@@ -33,7 +33,9 @@ from trainers.data import targets
 from trainers.data.sampler import fewest_at_once
 from trainers.data.targets import Most
 from trainers.instances import parts
+from trainers.messages import Facts, Meta
 from trainers.recipe import Recipe
+from trainers.run_facts import DatasetFacts
 from trainers.training import build, device
 from trainers.training.memory_trace import Trace
 from trainers.training.torch_internals import BatchNorm
@@ -90,7 +92,7 @@ class Curve:
 
 def predict(
     recipe: Recipe,
-    meta: Mapping[str, Any],
+    meta: Facts | DatasetFacts,
     micro_batch_size: int | None = None,
     *,
     workers: int = 1,
@@ -118,7 +120,7 @@ def predict(
 
 def largest_micro_batch(
     recipe: Recipe,
-    meta: Mapping[str, Any],
+    meta: Facts | DatasetFacts,
     limit_bytes: int,
     *,
     workers: int = 1,
@@ -151,7 +153,7 @@ def largest_micro_batch(
     return next((d for d in fitting if _fewest(recipe, meta, d) > 1 or not why_not_alone(recipe, meta)), None)
 
 
-def why_not_alone(recipe: Recipe, meta: Mapping[str, Any]) -> str:
+def why_not_alone(recipe: Recipe, meta: Facts | DatasetFacts) -> str:
     """Why the model cannot be trained on one picture where it can be on two, as by a BatchNorm that is left with one
     value of each channel. "": it can be, or that does not show without numbers.
 
@@ -162,14 +164,14 @@ def why_not_alone(recipe: Recipe, meta: Mapping[str, Any]) -> str:
     return _why_not_alone(_key(recipe, meta))
 
 
-def _peak(found: Curve, recipe: Recipe, meta: Mapping[str, Any], micro_batch_size: int, workers: int) -> int:
+def _peak(found: Curve, recipe: Recipe, meta: Facts | DatasetFacts, micro_batch_size: int, workers: int) -> int:
     micro, count = _split_batch(recipe, meta, micro_batch_size)
     return found(micro, _ceil(count, workers), workers)
 
 
 def curve(
     recipe: Recipe,
-    meta: Mapping[str, Any],
+    meta: Facts | DatasetFacts,
     *,
     workers: int = 1,
     sharded: bool = False,
@@ -206,18 +208,24 @@ def context_bytes() -> int | None:
 # Steps of a batch ----------------------------------------------------------------------------------------------
 
 
-def _split_batch(recipe: Recipe, meta: Mapping[str, Any], micro_batch_size: int) -> tuple[int, int]:
+def _split_batch(recipe: Recipe, meta: Facts | DatasetFacts, micro_batch_size: int) -> tuple[int, int]:
     """Pictures of the largest micro-batch, and how many of them the largest step has."""
     largest = recipe.batch_size
-    if rows := meta.get("rows", {}).get("train"):  # epochs are cut into steps, and steps into micro-batches, evenly
+    if rows := _training_rows(meta):  # epochs are cut into steps, and steps into micro-batches, evenly
         largest = _ceil(rows, _ceil(rows, largest))
     count = _ceil(largest, micro_batch_size)
     return _ceil(largest, count), count
 
 
-def _fewest(recipe: Recipe, meta: Mapping[str, Any], micro_batch_size: int) -> int:
+def _training_rows(meta: Facts | DatasetFacts) -> int | None:
+    """How many training pictures there are, where that is known: of prepared data."""
+    rows: Mapping[str, int] = cast(Meta, meta).get("rows", {})
+    return rows.get("train")
+
+
+def _fewest(recipe: Recipe, meta: Facts | DatasetFacts, micro_batch_size: int) -> int:
     """Pictures of the smallest micro-batch of an epoch; where it is not known how many there are, of a step."""
-    rows = meta.get("rows", {}).get("train") or recipe.batch_size
+    rows = _training_rows(meta) or recipe.batch_size
     return fewest_at_once(rows, recipe.batch_size, micro_batch_size)
 
 
@@ -247,7 +255,7 @@ class _Traced:
     recipe: Recipe = field(compare=False)
 
 
-def _key(recipe: Recipe, meta: Mapping[str, Any]) -> _Traced:
+def _key(recipe: Recipe, meta: Facts | DatasetFacts) -> _Traced:
     """What memory depends on, but for the batch: recipes that differ in a learning rate share a trace."""
     recipe = recipe.replace(precision=device.resolve_precision(recipe.precision, torch.cuda.is_available()))
     facts = {

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, Protocol, TypedDict
 
 import numpy as np
-import numpy.typing as npt
 
+from trainers.arrays import Array as Array
 from trainers.datasets import IGNORED, Item
 from trainers.instances import Targets
 
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from trainers.augmentations import Erased
+    from trainers.messages import Facts
+    from trainers.run_facts import DatasetFacts
 
-Array = npt.NDArray[Any]
 Size = tuple[int, int]
 """Height and width, in pixels."""
 TargetFacts = Mapping[str, Sequence[float]]
@@ -46,7 +47,7 @@ class Most(NamedTuple):
     layers: int = 1
 
     @classmethod
-    def of(cls, meta: Mapping[str, Any]) -> Most:
+    def of(cls, meta: Facts | DatasetFacts) -> Most:
         """By what meta.json says, or run.json of its data."""
         return cls(meta.get("most_objects", 1), meta.get("layers", 1))
 
