@@ -131,6 +131,8 @@ ALONE = """
 import trainers
 for optimizer in ("sgd", "adamw"):
     trainers.fit("digits.cnn", {"epochs": 1, "optimizer": optimizer}, trainers.Scale(workers=0))
+from trainers.training import build
+build.build_without_memory(trainers.resolve("shapes.unet"), {"channels": 3, "classes": ["a", "b"]})  # a check before
 """
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypedDict
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 
 from trainers import own_code
 from trainers.data import targets
@@ -25,6 +26,7 @@ from trainers.training import distributed, parts
 from trainers.training.distributed import World
 from trainers.training.startup import eager
 from trainers.training.state import TrainState
+from trainers.values import Args
 
 PLACES = ("points", "anchors")
 """Functions by which models say where in a picture they predict."""
@@ -59,11 +61,25 @@ def build_model(recipe: Recipe, meta: Facts | DatasetFacts) -> nn.Module:
     return model
 
 
+class _Unfilled(TorchFunctionMode):
+    """Draws no normal numbers into tensors without memory: for these torch imports 900 modules of its compiler."""
+
+    def __torch_function__(
+        self, func: Callable[..., object], types: object, args: Sequence[object] = (), kwargs: Args | None = None
+    ) -> object:
+        given = kwargs or {}
+        if func in (torch.Tensor.normal_, nn.init.normal_, nn.init.kaiming_normal_):
+            tensor = args[0] if args else given["tensor"]
+            if isinstance(tensor, torch.Tensor) and tensor.is_meta:
+                return tensor
+        return func(*args, **given)
+
+
 def build_without_memory(recipe: Recipe, meta: Facts | DatasetFacts) -> nn.Module:
     """The recipe's model on the meta device. One whose constructor reads values, as of a rate for each layer, is built
     on the CPU first. Raises as `build_model`."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Unfilled():
             return build_model(recipe, meta)
     except ValueError:
         raise
