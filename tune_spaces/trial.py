@@ -60,6 +60,7 @@ class Trial(tune.Trainable):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="trial")  # one for all: matplotlib opens fonts for each
         self._watch: _Watch | None = None
         self._from: Pointer | None = None
+        gc.freeze()  # what was imported stays: looking through it after each trial would take longer than all else
 
     def step(self) -> Report:
         """Train to the end of the next epoch.
