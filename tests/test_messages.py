@@ -20,14 +20,14 @@ from trainers.run_facts import RunFacts
 def make_job(data: DataSpec) -> Job:
     return {
         "recipe": {}, "scale": {}, "folder": "f", "storage": "s", "attempt": 1, "start_id": "i", "data": data,
-        "threads": 1, "cwd": ".", "adopt": None,
+        "threads": 1, "cwd": ".", "adopt": None, "own_device": True,
     }
 
 
 def make_job_without_threads(data: DataSpec) -> Job:
     return {  # E: threads
         "recipe": {}, "scale": {}, "folder": "f", "storage": "s", "attempt": 1, "start_id": "i", "data": data,
-        "cwd": ".", "adopt": None,
+        "cwd": ".", "adopt": None, "own_device": True,
     }
 
 
