@@ -81,6 +81,15 @@ class MemoryFacts(TypedDict):
 
 
 @final
+class LoadFacts(TypedDict):
+    """How busy a host is."""
+
+    cores: int
+    busy: float
+    """Processes that computed, or were to, in the mean of some minutes."""
+
+
+@final
 class GpuFacts(TypedDict):
     """GPUs, as their driver reports them; the keys that are not required come where there are any."""
 
@@ -109,6 +118,7 @@ class Inspection(SharedFacts):
     disk: dict[str, DiskFacts] | Failure
     """Name in `ProbeQuestion.paths` -> its disk."""
     memory: MemoryFacts | Failure
+    load: LoadFacts | Failure
     gpu: GpuFacts | Failure
     health: HealthFacts | Failure
     ports: list[int]

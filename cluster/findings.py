@@ -19,6 +19,8 @@ RAY_FULL = 0.05
 """Ray puts no more objects on a disk, and kills processes of a host, with less free than this share."""
 WORKER_BYTES = 2**30
 """Of a host's memory, for a worker: torch alone takes half of it."""
+BUSY_SHARE = 0.5
+"""Of a host's cores, that others keep busy."""
 SLOW_SECONDS = 30.0
 HEALTH = {"period_ms": 3000.0, "timeout_ms": 10000.0, "failure_threshold": 5.0}
 """How Ray finds hosts that hang, where nobody says otherwise."""
@@ -42,7 +44,7 @@ def examine(facts: Facts, wanted: ClusterQuestion) -> list[Finding]:
     arrived = {label for label, found in hosts.items() if found["arrived"]}
     findings += compare(facts["this"], hosts, arrived, wanted)
     for label, found in hosts.items():
-        findings += [*_token(label, found), *_disk(label, found), *_memory(label, found)]
+        findings += [*_token(label, found), *_disk(label, found), *_memory(label, found), *_load(label, found)]
         for step in (_network, _shm, _gpu, _health):
             findings += step(label, found, facts)
     findings += [*_clocks(hosts), *_unseen_files(hosts, wanted), *_unreached(hosts), *_no_exchange(hosts)]
@@ -139,6 +141,14 @@ def _memory(label: str, found: HostFacts) -> Iterator[Finding]:
         yield Finding(True, f"{text}: Ray kills processes there", label, "end what takes it")
     elif memory["available"] < WORKER_BYTES:
         yield Finding(False, f"{text}: less than a worker takes", label, "end what takes it")
+
+
+def _load(label: str, found: HostFacts) -> Iterator[Finding]:
+    load = found["load"]
+    if "error" not in load and load["busy"] > BUSY_SHARE * load["cores"]:
+        text = f"{load['busy']:.1f} processes computed on its {load['cores']} cores in the last 5 minutes"
+        text += ": training gets what they leave"
+        yield Finding(False, text, label, "end them, or train when they have ended")
 
 
 def _gpu(label: str, found: HostFacts, facts: Facts) -> Iterator[Finding]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         GpuFacts,
         HealthFacts,
         Inspection,
+        LoadFacts,
         Meeting,
         MemoryFacts,
         NetworkFacts,
@@ -74,6 +75,7 @@ class Probe:
                 name: room(path) for name, path in {**wanted["paths"], "Ray's files": _temporary()}.items()
             },
             "memory": memory,
+            "load": load,
             "gpu": gpu,
             "health": lambda: health(wanted["host"]),
         }
@@ -165,6 +167,13 @@ def memory() -> MemoryFacts:
 
     found = psutil.virtual_memory()
     return {"total": found.total, "available": found.available}
+
+
+def load() -> LoadFacts:
+    """How many processes computed, or were to, in the mean of the last 5 minutes: this check itself counts little."""
+    import psutil
+
+    return {"cores": psutil.cpu_count() or 1, "busy": psutil.getloadavg()[1]}
 
 
 def gpu() -> GpuFacts:

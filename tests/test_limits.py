@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -102,3 +103,30 @@ def test_a_group_whose_name_is_no_utf_8_has_a_quota_too(groups: Path) -> None:
     (groups / "own").write_bytes(b"0::/pod-\xff\n")
     write(groups, {"groups/pod-\udcff/cpu.max": "200000 100000"})
     assert limits.cpus() == 2
+
+
+def test_load_tells_what_others_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """10 seconds in which 8 cores computed for 45 s, 15 s of them for this process."""
+    now = {"clock": 100.0, "own": 7.0}
+    clocks = SimpleNamespace(monotonic=lambda: now["clock"], process_time=lambda: now["own"])
+    monkeypatch.setattr(limits, "CORES", tmp_path / "stat")
+    monkeypatch.setattr(limits, "time", clocks)
+    monkeypatch.setattr(os, "sysconf", lambda _: 100)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    (tmp_path / "stat").write_text("cpu  1000 200 300 9000 50 10 20 30 0 0\ncpu0 1 1 1\n")
+    load = limits.Load()
+    now.update(clock=110.0, own=22.0)
+    (tmp_path / "stat").write_text("cpu  4000 200 1300 9900 99 110 120 330 0 0\ncpu0 1 1 1\n")
+    assert (load.seconds, load.cores()) == (10.0, (4.5, 1.5))
+    assert [load.takes_from(threads) for threads in (4, 5, 6)] == [False, False, True]
+
+
+@pytest.mark.parametrize("text", ["", "nonsense\n", "cpu  1 2 3\n"])
+def test_where_the_system_tells_no_load_nothing_is_concluded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setattr(limits, "CORES", tmp_path / "stat")
+    (tmp_path / "stat").write_text(text)
+    load = limits.Load()
+    assert load.cores() is None
+    assert not load.takes_from(64)

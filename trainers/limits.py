@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 GROUPS = Path("/sys/fs/cgroup")
+CORES = Path("/proc/stat")
+SPARE = 0.25
+"""Cores that the small things a system does may take."""
 OWN_GROUPS = Path("/proc/self/cgroup")
 """Of this process: "0::/path" of version 2, "4:cpu,cpuacct:/path" of version 1."""
 
@@ -31,6 +35,40 @@ def memory() -> int:
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [int(text) for text in _cgroup("memory", "memory.max", "memory.limit_in_bytes") if text.isdigit()]
     return min([host, *limits])
+
+
+class Load:
+    """How busy the cores of this host are, from when it is made."""
+
+    def __init__(self) -> None:
+        self._began, self._before = time.monotonic(), _busy_seconds()
+
+    @property
+    def seconds(self) -> float:
+        """Since it was made."""
+        return time.monotonic() - self._began
+
+    def cores(self) -> tuple[float, float] | None:
+        """How many were busy in the mean: in all, with what other machines on the same hardware took, and for this
+        process. None where the system does not tell."""
+        before, now, seconds = self._before, _busy_seconds(), self.seconds
+        if before is None or now is None or seconds <= 0:
+            return None
+        return (now[0] - before[0]) / seconds, (now[1] - before[1]) / seconds
+
+    def takes_from(self, threads: int) -> bool:
+        """Whether so many threads of this process did not have a core each, as others computed."""
+        found = self.cores()
+        return found is not None and found[0] - found[1] > (os.cpu_count() or 1) - threads + SPARE
+
+
+def _busy_seconds() -> tuple[float, float] | None:
+    """Of all cores of the host, and of this process; None where the system does not tell."""
+    words = _read(CORES).partition("\n")[0].split()
+    if len(words) < 9 or words[0] != "cpu":  # Linux's alone
+        return None
+    user, nice, system, _, _, hard, soft, stolen = map(int, words[1:9])
+    return (user + nice + system + hard + soft + stolen) / os.sysconf("SC_CLK_TCK"), time.process_time()
 
 
 def _quotas() -> Iterator[float]:
