@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -115,10 +117,12 @@ def test_load_tells_what_others_take(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     (tmp_path / "stat").write_text("cpu  1000 200 300 9000 50 10 20 30 0 0\ncpu0 1 1 1\n")
     load = limits.Load()
+    now.update(clock=100.09)
+    assert load.cores() is None
     now.update(clock=110.0, own=22.0)
     (tmp_path / "stat").write_text("cpu  4000 200 1300 9900 99 110 120 330 0 0\ncpu0 1 1 1\n")
     assert (load.seconds, load.cores()) == (10.0, (4.5, 1.5))
-    assert [load.takes_from(threads) for threads in (4, 5, 6)] == [False, False, True]
+    assert [load.leaves(threads) for threads in (4, 5, 6, 64)] == [4, 5, 5.0, 5.0]
 
 
 @pytest.mark.parametrize("text", ["", "nonsense\n", "cpu  1 2 3\n"])
@@ -129,4 +133,49 @@ def test_where_the_system_tells_no_load_nothing_is_concluded(
     (tmp_path / "stat").write_text(text)
     load = limits.Load()
     assert load.cores() is None
-    assert not load.takes_from(64)
+    assert load.leaves(64) == 64
+
+
+@pytest.mark.parametrize(
+    ("running", "user", "expected"),
+    [
+        ("procs_running 4\n", {}, {"GOMP_SPINCOUNT": "2000"}),
+        ("procs_running 3\n", {}, {}),  # of 4 cores two are left
+        ("", {}, {}),
+        ("procs_running 9\n", {"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+        ("procs_running 9\n", {"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
+    ],
+)
+def test_threads_wait_briefly_beside_other_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, running: str, user: Mapping[str, str], expected: Mapping[str, str]
+) -> None:
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    for name in names:
+        monkeypatch.setenv(name, "")  # it is put back afterwards
+        monkeypatch.delenv(name)
+    for name, value in user.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(limits, "CORES", tmp_path / "stat")
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    (tmp_path / "stat").write_text(f"cpu  1 2 3\nprocesses 100\n{running}procs_blocked 0\n")
+    limits.wait_briefly()
+    assert {name: os.environ[name] for name in names if name in os.environ} == expected
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="another OpenMP")
+def test_a_command_tells_openmp_before_torch_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "stat").write_text("procs_running 999\n")
+    code = f"""
+from pathlib import Path
+from trainers import cli, limits
+limits.CORES = Path({str(tmp_path / "stat")!r})
+def command():
+    import torch
+    return 0
+cli.exit_code(command)
+"""
+    others = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    environment = {**others, "OMP_DISPLAY_ENV": "verbose"}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert f"GOMP_SPINCOUNT = '{limits.SPINS}'" in found.stderr

@@ -53,6 +53,7 @@ def test_a_recipe_takes_in_python_what_the_command_line_takes(
         ("cpus_per_worker", "2", [2, "2"]),
         ("resources", "fast_disk=1", [{"fast_disk": 1}, "fast_disk=1"]),
         ("compile", "true", [True, "true"]),
+        ("tune_step", "off", [False, "off", "false"]),
         ("storage", "/tmp/x", ["/tmp/x", Path("/tmp/x")]),
         ("memory", "11811160064", ["11811160064", 11811160064]),
     ],

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from trainers import limits
 from trainers.formatting import nearest
 from trainers.process import as_command
 from trainers.recipe import Recipe, Scale
@@ -28,6 +29,7 @@ Read = TypeVar("Read")
 
 def exit_code(action: Callable[[], int]) -> int:
     """The exit code of a command: its own; 1, 2 or 130, with one line on stderr, where it is cut short."""
+    limits.wait_briefly()
     with as_command():
         return _end(action)
 

@@ -360,6 +360,10 @@ def _new_run(
         "finished": None,
         "command": " ".join(sys.argv),
     }
+    if not known.begun:
+        facts["step"] = {"memory_format": None, "why": "as it comes", "tried": [], "seconds": 0.0}
+    elif known.earlier is not None and "step" in known.earlier:
+        facts["step"] = known.earlier["step"]
     if copies:
         facts["code"] = copies
     if known.resumed is not None and (changed := [*known.resumed.get("changed", []), *warnings]):

@@ -12,6 +12,13 @@ GROUPS = Path("/sys/fs/cgroup")
 CORES = Path("/proc/stat")
 SPARE = 0.25
 """Cores that the small things a system does may take."""
+SOON = 0.1
+"""Seconds in which too few ticks of 0.01 s are counted."""
+BUSY_SHARE, LOOKS, LOOK_SECONDS = 0.5, 3, 0.005
+"""Of a host's cores, that others compute on each time one looks."""
+SPINS = 2000
+"""Of a thread of OpenMP that waits: tens of microseconds, which handing work over takes. By itself it spins for
+milliseconds."""
 OWN_GROUPS = Path("/proc/self/cgroup")
 """Of this process: "0::/path" of version 2, "4:cpu,cpuacct:/path" of version 1."""
 
@@ -28,6 +35,27 @@ def threads() -> int | None:
     """What the user's OMP_NUM_THREADS says; None where it says nothing. "4,2" are 4 at the outermost level."""
     text = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return int(text) if text.isdecimal() and int(text) else None
+
+
+def wait_briefly() -> None:
+    """Where other programs compute, let threads of OpenMP that wait for each other soon do so without a core.
+
+    A thread that spins holds the core that the one it waits for may need: a step in as many threads as there are cores
+    then takes ten times as long and more. Where nobody else computes, spinning costs nothing, and waking up would.
+    OpenMP reads this when torch is imported, here or in processes that this one starts. What the user says holds.
+    """
+    if {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}.isdisjoint(os.environ) and _others() > BUSY_SHARE * (os.cpu_count() or 1):
+        os.environ["GOMP_SPINCOUNT"] = str(SPINS)
+
+
+def _others() -> int:
+    """Processes that compute, or wait for a core to do so, beside this one."""
+    found = []
+    for _ in range(LOOKS):
+        time.sleep(LOOK_SECONDS)
+        _, _, text = _read(CORES).partition("procs_running ")  # Linux's alone
+        found.append(int(text.split()[0]) - 1 if text else 0)
+    return min(found)
 
 
 def memory() -> int:
@@ -50,16 +78,18 @@ class Load:
 
     def cores(self) -> tuple[float, float] | None:
         """How many were busy in the mean: in all, with what other machines on the same hardware took, and for this
-        process. None where the system does not tell."""
+        process. None where the system does not tell, nor so soon."""
         before, now, seconds = self._before, _busy_seconds(), self.seconds
-        if before is None or now is None or seconds <= 0:
+        if before is None or now is None or seconds < SOON:
             return None
         return (now[0] - before[0]) / seconds, (now[1] - before[1]) / seconds
 
-    def takes_from(self, threads: int) -> bool:
-        """Whether so many threads of this process did not have a core each, as others computed."""
-        found = self.cores()
-        return found is not None and found[0] - found[1] > (os.cpu_count() or 1) - threads + SPARE
+    def leaves(self, threads: int) -> float:
+        """How many cores others left to so many threads of this process: as many, where none of these was taken as far
+        as is known."""
+        found, cores = self.cores(), os.cpu_count() or 1
+        left = threads if found is None else cores - (found[0] - found[1])
+        return threads if left >= min(threads, cores) - SPARE else left
 
 
 def _busy_seconds() -> tuple[float, float] | None:

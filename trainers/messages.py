@@ -26,6 +26,7 @@ from trainers.run_facts import (
     Scores,
     SkippedImage,
     Status,
+    StepFacts,
 )
 
 if TYPE_CHECKING:
@@ -230,11 +231,12 @@ class MachineEvent(TypedDict):
     machine: Machine
 
 
-class ThreadsEvent(TypedDict):
-    """How many threads each worker computes in, where it chose them."""
+class ExecutionEvent(TypedDict):
+    """How the workers execute steps, where they chose that."""
 
-    kind: Literal["threads"]
-    used: int
+    kind: Literal["execution"]
+    threads: int
+    step: StepFacts
 
 
 class MessageEvent(TypedDict):
@@ -351,7 +353,7 @@ class DoneEvent(TypedDict):
 
 Event = (
     MachineEvent
-    | ThreadsEvent
+    | ExecutionEvent
     | MessageEvent
     | WarningEvent
     | StartEvent

@@ -322,6 +322,8 @@ class Scale(Fields):
     """Keep the input of each block of layers only, and compute it again on the way back: less memory, more time."""
     compile: bool = False
     """Run the model through torch.compile."""
+    tune_step: bool = True
+    """Try threads and memory format of a step, as far as they are open, on this machine first; off: take the usual."""
     profile: bool = False
     """Write a torch.profiler trace of a few steps for TensorBoard."""
 

@@ -73,6 +73,31 @@ class Threads(TypedDict):
     """Those that it may use."""
 
 
+MemoryFormat = Literal["channels_last", "contiguous"]
+"""How a batch of pictures, and the weights of convolutions, lie in memory: pixel by pixel, or channel by channel."""
+
+
+class TriedStep(TypedDict):
+    """A way to execute training steps that was tried."""
+
+    threads: int
+    memory_format: MemoryFormat
+    seconds: float
+    """Of the fastest of its steps of one micro-batch, on the slowest worker."""
+
+
+class StepFacts(TypedDict):
+    """How training steps are executed, besides `Threads`: rounding, and what dropout draws, depend on it."""
+
+    memory_format: MemoryFormat | None
+    """None: whichever is faster, which the workers find out."""
+    why: Literal["tried", "kept", "as it comes"]
+    """kept: of the same step, tried on the same machine before. as it comes: as was asked for, and else by default."""
+    tried: list[TriedStep]
+    seconds: float
+    """What trying took."""
+
+
 class DatasetFacts(TypedDict, total=False):
     """What run.json says of the data: enough to predict without it."""
 
@@ -165,6 +190,8 @@ class RunFacts(RunEnd):
     machine: Nodes
     threads: NotRequired[Threads]
     """Missing in files of older versions."""
+    step: NotRequired[StepFacts]
+    """Missing in files of older versions, whose pictures lay in channels_last."""
     versions: dict[str, str]
     commit: str | None
     attempt: int

@@ -121,8 +121,8 @@ def number_of(word: str, kind: type[int | float], optional: bool) -> int | float
 
 
 def flag_of(words: Sequence[str]) -> bool:
-    """True or False from no word (true), "true" or "false". Raises ValueError."""
-    known = {"true": True, "false": False}
+    """True or False from no word (true), "true" or "on", "false" or "off". Raises ValueError."""
+    known = {"true": True, "on": True, "false": False, "off": False}
     if words and words[0].lower() not in known:
         raise ValueError(f"{words[0]!r} is neither true nor false")
     return known[words[0].lower()] if words else True

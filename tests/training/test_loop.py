@@ -95,7 +95,7 @@ def everywhere(storage: Path) -> dict[str, Events]:
     """The others of NAMES in float64 on 1 and 3 ranks, and some more; run names like "digits.cnn/2"."""
     jobs: dict[str, tuple[dict[str, Any], int]] = {}
 
-    def add(name: str, key: str, sizes: tuple[int, ...], **changes: Any) -> None:
+    def add(name: str, key: str, sizes: tuple[int, ...], memory_format: Any = "channels_last", **changes: Any) -> None:
         raw = small_data(name, storage / "raw" / name)
         for size in sizes:
             recipe = small_recipe(name, **changes)
@@ -103,6 +103,9 @@ def everywhere(storage: Path) -> dict[str, Events]:
                 recipe = recipe.replace(micro_batch_size=recipe.batch_size // size)
             run = f"{key}/{size}"
             jobs[run] = (job(recipe, raw, storage, run) | {"no_checkpoints": True}, size)
+            (storage / run / "run.json").write_text(
+                json.dumps({"start_id": "of tests", "step": {"memory_format": memory_format}})
+            )
 
     for name in NAMES:
         if name in LARGE:
@@ -110,7 +113,8 @@ def everywhere(storage: Path) -> dict[str, Events]:
         many = {"batch_size": 120, "micro_batch_size": 40} if name == "digits.cnn" else {}
         add(name, name, sizes_of(name), precision="fp64", epochs=EPOCHS, **many)
     add("mnist.cnn", "split", (1, 2, 3), precision="fp64", micro_batch_size=None, **PLAIN)
-    add("mnist.cnn", "dropout", (1, 2), precision="fp64", model_args={"dropout": 0.5}, augment={"rotate": 20})
+    dropout: Any = {"model_args": {"dropout": 0.5}, "augment": {"rotate": 20}}
+    add("mnist.cnn", "dropout", (1, 2), precision="fp64", memory_format="contiguous", **dropout)
     add("mnist.cnn", "weighted", (1, 2), precision="fp64", class_weights="inverse", clip_norm=0.5, ema=0.9)
     add("textures.cnn", "ordinal", (1, 2, 3), precision="fp64", task="ordinal", class_weights="inverse")
     add("mnist.cnn", "four", (1, 4), precision="fp64", epochs=1)
@@ -148,7 +152,8 @@ def test_losses_do_not_depend_on_the_number_of_workers(request: pytest.FixtureRe
 def test_losses_do_not_depend_on_the_number_of_workers_with(
     everywhere: dict[str, Events], key: str, sizes: tuple[int, ...]
 ) -> None:
-    """Another micro-batch without BatchNorm; dropout and augmentation; class weights, clipping and averaging; order."""
+    """Another micro-batch without BatchNorm; dropout and augmentation, contiguous; class weights, clipping and
+    averaging; order."""
     for size in sizes:
         assert_same_curves(everywhere[f"{key}/1"], everywhere[f"{key}/{size}"])
 

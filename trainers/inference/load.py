@@ -55,7 +55,10 @@ def restore(
     """
     check_views(tta, recipe)
     limit_threads()
-    world = World(0, 1, device or choose_device(), recipe.precision)  # type: ignore[arg-type]
+    run = read_run(folder)
+    step = run.get("step") if run is not None else None  # of older versions there is none
+    memory_format = (step and step["memory_format"]) or "channels_last"
+    world = World(0, 1, device or choose_device(), recipe.precision, memory_format=memory_format)  # type: ignore[arg-type]
     weights = Checkpoints(folder).best_weights()
     try:
         state = build.create_state(recipe, meta, world, fresh=False)

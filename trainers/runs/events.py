@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import assert_never
 
 from trainers.confusion import to_draw
-from trainers.messages import DoneEvent, EpochEvent, Event, Line, MachineEvent, StartEvent, ThreadsEvent
+from trainers.messages import DoneEvent, EpochEvent, Event, ExecutionEvent, Line, MachineEvent, StartEvent
 from trainers.progress import Progress
 from trainers.run_facts import Best, Machine, RunSeconds
 from trainers.runs.record import Record
@@ -83,7 +83,7 @@ class Listener:
             raise OSError(f"the run folder {where} cannot be written: {explain(error)}") from None
 
     def _take(self, event: Event) -> None:
-        if event["kind"] == "machine" or event["kind"] == "threads":
+        if event["kind"] == "machine" or event["kind"] == "execution":
             self._place(event)
         elif event["kind"] == "message":
             self.progress.message(event["text"])
@@ -104,10 +104,11 @@ class Listener:
         else:
             assert_never(event)
 
-    def _place(self, event: MachineEvent | ThreadsEvent) -> None:
-        """Where the workers run, for run.json."""
-        if event["kind"] == "threads":
-            self.record.run["threads"]["used"] = event["used"]
+    def _place(self, event: MachineEvent | ExecutionEvent) -> None:
+        """Where the workers run, and how, for run.json."""
+        if event["kind"] == "execution":
+            self.record.run["threads"]["used"] = event["threads"]
+            self.record.run["step"] = event["step"]
         else:
             self._machines[event["host"]] = event["machine"]
             self.record.run["machine"] = {"nodes": list(self._machines.values())}

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import socket
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
 from trainers.data import shard_transfer
 from trainers.data.batches import Cached, Data
 from trainers.data.resident import Resident
-from trainers.data.source import scan_files
+from trainers.data.source import cache_folder, scan_files
 from trainers.data.stream import Streamed
+from trainers.limits import Load
 from trainers.messages import DoneEvent, Event, Job, Meta, Picture, StartEvent
 from trainers.phase import phase
 from trainers.recipe import Recipe, Scale
-from trainers.run_facts import Status
+from trainers.run_facts import MemoryFormat, Status, StepFacts
 from trainers.runs.files import find_run, not_shared, sees
 from trainers.runs.provenance import machine
 from trainers.runtime.stall_detector import Heartbeat
 from trainers.storage.store import Store, explain
-from trainers.training import build, device, loop, threads
+from trainers.training import build, device, loop, tune_step
 from trainers.training.checkpoint import Checkpoints, start_weights
 from trainers.training.distributed import World
 from trainers.training.examples import show_best_and_worst
@@ -68,12 +71,12 @@ def work(
     recipe = _open_recipe(job, world)
     if isinstance(recipe, str):
         return ending("failed", recipe)
-    resident = _resident(recipe, scale, world, job)
+    load, resident = Load(), _resident(recipe, scale, world, job)
     try:
         data = _open_data(job, recipe, scale, resident)
         checkpoints = Checkpoints(Store(job["folder"]), attempt, lambda step: report({"kind": "saved", "step": step}))
+        world = _choose_execution(recipe, data.meta, world, scale, job, load, report)
         state = _restore(recipe, data.meta, world, checkpoints, job, report)
-        _choose_threads(recipe, state, data.meta, world, job, report)
         if heartbeat is not None:
             data = heartbeat.follow(state, data, world)
         before = dict(state.seconds)
@@ -90,12 +93,9 @@ def work(
             activation_checkpointing=scale.activation_checkpointing,
             profile=scale.profile,
             resident=resident,
+            watch_load=job["data"]["mode"] == "cache",  # else programs of ours decode
         )
-    except ValueError as error:
-        summary = Summary("failed", str(error))
-    except OSError as error:
-        summary = Summary("failed", explain(error))
-    except (RuntimeError, MemoryError) as error:
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
         explained = _explain_error(error, recipe, state)
         if explained is None:
             raise
@@ -151,18 +151,40 @@ def ending(status: Status, message: str) -> DoneEvent:
     }
 
 
-@phase("choosing the threads", on="ranks")
-def _choose_threads(recipe: Recipe, state: TrainState, meta: Meta, world: World, job: Job, report: Report) -> None:
-    """As many as run.json says; where it does not yet, as few as are as fast, which rank 0 finds while all try."""
-    most, recorded = job["threads"], None
-    if world.rank == 0:
-        recorded = (Store(job["folder"]).read_json("run.json") or {}).get("threads", {"used": most})["used"]
-    (used,) = world.broadcast(recorded or 0)
-    if not used:
-        (used,) = world.broadcast(threads.choose_threads(recipe, meta, state.model, world, most))
+@phase("trying the step", on="ranks")
+def _choose_execution(
+    recipe: Recipe, meta: Meta, world: World, scale: Scale, job: Job, load: Load, report: Report
+) -> World:
+    """Execute steps as run.json says; what is open there, as is fastest, which all ranks try and agree on."""
+    most, keep = job["threads"], None
+    run = Store(job["folder"]).read_json("run.json") if world.rank == 0 else None
+    threads, memory_format = world.gather_objects(_recorded(run or {}, most))[0]
+    if threads is None or memory_format is None:
+        with contextlib.suppress(ValueError):  # this host has no folder for it
+            keep = cache_folder(Store(job["storage"])) / tune_step.FOLDER
+        found = tune_step.tune(
+            recipe,
+            meta,
+            world,
+            threads,
+            "channels_last" if scale.compile else memory_format,
+            most=most,
+            enabled=scale.tune_step,
+            load=load,
+            keep=keep,
+        )
+        threads, memory_format = found.execution
+        device.reset_peak_memory(world.device)
         if world.rank == 0:
-            report({"kind": "threads", "used": used})
-    device.set_threads(used)
+            report({"kind": "execution", "threads": threads, "step": found.facts()})
+    device.set_threads(threads)
+    return dataclasses.replace(world, memory_format=memory_format)
+
+
+def _recorded(run: Mapping[str, Any], most: int) -> tuple[int | None, MemoryFormat | None]:
+    """Threads and memory format by run.json; None: they are open. Older versions knew channels_last alone."""
+    step: StepFacts | dict[str, Any] = run.get("step", {"memory_format": "channels_last"})
+    return run.get("threads", {"used": most})["used"], step["memory_format"]
 
 
 def _start(state: TrainState, recipe: Recipe) -> StartEvent:
@@ -259,6 +281,10 @@ def _ending(
 
 def _explain_error(error: BaseException, recipe: Recipe, state: TrainState | None) -> Summary | None:
     """How a run ends after an error that would come again; None of one that may not."""
+    if isinstance(error, ValueError):
+        return Summary("failed", str(error))
+    if isinstance(error, OSError):
+        return Summary("failed", explain(error))
     if _is_out_of_memory(error):
         return Summary("out_of_memory", _advise(recipe, error))
     if state is not None and (left_out := explain_left_out(str(error), state.model)):

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trainers.phase import phase
+from trainers.run_facts import MemoryFormat
 from trainers.training.activation_checkpointing import blocks, checkpoint_activations
 from trainers.training.torch_internals import is_view, tree_map_only
 
@@ -42,6 +43,8 @@ class World:
     device: torch.device
     precision: Literal["fp32", "bf16", "fp64"]
     strategy: Literal["ddp", "fsdp2"] = "ddp"
+    memory_format: MemoryFormat = "channels_last"
+    """Of pictures, and of the weights of convolutions; FSDP2 has no other."""
 
     @property
     def sharded(self) -> bool:
@@ -104,7 +107,8 @@ def place(model: nn.Module, world: World) -> nn.Module:
     Call it before the optimizer is made: FSDP2 replaces the parameters.
     """
     if not world.sharded:
-        return model.to(world.device, world.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        memory_format = torch.channels_last if world.memory_format == "channels_last" else torch.contiguous_format
+        return model.to(world.device, world.dtype, memory_format=memory_format)  # type: ignore[call-overload, no-any-return]
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.fsdp import fully_shard
 

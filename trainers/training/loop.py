@@ -15,10 +15,15 @@ for every epoch that is left:
 from __future__ import annotations
 
 import math
+import os
+import socket
 import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
+
+from trainers import limits
 from trainers.data import sampler
 from trainers.data.batches import Data
 from trainers.data.resident import Resident
@@ -40,6 +45,8 @@ from trainers.training.unused import describe_unused, leave_out_unused
 
 FINITE_EVERY = 20
 """Steps between checks of the loss: each waits for the device."""
+BUSY_SHARE, BUSY_CORES, BUSY_SECONDS = 0.25, 0.5, 5.0
+"""Of the cores that its threads need, what others may take, and at most; the start of this run is over sooner."""
 SAVE_SECONDS = 1.0
 """An epoch that ends sooner after a checkpoint writes none, unless it is the best or the last."""
 
@@ -65,6 +72,7 @@ def train(
     activation_checkpointing: bool = False,
     profile: bool = False,
     resident: Resident | None = None,
+    watch_load: bool = False,
 ) -> Summary:
     """Train from where `state` stands to the recipe's last epoch. Every rank calls this with equal arguments.
 
@@ -80,6 +88,7 @@ def train(
         activation_checkpointing: Whether to recompute activations in the backward pass.
         profile: Whether to trace a few steps of the first epoch.
         resident: What `data` keeps on the device.
+        watch_load: Whether to say once where other programs keep the cores of a CPU busy.
 
     Raises:
         OSError: A checkpoint cannot be written.
@@ -100,6 +109,7 @@ def train(
         resident=resident,
     )
     _choose_trained(run)
+    run.load = limits.Load() if watch_load and world.device.type == "cpu" else None
     summary = _stopped_early(run)
     while summary is None and state.epoch < recipe.epochs:
         if state.epoch == recipe.frozen_epochs and not state.step:
@@ -178,6 +188,7 @@ def _end_step(run: Run, meter: Meter, step: Step) -> Summary | None:
 def _finish_epoch(run: Run) -> Summary | None:
     """Evaluate, report the history's line, save."""
     state, sums = run.state, run.state.sums
+    _warn_of_others(run)
     start = time.perf_counter()
     loss, counts, ms_per_image = evaluate_split(run, "val")
     evaluate_seconds = time.perf_counter() - start
@@ -231,6 +242,24 @@ def _finish_epoch(run: Run) -> Summary | None:
     if stop and not save:
         _save(run)
     return Summary("interrupted", f"interrupted after epoch {state.epoch}") if stop else None
+
+
+def _warn_of_others(run: Run) -> None:
+    """After the first epoch, or the first few where these are short: whether other programs held cores meanwhile."""
+    if run.load is None:
+        return
+    found = run.world.gather_objects((socket.gethostname(), run.load.seconds, run.load.cores()))
+    if min(seconds for _, seconds, _ in found) < BUSY_SECONDS:
+        return
+    run.load = None
+    host, *_ = found[run.world.rank]
+    here = [cores for name, _, cores in found if name == host and cores is not None]
+    if here:
+        others, all_cores = max(busy for busy, _ in here) - sum(own for _, own in here), os.cpu_count() or 1
+        threads = len(here) * torch.get_num_threads()
+        if others > all_cores - threads + min(BUSY_SHARE * threads, BUSY_CORES):
+            text = f"other programs kept {others:.1f} of {all_cores} cores busy"
+            run.reporter.report({"kind": "warning", "text": f"{text}: training takes longer than it would alone"})
 
 
 def _peak_memory(run: Run) -> Line:

@@ -86,7 +86,7 @@ class Preprocess:
                 mapping = augment.center_mapping(recipe.storage_size, recipe.image_size, len(images))
                 found = self.target.move(found, mapping, recipe.storage_size, recipe.image_size)
         else:
-            pixels = self._to_device(batch.images).permute(0, 3, 1, 2).to(self.world.dtype).mul_(1 / 255)
+            pixels = self._floats(batch.images).mul_(1 / 255)
             images, maps, mapping, erased = augment.augment(
                 pixels,
                 recipe.augment,
@@ -98,6 +98,8 @@ class Preprocess:
                 ignore_index=self.target.outside,
             )
             images = torch.addcmul(self.shift, images, self.scale)
+            if self.world.memory_format == "contiguous":  # else a convolution would take what some changes make of it
+                images = images.contiguous()
             size = (batch.images.shape[1], batch.images.shape[2])  # of a mosaic, that of the store twice
             found = self.target.move(found, mapping, size, recipe.image_size, erased)
         return images, stored if found is batch.targets else each(self._to_device, found), maps
@@ -111,10 +113,17 @@ class Preprocess:
         return torch.addcmul(self.shift, images, self.scale_of_bytes)
 
     def _middle(self, pictures: npt.NDArray[np.uint8] | Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        images = self._to_device(pictures).permute(0, 3, 1, 2).to(self.world.dtype)
+        images = self._floats(pictures)
         if self.recipe.storage_size != self.recipe.image_size:
             images, masks = augment.center(images, self.recipe.image_size, masks)
         return self.normalise(images), masks
+
+    def _floats(self, pictures: npt.NDArray[np.uint8] | Tensor) -> Tensor:
+        """(N, C, H, W) from 0 to 255. As it comes, pictures lie pixel by pixel: in channels_last."""
+        pixels = self._to_device(pictures).permute(0, 3, 1, 2)
+        if self.world.memory_format == "channels_last":
+            return pixels.to(self.world.dtype)
+        return pixels.to(self.world.dtype, memory_format=torch.contiguous_format)
 
     def _to_device(self, array: Array | Tensor) -> Tensor:
         return upload(array, self.world.device)

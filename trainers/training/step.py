@@ -31,6 +31,7 @@ from trainers.data.mixing import Mixture
 from trainers.data.resident import Resident
 from trainers.data.sampler import Pass
 from trainers.instances import Targets, each, parts
+from trainers.limits import Load
 from trainers.messages import Event
 from trainers.phase import phase
 from trainers.recipe import Recipe
@@ -79,6 +80,8 @@ class Run:
     time_left: TimeLeft = field(default_factory=TimeLeft)
     resident: Resident | None = None
     """What `data` keeps on the device."""
+    load: Load | None = None
+    """Of this host since training began; None: nobody wants to know any more."""
 
     def __post_init__(self) -> None:
         self.task = make_task(self.recipe, self.data.meta)
