@@ -15,6 +15,7 @@ speed      milliseconds an image of loop.train against a loop by hand, which has
            theirs, less is better. Printed, not judged: the machine may be doing other work.
 memory     predicted bytes of a step, and what torch's allocator handed out in two.
 data_wait  the share of an epoch's time in which ours waited for pictures.
+trial      how the start of a long run would execute the step, and the seconds of each way that it tries.
 uploads    that copies to the GPU arrive whole, and that the host does not wait for them (on a GPU).
 execution  what a run reports of how it executes its steps, where pyarrow is installed.
 """
@@ -48,7 +49,7 @@ from trainers.data.batches import Batch
 from trainers.data.resident import Resident
 from trainers.data.sampler import Pass
 from trainers.recipe import Recipe, resolve
-from trainers.training import build, device, loop, peak_memory
+from trainers.training import build, device, loop, peak_memory, tune_step
 from trainers.training.distributed import World
 from trainers.upload import upload
 
@@ -280,6 +281,16 @@ def check_memory(name: str, budget: Budget) -> Facts:
     return {**found, "wanted": f"within {allowed:.0%}", "passed": abs(error) <= allowed}
 
 
+def try_step(name: str, budget: Budget) -> Facts:
+    """What is chosen at the start of a run of many epochs."""
+    recipe, threads = budget.recipe(name, epochs=10_000), torch.get_num_threads()
+    assert recipe.precision != "auto"
+    world = World(0, 1, budget.device, recipe.precision)
+    tuned = tune_step.tune(recipe, Drawn(recipe, 2).meta, world, most=threads)
+    device.set_threads(threads)
+    return {"threads": tuned.execution.threads, **tuned.facts()}
+
+
 def check_uploads(where: torch.device) -> Facts:
     """Whether copies arrive whole, and take place while the host goes on and the device is busy."""
     rng = np.random.default_rng(0)
@@ -339,6 +350,7 @@ def check_model(name: str, budget: Budget) -> Facts:
     found["equality"] = check_equality(recipe, budget)
     found["memory"] = check_memory(recipe, budget)
     found["speed"], found["data_wait"] = check_speed(recipe, budget)
+    found["trial"] = try_step(recipe, budget)
     return found
 
 

@@ -34,4 +34,5 @@ def test_a_cpu_passes_the_check_of_gpus_without_ray(tmp_path: Path) -> None:
         assert found["equality"]["passed"]
         assert found["memory"]["predicted"] > 0
         assert found["speed"]["ratio"] > 0
+        assert found["trial"]["tried"]
     assert report["execution"]["status"] == "finished"
