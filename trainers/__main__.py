@@ -21,6 +21,7 @@ from trainers.inference import Views
 from trainers.own_code import is_file
 from trainers.recipe import Recipe, Scale, recipe_names, resolve
 from trainers.registry import load
+from trainers.runtime.addresses import default_workers
 from trainers.storage.store import explain
 
 if TYPE_CHECKING:
@@ -463,6 +464,8 @@ def _parse(name: str, flags: Sequence[str], command: str = "train") -> Parsed:
     """The recipe called `name`, changed by the flags. Raises ValueError, or ends the process with code 2."""
     recipe = resolve(name)
     changes, scale, options = parse(recipe, Scale(), _Options(), flags, f"python -m trainers {command} {name}")
+    if command == "train" and not any(word.startswith("--workers") for word in flags):
+        scale = scale.replace(workers=default_workers(scale))
     if options.run is not None:
         changes |= _find_lost(changes, scale, options.run)
     return recipe.replace(**changes), scale, options

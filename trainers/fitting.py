@@ -53,6 +53,7 @@ from trainers.runs.events import Control, Listener
 from trainers.runs.files import check_run_name, count_epochs, find_run, new_run_name, read_history, read_run
 from trainers.runs.provenance import changed_since, commit, versions
 from trainers.runs.record import Record
+from trainers.runtime.addresses import default_workers
 from trainers.runtime.local import ThisProcess
 from trainers.runtime.signals import Signals
 from trainers.storage.run_lock import lock
@@ -132,7 +133,7 @@ def fit(
     Args:
         recipe: The name of one, or a Recipe.
         changes: Fields of the recipe to change.
-        scale: Where it runs; None: one worker on Ray.
+        scale: Where it runs; None: one worker on the cluster of RAY_ADDRESS, or this process where it names none.
         run: The run's name; None: <recipe>-<date>-<time>.
         name: What a Recipe is called in run.json; None: <dataset>.<model>.
         progress: Where messages go; None: stderr.
@@ -146,7 +147,8 @@ def fit(
     begun = time.perf_counter()
     requested = (resolve(recipe) if isinstance(recipe, str) else recipe).replace(**changes or {})
     name = name or (recipe if isinstance(recipe, str) else f"{recipe.dataset}.{recipe.model}")
-    scale, progress, control = scale or Scale(), progress or Progress(), control or Control()
+    scale = scale or Scale(workers=default_workers(Scale()))
+    progress, control = progress or Progress(), control or Control()
     if scale.data is not None:  # workers, and whoever evaluates the run later, start in other folders
         scale = scale.replace(data=os.path.abspath(os.path.expanduser(scale.data)))
     storage = Store(scale.storage or default_storage())

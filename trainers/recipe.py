@@ -291,7 +291,8 @@ class Scale(Fields):
     """Where it runs. May change rounding and speed, nothing else."""
 
     workers: int | tuple[int, int] = 1
-    """Training processes on Ray; 0: this process, without Ray; MIN:MAX: as many as the cluster has."""
+    """Training processes on Ray; 0: this process, without Ray; MIN:MAX: as many as the cluster has. `train` without
+    it: 0, unless RAY_ADDRESS or a job names a cluster, or data_mode=stream, GPUs or resources are asked for."""
     cpus_per_worker: int | None = None
     """CPUs, and threads, of each worker. None: the host's, shared evenly."""
     gpus_per_worker: float | None = None

@@ -1,7 +1,7 @@
 """Seconds from the command to a validation score: ours as it comes against the same training by hand.
 
     python tests/benchmarks/time_to_score.py [--quick] [--repeats N] [--threads N] [--only mnist|shapes|textures|camvid]
-        [--mnist PATH] [--camvid PATH] [--minutes 20] [--loaders 0]
+        [--mnist PATH] [--camvid PATH] [--minutes 20] [--loaders 0] [--ray 0]
 
     mnist      mnist.cnn, accuracy 0.99, where --mnist gives the folder of the published files
     shapes     shapes.unet, mIoU 0.70: after its 8 epochs it has 0.75
@@ -10,8 +10,8 @@
 
 Every training is a process of its own, and competitors take turns; each round has another seed.
 
-    trainyard             python -m trainers train RECIPE: starts Ray, prepares pictures, writes a run folder
-    trainyard, no Ray     the same with --workers 0
+    trainyard             python -m trainers train RECIPE: prepares pictures, writes a run folder
+    trainyard on Ray      the same with --workers 1, which starts Ray (--ray 1)
     loop                  plain PyTorch and torchvision, in _by_hand.py: a DataLoader that decodes, in this process
                           (--loaders: in so many of its own), torch's default threads, no files written
     lightning             the same in a LightningModule and a Trainer as documented (pip install -e '.[peers]')
@@ -23,7 +23,7 @@ stops with the first epoch whose score is high enough, and the training is then 
 --minutes, counts as infinite. `processor` is the time of all cores, of all processes of a training.
 
 Wanted: at most 0.9 of the loop's time, 0.7 of Lightning's. --quick: drawn digits, shapes and textures of 32x32, small
-networks and low scores, which each must reach; ours without Ray.
+networks and low scores, which each must reach.
 """
 
 from __future__ import annotations
@@ -282,10 +282,9 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
 
 def compare(each: Set, given: Any, home: Path) -> None:
     """Time all competitors on a data set, and print it."""
-    runs: dict[str, Callable[[int], Reached]] = (
-        {} if given.quick else {"trainyard": lambda s: ours(each, given, home, s)}
-    )
-    runs["trainyard, no Ray"] = lambda seed: ours(each, given, home, seed, "--workers", "0")
+    runs: dict[str, Callable[[int], Reached]] = {"trainyard": lambda seed: ours(each, given, home, seed)}
+    if given.ray and not given.quick:
+        runs["trainyard on Ray"] = lambda seed: ours(each, given, home, seed, "--workers", "1")
     runs["loop"] = lambda seed: peer(each, given, home, seed, "loop")
     if importlib.util.find_spec("lightning") is not None:
         runs["lightning"] = lambda seed: peer(each, given, home, seed, "lightning")
@@ -327,6 +326,7 @@ def _details(results: Sequence[Reached]) -> list[str]:
 def main() -> None:
     numbers = {
         "minutes": (20, "after which a training is given up"),
+        "ray": (0, "whether ours with --workers 1 takes part"),
         "loaders": (0, "processes of each DataLoader of the others"),
     }
     paths = {"mnist": "folder of MNIST's published files", "camvid": "folder of CamVid, in SegNet's form"}

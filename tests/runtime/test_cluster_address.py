@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ray.exceptions import AuthenticationError
 
 from trainers.__main__ import main
+from trainers.recipe import Recipe, Scale
 from trainers.runtime import ray_train
-from trainers.runtime.addresses import cluster_address, host_of, refuse_other_servers, token_origin, use_token
+from trainers.runtime.addresses import (
+    cluster_address,
+    default_workers,
+    host_of,
+    refuse_other_servers,
+    token_origin,
+    use_token,
+)
 
 
 @pytest.mark.parametrize(
@@ -30,6 +39,43 @@ def test_the_environment_names_the_cluster(
     monkeypatch.setenv("RAY_ADDRESS", given)
     assert cluster_address() == address
     assert host_of(cluster_address()) == host
+
+
+@pytest.mark.parametrize(
+    ("given", "scale", "workers"),
+    [
+        ("", {}, 0),
+        ("local", {"cpus_per_worker": 2, "memory": "1GiB"}, 0),
+        ("head:6379", {}, 1),
+        ("", {"data_mode": "stream"}, 1),
+        ("", {"gpus_per_worker": 0}, 1),
+        ("", {"accelerator_type": "A100"}, 1),
+        ("", {"resources": {"fast_disk": 1}}, 1),
+    ],
+)
+def test_a_training_is_on_ray_where_there_is_a_cluster_or_ray_is_asked_for_something(
+    given: str, scale: dict[str, Any], workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", given)
+    assert default_workers(Scale(**scale)) == workers
+
+
+@pytest.mark.parametrize(
+    ("flags", "workers"), [((), 0), (("--workers", "2"), 2), (("--workers=1",), 1), (("--data-mode", "stream"), 1)]
+)
+def test_the_command_takes_the_number_of_workers_that_is_given(
+    flags: tuple[str, ...], workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    asked: list[Scale] = []
+
+    def fit(_: Recipe, *, scale: Scale, **__: object) -> None:
+        asked.append(scale)
+        raise ValueError("far enough")
+
+    monkeypatch.setattr("trainers.fitting.fit", fit)
+    assert main(["train", "digits.cnn", *flags]) == 2
+    assert [each.workers for each in asked] == [workers]
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "https://head.example.com", "http://head:8265/"])

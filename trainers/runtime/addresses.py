@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from trainers.recipe import Scale
+
 START = "start a cluster there (bash cluster/local.sh), or correct RAY_ADDRESS, or unset it to do without one"
 """What to do where nothing answers."""
 
@@ -12,6 +14,14 @@ def cluster_address() -> str | None:
     """The cluster that RAY_ADDRESS names, which Ray sets in a job, too; None: Ray is to be started here."""
     address = os.environ.get("RAY_ADDRESS", "").strip()
     return None if address in ("", "local") else address
+
+
+def default_workers(scale: Scale) -> int:
+    """Of a training where nobody gave a number: 1 on the cluster that the environment names, or where what is asked for
+    is Ray's to give; else 0, this process: to start Ray takes longer than many a training on one machine, and there is
+    nothing to scale."""
+    asked = (scale.data_mode == "stream", scale.gpus_per_worker is not None, scale.accelerator_type, scale.resources)
+    return 1 if cluster_address() is not None or any(asked) else 0
 
 
 def host_of(address: str | None) -> str | None:

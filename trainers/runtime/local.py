@@ -29,7 +29,7 @@ class ThisProcess:
         pass
 
     def wait(self) -> list[str]:
-        """Nothing to wait for. Returns a warning where the GPU of a Mac stays idle."""
+        """Nothing to wait for. Returns a warning where GPUs stay idle."""
         import torch
 
         from trainers.training.device import auto_precision, warn_of_idle_gpu
@@ -38,6 +38,8 @@ class ThisProcess:
         self.gpus = torch.cuda.is_available()
         self.auto_precision = auto_precision(self.gpus)
         self.memory = device_memory(self.gpus, 1)
+        if (gpus := torch.cuda.device_count()) > 1:
+            return [f"one of the {gpus} GPUs of this machine is used; --workers {gpus} trains on all of them"]
         return warn_of_idle_gpu()
 
     def train(self, job: Job, listen: Callable[[Event], None], stop: threading.Event) -> None:
