@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,10 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def tasks(rows: Sequence[Any], function: Callable[[Any], Any]) -> Iterator[Any]:
         return map(function, rows)
 
-    monkeypatch.setattr(stream, "ray_map", tasks)
+    def tasks_of_several(rows: Sequence[Any], function: Callable[[Any], Sequence[Any]]) -> Iterator[Any]:
+        return (result for row in rows for result in function(row))
+
+    monkeypatch.setattr(stream, "ray_map_all", tasks_of_several)
     monkeypatch.setattr(preparing, "ray_map", tasks)
 
 
@@ -149,6 +153,44 @@ def test_a_set_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(preparing, "_decode_chunk", None)  # nothing is decoded from here on
     assert measure(recipe, source, tmp_path / "new", published=Store(tmp_path / "store")) == first
     assert measure(recipe, source, tmp_path / "other")["mean"] == prepared["mean"]  # what is prepared is known, too
+
+
+def test_pictures_are_decoded_in_tasks_that_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first pass has one of its own, as it is waited for; and all are what is prepared, in their order."""
+    recipe = small_recipe("unet.camvid")
+    cached, streamed = in_both_modes(recipe, str(small_data("unet.camvid", tmp_path / "raw")), tmp_path)
+    monkeypatch.setattr(stream, "TASK_PICTURES", 10)
+    here, of_tasks = stream.ray_map_all, []
+
+    def noting(rows: Sequence[Any], function: Callable[[Any], Sequence[Any]]) -> Iterator[Any]:
+        of_tasks.extend(len(json.loads(row["passes"])) for row in rows)
+        return here(rows, function)
+
+    monkeypatch.setattr(stream, "ray_map_all", noting)
+    rows = streamed.meta["rows"]["train"]
+    passes = [sampler.one_pass(sampler.permutation(0, number, rows)[:3]) for number in range(17)]
+    compared = 0
+    for one, other in zip(cached.batches("train", passes), streamed.batches("train", iter(passes)), strict=True):
+        assert other.of is passes[compared]
+        np.testing.assert_array_equal(one.images, other.images)
+        np.testing.assert_array_equal(one.targets, other.targets)
+        compared += 1
+    assert compared == len(passes)
+    assert of_tasks == [1, 2, 4, 4, 4, 2]
+
+
+@pytest.mark.parametrize("name", ["resnet.r18", "unet.camvid"])
+def test_a_picture_that_has_vanished_since_ends_the_run_with_its_name(name: str, tmp_path: Path) -> None:
+    recipe = small_recipe(name)
+    _, streamed = in_both_modes(recipe, str(small_data(name, tmp_path / "raw")), tmp_path)
+    gone = streamed.source.splits["train"][2]
+    assert gone.path is not None
+    Path(gone.path).unlink()
+    passes = [sampler.one_pass(np.array(ids)) for ids in ([0, 1], [1, 3], [3, 2])]  # the last two in one task
+    batches = streamed.batches("train", passes)
+    assert [next(batches).of, next(batches).of] == passes[:2]
+    with pytest.raises(ValueError, match=f"{Path(gone.path).name}.*when the pictures were measured: was it changed"):
+        next(batches)
 
 
 def test_a_set_that_is_another_on_this_host_is_refused(tmp_path: Path) -> None:

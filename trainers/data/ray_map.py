@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
@@ -17,6 +17,20 @@ def ray_map(rows: Sequence[Row], function: Callable[[Row], Result], most: int | 
         function: run as a task of its own for each row.
         most: tasks at once; None: as many as there are CPUs for.
     """
+    import ray.data
+
+    mapped = _one_block_each(rows).map(_of_columns(function), compute=ray.data.TaskPoolStrategy(size=most))
+    return cast(Iterator[Result], iter(mapped.iter_rows()))
+
+
+def ray_map_all(rows: Sequence[Row], function: Callable[[Row], Sequence[Result]]) -> Iterator[Result]:
+    """Like `ray_map`, of a function that gives several results of a row: one after another. Their arrays may differ in
+    size, not in the number of dimensions."""
+    return cast(Iterator[Result], iter(_one_block_each(rows).flat_map(_of_columns(function)).iter_rows()))
+
+
+def _one_block_each(rows: Sequence[Row]) -> Any:
+    """A data set of Ray's, a task for each row."""
     import logging
 
     for name in ("ray.data", "ray.data.dataset"):
@@ -26,9 +40,8 @@ def ray_map(rows: Sequence[Row], function: Callable[[Row], Result], most: int | 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
-    of_columns = cast(Callable[[dict[str, object]], dict[str, object]], function)
-    mapped = ray.data.from_items(list(rows), override_num_blocks=len(rows)).map(
-        of_columns, compute=ray.data.TaskPoolStrategy(size=most)
-    )
-    for result in mapped.iter_rows():
-        yield cast(Result, result)
+    return ray.data.from_items(list(rows), override_num_blocks=len(rows))
+
+
+def _of_columns(function: Callable[[Row], object]) -> Callable[[dict[str, object]], Any]:
+    return cast(Callable[[dict[str, object]], Any], function)
