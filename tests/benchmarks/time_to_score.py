@@ -4,7 +4,7 @@
         [--mnist PATH] [--camvid PATH] [--minutes 20] [--loaders 0] [--ray 0]
 
     mnist      mnist.cnn, accuracy 0.99, where --mnist gives the folder of the published files
-    shapes     shapes.unet, mIoU 0.70: after its 8 epochs it has 0.75
+    shapes     shapes.unet, mIoU 0.85
     textures   folder.tune, accuracy 0.90, on 1,500 + 375 drawn textures of own_folder.py
     camvid     folder.tune_masks at 96x128, mIoU 0.45, where --camvid gives SegNet's form of CamVid, or a part of it
 
@@ -137,7 +137,7 @@ def shapes(given: Any, home: Path) -> Set:
         for number, (picture, mask) in enumerate(pairs):
             Image.fromarray(picture).save(folder / split / f"{number:05}.png")
             Image.fromarray(mask).save(folder / f"{split}annot" / f"{number:05}.png")
-    rows, score = recipe.dataset_args["train"], 0.1 if given.quick else 0.7
+    rows, score = recipe.dataset_args["train"], 0.1 if given.quick else 0.85
     return Set("shapes", "shapes.unet", changes, folder, "masks", False, "miou", score, len(drawn.CLASSES), rows)
 
 

@@ -7,6 +7,7 @@ def quick() -> Sweep:
     """Learning rate x batch size of a U-Net on drawn shapes: 6 trials, minutes on a laptop, no download."""
     return Sweep(
         recipe="shapes.unet",
+        changes={"epochs": 8, "dataset_args": {"train": 1600, "val": 100}},
         space={"lr": [1e-3, 3e-3, 1e-2], "batch_size": [8, 16]},
         grace_epochs=2,
     )
