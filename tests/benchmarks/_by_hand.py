@@ -147,8 +147,9 @@ def dice(logits: Tensor, target: Tensor) -> Tensor:
 
 def schedule(job: Job, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
     """Up to the rate of the recipe, over its share of the steps, and down again by a cosine."""
+    share = max(job["warmup_share"], 2 / steps)  # torch divides by zero where it goes up within a single step
     return torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, job["lr"], total_steps=steps, pct_start=job["warmup_share"], cycle_momentum=False
+        optimizer, job["lr"], total_steps=steps, pct_start=share, cycle_momentum=False
     )
 
 
