@@ -19,14 +19,14 @@ def ray_map(rows: Sequence[Row], function: Callable[[Row], Result], most: int | 
     """
     import ray.data
 
-    mapped = _one_block_each(rows).map(_of_columns(function), compute=ray.data.TaskPoolStrategy(size=most))
+    mapped = _one_block_each(rows).map(function, compute=ray.data.TaskPoolStrategy(size=most))
     return cast(Iterator[Result], iter(mapped.iter_rows()))
 
 
 def ray_map_all(rows: Sequence[Row], function: Callable[[Row], Sequence[Result]]) -> Iterator[Result]:
     """Like `ray_map`, of a function that gives several results of a row: one after another. Their arrays may differ in
     size, not in the number of dimensions."""
-    return cast(Iterator[Result], iter(_one_block_each(rows).flat_map(_of_columns(function)).iter_rows()))
+    return cast(Iterator[Result], iter(_one_block_each(rows).flat_map(function).iter_rows()))
 
 
 def _one_block_each(rows: Sequence[Row]) -> Any:
@@ -41,7 +41,3 @@ def _one_block_each(rows: Sequence[Row]) -> Any:
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
     return ray.data.from_items(list(rows), override_num_blocks=len(rows))
-
-
-def _of_columns(function: Callable[[Row], object]) -> Callable[[dict[str, object]], Any]:
-    return cast(Callable[[dict[str, object]], Any], function)

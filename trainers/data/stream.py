@@ -27,6 +27,9 @@ TASK_PICTURES = 500
 TASK_BYTES = 64 * 2**20
 """The same, of pictures as they are stored."""
 
+Columns = dict[str, Any]
+"""Of a pass, as Ray Data gives them."""
+
 
 class Streamed:
     """Pictures decoded on the way by Ray Data: each rank makes a Ray data set of its own passes, in their order."""
@@ -127,14 +130,14 @@ class _Task(TypedDict):
     """Of each row of each pass, as JSON: the number of its item, and its own within the item."""
 
 
-def _decode_task(task: _Task) -> list[dict[str, Any]]:
+def _decode_task(task: _Task) -> list[Columns]:
     """Each pass, as plain columns, of which "targets0", ... are those of its targets; or, for the first that has it,
     what cannot be read: Ray would wrap an exception in pages of its own."""
     target = targets.kind(task["target"])
     decoder = Decoder(Recipe.from_json(json.loads(task["recipe"])), target, task["channels"], task["classes"])
     passes = json.loads(task["passes"])
     images = [np.empty((len(places), *decoder.size, decoder.channels), np.uint8) for places in passes]
-    found: list[list[Any]] = [[None] * len(places) for places in passes]
+    found: list[list[object]] = [[None] * len(places) for places in passes]
     failed: dict[int, str] = {}
     rows = [(*place, number, row) for number, places in enumerate(passes) for row, place in enumerate(places)]
     of_items = itertools.groupby(sorted(rows), operator.itemgetter(0))  # an item is let go once its rows are copied
@@ -158,12 +161,12 @@ def _try_read(decoder: Decoder, item: Item) -> list[Sample] | str:
         return str(error)
 
 
-def _failure(error: str, target: Target) -> dict[str, Any]:
+def _failure(error: str, target: Target) -> Columns:
     nothing = each(lambda part: np.zeros((1,) * part.ndim, part.dtype), target.stack([]))
     return _columns(np.zeros((1, 1, 1, 1), np.uint8), nothing, error)
 
 
-def _columns(images: Array, stacked: Targets, error: str) -> dict[str, Any]:
+def _columns(images: Array, stacked: Targets, error: str) -> Columns:
     arrays = parts(stacked)
     columns = {f"targets{number}": array for number, array in enumerate(arrays)}
     return {"error": error, "images": images, "parts": len(arrays), **columns}

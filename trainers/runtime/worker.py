@@ -7,7 +7,6 @@ import dataclasses
 import os
 import socket
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 
@@ -20,7 +19,7 @@ from trainers.limits import Load
 from trainers.messages import DoneEvent, Event, Job, Meta, Picture, StartEvent
 from trainers.phase import phase
 from trainers.recipe import Recipe, Scale
-from trainers.run_facts import MemoryFormat, Status, StepFacts
+from trainers.run_facts import MemoryFormat, RunFacts, Status
 from trainers.runs.files import find_run, not_shared, sees
 from trainers.runs.provenance import machine
 from trainers.runtime.stall_detector import Heartbeat
@@ -158,7 +157,7 @@ def _choose_execution(
     """Execute steps as run.json says; what is open there, as is fastest, which all ranks try and agree on."""
     most, keep = job["threads"], None
     run = Store(job["folder"]).read_json("run.json") if world.rank == 0 else None
-    threads, memory_format = world.gather_objects(_recorded(run or {}, most))[0]
+    threads, memory_format = world.gather_objects(_recorded(run, most))[0]
     if threads is None or memory_format is None:
         with contextlib.suppress(ValueError):  # this host has no folder for it
             keep = cache_folder(Store(job["storage"])) / tune_step.FOLDER
@@ -181,10 +180,10 @@ def _choose_execution(
     return dataclasses.replace(world, memory_format=memory_format)
 
 
-def _recorded(run: Mapping[str, Any], most: int) -> tuple[int | None, MemoryFormat | None]:
+def _recorded(run: RunFacts | None, most: int) -> tuple[int | None, MemoryFormat | None]:
     """Threads and memory format by run.json; None: they are open. Older versions knew channels_last alone."""
-    step: StepFacts | dict[str, Any] = run.get("step", {"memory_format": "channels_last"})
-    return run.get("threads", {"used": most})["used"], step["memory_format"]
+    threads, step = (run.get("threads"), run.get("step")) if run else (None, None)
+    return threads["used"] if threads else most, step["memory_format"] if step else "channels_last"
 
 
 def _start(state: TrainState, recipe: Recipe) -> StartEvent:
