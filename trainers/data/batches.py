@@ -51,6 +51,19 @@ class Data(Protocol):
         ...
 
 
+class NoData:
+    """A `Data` of which nothing is read: steps that are traced or tried make their own batches."""
+
+    def __init__(self, meta: Meta) -> None:
+        self.meta = meta
+
+    def batches(self, split: str, passes: Iterable[Pass]) -> Iterator[Batch]:
+        raise AssertionError("a step that is traced or tried reads no data")
+
+    def labels(self, split: str) -> Array:
+        raise AssertionError("a step that is traced or tried reads no data")
+
+
 class Cached:
     """Prepared shards, read by memory map."""
 

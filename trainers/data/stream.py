@@ -41,6 +41,7 @@ class Streamed:
             meta: what `prepare.measure` found; pictures that it skipped are left out here, too.
         """
         self.recipe, self.source, self.meta = recipe, source, meta
+        self._plain = json.dumps(recipe.to_json())
         self._rows: dict[str, _Rows] = {}
 
     def batches(self, split: str, passes: Iterable[Pass]) -> Iterator[Batch]:
@@ -76,7 +77,7 @@ class Streamed:
         wanted, which = np.unique(rows.owner[np.concatenate([of.ids for of in group])], return_inverse=True)
         edges = np.cumsum([len(of.ids) for of in group])[:-1]
         return {
-            "recipe": json.dumps(self.recipe.to_json()),
+            "recipe": self._plain,
             "target": self.source.target,
             "channels": self.source.channels,
             "classes": len(self.source.classes),

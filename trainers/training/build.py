@@ -166,8 +166,13 @@ def create_state(recipe: Recipe, meta: Facts | DatasetFacts, world: World, *, fr
     model = build_model(recipe, meta)
     parts.freeze(recipe, model, parts.LAST_EPOCH)
     model = distributed.place(model, world)
+    return state_of(recipe, model, fused=not world.sharded)
+
+
+def state_of(recipe: Recipe, model: nn.Module, *, fused: bool = True) -> TrainState:
+    """That of a model before its first step, with the recipe's moving average and optimizer."""
     ema = None if recipe.ema is None else {k: v.detach().clone() for k, v in model.state_dict().items()}
-    optimizer = make_optimizer(recipe, parameter_groups(recipe, model), fused=not world.sharded)
+    optimizer = make_optimizer(recipe, parameter_groups(recipe, model), fused=fused)
     return TrainState(model=model, optimizer=optimizer, ema=ema)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import traceback
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from torch import Tensor, nn
 
 from trainers.augmentations import AUGMENTATIONS, Augmentation, columns_of, mosaic
 from trainers.data import sampler
-from trainers.data.batches import Batch
-from trainers.data.sampler import Pass, one_pass
+from trainers.data.batches import Batch, NoData
+from trainers.data.sampler import one_pass
 from trainers.data.targets import ONE, Array, Most
 from trainers.messages import Meta
 from trainers.recipe import Recipe
@@ -82,7 +81,7 @@ class Trace:
         if activation_checkpointing:
             checkpoint_activations(self.model)
         self.parts = parts
-        self.run = Run(recipe=recipe, state=state, data=_NoData(meta), world=self.world, model=self.model)
+        self.run = Run(recipe=recipe, state=state, data=NoData(meta), world=self.world, model=self.model)
         self.run.preprocess = _Preprocess(recipe, meta, self.world)
         self.batch = _batch(recipe, channels, classes, images, most)
         self.waits = False
@@ -242,17 +241,6 @@ class _Preprocess(Preprocess):
         return torch.empty(array.shape, dtype=dtype, device=self.world.device)
 
 
-@dataclass
-class _NoData:
-    meta: Meta
-
-    def batches(self, split: str, passes: Iterable[Pass]) -> Iterator[Batch]:
-        raise AssertionError("a step that is traced reads no data")
-
-    def labels(self, split: str) -> Array:
-        raise AssertionError("a step that is traced reads no data")
-
-
 def _meta(recipe: Recipe, channels: int, classes: int) -> Meta:
     """What a data set would say; its numbers decide nothing here."""
     target = build.target_of(recipe)
@@ -278,10 +266,7 @@ def _state(recipe: Recipe, model: nn.Module) -> TrainState:
     """As build.create_state makes it, of a model on the meta device. (That one's `.to` cannot change fake weights.)"""
     model.to_empty(device="cpu")
     freeze(recipe, model, LAST_EPOCH)  # when most is trained
-    ema = None if recipe.ema is None else {k: v.detach().clone() for k, v in model.state_dict().items()}
-    return TrainState(
-        model=model, optimizer=build.make_optimizer(recipe, build.parameter_groups(recipe, model)), ema=ema
-    )
+    return build.state_of(recipe, model)
 
 
 def _batch(recipe: Recipe, channels: int, classes: int, images: int, most: Most) -> Batch:

@@ -21,8 +21,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, NamedTuple
@@ -32,9 +31,8 @@ import torch
 from torch import Tensor, nn
 
 from trainers import limits
-from trainers.arrays import Array
-from trainers.data.batches import Batch
-from trainers.data.sampler import Pass, one_pass
+from trainers.data.batches import Batch, NoData
+from trainers.data.sampler import one_pass
 from trainers.instances import each
 from trainers.messages import Meta
 from trainers.recipe import Recipe
@@ -291,7 +289,7 @@ class _Trial:
         """A function that makes a step of one micro-batch, and returns its seconds."""
         world = World(0, 1, self.device, self.precision, memory_format=way.memory_format)
         state = self._state(world)
-        run = Run(recipe=self.recipe, state=state, data=_NoData(self.meta), world=world, model=state.model)
+        run = Run(recipe=self.recipe, state=state, data=NoData(self.meta), world=world, model=state.model)
         step = Step(run, BatchNormStatistics(state.model, world))
 
         def once() -> float:
@@ -308,22 +306,8 @@ class _Trial:
         if (known := self._states.get(world.memory_format)) is not None:
             return known
         model = distributed.place(copy.deepcopy(self.model), world)
-        ema = None if self.recipe.ema is None else {k: v.detach().clone() for k, v in model.state_dict().items()}
-        optimizer = build.make_optimizer(self.recipe, build.parameter_groups(self.recipe, model))
-        state = TrainState(model=model, optimizer=optimizer, ema=ema)
-        self._states[world.memory_format] = state
+        self._states[world.memory_format] = state = build.state_of(self.recipe, model)
         return state
-
-
-@dataclass
-class _NoData:
-    meta: Meta
-
-    def batches(self, split: str, passes: Iterable[Pass]) -> Iterator[Batch]:
-        raise AssertionError("a step that is tried reads no data")
-
-    def labels(self, split: str) -> Array:
-        raise AssertionError("a step that is tried reads no data")
 
 
 def _count_threads(trial: _Trial, usual: Execution) -> Measured:
