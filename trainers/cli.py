@@ -17,7 +17,7 @@ from trainers import limits
 from trainers.formatting import nearest
 from trainers.process import as_command
 from trainers.recipe import Recipe, Scale
-from trainers.storage.store import explain
+from trainers.storage.store import explain_with_file
 from trainers.values import Value, flag_of, mapping_of, names_of, number_of, size_of, workers_of
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ def _end(action: Callable[[], int]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{explain(error)}", file=sys.stderr)
+        print(f"error: {explain_with_file(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

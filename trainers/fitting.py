@@ -57,7 +57,7 @@ from trainers.runtime.addresses import default_workers
 from trainers.runtime.local import ThisProcess
 from trainers.runtime.signals import Signals
 from trainers.storage.run_lock import lock
-from trainers.storage.store import Store, default_storage, explain
+from trainers.storage.store import Store, default_storage, explain_with_file
 from trainers.training.memory_fit import fit_memory
 from trainers.training.schedule import warm_up_note
 
@@ -448,7 +448,7 @@ def _run(place: Place, job: Job, listener: Listener, stop: threading.Event) -> N
     except OSError as error:
         if listener.done is not None:
             raise
-        listener(_ending("failed", explain(error)))
+        listener(_ending("failed", explain_with_file(error)))
     except BaseException as error:
         if listener.done is None:
             status: Status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"

@@ -163,9 +163,13 @@ class Margin:
     def loss(self, output, target):
         global calls
         calls += 1
-        if calls == 150 and SIGN.exists():
-            SIGN.unlink()
-            os.kill(os.getpid(), signal.SIGKILL)
+        if calls == 150:
+            try:
+                SIGN.unlink()
+            except FileNotFoundError:  # the other worker was first, or this is after the restart
+                pass
+            else:
+                os.kill(os.getpid(), signal.SIGKILL)
         return functional.multi_margin_loss(output, target, margin=self.margin, reduction="sum")[None]
 
     def labels(self, output, size):

@@ -23,7 +23,7 @@ from trainers.run_facts import MemoryFormat, RunFacts, Status
 from trainers.runs.files import find_run, not_shared, sees
 from trainers.runs.provenance import machine
 from trainers.runtime.stall_detector import Heartbeat
-from trainers.storage.store import Store, explain
+from trainers.storage.store import Store, explain_with_file
 from trainers.training import build, device, loop, tune_step
 from trainers.training.checkpoint import Checkpoints, start_weights
 from trainers.training.distributed import World
@@ -114,7 +114,7 @@ def _open_recipe(job: Job, world: World) -> Recipe | str:
     except ValueError as error:
         return str(error)
     except OSError as error:
-        return explain(error)
+        return explain_with_file(error)
 
 
 def _show(recipe: Recipe, state: TrainState, data: Data, world: World, checkpoints: Checkpoints) -> list[Picture]:
@@ -283,7 +283,7 @@ def _explain_error(error: BaseException, recipe: Recipe, state: TrainState | Non
     if isinstance(error, ValueError):
         return Summary("failed", str(error))
     if isinstance(error, OSError):
-        return Summary("failed", explain(error))
+        return Summary("failed", explain_with_file(error))
     if _is_out_of_memory(error):
         return Summary("out_of_memory", _advise(recipe, error))
     if state is not None and (left_out := explain_left_out(str(error), state.model)):

@@ -271,6 +271,11 @@ def explain(error: OSError) -> str:
     return error.strerror or str(error)
 
 
+def explain_with_file(error: OSError) -> str:
+    """What went wrong, and with which file."""
+    return f"{error.filename}: {explain(error)}" if error.filename else explain(error)
+
+
 def default_storage() -> str:
     """`$TRAINYARD_STORAGE`, else `~/trainyard`. Raises ValueError where there is no home folder."""
     given = os.environ.get("TRAINYARD_STORAGE")
