@@ -14,8 +14,6 @@ SPARE = 0.25
 """Cores that the small things a system does may take."""
 SOON = 0.1
 """Seconds in which too few ticks of 0.01 s are counted."""
-BUSY_SHARE, LOOKS, LOOK_SECONDS = 0.5, 3, 0.005
-"""Of a host's cores, that others compute on each time one looks."""
 SPINS = 2000
 """Of a thread of OpenMP that waits: tens of microseconds, which handing work over takes. By itself it spins for
 milliseconds."""
@@ -38,24 +36,14 @@ def threads() -> int | None:
 
 
 def wait_briefly() -> None:
-    """Where other programs compute, let threads of OpenMP that wait for each other soon do so without a core.
+    """Let threads of OpenMP that wait for each other soon do so without a core.
 
-    A thread that spins holds the core that the one it waits for may need: a step in as many threads as there are cores
-    then takes ten times as long and more. Where nobody else computes, spinning costs nothing, and waking up would.
+    A thread that spins holds the core that the one it waits for may need: where other programs compute, a step in as
+    many threads as there are cores then takes ten times as long and more. Whether they will nobody knows at the start.
     OpenMP reads this when torch is imported, here or in processes that this one starts. What the user says holds.
     """
-    if {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}.isdisjoint(os.environ) and _others() > BUSY_SHARE * (os.cpu_count() or 1):
+    if {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}.isdisjoint(os.environ):
         os.environ["GOMP_SPINCOUNT"] = str(SPINS)
-
-
-def _others() -> int:
-    """Processes that compute, or wait for a core to do so, beside this one."""
-    found = []
-    for _ in range(LOOKS):
-        time.sleep(LOOK_SECONDS)
-        _, _, text = _read(CORES).partition("procs_running ")  # Linux's alone
-        found.append(int(text.split()[0]) - 1 if text else 0)
-    return min(found)
 
 
 def memory() -> int:
