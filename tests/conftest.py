@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,21 @@ if TYPE_CHECKING:
 # times the processor's time; and Ray's workers, at niceness 15 by default, stand still as long as any does so.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported, here or in children
 os.environ.setdefault("RAY_worker_niceness", "0")
+
+
+BEGAN = time.monotonic()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seconds", type=float, metavar="N", help="skip tests that would begin after N seconds or more")
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures are made
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """On a slow machine the tests that there is time for are run, and the others named."""
+    seconds = item.config.getoption("--seconds")
+    if seconds is not None and time.monotonic() - BEGAN > seconds:
+        pytest.skip(f"{seconds:.0f} s were given for all tests")
 
 
 @pytest.hookimpl(trylast=True)  # of those that were chosen
