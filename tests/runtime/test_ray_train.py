@@ -362,7 +362,7 @@ def test_what_waits_says_for_whom_and_stops_at_once(cluster: dict[str, str], sto
                 begun = time.monotonic()
                 err = process.stderr.read()
                 assert process.wait(SECONDS) == 130, err
-                assert time.monotonic() - begun < 20
+                assert time.monotonic() - begun < 60  # and not as long as the holder stays
             assert "1 of 3 CPU are free, and 1 x 2 needed" in line
             assert re.search(r"python -c .*holds 2 CPU", line)
             assert "--cpus-per-worker asks for less" in line
