@@ -69,7 +69,9 @@ def test_nothing_is_tried_in_float64_nor_where_it_is_fixed_or_forbidden(
 def test_what_was_found_is_kept_for_the_same_step_on_the_same_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tune_step, "_race", lambda trial, ways, _: {way: 0.5 if way == PLAIN else 1.0 for way in ways})
+    monkeypatch.setattr(
+        tune_step, "_race", lambda trial, ways, _: {way: [0.5 if way == PLAIN else 1.0] for way in ways}
+    )
     monkeypatch.setattr(tune_step, "_count_threads", lambda *_: {})
     monkeypatch.setattr(limits.Load, "leaves", lambda self, threads: threads - 1)
     first = tune(tmp_path)
@@ -109,7 +111,7 @@ class Rank(World):
 
 def test_two_workers_execute_steps_in_the_same_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the slower one of each way; and by what the first one's host has kept."""
-    seconds = [{USUAL: 1.0, PLAIN: 0.5}, {USUAL: 0.6, PLAIN: 0.8}]
+    seconds = [{USUAL: [1.0], PLAIN: [0.5]}, {USUAL: [0.6], PLAIN: [0.8]}]
     monkeypatch.setattr(tune_step, "_race", lambda *_: seconds[int(threading.current_thread().name)])
     monkeypatch.setattr(limits.Load, "leaves", lambda self, threads: threads)
     recipe = long_recipe().replace(epochs=8)

@@ -6,6 +6,7 @@ wait becomes one for the scheduler.
 
 Steps of a copy of the model, on pictures of the run's shapes, are made in each way in turn. What counts is the fastest
 of each, so that what holds up single steps decides nothing; and the usual way stays where no other is clearly faster.
+Where other programs take cores all the time, single steps that are not held up say little: there the median counts.
 Rounding, and the order in which dropout draws, depend on the choice: a run keeps it for all its workers and for as long
 as it is continued, as do later runs of the same step on the same machine.
 """
@@ -20,6 +21,7 @@ import itertools
 import json
 import math
 import os
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -62,9 +64,9 @@ HOPELESS = 8.0
 """A way whose first pass takes so many times as long as the fastest is not tried again."""
 MOST_MEMORY = 0.2
 """Of a host's memory, what copies of the model may take."""
-CLEARLY, BY_FAR = 1.05, 2.0
-"""So much faster another way must be than the usual one; and fewer threads beside other programs, as single passes may
-get the cores that a run has to share."""
+CLEARLY, BY_FAR = 1.05, 1.25
+"""So much faster another way must be than the usual one; and beside other programs, of which nobody knows how long they
+will be there."""
 MOST_WORK = 10**8
 """Multiplications of a forward pass: more keep the cores of any host busy, and take too long to be tried in one."""
 FEWEST_SECONDS, MOST_SECONDS = 0.003, 0.05
@@ -86,7 +88,9 @@ class Execution(NamedTuple):
 
 
 Measured = dict[Execution, float]
-"""Seconds of the fastest step in each way."""
+"""Seconds of a step in each way."""
+Passes = dict[Execution, list[float]]
+"""Seconds of each."""
 
 
 class Tuned(NamedTuple):
@@ -175,8 +179,10 @@ def _search(
     ways = _ways(usual, threads, reorder)
     if len(ways) == 1 or trial.passes(world.size) < (FEWEST_BUSY if fewer and noisy else FEWEST_PASSES):
         return usual, {}, noisy
-    raced = _agreed(world.gather_objects(_race(trial, ways, world.size)))
+    passes = _race(trial, ways, world.size)
     noisy = noisy or _disturbed(world, load, usual.threads)
+    typical = statistics.median if noisy else min
+    raced = _agreed(world.gather_objects({way: typical(seconds) for way, seconds in passes.items()}))
     return choose(raced, usual, noisy), raced, noisy
 
 
@@ -194,17 +200,12 @@ def choose(measured: Mapping[Execution, float], usual: Execution, noisy: bool = 
     Args:
         measured: Seconds of each way.
         usual: One of them, if it could be tried.
-        noisy: Whether other programs took the processor meanwhile: fewer threads then look better than they are.
+        noisy: Whether other programs took the processor meanwhile.
     """
     if usual not in measured:
         return usual
-
-    def handicap(way: Execution) -> float:
-        if way == usual:
-            return 1.0
-        return BY_FAR if noisy and way.threads < usual.threads else CLEARLY
-
-    return min(measured, key=lambda way: measured[way] * handicap(way))
+    handicap = BY_FAR if noisy else CLEARLY
+    return min(measured, key=lambda way: measured[way] * (1.0 if way == usual else handicap))
 
 
 def fewest_threads(measured: Mapping[Execution, float], usual: Execution) -> Execution:
@@ -352,8 +353,8 @@ def _least_seconds(once: Callable[[], float], enough: float = 0.0, patience: flo
     return least
 
 
-def _race(trial: _Trial, ways: Sequence[Execution], ranks: int) -> Measured:
-    """Seconds of the fastest pass in each way that there was time for; empty where they cannot be tried."""
+def _race(trial: _Trial, ways: Sequence[Execution], ranks: int) -> Passes:
+    """Those in each way that there was time for; empty where they cannot be tried."""
     try:
         if trial.device.type == "cpu" and trial.copies_bytes() > MOST_MEMORY * limits.memory() / ranks:
             return {}
@@ -362,37 +363,38 @@ def _race(trial: _Trial, ways: Sequence[Execution], ranks: int) -> Measured:
         return {}
 
 
-def _take_turns(step: Callable[[Execution], Callable[[], float]], ways: Sequence[Execution], passes: int) -> Measured:
-    """Seconds of the fastest pass in each way, as far as there is time for one more; no way may be among them.
+def _take_turns(step: Callable[[Execution], Callable[[], float]], ways: Sequence[Execution], passes: int) -> Passes:
+    """Passes in each way, as far as there is time for one more; no way may be among them.
 
     Args:
         step: Gives a function that makes a pass in that way, and returns its seconds.
         ways: In the order of their turns.
         passes: Of the whole run.
     """
-    steps, least = {ways[0]: step(ways[0])}, Measured()
+    steps, taken = {ways[0]: step(ways[0])}, Passes()
     most = MOST_TRIED - steps[ways[0]]()  # the first pass of all loads libraries, in training's place
     start, left = time.perf_counter(), list(ways)
     for _ in range(ROUNDS):
         for way in list(left):
-            fastest = min(least.values(), default=0.0)
+            fastest = min(map(min, taken.values()), default=0.0)
             allowed = min(most, max(LEAST_TRIED, SHARE * passes * fastest))
-            if time.perf_counter() - start + _expected(way, least) > allowed:
+            if time.perf_counter() - start + _expected(way, taken) > allowed:
                 left.remove(way)
                 continue
             steps[way] = steps.get(way) or step(way)
             took = steps[way]()
-            if least and way not in least and took > max(LEAST_TRIED, HOPELESS * fastest):
+            if taken and way not in taken and took > max(LEAST_TRIED, HOPELESS * fastest):
                 left.remove(way)
-            least[way] = min(took, least.get(way, math.inf))
+            taken.setdefault(way, []).append(took)
         if len(left) < min(2, len(ways)):
             break
-    return least
+    return taken
 
 
-def _expected(way: Execution, least: Measured) -> float:
+def _expected(way: Execution, taken: Passes) -> float:
     """Seconds of a pass, at least: as fast as any so far, or as one in as many threads."""
-    return least.get(way) or min((least[tried] for tried in least if tried.threads == way.threads), default=0.0)
+    known = taken.get(way) or [min(taken[tried]) for tried in taken if tried.threads == way.threads]
+    return min(known, default=0.0)
 
 
 @contextlib.contextmanager
