@@ -20,14 +20,16 @@ if TYPE_CHECKING:
     from trainers.inference.evaluate import evaluate
     from trainers.inference.export import export
     from trainers.inference.predict import predict
+    from trainers.inference.predictor import open_model
 
-__all__ = ["Recipe", "RunResult", "Scale", "evaluate", "export", "fit", "predict", "resolve"]
+__all__ = ["Recipe", "RunResult", "Scale", "evaluate", "export", "fit", "open_model", "predict", "resolve"]
 
 _HOMES = {
     "fit": "fitting",
     "RunResult": "fitting",
     "evaluate": "inference.evaluate",
     "export": "inference.export",
+    "open_model": "inference.predictor",
     "predict": "inference.predict",
 }
 

@@ -32,9 +32,10 @@ USAGE = """usage: python -m trainers COMMAND ...
 
   list [--models PATTERN]       the recipes, or models by name
   train RECIPE [...]            train one or several recipes; --help shows every field
-  evaluate RUN [...]            scores of a run's best checkpoint
-  predict RUN PATH... --out DIR the class of each picture, as a CSV; masks and overlays
-  export RUN --out FILE         the model as a torch.export program
+  evaluate RUN|FILE [...]       scores of a run's best checkpoint, or of a file that was exported of one
+  predict RUN|FILE PATH... --out DIR
+                                the class of each picture, as a CSV; masks and overlays
+  export RUN --out FILE         the model as a torch.export program (.pt2) or an ONNX model (.onnx)
   prepare RECIPE [...]          decode the pictures, without training
   cache list | clean            prepared pictures: what lies there; remove what is of no use any more
   report [RUN...]               runs side by side

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from PIL import Image, ImageOps
@@ -68,6 +69,8 @@ def serve(path: Path, facts: Mapping[str, Any]) -> np.ndarray:
     crop = steps["crop"]
     pixels = np.asarray(image).reshape(image.height, image.width, -1)
     pixels = pixels[crop["top"] :, crop["left"] :][: crop["size"]["height"], : crop["size"]["width"]]
+    if "normalise" not in steps:
+        return np.ascontiguousarray(pixels[None])
     values = (pixels / 255 - np.array(steps["normalise"]["mean"])) / np.array(steps["normalise"]["std"])
     return np.ascontiguousarray(values.transpose(2, 0, 1)[None].astype(np.float32))
 
@@ -123,11 +126,15 @@ def test_following_the_json_gives_what_predict_says(changes: dict[str, Any], tmp
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.load(out).module()
+    session = onnxruntime.InferenceSession(export(run, str(tmp_path / "model.onnx")))
+    of_session = json.loads((tmp_path / "model.onnx.json").read_text())
     rows = list(csv.DictReader(table.read_text().splitlines()))
     assert len(rows) == 14
     for row in rows:
         with torch.no_grad():
-            probabilities = program(torch.from_numpy(serve(Path(row["path"]), facts))).softmax(1)[0]
-        assert float(probabilities[facts["classes"].index(row["class"])]) == pytest.approx(
-            float(row["probability"]), abs=2e-4
-        ), row["path"]
+            of_program = program(torch.from_numpy(serve(Path(row["path"]), facts))).softmax(1)[0]
+        (by_itself,) = session.run(["probabilities"], {"pictures": serve(Path(row["path"]), of_session)})[0]
+        for probabilities in (of_program, by_itself):
+            assert float(probabilities[facts["classes"].index(row["class"])]) == pytest.approx(
+                float(row["probability"]), abs=2e-4
+            ), row["path"]

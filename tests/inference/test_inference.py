@@ -24,6 +24,7 @@ from trainers.fitting import fit
 from trainers.inference import load, predictions
 from trainers.inference.evaluate import evaluate
 from trainers.inference.export import export
+from trainers.inference.load import find_trained
 from trainers.inference.predict import predict
 from trainers.inference.predictions import pixels as pixel_classes
 from trainers.inference.predictions.pixels import segment
@@ -119,7 +120,7 @@ def test_scores_at_the_masks_own_size(runs: dict[str, str], name: str) -> None:
 
 def test_sliding_windows_at_the_masks_own_size(runs: dict[str, str]) -> None:
     """A window as large as the picture is the picture; smaller ones differ at their rims alone."""
-    predictor = Predictor(Store(runs["stretch"]), sliding=True, overlap=0.5)
+    predictor = Predictor(find_trained(runs["stretch"]), sliding=True, overlap=0.5)
     picture = np.random.default_rng(0).integers(0, 255, (32, 40, 3), dtype=np.uint8)
     images = predictor.preprocess.normalise(torch.from_numpy(picture).permute(2, 0, 1)[None].float())
     with torch.no_grad():
@@ -142,7 +143,7 @@ def test_predict_writes_masks_colours_and_overlays(runs: dict[str, str], raw: Pa
     rows = list(csv.DictReader(table.read_text().splitlines()))
     assert [row["mask"] for row in rows] == ["masks/0.png", "masks/a/0.jpg.png", "masks/a/0.png.png", ""]
     picture = pixels(raw / "val/images/0.png")
-    labels = segment(Predictor(Store(runs["stretch"]), sliding=False, overlap=0), picture)
+    labels = segment(Predictor(find_trained(runs["stretch"]), sliding=False, overlap=0), picture)
     for name in ("masks/0.png", "masks/a/0.png.png"):
         np.testing.assert_array_equal(pixels(tmp_path / "out" / name), labels)
     colours = Image.open(tmp_path / "out/legend.png").convert("RGB").getcolors(2**24)

@@ -22,11 +22,11 @@ from trainers.datasets import shapes
 from trainers.fitting import fit
 from trainers.inference.evaluate import evaluate
 from trainers.inference.export import export
+from trainers.inference.load import find_trained
 from trainers.inference.predict import predict
 from trainers.inference.predictions.instances import Outlined
 from trainers.inference.predictor import Predictor
 from trainers.recipe import Scale, resolve
-from trainers.storage.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.figures]
 ARGS: dict[str, Any] = {"objects": "masks", "train": 96, "val": 24}
@@ -121,7 +121,7 @@ def test_predictions_have_masks_in_the_pictures_own_pixels(run: str, tmp_path: P
 def test_the_exported_program_finds_what_predict_finds(run: str, tmp_path: Path) -> None:
     file = export(run, str(tmp_path / "found.pt2"), tta="flip")
     program = torch.export.load(file).module()
-    predictor = Predictor(Store(run), sliding=False, overlap=0.0, tta="flip")
+    predictor = Predictor(find_trained(run), sliding=False, overlap=0.0, tta="flip")
     shown = [image for image, _ in drawn()[:4]]
     with torch.no_grad():
         found, chances = program(predictor.preprocess.images(np.stack(shown)))

@@ -21,11 +21,11 @@ from trainers.datasets import shapes
 from trainers.fitting import fit
 from trainers.inference.evaluate import evaluate
 from trainers.inference.export import export
+from trainers.inference.load import find_trained
 from trainers.inference.predict import predict
 from trainers.inference.predictions.objects import Objects
 from trainers.inference.predictor import Predictor
 from trainers.recipe import Scale, resolve
-from trainers.storage.store import Store
 from trainers.tasks import average_precision
 
 pytestmark = [pytest.mark.figures, pytest.mark.slow]
@@ -192,7 +192,7 @@ def test_pictures_of_any_kind_are_seen_together_and_boxes_are_in_their_own_uprig
         sides = [float(row[side]) for side in ("left", "top", "right", "bottom")]
         boxes.setdefault(str(Path(row["path"]).relative_to(folder)), []).append(sides)
     assert boxes.keys() == {"a/plain.png", "b/plain.png", "clear.png", "grey.png", "turned.png"}
-    predictor = Predictor(Store(run), sliding=False, overlap=0.0)
+    predictor = Predictor(find_trained(run), sliding=False, overlap=0.0)
     expected = Objects().see(predictor, np.asarray(upright)).boxes
     for name in boxes.keys() - {"grey.png"}:
         np.testing.assert_allclose(boxes[name], expected[expected[:, 4] >= 0.2][:, :4], atol=1e-2, err_msg=name)
@@ -205,7 +205,7 @@ def test_pictures_of_any_kind_are_seen_together_and_boxes_are_in_their_own_uprig
 def test_the_exported_program_finds_what_predict_finds(run: str, tmp_path: Path, tta: Any) -> None:
     file = export(run, str(tmp_path / "found.pt2"), tta=tta)
     program = torch.export.load(file).module()
-    predictor = Predictor(Store(run), sliding=False, overlap=0.0, tta=tta)
+    predictor = Predictor(find_trained(run), sliding=False, overlap=0.0, tta=tta)
     shown = [image for _, image, _ in drawn("val")[:6]]
     with torch.no_grad():
         parts = [program(predictor.preprocess.images(np.stack(some))).numpy() for some in (shown[:1], shown[1:])]

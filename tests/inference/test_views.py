@@ -22,6 +22,7 @@ from trainers.fitting import fit
 from trainers.inference import Views, load
 from trainers.inference.evaluate import evaluate
 from trainers.inference.export import export
+from trainers.inference.load import find_trained
 from trainers.inference.predict import predict
 from trainers.inference.predictions.pixels import segment
 from trainers.inference.predictor import Predictor
@@ -174,10 +175,10 @@ def test_masks_and_sliding_windows_are_averaged(masks: str) -> None:
     picture = np.random.default_rng(0).integers(0, 255, (32, 40, 3), dtype=np.uint8)
     expected = mean_output(masks, picture[None]).argmax(1)[0].numpy()
     for sliding in (False, True):
-        found = segment(Predictor(Store(masks), sliding, overlap=0.5, tta="flips"), picture)
+        found = segment(Predictor(find_trained(masks), sliding, overlap=0.5, tta="flips"), picture)
         assert (found == expected).mean() > 0.999, sliding  # of nearly equal logits
     larger = np.random.default_rng(0).integers(0, 255, (50, 90, 3), dtype=np.uint8)
-    predictor = Predictor(Store(masks), sliding=True, overlap=0.5, tta="flips")
+    predictor = Predictor(find_trained(masks), sliding=True, overlap=0.5, tta="flips")
     turned = segment(predictor, larger[::-1, ::-1].copy())[::-1, ::-1]
     assert (segment(predictor, larger) == turned).mean() > 0.99
     scores = evaluate(masks, native=True, tta="flip")

@@ -45,9 +45,10 @@ class _EvaluateOptions:
 def evaluate(argv: list[str]) -> int:
     """The command; returns its exit code."""
     names, flags = leading(argv)
-    options = cli(_EvaluateOptions, flags, "python -m trainers evaluate RUN")
+    options = cli(_EvaluateOptions, flags, "python -m trainers evaluate RUN|FILE")
     if len(names) != 1:
-        raise ValueError("usage: python -m trainers evaluate RUN [--split test] [--native] [--data PATH] [--json]")
+        usage = "python -m trainers evaluate RUN|FILE [--split test] [--native] [--data PATH] [--json]"
+        raise ValueError(f"usage: {usage}")
     from trainers.inference.evaluate import evaluate as score
     from trainers.progress import Progress
 
@@ -129,9 +130,9 @@ class _PredictOptions:
 def predict(argv: list[str]) -> int:
     """The command; returns its exit code."""
     names, flags = leading(argv)
-    options = cli(_PredictOptions, flags, "python -m trainers predict RUN PATH...")
+    options = cli(_PredictOptions, flags, "python -m trainers predict RUN|FILE PATH...")
     if len(names) < 2:
-        raise ValueError("usage: python -m trainers predict RUN PATH... --out DIR")
+        raise ValueError("usage: python -m trainers predict RUN|FILE PATH... --out DIR")
     check_is_path("out", options.out)
     for name in names[1:]:
         check_is_path("path", name)
@@ -165,11 +166,17 @@ def predict(argv: list[str]) -> int:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _ExportOptions:
     out: str
-    """File to write, such as model.pt2; FILE.json beside it holds the classes and how pictures are prepared."""
+    """File to write: model.pt2, a torch.export program, or model.onnx, which takes pictures as they are. FILE.json
+    beside it holds the classes and how pictures are prepared."""
+    int8: bool = False
+    """Of FILE.onnx: multiply bytes, smaller and faster where the processor can, by the ranges that 256 training
+    pictures show. The score on the validation split is shown."""
     tta: Views | None = None
     """Test-time augmentation: the mean output of each picture and its mirror image (flip); of both and both upside down
     (flips); of these four and all of them turned by 90 degrees (rotations, for square pictures). Takes 2, 4 or 8 times
     as long."""
+    data: str | None = None
+    """Of --int8: where the raw data lies. None: where it lay in training."""
     storage: str | None = None
     """Folder that run folders lie under. None: $TRAINYARD_STORAGE, else ~/trainyard."""
 
@@ -181,6 +188,19 @@ def export(argv: list[str]) -> int:
     if len(names) != 1:
         raise ValueError("usage: python -m trainers export RUN --out FILE")
     from trainers.inference.export import export as write
+    from trainers.progress import Progress
 
-    print(write(names[0], options.out, storage=options.storage, tta=options.tta))
+    progress = Progress()
+    with progress.waiting("exporting"):
+        path = write(
+            names[0],
+            options.out,
+            storage=options.storage,
+            tta=options.tta,
+            int8=options.int8,
+            data=options.data,
+            say=progress.message,
+            warn=progress.warning,
+        )
+    print(path)
     return 0

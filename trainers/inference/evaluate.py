@@ -1,4 +1,4 @@
-"""Scores of a run's best weights on a split."""
+"""Scores of a run's best weights, or of a file that was exported of them, on a split."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from trainers.data.source import LEARNED, cache_folder, cache_key, published, sc
 from trainers.datasets import ALL, Item, Source
 from trainers.formatting import check_is_path, composed, shortened
 from trainers.inference import Views, predictions
-from trainers.inference.load import open_run, restore
+from trainers.inference.load import find_trained
 from trainers.inference.predictions import Predictions
 from trainers.inference.predictor import Predictor, check_overlap, limited
 from trainers.inference.views import check_views
 from trainers.messages import Meta
 from trainers.progress import Advance
-from trainers.recipe import Recipe, Scale
+from trainers.recipe import Recipe
 from trainers.run_facts import DatasetFacts, RunFacts, Scores
 from trainers.storage.store import Store, absolute, default_storage
 from trainers.training.evaluate import evaluate_split
@@ -49,10 +49,10 @@ def evaluate(
     advance: Advance = lambda n: None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Scores:
-    """Score the best checkpoint of a run, by its own classes and normalisation.
+    """Score the best checkpoint of a run, or a file that was exported of one, by its own classes and normalisation.
 
     Args:
-        run: its name below `storage`, or its folder.
+        run: its name below `storage`, or its folder; or the file.
         split: by default "test" where the data has one, else "val", else whatever there is.
         data: where the raw data lies, by default where it lay in training. Other data may lack splits and classes.
         storage: where run folders lie, by default the usual place.
@@ -73,24 +73,24 @@ def evaluate(
         ValueError: there is no such run or split, or the data does not go with it.
     """
     check_is_path("data", data)
-    folder, found = open_run(run, storage)
-    recipe, scale = limited(Recipe.from_json(found["recipe"]), max_detections), Scale.from_json(found["scale"])
+    trained = find_trained(run, storage)
+    found, recipe = trained.facts, limited(Recipe.from_json(trained.facts["recipe"]), max_detections)
     check_overlap(overlap)
     check_views(tta, recipe)
-    kind = predictions.of_meta(found["dataset"])
+    kind = predictions.of_meta(trained.dataset)
     _refuse_options(run, kind, native=native, sliding=sliding, results=results)
     file = None if results is None else absolute(results)
     source, split = _find(recipe, found, data, split, warn)
     marked = {"split": split} if tta is None else {"split": split, "tta": tta}
     if native or sliding:
-        predictor = Predictor(folder, sliding, overlap, tta=tta, max_detections=max_detections)
+        predictor = Predictor(trained, sliding, overlap, tta=tta, max_detections=max_detections)
         return {**marked, **kind.evaluate(predictor, source, split, advance, file)}
-    opened = _open(recipe, source, split, found["dataset"], Store(storage or scale.storage or default_storage()))
-    state, world = restore(recipe, opened.meta, folder, tta=tta)
+    opened = _open(recipe, source, split, trained.dataset, Store(storage or trained.storage or default_storage()))
+    state, world = trained.restore(recipe, opened.meta, tta=tta)
     run_ = Run(recipe=recipe, state=state, data=opened, world=world, model=state.model)
     if file is not None:
         items = _items(source, split, opened)
-        run_.task = recording = kind.recording(run_.task, items, recipe, found["dataset"])
+        run_.task = recording = kind.recording(run_.task, items, recipe, trained.dataset)
     loss, counts, ms_per_image = evaluate_split(run_, split)
     if file is not None:
         recording.write(file)

@@ -16,7 +16,7 @@ from trainers.data.ray_map import ray_map
 from trainers.endings import left_out
 from trainers.formatting import printable
 from trainers.inference import Views, predictions
-from trainers.inference.load import open_run
+from trainers.inference.load import Trained, find_trained
 from trainers.inference.pictures import check_output, find_pictures
 from trainers.inference.predictions import Named, Predictions
 from trainers.inference.predictor import Predictor, check_overlap
@@ -25,7 +25,7 @@ from trainers.inference.views import check_views
 from trainers.messages import Notice
 from trainers.progress import Advance, Progress
 from trainers.recipe import Recipe, Scale
-from trainers.run_facts import Json, RunFacts
+from trainers.run_facts import Json
 from trainers.storage.store import Store, absolute
 from trainers.training import build
 
@@ -58,7 +58,7 @@ def predict(
     advance: Advance = lambda n: None,
     progress: Progress | None = None,
 ) -> tuple[Path, list[str]]:
-    """What the best checkpoint of a run makes of pictures.
+    """What the best checkpoint of a run, or a file that was exported of one, makes of pictures.
 
     `out`/predictions.csv holds path, class, probability (with `top_k`, "class 2", "probability 2" ... too; and the
     probability of each class, where the task says so), and `out`/predictions.png some of the pictures with their
@@ -70,7 +70,7 @@ def predict(
     However it ends, the rows that are done lie in `out`, and the same call goes on with the rest.
 
     Args:
-        run: its name below `storage`, or its folder.
+        run: its name below `storage`, or its folder; or the file.
         paths: files, and folders that are searched through; what `predict` has written there is passed over.
         out: the folder that is written.
         workers: 0 for this process, else so many tasks of Ray Data at once.
@@ -87,9 +87,9 @@ def predict(
     Raises:
         ValueError: there is nothing to predict, or no such run; `out` holds predictions of another one.
     """
-    folder, found = open_run(run, storage)
+    trained = find_trained(run, storage)
     check_overlap(overlap)
-    recipe, meta = Recipe.from_json(found["recipe"]), found["dataset"]
+    found, recipe, meta = trained.facts, Recipe.from_json(trained.facts["recipe"]), trained.dataset
     check_views(tta, recipe)
     kind = predictions.of_meta(meta)
     check_sliding(sliding, kind, run)
@@ -98,8 +98,8 @@ def predict(
     say, warn = (progress.message, progress.warning) if progress else (lambda text: None,) * 2
     pictures = _list(paths, target := absolute(out), kind, say, warn)
     chosen = _Chosen(sliding=sliding, overlap=overlap, top_k=top_k, tta=tta, confidence=confidence)
-    facts = {**(origin := _origin(folder, found)), **chosen}
-    options: _Options = {"folder": folder.address, "weights": json.dumps(origin), "out": str(target), **chosen}
+    facts = {**(origin := _origin(trained)), **chosen}
+    options: _Options = {"folder": trained.address, "weights": json.dumps(origin), "out": str(target), **chosen}
     with open_table(target, kind.kept(header), facts) as table:
         left = [each for each in pictures if not table.has(each.name, each.path, kind.file_of(each.stem))]
         if len(left) < len(pictures):
@@ -142,11 +142,12 @@ def _list(paths: Sequence[str], out: Path, kind: Predictions, say: Say, warn: Sa
     return list(map(_Picture, listed.files, map(printable, listed.files), _names_below(listed.files)))
 
 
-def _origin(folder: Store, run: RunFacts) -> Json:
+def _origin(trained: Trained) -> Json:
     """The weights that predictions come from, for predictions.json."""
-    best = run.get("best")
-    about = {"run": run["name"], "folder": folder.address, "start_id": run.get("start_id")}
-    return {**about, "best": dict(best) if best else None}
+    run, best = trained.facts, trained.facts.get("best")
+    about = {"run": run["name"], "folder": trained.address, "start_id": run.get("start_id")}
+    file = {"file": stamp(trained.address)} if trained.folder is None else {}
+    return {**about, "best": dict(best) if best else None, **file}
 
 
 def _fill(
@@ -172,7 +173,7 @@ def _predictor(
 ) -> Predictor:
     """That of the last call; `weights` says which they are: a run may have gone on since."""
     assert weights
-    return Predictor(Store(address), sliding, overlap, top_k, tta, confidence)
+    return Predictor(find_trained(address), sliding, overlap, top_k, tta, confidence)
 
 
 class _Chosen(TypedDict):

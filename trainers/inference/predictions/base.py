@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from trainers.data import targets
-from trainers.data.resize import Pixels, shrink
+from trainers.data.resize import Pixels
 from trainers.datasets import BadImage, Item, Source
-from trainers.decode import decode, reading
 from trainers.inference.predictor import Predictor
+from trainers.inference.predictor import as_stored as as_stored
 from trainers.notices import notice
 from trainers.progress import Advance
 from trainers.recipe import Recipe
 from trainers.run_facts import DatasetFacts, Json, RunFacts, Scores
 from trainers.storage.store import Store
-from trainers.tasks.base import Counts, Ints, Task
+from trainers.tasks.base import Counts, Ints, Output, Task
 
 T = TypeVar("T")
 Sample = tuple[str, Item]
@@ -58,6 +58,8 @@ class Predictions(Protocol):
     """That files of each picture are written to."""
     drawn: str
     """The file that `finish` draws."""
+    answers: Sequence[str]
+    """What a file that answers by itself gives besides the model's output."""
 
     def file_of(self, name: str) -> str | None:
         """The file that is made of a picture, as predictions.csv names it; None: there is none."""
@@ -153,6 +155,10 @@ class Predictions(Protocol):
         """What is exported of a model."""
         ...
 
+    def answer(self, task: Task, output: Output, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        """`answers`, from the model's output of pictures of this size, in static shapes."""
+        ...
+
     def output(self, meta: DatasetFacts, task: Task) -> Json:
         """What one must know to use the output of `program`."""
         ...
@@ -168,6 +174,7 @@ class Shared:
     holds: str = "classifies whole pictures"
     folders: Sequence[str] = ()
     drawn: str = "predictions.png"
+    answers: Sequence[str] = ()
 
     def kept(self, header: list[str]) -> list[str]:
         return header
@@ -186,16 +193,13 @@ class Shared:
     def program(self, model: nn.Module, task: Task) -> nn.Module:
         return model
 
+    def answer(self, task: Task, output: Output, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        return ()
+
     def output(self, meta: DatasetFacts, task: Task) -> Json:
         """What the kind of target says, where it does, and what it takes to use it."""
         means = targets.of_meta(meta).output
         return {"output": means, "target_facts": meta.get("target_facts", {})} if means else {}
-
-
-def as_stored(path: str, recipe: Recipe, meta: DatasetFacts) -> Pixels:
-    """A picture at the size at which pictures are stored."""
-    picture = decode(path, meta["channels"], recipe.storage_size, how=reading(recipe.dataset_args))
-    return shrink(picture, recipe.storage_size, recipe.resize)
 
 
 def all_as_stored(files: Sequence[Named], recipe: Recipe, meta: DatasetFacts) -> dict[str, Pixels]:

@@ -8,11 +8,11 @@ from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainers.data.resize import Pixels
 from trainers.inference.boxes import Floats, Placed
-from trainers.inference.predictions.objects import Detector, Look, Objects, Seen
+from trainers.inference.predictions.objects import Look, Objects, Seen, pick
 from trainers.instances import Instances
 from trainers.outlines import Piece
 from trainers.recipe import Recipe
@@ -24,6 +24,8 @@ from trainers.tasks.base import BoxTask, MaskTask, Output, Task
 
 class Outlined(Objects):
     """The objects of each picture with their masks: in detections.json and overlays/, and in the scores."""
+
+    answers: Sequence[str] = ("detections", "masks")
 
     def look(self, task: Task, output: Output, size: tuple[int, int]) -> list[Look]:
         found = _mask_task(task).find(output, size)
@@ -60,8 +62,11 @@ class Outlined(Objects):
         _mask_task(task)
         return cast(BoxTask, task)
 
-    def program(self, model: nn.Module, task: Task) -> nn.Module:
-        return MaskDetector(model, cast(BoxTask, task))
+    def answer(self, task: Task, output: Output, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        """Detections, and the probabilities of their masks, (N, max_detections, h, w)."""
+        found = pick(cast(BoxTask, task), output, size)
+        logits = torch.einsum("nmk,nkhw->nmhw", found[..., 6:], output[1].to(found.dtype))
+        return found[..., :6].float(), logits.sigmoid().float()
 
     def output(self, meta: DatasetFacts, task: Task) -> Json:
         boxes, most = super().output(meta, task)["output"], cast(BoxTask, task).max_detections
@@ -71,18 +76,6 @@ class Outlined(Objects):
             "above 0.5 inside the box"
         )
         return {"output": means}
-
-
-class MaskDetector(Detector):
-    """A model and what is made of its output: boxes, scores, classes and masks, in static shapes."""
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """Of normalised images (N, C, H, W), detections as of `Detector`, and the probabilities of their masks, (N,
-        max_detections, h, w)."""
-        output = self.model(images)
-        found = self.pick(output, images)
-        logits = torch.einsum("nmk,nkhw->nmhw", found[..., 6:], output[1].to(found.dtype))
-        return found[..., :6].float(), logits.sigmoid().float()
 
 
 def _mask_task(task: Task) -> MaskTask:

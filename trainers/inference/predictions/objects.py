@@ -22,6 +22,7 @@ from trainers.datasets import BadImage, Item, Source
 from trainers.decode import decode, geometry, reading
 from trainers.inference import boxes, sheet
 from trainers.inference.boxes import Floats, Placed
+from trainers.inference.exported.format import Plain
 from trainers.inference.predictions.base import (
     Done,
     Named,
@@ -92,6 +93,7 @@ class Objects(Shared):
     results = True
     holds = "finds objects"
     folders: Sequence[str] = ("labels", "overlays")
+    answers: Sequence[str] = ("detections",)
 
     def file_of(self, name: str) -> str | None:
         return f"labels/{name}.txt"
@@ -286,7 +288,10 @@ class Objects(Shared):
         return cast(Recording, _Recording(self, task, items, recipe, meta))
 
     def program(self, model: nn.Module, task: Task) -> nn.Module:
-        return Detector(model, cast(BoxTask, task))
+        return Detector(model, task, self)
+
+    def answer(self, task: Task, output: Output, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        return (pick(cast(BoxTask, task), output, size).float(),)
 
     def output(self, meta: DatasetFacts, task: Task) -> Json:
         most = cast(BoxTask, task).max_detections
@@ -326,25 +331,26 @@ class _Recording:
 class Detector(nn.Module):
     """A model and what is made of its output: boxes, scores and classes, in static shapes."""
 
-    def __init__(self, model: nn.Module, task: BoxTask) -> None:
+    def __init__(self, model: nn.Module, task: Task, kind: Objects) -> None:
         super().__init__()
-        self.model = model
-        self.task = task
+        self.model, self.task, self.kind = Plain(model), task, kind
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Output:
         """Of normalised images (N, C, H, W), (N, max_detections, 6): left, top, right, bottom in pixels of the image,
-        score, class; the surest first, class -1 in rows that hold no object."""
-        return self.pick(self.model(images), images).float()
+        score, class; the surest first, class -1 in rows that hold no object. And what else the kind answers."""
+        found = self.kind.answer(self.task, self.model(images), (images.shape[2], images.shape[3]))
+        return found if len(found) > 1 else found[0]
 
-    def pick(self, output: Output, images: Tensor) -> Tensor:
-        """Detections of images, with what the task has behind the class."""
-        found = self.task.candidates(output, (images.shape[2], images.shape[3]))
-        kept = boxes.kept(found[..., :4], found[..., 5], self.task.nms)
-        order = torch.where(kept, found[..., 4], -1.0).argsort(dim=1, descending=True, stable=True)
-        order = order[:, : self.task.max_detections]
-        blank = functional.pad(found.new_tensor([0, 0, 0, 0, 0, -1]), (0, found.shape[2] - 6))
-        found = torch.where(kept[..., None], found, blank)
-        return found.gather(1, order[..., None].expand(-1, -1, found.shape[2]))
+
+def pick(task: BoxTask, output: Output, size: tuple[int, int]) -> Tensor:
+    """Detections in pictures of this size, with what the task has behind the class, in static shapes."""
+    found = task.candidates(output, size)
+    kept = boxes.kept(found[..., :4], found[..., 5], task.nms)
+    order = torch.where(kept, found[..., 4], -1.0).argsort(dim=1, descending=True, stable=True)
+    order = order[:, : task.max_detections]
+    blank = functional.pad(found.new_tensor([0, 0, 0, 0, 0, -1]), (0, found.shape[2] - 6))
+    found = torch.where(kept[..., None], found, blank)
+    return found.gather(1, order[..., None].expand(-1, -1, found.shape[2]))
 
 
 def _without_padding(found: Tensor) -> list[Tensor]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from trainers.data import targets
 from trainers.data.decoder import Decoder
@@ -126,21 +127,39 @@ def segment(predictor: Predictor, picture: Pixels) -> Pixels:
     """Class numbers, uint8 (H, W), of a picture, uint8 (H, W, C), at its own size."""
     size = picture.shape[0], picture.shape[1]
     inner = size if predictor.sliding else _whole_size(size, predictor.recipe)
-    world = predictor.world
     pixels = torch.from_numpy(np.require(shrink(picture, inner, "stretch"), requirements="W")).permute(2, 0, 1)
-    window = predictor.recipe.image_size if predictor.sliding else inner
     labels = np.empty(size, np.uint8)
-
-    def look(part: Tensor) -> Tensor:
-        logits: Tensor = predictor.timed(predictor.preprocess.normalise(part.to(world.device).to(world.dtype)))
-        return logits
-
-    with torch.inference_mode(), world.autocast():
-        for top, logits in slide(look, pixels, window, predictor.overlap):
+    with torch.inference_mode(), predictor.world.autocast():
+        for top, logits in _bands(predictor, pixels):
             wanted = (logits.shape[-2], logits.shape[-1]) if predictor.sliding else size
             band = predictor.task.labels(logits[None], wanted)[0]
             labels[top : top + len(band)] = band.to(torch.uint8).cpu().numpy()
     return labels
+
+
+def _bands(predictor: Predictor, pixels: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Logits of a picture (C, H, W), in bands from top to bottom; but where its size is changed again, in one. A model
+    that takes one size alone is moved over a picture of another, as a window."""
+    own, fixed = (pixels.shape[1], pixels.shape[2]), predictor.recipe.image_size
+    world, one_size = predictor.world, predictor.trained.one_size
+
+    def look(part: Tensor) -> Tensor:
+        values, given = part.to(world.device).to(world.dtype), (part.shape[2], part.shape[3])
+        if not one_size or given == fixed:
+            logits: Tensor = predictor.timed(predictor.preprocess.normalise(values))
+            return logits
+        padded = functional.pad(values, (0, fixed[1] - given[1], 0, fixed[0] - given[0]))
+        logits = predictor.timed(predictor.preprocess.normalise(padded))
+        if logits.shape[-2:] != fixed:
+            logits = functional.interpolate(logits, fixed, mode="bilinear", align_corners=False)
+        return logits[..., : given[0], : given[1]]
+
+    window = fixed if predictor.sliding or one_size else own
+    bands = slide(look, pixels, window, predictor.overlap)
+    if predictor.sliding:
+        yield from bands
+    else:
+        yield 0, torch.cat([logits for _, logits in bands], 1)
 
 
 def _whole_size(own: tuple[int, int], recipe: Recipe) -> tuple[int, int]:

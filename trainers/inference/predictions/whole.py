@@ -21,12 +21,17 @@ from trainers.progress import Advance
 from trainers.recipe import Recipe
 from trainers.run_facts import DatasetFacts, Scores
 from trainers.storage.store import Store
-from trainers.tasks.base import ImageTask, Task
+from trainers.tasks.base import ImageTask, Output, Task
 from trainers.training import build
 
 
 class Classes(Shared):
     """A class for each picture, with its probability."""
+
+    answers: Sequence[str] = ("probabilities",)
+
+    def answer(self, task: Task, output: Output, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        return (_probabilities(task, output),)
 
     def file_of(self, name: str) -> str | None:
         return None
@@ -73,6 +78,11 @@ class Classes(Shared):
 class Tags(Shared):
     """The labels of each picture, and the probability of each label."""
 
+    answers: Sequence[str] = ("probabilities",)
+
+    def answer(self, task: Task, output: Output, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        return (_probabilities(task, output),)
+
     def file_of(self, name: str) -> str | None:
         return None
 
@@ -108,6 +118,11 @@ class Tags(Shared):
 
 class Numbers(Shared):
     """A number for each picture, or several, in the unit of the data."""
+
+    answers: Sequence[str] = ("numbers",)
+
+    def answer(self, task: Task, output: Output, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        return (task.labels(output, size),)
 
     def file_of(self, name: str) -> str | None:
         return None
@@ -149,6 +164,11 @@ def _look(predictor: Predictor, files: Sequence[Named]) -> tuple[list[str], Tens
         return [], None
     with torch.inference_mode(), predictor.world.autocast():
         return list(found), predictor.timed(predictor.preprocess.images(np.stack(list(found.values()))))
+
+
+def _probabilities(task: Task, output: Output) -> Tensor:
+    assert isinstance(output, Tensor)
+    return cast(ImageTask, task).probabilities(output)
 
 
 def _draw_some(
