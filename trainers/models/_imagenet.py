@@ -21,7 +21,7 @@ def resnet_weights(depth: int) -> dict[str, torch.Tensor]:
     from torchvision import models
 
     offered: Any = models.get_model_weights(f"resnet{depth}")
-    return fetch(offered.DEFAULT, "imagenet", "Leave weights out of --model-args for random weights")
+    return fetch(offered.DEFAULT, "imagenet", "leave weights out of --model-args for random weights")
 
 
 def fetch(chosen: Any, name: str, advice: str) -> dict[str, torch.Tensor]:
