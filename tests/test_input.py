@@ -359,7 +359,7 @@ def start_slow(folder: Path, run: str, seconds: float) -> subprocess.Popen[str]:
 def test_an_interrupt_while_preparing_leaves_nothing(storage: Path, tmp_path: Path) -> None:
     process = start_slow(tmp_path, "stopped", seconds=1)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=900)
     assert (process.returncode, out) == (130, "")
     assert err.strip().endswith("interrupted")
     assert "Traceback" not in err
@@ -372,7 +372,7 @@ def test_of_two_runs_of_one_name_at_once_the_second_is_refused(cli: Cli, storage
     process = start_slow(tmp_path, "same", seconds=60)
     assert_refused(cli(*DIGITS, "--run", "same"), "is being trained already", f"process {process.pid} on")
     (tmp_path / "go").touch()
-    process.communicate(timeout=240)
+    process.communicate(timeout=900)
     assert process.returncode == 0
     assert run_json(storage / "same")["status"] == "finished"
 

@@ -158,7 +158,7 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     shutil.copy(CLUSTER / "trainyard-ray.service", tmp_path)
     environment = {**os.environ, "HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}
     verify = ["systemd-analyze", "--user", "verify", str(tmp_path / "trainyard-ray.service")]
-    done = subprocess.run(verify, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(verify, env=environment, capture_output=True, text=True, timeout=900)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -302,7 +302,7 @@ def processes(job: str) -> list[str]:
 def test_slurm_starts_a_head_and_workers_before_the_command(allocation: dict[str, str], tmp_path: Path) -> None:
     see = 'ls "$NOTES"/joined.*; stat -c %a "$RAY_AUTH_TOKEN_PATH"; stat -c %a "$RAY_TEMP"; echo "$RAY_ADDRESS"; exit 7'
     process = start(allocation, "bash", "-c", see)
-    out, _ = process.communicate(timeout=240)
+    out, _ = process.communicate(timeout=900)
     port = 20000 + os.getpid() % 1200 * 10
     assert process.returncode == 7
     assert out.splitlines()[-5:] == [
@@ -328,7 +328,7 @@ def test_a_signal_reaches_the_command_and_leaves_it_time_to_save(allocation: dic
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)  # to the script alone, as --signal=B:TERM does
-    process.communicate(timeout=240)
+    process.communicate(timeout=900)
     assert process.returncode == 130
     assert (tmp_path / "saved").exists()
 
@@ -339,7 +339,7 @@ def test_a_signal_before_the_command_ends_the_job(allocation: dict[str, str], tm
     while not (tmp_path / "head").exists():
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=240)
+    process.communicate(timeout=900)
     assert process.returncode != 0
     assert not (tmp_path / "ran").exists()
 
@@ -348,7 +348,7 @@ def test_slurm_refuses_to_run_outside_of_a_job_or_without_a_command() -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     for arguments, job in ((["true"], {}), ([], {"SLURM_JOB_ID": "1"})):
         process = start({**environment, **job}, *arguments)
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=900)
         assert (process.returncode, out.split(":")[0]) == (2, "usage")
 
 
@@ -363,7 +363,7 @@ def test_slurm_trains_on_a_real_ray_of_two_nodes(tmp_path: Path) -> None:
     train = ["python", "-m", "trainers", "train", "digits.cnn", "--epochs", "1", "--workers", "2", "--run", "two"]
     process = start(environment, *train, "--storage", str(tmp_path / "runs"))
     try:
-        out, _ = process.communicate(timeout=200)
+        out, _ = process.communicate(timeout=900)
     finally:
         process.kill()
     assert process.returncode == 0, out
@@ -381,7 +381,7 @@ def start_locally(tmp_path: Path, *flags: str) -> tuple[dict[str, str], str]:
     (tmp_path / "ray").chmod(0o755)
     environment = {"HOME": str(tmp_path / "home"), "PATH": f"{tmp_path}:/usr/bin:/bin"}
     command = ["bash", str(CLUSTER / "local.sh"), *flags]
-    done = subprocess.run(command, env=environment, text=True, capture_output=True, check=True, timeout=240)
+    done = subprocess.run(command, env=environment, text=True, capture_output=True, check=True, timeout=900)
     given = [word.removeprefix("--").partition("=") for word in done.stdout.split() if "=" in word]
     return {name: value for name, _, value in given}, done.stderr
 

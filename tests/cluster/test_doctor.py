@@ -397,7 +397,7 @@ def examined(cluster: Hosts, *flags: str) -> tuple[int, list[dict[str, Any]]]:
     """What doctor, started on the head, says: exit code, findings; not of other tests that run here."""
     command = ["python", "-m", "cluster", "doctor", "--storage", str(cluster.folder / "runs"), "--json", *flags]
     process = cluster.head.start(*command, env={"RAY_ADDRESS": cluster.address})
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=900)
     assert out, err
     reported = json.loads(out)
     print(f"doctor {' '.join(flags)}: {reported['seconds']} s", *reported["findings"], sep="\n")

@@ -31,7 +31,7 @@ from cluster.submit import last_errors, run_folder
 from cluster.upload import measure, modules, requirements
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 300
+SECONDS = 900
 TRAIN = ["--", "python", "-m", "trainers", "train", "digits.cnn"]
 
 

@@ -205,7 +205,7 @@ def test_two_at_once_do_not_collide_and_what_a_killed_one_left_is_removed(tmp_pa
     both = [context.Process(target=_prepare, args=(raw, str(cache), results)) for _ in range(2)]
     for process in both:
         process.start()
-    folders = {results.get(timeout=240) for _ in both}
+    folders = {results.get(timeout=900) for _ in both}
     for process in both:
         process.join()
     assert folders == {str(left)}

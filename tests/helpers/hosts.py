@@ -39,7 +39,7 @@ HEALTH = {  # as the cluster shapes set it: a host that hangs is noticed after 1
     "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "3",
 }
-SECONDS, TRAINING_SECONDS = 90, 300
+SECONDS, TRAINING_SECONDS = 600, 900
 ON_DISK = ["--cpus-per-worker", "1", "--resources", "disk=1"]
 IN_STORE = ["--cpus-per-worker", "1", "--resources", "store=1"]
 """One worker on a host."""
@@ -74,7 +74,7 @@ def why_not() -> str | None:
     probe = "ip link add br0 type bridge && mount -t tmpfs tmpfs /dev/shm"
     command = ["unshare", "--net", "--mount", "--uts", "--pid", "--fork", "--mount-proc", "sh", "-c", probe]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"namespaces cannot be made here: {error}"
     return f"namespaces cannot be made here: {done.stderr.strip()}" if done.returncode else None

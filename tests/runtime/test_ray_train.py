@@ -32,7 +32,7 @@ from trainers.training.checkpoint import Checkpoints
 pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 300
+SECONDS = 900
 
 
 def free_port() -> int:

@@ -24,7 +24,7 @@ from trainers.runtime.coordinator import Coordinator
 from trainers.runtime.stall_detector import Frame, Heartbeat, StallDetector, describe, judge, stands
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 200
+SECONDS = 900
 
 
 def report_of(stall_detector: StallDetector) -> str:

@@ -282,7 +282,7 @@ def command(port: int, *flags: str) -> list[str]:
 def test_a_driver_that_is_killed_while_it_uploads_and_workers_on_a_bad_store(
     flaky: Flaky, server: int, tmp_path: Path
 ) -> None:
-    whole = subprocess.run([*command(server), "--workers", "0", "--storage", str(tmp_path / "disk")], timeout=300)
+    whole = subprocess.run([*command(server), "--workers", "0", "--storage", str(tmp_path / "disk")], timeout=900)
     assert whole.returncode == 0
     flaky.put_seconds = 1.0  # an upload is always on its way
     driver = subprocess.Popen([*command(flaky.port), "--workers", "0"], stderr=subprocess.DEVNULL)

@@ -213,7 +213,7 @@ def test_a_run_killed_in_its_second_stage_ends_with_the_same_weights(tmp_path: P
         )
 
     whole = start("undisturbed")
-    _, printed = whole.communicate(timeout=240)
+    _, printed = whole.communicate(timeout=900)
     assert whole.returncode == 0, printed
     killed = start("killed")
     history = tmp_path / "killed/run/metrics.jsonl"
@@ -225,7 +225,7 @@ def test_a_run_killed_in_its_second_stage_ends_with_the_same_weights(tmp_path: P
     killed.communicate()
     assert not (tmp_path / "killed/run/confusion.png").exists(), "it had ended before it was killed"
     again = start("killed")
-    _, printed = again.communicate(timeout=240)
+    _, printed = again.communicate(timeout=900)
     assert again.returncode == 0, printed
     assert "has finished already" in printed  # the first stage
     assert "going on from step" in printed

@@ -305,7 +305,7 @@ def test_a_trial_of_several_workers_that_has_run_ahead_can_be_left() -> None:
     with mock.patch.object(watch, "_ask"):
         ahead = threading.Thread(target=lambda: [watch.epoch(line) for line in lines], daemon=True)
         ahead.start()
-        assert watch.events.get(timeout=60)["epoch"] == 1  # and Tune, which has seen it, wants no more
+        assert watch.events.get(timeout=900)["epoch"] == 1  # and Tune, which has seen it, wants no more
         watch.stop.set()
         watch.go.put(None)
         ahead.join(10)

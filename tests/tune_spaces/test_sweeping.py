@@ -20,7 +20,7 @@ from trainers.report.sweep_stats import savings
 pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 500
+SECONDS = 900
 QUICK = ["--recipe", "digits.cnn", "--precision", "fp32"]
 MINE = '''
 import os
