@@ -14,6 +14,7 @@ from trainers.inference.exported import program, session
 from trainers.inference.exported.told import describe
 from trainers.inference.kept import Opened, keep
 from trainers.inference.load import open_run, restore
+from trainers.instances import parts
 from trainers.recipe import Recipe
 from trainers.storage.store import absolute
 from trainers.training import build
@@ -105,6 +106,8 @@ def _write_program(opened: Opened, target: Path) -> None:
         again = torch.export.load(part).module()
         for some in (images, images[:1]):
             torch.testing.assert_close(again(some), model(some), rtol=1e-4, atol=1e-4)
+        for mine, theirs in zip(parts(exported.load(part)(images)), parts(opened.network(images)), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
 
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch's own, about itself

@@ -101,6 +101,7 @@ def write(model: nn.Module, pictures: Tensor, names: Sequence[str]) -> Written:
                 input_names=[PICTURES],
                 output_names=list(names),
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                custom_translation_table={torch.ops.aten.sort.stable: _sort_stable},
                 verbose=False,
             )
         except Exception as error:  # whatever a model of the user's own makes torch raise
@@ -112,6 +113,15 @@ def write(model: nn.Module, pictures: Tensor, names: Sequence[str]) -> Written:
         node.doc_string = ""
     content: bytes = proto.SerializeToString()
     return Written(content, _count(proto.graph, normalisations))
+
+
+def _sort_stable(self: Any, *, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
+    """What torch has no words for in ONNX: TopK of all numbers, which takes the first one of equal numbers first."""
+    from onnxscript import opset18 as op
+
+    assert stable
+    count = op.Gather(op.Shape(self), op.Constant(value_ints=[dim]), axis=0)
+    return op.TopK(self, count, axis=dim, largest=int(descending), sorted=1)
 
 
 def tell(content: bytes, told: Json) -> bytes:
@@ -201,7 +211,7 @@ def _explain(model: nn.Module, pictures: Tensor, error: Exception) -> str:
             name, reason, inner = path, found, iter(child[1].named_children())
     layer = name.removeprefix("network").lstrip(".")
     kind = type(model.get_submodule(name)).__name__
-    where = f"its layer {layer} ({kind})" if layer else "it"
+    where = f"its layer {layer} ({kind})" if layer else "it" if name else "what its task makes of its output"
     return f"{where} cannot be written as ONNX: {_root(reason)}"
 
 
