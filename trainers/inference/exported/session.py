@@ -63,12 +63,27 @@ def open_session(model: str | bytes, *, look: bool = False) -> Any:
 
 
 def run(session: Any, pictures: Pixels, names: Sequence[str]) -> list[Tensor]:
-    """Outputs of these names, and nothing is computed that they do not need."""
-    import onnxruntime
+    """Outputs of these names."""
+    return [torch.from_numpy(each) for each in session.run(list(names), {PICTURES: pictures})]
 
-    options = onnxruntime.RunOptions()
-    options.only_execute_path_to_fetches = True
-    return [torch.from_numpy(each) for each in session.run(list(names), {PICTURES: pictures}, options)]
+
+def without_answers(file: Path, names: Sequence[str]) -> bytes:
+    """The model up to outputs of these names: ONNX Runtime computes all that a model holds, whatever is asked for, and
+    answers may take longer than the network."""
+    require("onnx")
+    import onnx
+
+    proto = onnx.load(str(file))
+    for output in [each for each in proto.graph.output if each.name not in names]:
+        proto.graph.output.remove(output)
+    needed = set(names)
+    for node in reversed(proto.graph.node[:]):  # each comes after those that it needs
+        if needed.isdisjoint(node.output):
+            proto.graph.node.remove(node)
+        else:
+            needed.update(node.input)
+    content: bytes = proto.SerializeToString()
+    return content
 
 
 @functools.lru_cache(2)
@@ -98,7 +113,8 @@ class Onnx:
         return as_taken(facts, [0.0] * channels, [1 / 255] * channels)
 
     def load(self, file: Path) -> Loaded:
-        names, session = self.told(file)[NETWORK], open_session(str(file))
+        names = self.told(file)[NETWORK]
+        session = open_session(without_answers(file, names))
 
         def network(images: Tensor) -> Output:
             pixels = images.permute(0, 2, 3, 1).round().to(torch.uint8)
