@@ -117,9 +117,10 @@ def write(model: nn.Module, pictures: Tensor, names: Sequence[str]) -> Written:
 
 def _sort_stable(self: Any, *, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
     """What torch has no words for in ONNX: TopK of all numbers, which takes the first one of equal numbers first."""
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
 
     assert stable
+    op: Any = opset18  # whose types of numbers are narrower than what it takes
     count = op.Gather(op.Shape(self), op.Constant(value_ints=[dim]), axis=0)
     return op.TopK(self, count, axis=dim, largest=int(descending), sorted=1)
 
