@@ -18,8 +18,9 @@ from PIL import Image
 from trainers.__main__ import main
 from trainers.fitting import fit
 from trainers.inference import predict as module
+from trainers.inference import predictor
 from trainers.inference.predict import predict
-from trainers.inference.predictions import base, pixels
+from trainers.inference.predictions import pixels
 from trainers.inference.sheet import MOST, spread
 from trainers.recipe import Scale, resolve
 
@@ -160,13 +161,13 @@ def cut_after(batches: int) -> Callable[[int], None]:
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of pictures that were decoded, in batches of 2."""
     found: list[str] = []
-    real = base.decode
+    real = predictor.decode
 
     def decode(path: str, *args: Any, **more: Any) -> Any:
         found.append(os.path.basename(path))
         return real(path, *args, **more)
 
-    for each in (base, pixels):
+    for each in (predictor, pixels):
         monkeypatch.setattr(each, "decode", decode)
     monkeypatch.setattr(module, "PREDICT_BATCH", 2)
     return found
