@@ -19,6 +19,7 @@ OTHER: dict[str, Any] = {
     "dataset_args": {"n": 1},
     "model": "texture_cnn",
     "model_args": {"num_filters": 4},
+    "shapes": {"0": [4, 1]},
     "task": "segment",
     "task_args": {"label_smoothing": 0.1},
     "image_size": (16, 16),

@@ -14,6 +14,16 @@ if TYPE_CHECKING:  # it imports NumPy
     from trainers.run_facts import Json
 
 
+BELONGING = {
+    "dataset_args": "dataset",
+    "model_args": "model",
+    "shapes": "model",
+    "task_args": "task",
+    "schedule_args": "schedule",
+}
+"""Mappings -> the field that they are of: with another value of it the old ones go."""
+
+
 class Fields:
     """What Recipe and Scale share: JSON, changes by name, differences. Values are checked by each `__post_init__`."""
 
@@ -43,9 +53,7 @@ class Fields:
             check_name(name, hints, f"field of {type(self).__name__}")
             changes[name] = read(name, value, hints[name])
         merged: Json = {
-            f"{name}_args": {}
-            for name in ("dataset", "model", "task", "schedule")
-            if name in changes and changes[name] != getattr(self, name)
+            field: {} for field, of in BELONGING.items() if of in changes and changes[of] != getattr(self, of)
         }
         for name, value in changes.items():
             old = merged.get(name, getattr(self, name))

@@ -44,6 +44,8 @@ class Recipe(Fields):
     """Name of a module in trainers/models, or FILE.py of your own."""
     model_args: Args = field(default_factory=dict, metadata={"affects": ("memory", "training")})
     """Arguments of the model's build()."""
+    shapes: Mapping[str, int | list[int]] = field(default_factory=dict, metadata={"affects": ("memory", "training")})
+    """Sizes of layers other than build() gives them, as prune finds them: layer=OUTPUTS,INPUTS or norm=FEATURES."""
     task: str = field(default="classify", metadata={"affects": ("memory", "training")})
     """What is learned: name of a module in trainers/tasks (classify, ordinal, segment...), or FILE.py of your own."""
     task_args: Args = field(default_factory=dict, metadata={"affects": ("memory", "training")})
@@ -149,6 +151,10 @@ class Recipe(Fields):
             check_name(name, known, f"argument of schedule {self.schedule!r}")
             holds = values.matches(value, type(known[name])) and value > 0
             require(holds, f"schedule_args {name}", value, f"{values.describe_type(type(known[name]))} above 0")
+        for name, sizes in self.shapes.items():
+            each = sizes if isinstance(sizes, list) else [sizes]
+            holds = bool(each) and all(values.matches(size, int) and size > 0 for size in each)
+            require(holds, f"shapes {name}", sizes, "whole numbers above 0, as in 24,16")
         augmentations.check(self.augment)
         _check_arguments("datasets", self.dataset, "source", self.dataset_args, given=("data",))
         _check_arguments(

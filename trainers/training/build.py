@@ -22,7 +22,7 @@ from trainers.registry import arguments, constant, load, names, offers
 from trainers.run_facts import DatasetFacts
 from trainers.tasks.base import AtPoints, Task
 from trainers.tasks.class_weights import weigh_classes
-from trainers.training import distributed, parts
+from trainers.training import distributed, parts, shapes
 from trainers.training.distributed import World
 from trainers.training.startup import eager
 from trainers.training.state import TrainState
@@ -58,6 +58,8 @@ def build_model(recipe: Recipe, meta: Facts | DatasetFacts) -> nn.Module:
             model.eval()
             model(torch.zeros(1, meta["channels"], *recipe.image_size))
         model.train()
+    if recipe.shapes:
+        shapes.resize(model, recipe.shapes)
     return model
 
 
