@@ -33,6 +33,7 @@ LEVELS = [
     "checks resolution runtime",
     "input_data",
     "fitting inference",
+    "pruning",
     "trainers",
     "__main__",
 ]

@@ -1,4 +1,4 @@
-"""python -m trainers list | train | evaluate | predict | export | prepare | cache | report
+"""python -m trainers list | train | evaluate | predict | export | prune | prepare | cache | report
 
 Exit codes: 0 done, 1 failed, 2 bad usage or input, 3 out of memory, 130 interrupted.
 Messages and progress go to stderr; what was asked for goes to stdout.
@@ -18,6 +18,7 @@ from trainers.cli import cli, leading, parse, run_command
 from trainers.formatting import format_size, printable
 from trainers.inference import commands
 from trainers.own_code import is_file
+from trainers.pruning.command import prune_command
 from trainers.recipe import Recipe, Scale, recipe_names, resolve
 from trainers.registry import load
 from trainers.runtime.addresses import default_workers
@@ -36,6 +37,7 @@ USAGE = """usage: python -m trainers COMMAND ...
   predict RUN|FILE PATH... --out DIR
                                 the class of each picture, as a CSV; masks and overlays
   export RUN --out FILE         the model as a torch.export program (.pt2) or an ONNX model (.onnx)
+  prune RUN [--speedup 2]       a run of the model with fewer channels, from its best weights
   prepare RECIPE [...]          decode the pictures, without training
   cache list | clean            prepared pictures: what lies there; remove what is of no use any more
   report [RUN...]               runs side by side
@@ -48,9 +50,6 @@ WIDE = 140
 def main(argv: Sequence[str]) -> int:
     """Run a command line; returns the exit code."""
     return run_command(argv, COMMANDS, USAGE)
-
-
-# Commands ----------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -285,6 +284,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": commands.evaluate,
     "predict": commands.predict,
     "export": commands.export,
+    "prune": prune_command,
     "prepare": _prepare,
     "cache": _cache,
     "report": _report,

@@ -378,6 +378,8 @@ def _new_run(
         facts["from_data"] = followed
     if ends := _ends(known, resolved.recipe):
         facts["ends"] = ends
+    if known.earlier is not None and "pruned" in known.earlier:
+        facts["pruned"] = known.earlier["pruned"]
     return facts
 
 

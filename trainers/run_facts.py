@@ -178,6 +178,22 @@ class NewEnd(TypedDict):
     at: str
 
 
+class PrunedFacts(TypedDict):
+    """Of a run whose network is that of another, with fewer channels. Of both, before and after."""
+
+    run: str
+    """The other's name."""
+    epoch: int | None
+    """Of its best weights, which were taken."""
+    speedup: float
+    """As it was asked for."""
+    macs: list[int]
+    """Multiplications, each with an addition, of one picture."""
+    parameters: list[int]
+    ms: list[float]
+    """Of one picture, on the processor where it was pruned."""
+
+
 class RunFacts(RunEnd):
     """What run.json holds."""
 
@@ -209,3 +225,4 @@ class RunFacts(RunEnd):
     """"dataset", "model" or "task" -> the file, where that is one of the user's own."""
     changed: NotRequired[list[str]]
     """What had changed, in words, when the run was resumed."""
+    pruned: NotRequired[PrunedFacts]

@@ -127,7 +127,8 @@ def _hparams(run: RunFacts) -> Iterator[tuple[str, str | float]]:
             yield name, value
 
     for name in affecting("training"):
-        yield from flat(name, run["recipe"].get(name))
+        if name != "shapes":  # a column for each layer would hide all others
+            yield from flat(name, run["recipe"].get(name))
     yield from flat("workers", run.get("scale", {}).get("workers"))
 
 
