@@ -2,7 +2,7 @@
 normalisation, and the inputs of all layers behind, through sums, concatenations and reshaping.
 
 Of every layer the same share of channels goes, those of the smallest weights (the norm of a group, after Fang et al.,
-"DepGraph: Towards Any Structural Pruning", CVPR 2023), as many as the network needs fewer multiplications by. What
+"DepGraph: towards any structural pruning", CVPR 2023), as many as the network needs fewer multiplications by. What
 cannot be cut is found by trying: each layer by itself, on a copy without memory, which must still give an output of the
 same shape. So the last layers are kept, whatever a model calls them.
 """
@@ -16,7 +16,8 @@ import statistics
 import time
 import warnings
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from trainers.formatting import shortened
 from trainers.training.shapes import Convolution
 from trainers.training.torch_internals import tree_leaves
+
+if TYPE_CHECKING:
+    from torch_pruning.dependency import DependencyGraph, Group
 
 MULTIPLE, LARGE = 8, 16
 """Channels that are left of a layer are a multiple of it where the layer has as many as LARGE: processors compute them
@@ -72,13 +76,14 @@ class _Root(NamedTuple):
         return sorted(group * each + number for group in range(self.groups) for number in self.weakest[:count])
 
 
-def import_pruner() -> Any:
+def import_pruner() -> ModuleType:
     """torch-pruning. Raises ValueError where it is not installed."""
     try:
         import torch_pruning  # here, as it comes with an extra
     except ImportError:
         raise ValueError("prune needs torch-pruning: pip install 'trainyard[prune]'") from None
-    return torch_pruning
+    module: ModuleType = torch_pruning
+    return module
 
 
 def cut(model: nn.Module, images: Tensor, speedup: float) -> Cut:
@@ -229,23 +234,23 @@ def _cut(model: nn.Module, images: Tensor, roots: list[_Root], share: float) -> 
     return smaller
 
 
-def _group(graph: Any, model: nn.Module, root: _Root, share: float) -> Any:
+def _group(graph: DependencyGraph, model: nn.Module, root: _Root, share: float) -> Group:
     """What goes, by torch-pruning, with a share of the channels of a layer."""
     layer = model.get_submodule(root.name)
     return graph.get_pruning_group(layer, graph.get_pruner_of_module(layer).prune_out_channels, root.cut(share))
 
 
-def _graph(model: nn.Module, images: Tensor) -> Any:
+def _graph(model: nn.Module, images: Tensor) -> DependencyGraph:
     """What belongs together in a network, by torch-pruning."""
     return import_pruner().DependencyGraph().build_dependency(model, example_inputs=images, verbose=False)
 
 
-def _with_outputs(graph: Any, group: Any) -> set[nn.Module]:
+def _with_outputs(graph: DependencyGraph, group: Group) -> set[nn.Module]:
     """The layers whose outputs are of a group."""
     return {part.target.module for part, _ in group if graph.is_out_channel_pruning_fn(part.handler)}
 
 
-def _count_groups(group: Any) -> int:
+def _count_groups(group: Group) -> int:
     """The most groups in which channels come in a layer where a group of them passes; a depthwise convolution's are
     channels by themselves."""
     most = 1

@@ -9,7 +9,7 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from trainers.inference.exported.session import PICTURES, open_session, run
 from trainers.instances import parts
 from trainers.run_facts import DatasetFacts, Json
 from trainers.tasks.base import Output
+
+if TYPE_CHECKING:
+    from onnx import GraphProto
 
 TOLERANCE = 1e-4
 """Of the largest number of an output, by which the file's may differ from the model's."""
@@ -174,7 +177,7 @@ def check(content: bytes, model: nn.Module, pictures: Tensor, names: Sequence[st
     return worst
 
 
-def _count(graph: Any, normalisations: int) -> Layers:
+def _count(graph: GraphProto, normalisations: int) -> Layers:
     """`normalisations`: those of the model."""
     kinds = Counter(node.op_type for node in graph.node)
     readers = Counter(name for node in graph.node for name in node.input)

@@ -8,9 +8,9 @@ import platform
 import re
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from trainers.data.decoder import Decoder
 from trainers.datasets import Source
 from trainers.inference.exported.session import PICTURES, Pixels
 from trainers.recipe import Recipe
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
 
 CALIBRATION = 256
 """Pictures whose activations tell the ranges of the layers."""
@@ -117,7 +120,7 @@ def _within(file: Path) -> list[str]:
     weighted = [node for node in graph.node if _has_weights(node, constant)]
     makers = {name: node for node in graph.node for name in node.output}
     before = _reached(weighted, lambda node: [makers[name] for name in node.input if name in makers])
-    readers: dict[str, list[Any]] = {}
+    readers: dict[str, list[NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
@@ -126,11 +129,11 @@ def _within(file: Path) -> list[str]:
     return [*(node.name for node in weighted), *between]
 
 
-def _has_weights(node: Any, constant: set[str]) -> bool:
+def _has_weights(node: NodeProto, constant: set[str]) -> bool:
     return node.op_type in WEIGHTED and len(node.input) > 1 and node.input[1] in constant
 
 
-def _reached(starts: Iterable[Any], following: Any) -> set[str]:
+def _reached(starts: Iterable[NodeProto], following: Callable[[NodeProto], list[NodeProto]]) -> set[str]:
     """The names of the nodes that are reached from some, without these where nothing leads back to them."""
     found: set[str] = set()
     left = [each for node in starts for each in following(node)]

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,9 @@ from trainers.inference.exported.format import Loaded
 from trainers.inference.exported.told import as_taken
 from trainers.run_facts import Json, RunFacts
 from trainers.tasks.base import Output
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 PICTURES = "pictures"
 """The input: uint8 (batch, height, width, channels)."""
@@ -36,7 +39,7 @@ def require(*packages: str) -> None:
             raise ValueError(f"FILE.onnx needs {name}: pip install 'trainyard[onnx]'")
 
 
-def open_session(model: str | bytes, *, look: bool = False) -> Any:
+def open_session(model: str | bytes, *, look: bool = False) -> InferenceSession:
     """An onnxruntime.InferenceSession on the processor, with as many threads as torch has.
 
     Args:
@@ -62,7 +65,7 @@ def open_session(model: str | bytes, *, look: bool = False) -> Any:
         raise ValueError(f"{name} cannot be opened by onnxruntime {onnxruntime.__version__}: {reason}") from None
 
 
-def run(session: Any, pictures: Pixels, names: Sequence[str]) -> list[Tensor]:
+def run(session: InferenceSession, pictures: Pixels, names: Sequence[str]) -> list[Tensor]:
     """Outputs of these names."""
     return [torch.from_numpy(each) for each in session.run(list(names), {PICTURES: pictures})]
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from trainers.decode import reading
 from trainers.formatting import printable
@@ -59,7 +59,7 @@ def describe(recipe: Recipe, run: RunFacts, output: Json, *, tta: Views | None, 
 
 def _of_run(recipe: Recipe, run: RunFacts) -> Json:
     """What `evaluate` and `predict` read of run.json, without what belongs to the place where the run lies."""
-    found: Mapping[str, Any] = run
+    found: Mapping[str, object] = run
     confidence = (run.get("final") or {}).get("confidence")
     dataset = {name: value for name, value in run["dataset"].items() if name not in _NOT_OF_DATA}
     return {

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Segments = Sequence[dict[str, Any] | None] | None
+from trainers.run_facts import Json
+
+Segments = Sequence[Json | None] | None
 """Run lengths of masks."""
 
 

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -373,7 +373,7 @@ def _told(found: Found, classes: Sequence[str]) -> list[list[Any]]:
     ]
 
 
-def _smaller(segment: Mapping[str, Any], size: tuple[int, int]) -> Piece:
+def _smaller(segment: Json, size: tuple[int, int]) -> Piece:
     """A mask, from run lengths, of a picture of another size."""
     mask = decode_mask(segment)
     down, across = ((np.arange(new) + 0.5) * old / new for old, new in zip(mask.shape, size, strict=True))
