@@ -110,7 +110,8 @@ def write(model: nn.Module, pictures: Tensor, names: Sequence[str]) -> Written:
         except Exception as error:  # whatever a model of the user's own makes torch raise
             raise CannotWrite(_explain(model, pictures[:2], error)) from None
     proto = found.model_proto
-    normalisations = sum("batch_norm" in str(node.target) for node in found.exported_program.graph.nodes)
+    operations = [str(node.target) for node in found.exported_program.graph.nodes]
+    normalisations = sum("batch_norm" in name for name in operations)
     for node in proto.graph.node:  # where the code lies that it was traced from, on this machine
         del node.metadata_props[:]
         node.doc_string = ""
