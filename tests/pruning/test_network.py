@@ -39,10 +39,9 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "resnext": ("folder.tune", {**TUNE, "model_args": {"name": "resnext50_32x4d", "weights": None}}),
     "vision transformer": ("folder.tune", {**TUNE, "model_args": {"name": "test_vit", "weights": None}}),
     "fcos, group": ("shapes.fcos", {"model_args": {"norm": "group", "width": 64}}),
-    "retinanet": ("shapes.fcos", {"model": "torchvision_retinanet", "image_size": (64, 64)}),
 }
 """Name -> recipe, changes of its small form."""
-SLOW = ("deeplabv3plus", "lite0", "resnext", "retinanet")
+SLOW = ("deeplabv3plus", "lite0", "resnext")
 
 
 def made(name: str) -> tuple[Recipe, dict[str, Any], nn.Module, Tensor]:
