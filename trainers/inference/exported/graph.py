@@ -95,7 +95,7 @@ def write(model: nn.Module, pictures: Tensor, names: Sequence[str]) -> Written:
     Raises:
         CannotWrite: the model cannot be exported.
     """
-    with _quiet():
+    with quiet(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
         try:
             found: Any = torch.onnx.export(
                 model,
@@ -141,7 +141,7 @@ def tell(content: bytes, told: Json) -> bytes:
     return result
 
 
-def check(content: bytes, model: nn.Module, pictures: Tensor, names: Sequence[str], network: Sequence[str]) -> float:
+def check(content: bytes, model: Served, pictures: Tensor, names: Sequence[str], network: Sequence[str]) -> float:
     """The largest difference between a file's outputs and the model's, in parts of the largest number of each.
 
     What answers hold depends on which of nearly equal numbers is the larger: the model's answers are those to the
@@ -163,7 +163,6 @@ def check(content: bytes, model: nn.Module, pictures: Tensor, names: Sequence[st
         found = run(session, some.numpy(), names)
         raw = found[answers:]
         output = raw[0] if len(raw) == 1 else tuple(raw)
-        assert isinstance(model, Served)
         with torch.no_grad():
             wanted = (*model.answer(output, (some.shape[1], some.shape[2])), *model(some)[answers:])
         for name, mine, theirs in zip(names, found, wanted, strict=True):
@@ -237,12 +236,12 @@ def _root(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what torch and its exporter say about themselves."""
+def quiet() -> Iterator[None]:
+    """Without what torch, its exporter and ONNX Runtime's quantisation say about themselves."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import platform
 import re
 import tempfile
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +14,7 @@ import numpy as np
 from trainers.data import targets
 from trainers.data.decoder import Decoder
 from trainers.datasets import Source
+from trainers.inference.exported.graph import quiet
 from trainers.inference.exported.session import PICTURES, Pixels
 from trainers.recipe import Recipe
 
@@ -93,7 +91,7 @@ def quantise(content: bytes, pictures: Iterable[Pixels], *, reduce_range: bool) 
             """The next ones; None: there are no more."""
             return next(({PICTURES: batch} for batch in self._batches), None)
 
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet():
         plain, ready, done = (Path(folder) / name for name in ("plain.onnx", "ready.onnx", "done.onnx"))
         plain.write_bytes(content)
         quant_pre_process(str(plain), str(ready), skip_symbolic_shape=True)
@@ -143,16 +141,3 @@ def _reached(starts: Iterable[NodeProto], following: Callable[[NodeProto], list[
             found.add(node.name)
             left += following(node)
     return found
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what ONNX Runtime's quantisation says about itself."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
