@@ -28,7 +28,7 @@ from cluster.address import DEFAULT, job_server
 from cluster.doctor import measure_upload
 from cluster.job_entrypoint import HAS, LACKS, lacking
 from cluster.submit import last_errors, run_folder
-from cluster.upload import measure, modules, requirements
+from cluster.upload import PACKAGES, measure, modules, requirements
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 900
@@ -491,7 +491,9 @@ def test_a_stopped_run_continues_when_it_is_submitted_again(
     uploaded = list(Path(cluster["FOLDER"]).glob("session_2*/runtime_resources/*_files/_ray_pkg_*/**/*"))
     assert "mine.py" in {path.name for path in uploaded}
     sent = [path for path in uploaded if path.is_file() and "__pycache__" not in path.parts]  # that was compiled there
-    assert sum(path.stat().st_size for path in sent) < 2 * 2**20
+    ours = [path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file()]
+    assert {path.name for path in sent} <= {"mine.py", *(path.name for path in ours)}
+    assert sum(path.stat().st_size for path in sent) <= sum(path.stat().st_size for path in ours) + 1000
 
 
 @pytest.mark.ray
