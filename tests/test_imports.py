@@ -34,6 +34,7 @@ LEVELS = [
     "input_data",
     "fitting inference",
     "pruning",
+    "variants",
     "trainers",
     "__main__",
 ]

@@ -1,4 +1,4 @@
-"""python -m trainers list | train | evaluate | predict | export | prune | prepare | cache | report
+"""python -m trainers list | train | evaluate | predict | export | prune | optimize | prepare | cache | report
 
 Exit codes: 0 done, 1 failed, 2 bad usage or input, 3 out of memory, 130 interrupted.
 Messages and progress go to stderr; what was asked for goes to stdout.
@@ -23,6 +23,7 @@ from trainers.recipe import Recipe, Scale, recipe_names, resolve
 from trainers.registry import load
 from trainers.runtime.addresses import default_workers
 from trainers.storage.store import explain
+from trainers.variants.command import optimize_command
 
 if TYPE_CHECKING:
     from trainers.data.prepared_sets import PreparedSet
@@ -38,6 +39,7 @@ USAGE = """usage: python -m trainers COMMAND ...
                                 the class of each picture, as a CSV; masks and overlays
   export RUN --out FILE         the model as a torch.export program (.pt2) or an ONNX model (.onnx)
   prune RUN [--speedup 2]       a run of the model with fewer channels, from its best weights
+  optimize RUN --out DIR        the model with fused layers, as ONNX, in 8 bits, pruned: scores and times side by side
   prepare RECIPE [...]          decode the pictures, without training
   cache list | clean            prepared pictures: what lies there; remove what is of no use any more
   report [RUN...]               runs side by side
@@ -285,6 +287,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "predict": commands.predict,
     "export": commands.export,
     "prune": prune_command,
+    "optimize": optimize_command,
     "prepare": _prepare,
     "cache": _cache,
     "report": _report,

@@ -52,6 +52,26 @@ def kept(boxes: Tensor, classes: Tensor, threshold: float, rounds: int = ROUNDS)
     return found
 
 
+def pairs(some: Tensor, others: Tensor, threshold: float = 0.5) -> int:
+    """How many detections of two models are of the same objects: the surest first, each takes of those of its class
+    that are left the one that it overlaps most.
+
+    Args:
+        some, others: (K, 6) and (L, 6), the surest first, without padding.
+        threshold: the least intersection over union.
+    """
+    both = _intersections(some[:, :4], others[:, :4])
+    overlap = both / (_areas(some)[:, None] + _areas(others)[None, :] - both).clamp(min=1e-12)
+    overlap = overlap * (some[:, None, 5] == others[None, :, 5])
+    found = 0
+    for row in overlap if len(others) else ():
+        best = int(row.argmax())
+        if row[best] >= threshold:
+            overlap[:, best] = 0
+            found += 1
+    return found
+
+
 def _intersections(boxes: Tensor, others: Tensor) -> Tensor:
     low = torch.maximum(boxes[..., :, None, :2], others[..., None, :, :2])
     high = torch.minimum(boxes[..., :, None, 2:], others[..., None, :, 2:])

@@ -80,12 +80,12 @@ def evaluate(
     kind = predictions.of_meta(trained.dataset)
     _refuse_options(run, kind, native=native, sliding=sliding, results=results)
     file = None if results is None else absolute(results)
-    source, split = _find(recipe, found, data, split, warn)
+    source, split = find_split(recipe, found, data, split, warn)
     marked = {"split": split} if tta is None else {"split": split, "tta": tta}
     if native or sliding:
         predictor = Predictor(trained, sliding, overlap, tta=tta, max_detections=max_detections)
         return {**marked, **kind.evaluate(predictor, source, split, advance, file)}
-    opened = _open(recipe, source, split, trained.dataset, Store(storage or trained.storage or default_storage()))
+    opened = open_split(recipe, source, split, trained.dataset, Store(storage or trained.storage or default_storage()))
     state, world = trained.restore(recipe, opened.meta, tta=tta)
     run_ = Run(recipe=recipe, state=state, data=opened, world=world, model=state.model)
     if file is not None:
@@ -122,10 +122,19 @@ def _items(source: Source, split: str, opened: Cached | Decoded) -> list[tuple[s
     return [(name, owners[name]) for name in opened.meta["names"][split]]
 
 
-def _find(
+def find_split(
     recipe: Recipe, run: RunFacts, data: str | None, split: str | None, warn: Callable[[str], None]
 ) -> tuple[Source, str]:
-    """The listing of the pictures to score, their classes numbered as the run's, and the split."""
+    """The listing of the pictures to score, their classes numbered as the run's, and the split.
+
+    Args:
+        recipe: of the run.
+        run: what run.json holds.
+        data, split, warn: as of `evaluate`.
+
+    Raises:
+        ValueError: there is no such split, or the data does not go with the run.
+    """
     begun, lay = run["dataset"], run["scale"].get("data")
     other = data is not None and (lay is None or os.path.realpath(os.path.expanduser(data)) != os.path.realpath(lay))
     found = _scored(recipe, data, begun["classes"]) if other else None
@@ -216,8 +225,15 @@ def _number(source: Source, split: str, classes: Sequence[str], run: str, data: 
     return dataclasses.replace(source, classes=list(classes), numbers=numbers)
 
 
-def _open(recipe: Recipe, source: Source, split: str, begun: DatasetFacts, storage: Store) -> Cached | Decoded:
-    """Prepared pictures where there are some, else decoded while they are scored."""
+def open_split(recipe: Recipe, source: Source, split: str, begun: DatasetFacts, storage: Store) -> Cached | Decoded:
+    """The pictures of a split: prepared ones where there are some, else decoded while they are scored.
+
+    Args:
+        recipe: of the run.
+        source, split: as of `find_split`.
+        begun: `dataset` of run.json.
+        storage: beside whose runs prepared pictures lie.
+    """
     cache, there = cache_folder(storage), published(storage)
     if source.numbers is None and _is_prepared(cache_key(recipe, source), Store(cache), there):
         cached = Cached(prepare(recipe, source, cache, published=there))

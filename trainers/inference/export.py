@@ -12,6 +12,7 @@ from trainers.formatting import check_is_path
 from trainers.inference import Views, export_onnx, exported, predictions
 from trainers.inference.exported import program, session
 from trainers.inference.exported.told import describe
+from trainers.inference.fused import fuse
 from trainers.inference.kept import Opened, keep
 from trainers.inference.load import open_run, restore
 from trainers.instances import parts
@@ -65,7 +66,7 @@ def export(
     if target.suffix.lower() == ".onnx":
         export_onnx.write(opened, target, say, export_onnx.Int8(data, storage, warn) if int8 else None)
     else:
-        _write_program(opened, target)
+        _write_program(opened, target, say)
     return target
 
 
@@ -89,12 +90,14 @@ def _open(run: str, storage: str | None, tta: Views | None) -> Opened:
     return Opened(found, recipe, state.model.eval(), task, predictions.of_meta(meta), tta)
 
 
-def _write_program(opened: Opened, target: Path) -> None:
+def _write_program(opened: Opened, target: Path, say: Callable[[str], None]) -> None:
     """Raises ValueError."""
     recipe, meta = opened.recipe, opened.run["dataset"]
-    model = opened.kind.program(opened.network, opened.task).eval()
     dtype = torch.float64 if recipe.precision == "fp64" else torch.float32
     images = torch.rand(3, meta["channels"], *recipe.image_size, dtype=dtype)
+    fused = fuse(opened.network, images)
+    say(str(fused))
+    model = opened.kind.program(fused.model, opened.task).eval()
     takes = {
         "input": f"{str(dtype).removeprefix('torch.')} (batch, channels, height, width)",
         "values": "(pixel / 255 - mean) / std",
@@ -106,13 +109,14 @@ def _write_program(opened: Opened, target: Path) -> None:
         again = torch.export.load(part).module()
         for some in (images, images[:1]):
             torch.testing.assert_close(again(some), model(some), rtol=1e-4, atol=1e-4)
+        # of nearly equal boxes another may be kept: what the network gives is compared with the model as it was
         for mine, theirs in zip(parts(exported.load(part)(images)), parts(opened.network(images)), strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
 
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch's own, about itself
         try:
-            content = program.write(model, images, told, within=model is not opened.network)
+            content = program.write(model, images, told, within=model is not fused.model)
         except Exception as error:  # whatever a model of the user's own makes torch raise
             raise ValueError(f"the model {recipe.model} cannot be exported: {str(error).splitlines()[0]}") from None
         keep(content, target, told, check, opened.run["name"])

@@ -33,6 +33,8 @@ from trainers.training.distributed import World
 from trainers.training.state import TrainState
 from trainers.training.torch_internals import tree_leaves
 
+PRUNED = "-pruned"
+"""What follows the name of a run in that of the smaller one, where nobody says otherwise."""
 EPOCHS_SHARE, LR_SHARE = 1 / 3, 1 / 10
 """Of the run's own, for the smaller network."""
 
@@ -75,7 +77,7 @@ def prune(
     by_name = folder.address == (below / run).address
     if not by_name and storage is None:
         below = folder.parent
-    name = check_run_name(name or f"{run.strip('/').replace('/', '-') if by_name else folder.name}-pruned")
+    name = check_run_name(name or f"{run.strip('/').replace('/', '-') if by_name else folder.name}{PRUNED}")
     target, scale = below / name, Scale.from_json(found["scale"])
     scale = scale.replace(storage=below.address, data=str(absolute(data)) if data else scale.data)
     scale = scale.replace(workers=default_workers(scale) if workers is None else workers)

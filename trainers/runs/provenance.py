@@ -9,6 +9,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -82,6 +83,14 @@ def _cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.machine()
+
+
+def processor_flags() -> set[str]:
+    """The instructions that this processor has, as Linux names them; none where nobody says."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"^(?:flags|Features)\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        return set(found[1].split()) if found else set()
+    return set()
 
 
 def _gpus() -> list[Gpu]:

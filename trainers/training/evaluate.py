@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trainers import own_code
 from trainers.data import sampler
+from trainers.data.batches import Batch
 from trainers.instances import parts
 from trainers.phase import phase
 from trainers.recipe import Recipe
@@ -46,18 +47,11 @@ def evaluate_split(run: Run, split: str) -> Evaluation:
     """
     recipe, state, world = run.recipe, run.state, run.world
     rows = int(run.data.meta["rows"][split])
-    passes = sampler.passes(
-        sampler.in_order(rows),
-        batch_size=rows,
-        micro_batch_size=recipe.micro_batch_size or recipe.batch_size,
-        rank=world.rank,
-        world_size=world.size,
-    )
     sums: Tensor | None = None
     counts: dict[str, Tensor] = {}
     seconds, images_seen = 0.0, 0
     with evaluating(state):
-        for batch in run.batches(split, passes):
+        for batch in batches(run, split):
             images, targets = run.preprocess(batch)
             with world.autocast():
                 start = world.clock()
@@ -82,6 +76,19 @@ def evaluate_split(run: Run, split: str) -> Evaluation:
         world.all_reduce(tensor)
     found = {name: count.cpu().numpy() for name, count in counts.items()}
     return Evaluation(mean_loss(*sums.tolist()), found, 1000 * seconds / images_seen)
+
+
+def batches(run: Run, split: str) -> Iterator[Batch]:
+    """The pictures of a split in order, this rank's micro-batches of them."""
+    rows, world = int(run.data.meta["rows"][split]), run.world
+    passes = sampler.passes(
+        sampler.in_order(rows),
+        batch_size=rows,
+        micro_batch_size=run.recipe.micro_batch_size or run.recipe.batch_size,
+        rank=world.rank,
+        world_size=world.size,
+    )
+    yield from run.batches(split, passes)
 
 
 def check_rows(output: Output, pictures: int, recipe: Recipe) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from trainers.datasets import Source
 from trainers.inference.exported.graph import quiet
 from trainers.inference.exported.session import PICTURES, Pixels
 from trainers.recipe import Recipe
+from trainers.runs.provenance import processor_flags
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -37,12 +37,8 @@ def overflows() -> bool | None:
     Then weights must do with 7 bits, and int8 is hardly faster than fp32. None: it is not known."""
     if platform.machine().lower() not in ("x86_64", "amd64", "i686", "i386"):
         return False
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return None
-    found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
-    return not set(FAST) & set(found[1].split()) if found else None
+    flags = processor_flags()
+    return not set(FAST) & flags if flags else None
 
 
 def calibration(recipe: Recipe, source: Source, count: int = CALIBRATION) -> Iterator[Pixels]:

@@ -7,7 +7,7 @@ import functools
 import importlib.util
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,12 +116,17 @@ class Onnx:
         return as_taken(facts, [0.0] * channels, [1 / 255] * channels)
 
     def load(self, file: Path) -> Loaded:
-        names = self.told(file)[NETWORK]
-        session = open_session(without_answers(file, names))
+        of_pictures = self.network(file)
 
         def network(images: Tensor) -> Output:
             pixels = images.permute(0, 2, 3, 1).round().to(torch.uint8)
-            found = run(session, np.ascontiguousarray(pixels.cpu().numpy()), names)
+            found = of_pictures(np.ascontiguousarray(pixels.cpu().numpy()))
             return found[0] if len(found) == 1 else tuple(found)
 
         return Loaded(network, memory_format="channels_last")  # as pictures are
+
+    def network(self, file: Path) -> Callable[[Pixels], list[Tensor]]:
+        """The network in a file, which takes pictures as they are, uint8 (N, *image_size, C)."""
+        names = self.told(file)[NETWORK]
+        session = open_session(without_answers(file, names))
+        return functools.partial(run, session, names=names)

@@ -15,6 +15,7 @@ from trainers.data.resize import Pixels
 from trainers.datasets import BadImage, Item, Source
 from trainers.inference.predictor import Predictor
 from trainers.inference.predictor import as_stored as as_stored
+from trainers.instances import Targets
 from trainers.notices import notice
 from trainers.progress import Advance
 from trainers.recipe import Recipe
@@ -163,6 +164,18 @@ class Predictions(Protocol):
         """What one must know to use the output of `program`."""
         ...
 
+    def agreement(
+        self, one: Targets, other: Targets, meta: DatasetFacts, confidence: float | None
+    ) -> tuple[float, float]:
+        """How much two models say alike of the same pictures, and out of how much.
+
+        Args:
+            one, other: `Task.labels` of each.
+            meta: the data's, of run.json.
+            confidence: the least score of what is told of a picture; None: there are no scores.
+        """
+        ...
+
 
 class Shared:
     """What most kinds do alike: a picture has a line in predictions.csv, and the program is the model."""
@@ -200,6 +213,12 @@ class Shared:
         """What the kind of target says, where it does, and what it takes to use it."""
         means = targets.of_meta(meta).output
         return {"output": means, "target_facts": meta.get("target_facts", {})} if means else {}
+
+    def agreement(
+        self, one: Targets, other: Targets, meta: DatasetFacts, confidence: float | None
+    ) -> tuple[float, float]:
+        """Classes, and labels, that are the same."""
+        return float((one == other).sum()), float(one.numel())
 
 
 def all_as_stored(files: Sequence[Named], recipe: Recipe, meta: DatasetFacts) -> dict[str, Pixels]:

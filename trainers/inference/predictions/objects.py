@@ -37,7 +37,7 @@ from trainers.inference.predictions.base import (
 from trainers.inference.predictions.coco_results import Found, Segments, results
 from trainers.inference.predictor import Predictor
 from trainers.inference.sliding_window import places
-from trainers.instances import Targets, each
+from trainers.instances import Targets, each, parts
 from trainers.notices import notice
 from trainers.outlines import Piece, encode
 from trainers.outlines import decode as decode_mask
@@ -119,6 +119,17 @@ class Objects(Shared):
         if not 0 <= found <= 1:
             raise ValueError(f"confidence={found} is not allowed; give 0 to 1")
         return float(found)
+
+    def agreement(
+        self, one: Targets, other: Targets, meta: DatasetFacts, confidence: float | None
+    ) -> tuple[float, float]:
+        """Objects that both find, twice, out of those that each finds: of a class, with boxes that overlap."""
+        same, of = 0.0, 0.0
+        for mine, theirs in zip(parts(one)[0], parts(other)[0], strict=True):
+            some, others = (each[(each[:, 5] >= 0) & (each[:, 4] >= (confidence or 0))] for each in (mine, theirs))
+            same += 2 * boxes.pairs(some, others)
+            of += len(some) + len(others)
+        return same, of
 
     def look(self, task: Task, output: Output, size: tuple[int, int]) -> list[Look]:
         """What is found in each picture of this size, from the model's output of them."""

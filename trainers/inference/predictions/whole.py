@@ -17,12 +17,16 @@ from trainers.datasets import BadImage, Source
 from trainers.inference import sheet
 from trainers.inference.predictions.base import Done, Named, Shared, all_as_stored, as_stored, refuse_top_k
 from trainers.inference.predictor import Predictor
+from trainers.instances import Targets
 from trainers.progress import Advance
 from trainers.recipe import Recipe
 from trainers.run_facts import DatasetFacts, Scores
 from trainers.storage.store import Store
 from trainers.tasks.base import ImageTask, Output, Task
 from trainers.training import build
+
+CLOSE = 0.05
+"""Of the deviation of a column of numbers: two that differ by no more are alike."""
 
 
 class Classes(Shared):
@@ -123,6 +127,13 @@ class Numbers(Shared):
 
     def answer(self, task: Task, output: Output, size: tuple[int, int]) -> tuple[Tensor, ...]:
         return (task.labels(output, size),)
+
+    def agreement(
+        self, one: Targets, other: Targets, meta: DatasetFacts, confidence: float | None
+    ) -> tuple[float, float]:
+        """Numbers that differ by at most CLOSE of the deviation of their column in training."""
+        close = (one - other).abs() <= CLOSE * torch.tensor(meta["target_facts"]["target_std"], dtype=torch.float64)
+        return float(close.sum()), float(close.numel())
 
     def file_of(self, name: str) -> str | None:
         return None
