@@ -60,8 +60,9 @@ def pairs(some: Tensor, others: Tensor, threshold: float = 0.5) -> int:
         some, others: (K, 6) and (L, 6), the surest first, without padding.
         threshold: the least intersection over union.
     """
-    both = _intersections(some[:, :4], others[:, :4])
-    overlap = both / (_areas(some)[:, None] + _areas(others)[None, :] - both).clamp(min=1e-12)
+    mine, theirs = some[:, :4], others[:, :4]
+    both = _intersections(mine, theirs)
+    overlap = both / (_areas(mine)[:, None] + _areas(theirs)[None, :] - both).clamp(min=1e-12)
     overlap = overlap * (some[:, None, 5] == others[None, :, 5])
     found = 0
     for row in overlap if len(others) else ():
