@@ -104,6 +104,7 @@ def _write_program(opened: Opened, target: Path, say: Callable[[str], None]) -> 
     }
     output = opened.kind.output(meta, opened.task)
     told = describe(recipe, opened.run, output, tta=opened.tta, takes=takes, to_values=True)
+    told |= {"layers": {"normalisations": fused.normalisations, "folded": fused.folded}}
 
     def check(part: Path) -> None:
         again = torch.export.load(part).module()
