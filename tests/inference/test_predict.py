@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from helpers.small import scene, small_recipe, write_pairs
 from PIL import Image
+from pyarrow.parquet import read_table
 
 from trainers.__main__ import main
 from trainers.fitting import fit
@@ -183,12 +184,11 @@ def test_an_interrupted_command_goes_on_with_the_rest(
     whole, _ = predict(folder, [str(tmp_path / "q")], str(tmp_path / "whole"))
     with pytest.raises(KeyboardInterrupt):
         predict(folder, [str(tmp_path / "q")], str(tmp_path / "cut"), advance=cut_after(2))
-    part = tmp_path / "cut/predictions.partial.csv"
-    done = [os.path.basename(row["path"]) for row in rows(part)]
-    assert 3 <= len(done) < 9
+    parts = tmp_path / "cut/predictions.parts"
+    done = [os.path.basename(path) for part in parts.iterdir() for path in read_table(part)["path"].to_pylist()]
+    assert 3 <= len(set(done)) == len(done) < 9
     assert not (tmp_path / "cut/predictions.csv").exists()
-    with open(part, "a") as file:
-        file.write(f"{tmp_path}/q/8.png,bri")  # a row that was cut
+    (parts / "of-another-tool.parquet").write_bytes(b"no Parquet")
     seen.clear()
     table, _ = predict(folder, [str(tmp_path / "q")], str(tmp_path / "cut"))
     if kind == "masks":
@@ -198,7 +198,7 @@ def test_an_interrupted_command_goes_on_with_the_rest(
     else:  # the sheet shows some of those that are done
         assert [name for name in seen[: 9 - len(done)] if name in done] == []
     assert table.read_text() == whole.read_text()
-    assert not part.exists()
+    assert not parts.exists()
 
 
 def test_pictures_that_changed_or_were_repaired_are_predicted_again(run: str, tmp_path: Path, seen: list[str]) -> None:
@@ -250,7 +250,7 @@ def test_another_runs_folder_and_a_foreign_file_are_left_alone(run: str, storage
     (tmp_path / "mine/predictions.json").write_text("{")
     with pytest.raises(ValueError, match=r"not valid JSON.*; remove it, or give another --out"):
         predict(run, [str(tmp_path / "q")], str(tmp_path / "mine"))
-    with pytest.raises(ValueError, match=r"predictions\.csv cannot be written: .*; give another folder"):
+    with pytest.raises(ValueError, match=r"predictions\.csv cannot be written: .*; give another --out"):
         predict(run, [str(tmp_path / "q")], str(first))
 
 

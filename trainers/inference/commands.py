@@ -105,9 +105,9 @@ def _number(value: float) -> str:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _PredictOptions:
     out: str
-    """Folder that predictions.csv and predictions.png are written to; also masks/ and overlays/, where the model
-    segments; detections.json, labels/ and overlays/, where it finds objects. What is done is kept there, and the same
-    command goes on with the rest."""
+    """Folder, or its address (s3://...), that predictions.csv and predictions.png are written to; also masks/ and
+    overlays/, where the model segments; detections.json, labels/ and overlays/, where it finds objects. What is done is
+    kept there, and the same command goes on with the rest."""
     confidence: float | None = None
     """The least score of an object. None: that at which the run's F1 is best."""
     top_k: int = 1
@@ -133,18 +133,18 @@ def predict(argv: list[str]) -> int:
     options = cli(_PredictOptions, flags, "python -m trainers predict RUN|FILE PATH...")
     if len(names) < 2:
         raise ValueError("usage: python -m trainers predict RUN|FILE PATH... --out DIR")
-    check_is_path("out", options.out)
     for name in names[1:]:
         check_is_path("path", name)
-    from trainers.inference.predict import predict as write
+    from trainers.inference.predict import predict_into
     from trainers.progress import Progress
+    from trainers.storage.store import Store
 
     progress = Progress()
     try:
-        path, bad = write(
+        found = predict_into(
             names[0],
             names[1:],
-            options.out,
+            Store(options.out),
             workers=options.workers,
             storage=options.storage,
             sliding=options.sliding,
@@ -157,10 +157,10 @@ def predict(argv: list[str]) -> int:
     except KeyboardInterrupt:
         progress.message(f"what is done is kept in {options.out}; to go on, repeat the command")
         raise
-    if bad:
-        progress.warning(f"{len(bad)} pictures cannot be decoded and have no prediction: {shortened(bad)}")
-    print(path)
-    return 1 if len(bad) == json.loads(path.with_name("predictions.json").read_text())["pictures"] else 0
+    if found.bad:
+        progress.warning(f"{len(found.bad)} pictures cannot be decoded and have no prediction: {shortened(found.bad)}")
+    print(found.address)
+    return 1 if len(found.bad) == found.pictures else 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from trainers.listing import list_folder
 from trainers.run_facts import Json
 from trainers.storage.store import Store
 
-FACTS, TABLE = "predictions.json", "predictions.csv"
+FACTS, TABLE, PARTS = "predictions.json", "predictions.csv", "predictions.parts"
 FOLDERS = ("masks", "colours", "overlays", "labels")
 FILES = ("legend.png", "predictions.png")
 """What `predict` writes into a folder, besides the table."""
@@ -96,7 +96,7 @@ def is_facts(value: object) -> TypeGuard[Json]:
     return isinstance(value, dict) and {"run", "folder", "start_id"} <= value.keys()
 
 
-def check_output(out: Path, found: Found, *, drawn: str, folders: Sequence[str]) -> None:
+def check_output(out: Store, found: Found, *, drawn: str, folders: Sequence[str]) -> None:
     """Refuse to write over files of the user's own, or pictures among those that are predicted.
 
     Args:
@@ -108,27 +108,30 @@ def check_output(out: Path, found: Found, *, drawn: str, folders: Sequence[str])
     Raises:
         ValueError: The folder, or one in it that would be written, holds other files.
     """
-    if is_output(out) or (out / FACTS).exists():  # what is in that is checked when it is read
+    try:
+        names = set(out.names())
+    except OSError:  # it is a file: whoever writes there will say so
         return
-    foreign = [drawn] if (out / drawn).exists() else [TABLE] if not _is_table(out / TABLE) else []
+    if FACTS in names or {TABLE, FILES[0]} <= names:  # what is in them is checked when it is read
+        return
+    foreign = [drawn] if drawn in names else [TABLE] if TABLE in names and not _is_table(out) else []
     if foreign:
         raise ValueError(
-            f"--out {out} holds a file {foreign[0]} that predict did not write; give --out a folder of its own"
+            f"--out {out.address} holds a file {foreign[0]} that predict did not write; give --out a folder of its own"
         )
-    if os.path.realpath(out) not in found.folders:
+    if out.local is None or os.path.realpath(out.local) not in found.folders:
         return
     for name in folders:
-        if (out / name).is_dir() and any((out / name).iterdir()):
+        if (out / name).names():
             raise ValueError(
-                f"--out {out} is among the pictures, and its folder {name}/ holds files that predict did not write; "
-                "give --out a folder of its own"
+                f"--out {out.address} is among the pictures, and its folder {name}/ holds files that predict did not "
+                "write; give --out a folder of its own"
             )
 
 
-def _is_table(file: Path) -> bool:
-    """Whether a file is a table of `predict`, of an older version perhaps, or is not there."""
+def _is_table(out: Store) -> bool:
+    """Whether the table is one of `predict`, of an older version perhaps."""
     try:
-        with open(file, "rb") as stream:
-            return stream.read(5) in (b"path,", b"")
+        return out.read(TABLE)[:5] in (b"path,", b"")
     except OSError:  # whoever writes it will say what is wrong
         return True

@@ -1,4 +1,4 @@
-"""One process at a time owns a run or a sweep."""
+"""One process at a time owns a run, a sweep, or a folder of predictions."""
 
 from __future__ import annotations
 
@@ -35,8 +35,10 @@ class Busy(ValueError):
 
 
 @contextlib.contextmanager
-def lock(folder: Store, progress: Progress, stop: threading.Event) -> Iterator[None]:
-    """Own a run folder.
+def lock(
+    folder: Store, progress: Progress, stop: threading.Event, instead: str = "give another --run"
+) -> Iterator[None]:
+    """Own a folder that one process at a time writes: of a run, of a sweep, of predictions.
 
     On a file system the lock goes with the process, however that ends. In an object store, and on a file system that
     knows no locks, it is a file that the owner renews: what a killed one left is watched for WATCHED_SECONDS, unless
@@ -44,9 +46,10 @@ def lock(folder: Store, progress: Progress, stop: threading.Event) -> Iterator[N
     learns of it, `stop` is set, and it ends. Its checkpoints do not count, since each start has a number of its own.
 
     Args:
-        folder: The run folder.
+        folder: The folder.
         progress: Where waiting is shown.
         stop: Set where another process turns out to own the folder too.
+        instead: What to do where it cannot be written.
 
     Raises:
         Busy: Another process owns the folder.
@@ -56,7 +59,7 @@ def lock(folder: Store, progress: Progress, stop: threading.Event) -> Iterator[N
         try:
             if folder.local is None:
                 raise _NoLocks
-            stack.enter_context(_on_disk(folder, folder.local))
+            stack.enter_context(_on_disk(folder, folder.local, instead))
         except _NoLocks:
             stack.enter_context(_in_store(folder, progress, stop))
         yield
@@ -67,16 +70,14 @@ class _NoLocks(Exception):
 
 
 @contextlib.contextmanager
-def _on_disk(folder: Store, local: Path) -> Iterator[None]:
+def _on_disk(folder: Store, local: Path, instead: str) -> Iterator[None]:
     fresh = not local.exists()
     path = local / FILE
     try:
         local.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+")  # noqa: SIM115
     except OSError as error:
-        raise ValueError(
-            f"the run folder {folder.address} cannot be written: {explain(error)}; give another --run"
-        ) from None
+        raise ValueError(f"the folder {folder.address} cannot be written: {explain(error)}; {instead}") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

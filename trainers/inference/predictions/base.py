@@ -99,7 +99,7 @@ class Predictions(Protocol):
         """
         ...
 
-    def rows(self, predictor: Predictor, files: Sequence[Named], out: Path) -> list[list[str]]:
+    def rows(self, predictor: Predictor, files: Sequence[Named], out: Store) -> list[list[str]]:
         """Predict some files.
 
         Args:

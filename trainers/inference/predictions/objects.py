@@ -213,9 +213,9 @@ class Objects(Shared):
             output = predictor.timed(predictor.preprocess.normalise(pixels))
             yield from zip(some, self.look(predictor.task, output, (height, width)), strict=True)
 
-    def rows(self, predictor: Predictor, files: Sequence[Named], out: Path) -> list[list[str]]:
+    def rows(self, predictor: Predictor, files: Sequence[Named], out: Store) -> list[list[str]]:
         """Seen together, at the stored size; drawn one by one, as pictures may be large."""
-        recipe, meta, store = predictor.recipe, predictor.meta, Store(out)
+        recipe, meta = predictor.recipe, predictor.meta
         seen: dict[str, Look | None] = dict.fromkeys(path for path, _ in files)
         if not predictor.sliding:
             stored = all_as_stored(files, recipe, meta)
@@ -233,8 +233,8 @@ class Objects(Shared):
             shown = self.see(predictor, picture, seen[path])
             shown = shown.first(int((shown.boxes[:, 4] >= (predictor.confidence or 0.0)).sum()))
             drawn = box_figures.overlay(self.tinted(picture, shown), shown.boxes, meta["classes"])
-            store.write(f"labels/{name}.txt", _yolo(shown.boxes, picture.shape[:2]))
-            store.write(f"overlays/{name}.png", mask_figures.save_png(drawn))
+            out.write(f"labels/{name}.txt", _yolo(shown.boxes, picture.shape[:2]))
+            out.write(f"overlays/{name}.png", mask_figures.save_png(drawn))
             told = _told(shown.tell(name, None, picture.shape[:2]), meta["classes"])
             rows.append([path, f"labels/{name}.txt", json.dumps(told, ensure_ascii=False)])
         return rows

@@ -47,8 +47,8 @@ class PixelClasses(Shared):
         refuse_top_k(top_k, "masks")
         return ["path", "mask", *(f"share of {name}" for name in meta["classes"])]
 
-    def rows(self, predictor: Predictor, files: Sequence[Named], out: Path) -> list[list[str]]:
-        classes, store = predictor.meta["classes"], Store(out)
+    def rows(self, predictor: Predictor, files: Sequence[Named], out: Store) -> list[list[str]]:
+        classes = predictor.meta["classes"]
         colours = class_colours(predictor.meta)
         rows = []
         how = reading(predictor.recipe.dataset_args)
@@ -69,7 +69,7 @@ class PixelClasses(Shared):
                 "overlays": lambda picture, labels: mask_figures.overlay(picture, labels, colours),
             }
             for folder, draw in drawings.items():
-                store.write(f"{folder}/{name}.png", draw_png(draw, picture, labels))
+                out.write(f"{folder}/{name}.png", draw_png(draw, picture, labels))
             rows.append([path, f"masks/{name}.png", *(f"{share:.4f}" for share in shares)])
         return rows
 

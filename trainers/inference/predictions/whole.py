@@ -48,7 +48,7 @@ class Classes(Shared):
         further = [name for place in more for name in (f"class {place}", f"probability {place}")]
         return ["path", "class", "probability", *further, *(f"probability of {name}" for name in each)]
 
-    def rows(self, predictor: Predictor, files: Sequence[Named], out: Path) -> list[list[str]]:
+    def rows(self, predictor: Predictor, files: Sequence[Named], out: Store) -> list[list[str]]:
         classes, task = predictor.meta["classes"], cast(ImageTask, predictor.task)
         blank = [""] * (len(self.header(predictor.meta, task, predictor.top_k)) - 1)
         found, output = _look(predictor, files)
@@ -94,7 +94,7 @@ class Tags(Shared):
         refuse_top_k(top_k, "any number of labels for each picture")
         return ["path", "number of labels", "labels", *(f"probability of {name}" for name in meta["classes"])]
 
-    def rows(self, predictor: Predictor, files: Sequence[Named], out: Path) -> list[list[str]]:
+    def rows(self, predictor: Predictor, files: Sequence[Named], out: Store) -> list[list[str]]:
         classes, task = predictor.meta["classes"], cast(ImageTask, predictor.task)
         found, output = _look(predictor, files)
         made = {}
@@ -142,7 +142,7 @@ class Numbers(Shared):
         refuse_top_k(top_k, "numbers, no classes")
         return ["path", *meta["classes"]]
 
-    def rows(self, predictor: Predictor, files: Sequence[Named], out: Path) -> list[list[str]]:
+    def rows(self, predictor: Predictor, files: Sequence[Named], out: Store) -> list[list[str]]:
         found, output = _look(predictor, files)
         made = {}
         if output is not None:
