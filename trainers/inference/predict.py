@@ -263,10 +263,11 @@ def _by_ray(
 
 def _predict(predictor: Predictor, some: Sequence[_Picture], out: Store) -> tuple[list[Row], list[Row]]:
     """The rows of pictures, by their names in the table; and size and time of their files before these were read."""
-    stamps = [stamp(picture.path) for picture in some]
+    stamps: list[Row] = [stamp(picture.path) for picture in some]
     files: list[Named] = [(picture.path, picture.stem) for picture in some]
     rows = predictions.of_meta(predictor.meta).rows(predictor, files, out)
-    return [[picture.name, *row[1:]] for picture, row in zip(some, rows, strict=True)], stamps
+    named: list[Row] = [[picture.name, *row[1:]] for picture, row in zip(some, rows, strict=True)]
+    return named, stamps
 
 
 @functools.lru_cache(1)
