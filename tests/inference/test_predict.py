@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import object_store
 from helpers.small import scene, small_recipe, write_pairs
 from PIL import Image
 from pyarrow.parquet import read_table
@@ -20,10 +21,11 @@ from trainers.__main__ import main
 from trainers.fitting import fit
 from trainers.inference import predict as module
 from trainers.inference import predictor
-from trainers.inference.predict import predict
+from trainers.inference.predict import predict, predict_into
 from trainers.inference.predictions import pixels
 from trainers.inference.sheet import MOST, spread
 from trainers.recipe import Scale, resolve
+from trainers.storage.store import Store
 
 pytestmark = pytest.mark.figures
 
@@ -308,6 +310,46 @@ def test_a_run_that_was_trained_anew_predicts_with_its_new_weights(storage: Path
     after = table("out")
     module._predictor.cache_clear()
     assert after == table("fresh") != before
+
+
+def test_of_very_many_pictures_the_parts_are_what_there_is(
+    run: str, tmp_path: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(5):
+        save(tmp_path / f"q/{index}.png", 40 * index)
+    (tmp_path / "q/3.png").write_bytes(b"broken")
+    whole, _ = predict(run, [str(tmp_path / "q")], str(tmp_path / "whole"))
+    monkeypatch.setattr(module, "MOST_ROWS", 4)
+    parts, bad = predict(run, [str(tmp_path / "q")], str(tmp_path / "out"))
+    assert (parts, bad) == (tmp_path / "out/predictions.parts", [str(tmp_path / "q/3.png")])
+    assert not (tmp_path / "out/predictions.csv").exists()
+    found = {row["path"]: row for row in read_table(parts).to_pylist()}
+    for row in rows(whole):
+        assert {name: found[row["path"]][name] for name in row} == row
+    assert json.loads((tmp_path / "out/predictions.json").read_text())["finished"]
+    seen.clear()
+    assert predict(run, [str(tmp_path / "q")], str(tmp_path / "out")) == (parts, bad)
+    assert seen[0] == "3.png"  # what could not be decoded is tried again; the sheet shows the others
+
+
+@pytest.mark.slow
+def test_masks_go_into_an_object_store_too(masks: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**object_store.CREDENTIALS, "AWS_EC2_METADATA_DISABLED": "true"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("1.png", "in/2.png"):
+        save(tmp_path / "q" / name)
+    predict(masks, [str(tmp_path / "q")], str(tmp_path / "out"))
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file() and path.name != "predictions.json"]
+    with object_store.moto() as port:
+        store = Store(object_store.address(port, "out"))
+        found = predict_into(masks, [str(tmp_path / "q")], store)
+        assert (found.address, found.pictures, found.bad) == ((store / "predictions.csv").address, 2, [])
+        assert len(files) == 2 * 3 + 2
+        for path in files:
+            assert store.read(path.relative_to(tmp_path / "out").as_posix()) == path.read_bytes()
+        assert set(store.names()) == {path.name for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(ValueError, match="give another --out"):
+        predict_into(masks, [str(tmp_path / "q")], store)  # nobody answers there any more
 
 
 # What is written ---------------------------------------------------------------------------------------------

@@ -147,6 +147,8 @@ def predict_into(
     confidence = kind.confidence(found, confidence)
     header = kind.header(meta, build.make_task(recipe, meta), top_k)
     say, warn = (progress.message, progress.warning) if progress else (lambda text: None,) * 2
+    if out.local is None:  # a wrong address is told within seconds
+        out.check_writable("give another --out")
     pictures = _list(paths, out, kind, say, warn)
     chosen = _Chosen(sliding=sliding, overlap=overlap, top_k=top_k, tta=tta, confidence=confidence)
     facts = {**(origin := _origin(trained)), **chosen}
@@ -163,8 +165,7 @@ def predict_into(
             say(f"{len(pictures) - len(left):,} of {len(pictures):,} pictures were predicted before")
         bar = progress.bar("predicting", len(left)) if progress else contextlib.nullcontext(advance)
         with bar as shown:
-            counted = _checked(table, shown)
-            noticed = _by_ray(left, options, kind, workers, counted) if workers else _here(left, options, counted)
+            noticed = _fill(left, options, kind, workers, _checked(table, shown)) if left else {}
         for line in notices.describe(noticed):
             warn(line)
         rows = table.rows([(picture.name, picture.path) for picture in pictures])
@@ -215,8 +216,15 @@ def _origin(trained: Trained) -> Json:
     return {**about, "best": dict(best) if best else None, **file}
 
 
+def _fill(
+    left: Sequence[_Picture], options: _Options, kind: Predictions, workers: int, advance: Advance
+) -> dict[str, Notice]:
+    """Predict what is left, and keep the rows. Returns what was noticed of the pictures."""
+    return _by_ray(left, options, kind, workers, advance) if workers else _here(left, options, advance)
+
+
 def _here(left: Sequence[_Picture], options: _Options, advance: Advance) -> dict[str, Notice]:
-    """Predict what is left in this process; rows are kept as time passes. Returns what was noticed of the pictures."""
+    """In this process; rows are kept as time passes."""
     predictor, out, header = _opened(options)
     size = PREDICT_BATCH if predictions.of_meta(predictor.meta).together and not options["sliding"] else 1
     rows: list[Row] = []
@@ -241,7 +249,7 @@ def _here(left: Sequence[_Picture], options: _Options, advance: Advance) -> dict
 def _by_ray(
     left: Sequence[_Picture], options: _Options, kind: Predictions, workers: int, advance: Advance
 ) -> dict[str, Notice]:
-    """Predict what is left by tasks of Ray Data, each of which keeps its rows."""
+    """By tasks of Ray Data, each of which keeps its rows."""
     out, header = Store(options["out"]), json.loads(options["header"])
     size = min(PREDICT_BATCH, max(LEAST, len(left) // (TASKS_EACH * workers)))
     size = max(size, len(left) // MOST_TASKS)

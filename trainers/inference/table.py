@@ -180,6 +180,8 @@ def open_table(out: Store, header: Row, facts: Json, progress: Progress) -> Iter
             stack.enter_context(lock(out, progress, ending, "give another --out"))
         except Busy:
             raise ValueError(_busy(out)) from None
+        except OSError as error:
+            raise ValueError(f"--out {out.address} cannot be written: {explain(error)}; give another folder") from None
         try:
             earlier = out.read_json(FACTS)
         except ValueError as error:

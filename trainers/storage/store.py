@@ -189,8 +189,8 @@ class Store:
 
         _persist(delete, patience)
 
-    def check_writable(self) -> None:
-        """Write, replace, read back and remove a small file. Raises ValueError with the cause and what to do."""
+    def check_writable(self, instead: str = "give --storage another folder, or set TRAINYARD_STORAGE") -> None:
+        """Write, replace, read and remove a small file. Raises ValueError with the cause and what to do instead."""
         probe = f".probe-{uuid.uuid4().hex[:8]}"
         try:
             for content in (b"first", b"probe"):
@@ -201,10 +201,7 @@ class Store:
         except OSError as error:
             with contextlib.suppress(OSError):
                 self.delete(probe, 0.0)
-            raise ValueError(
-                f"the storage {self.address} cannot be written: {explain(error)}; "
-                "give --storage another folder, or set TRAINYARD_STORAGE"
-            ) from None
+            raise ValueError(f"the storage {self.address} cannot be written: {explain(error)}; {instead}") from None
 
 
 def _plain(address: str) -> str:

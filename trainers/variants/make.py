@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,27 +59,26 @@ def make(run: str, out: Path, *, storage: str | None, data: str | None, say: Say
     require("onnx", "onnxscript", "onnxruntime")
     folder, facts = open_run(run, storage)
     found = Made([_as_trained("original", folder)], {})
-    plan: list[tuple[str, Store, str, bool]] = [
-        ("fused", folder, "fused.pt2", False),
-        ("ONNX", folder, "model.onnx", False),
-        ("int8", folder, "int8.onnx", True),
-    ]
+
+    def write(of: Store, files: Mapping[str, str]) -> None:
+        for name, file in files.items():
+            say(f"{name}: {file}")
+            int8 = name.endswith("int8")
+            try:
+                path = export(of.address, str(out / file), storage=storage, int8=int8, data=data, say=say, warn=warn)
+            except ValueError as error:
+                found.left_out[name] = str(error)
+                warn(f"{name} is left out: {error}")
+            else:
+                found.variants.append(Variant(name, str(path), path, path.stat().st_size))
+
+    write(folder, {"fused": "fused.pt2", "ONNX": "model.onnx", "int8": "int8.onnx"})
     pruned = _find_pruned(folder, facts)
     if isinstance(pruned, Store):
-        plan += [("pruned ONNX", pruned, "pruned.onnx", False), ("pruned int8", pruned, "pruned.int8.onnx", True)]
+        found.variants.append(_as_trained("pruned", pruned))
+        write(pruned, {"pruned ONNX": "pruned.onnx", "pruned int8": "pruned.int8.onnx"})
     else:
         found.left_out["pruned"] = pruned
-    for name, of, file, int8 in plan:
-        if of is pruned and file == "pruned.onnx":
-            found.variants.append(_as_trained("pruned", of))
-        say(f"{name}: {file}")
-        try:
-            path = export(of.address, str(out / file), storage=storage, int8=int8, data=data, say=say, warn=warn)
-        except ValueError as error:
-            found.left_out[name] = str(error)
-            warn(f"{name} is left out: {error}")
-        else:
-            found.variants.append(Variant(name, str(path), path, path.stat().st_size))
     return found
 
 
