@@ -140,11 +140,11 @@ def predict_into(
     """
     trained = find_trained(run, storage)
     check_overlap(overlap)
-    found, recipe, meta = trained.facts, Recipe.from_json(trained.facts["recipe"]), trained.dataset
+    recipe, meta = Recipe.from_json(trained.facts["recipe"]), trained.dataset
     check_views(tta, recipe)
     kind = predictions.of_meta(meta)
     check_sliding(sliding, kind, run)
-    confidence = kind.confidence(found, confidence)
+    confidence = kind.confidence(trained.facts, confidence)
     header = kind.header(meta, build.make_task(recipe, meta), top_k)
     say, warn = (progress.message, progress.warning) if progress else (lambda text: None,) * 2
     if out.local is None:  # a wrong address is told within seconds
@@ -168,14 +168,22 @@ def predict_into(
             noticed = _fill(left, options, kind, workers, _checked(table, shown)) if left else {}
         for line in notices.describe(noticed):
             warn(line)
-        rows = table.rows([(picture.name, picture.path) for picture in pictures])
-        done = [(picture.path, row) for picture, row in zip(pictures, rows, strict=True) if row[1]]
-        kind.finish(recipe, meta, out, done, found["name"])
-        bad = [row[0] for row in rows if not row[1]]
-        whole = len(rows) <= MOST_ROWS
-        lines = [header, *(line for row in rows for line in kind.lines(row))] if whole else None
-        address = table.finish(lines, {**facts, "pictures": len(rows), "undecoded": len(bad)})
-        return Predicted(address, len(rows), bad)
+        return _finish(table, pictures, kind, trained, header, facts)
+
+
+def _finish(
+    table: Table, pictures: Sequence[_Picture], kind: Predictions, trained: Trained, header: Row, facts: Json
+) -> Predicted:
+    """Write what there is of all pictures. `header`: of predictions.csv; `facts`: for predictions.json."""
+    recipe, meta = Recipe.from_json(trained.facts["recipe"]), trained.dataset
+    rows = table.rows([(picture.name, picture.path) for picture in pictures])
+    done = [(picture.path, row) for picture, row in zip(pictures, rows, strict=True) if row[1]]
+    kind.finish(recipe, meta, table.out, done, trained.facts["name"])
+    bad = [row[0] for row in rows if not row[1]]
+    whole = len(rows) <= MOST_ROWS
+    lines = [header, *(line for row in rows for line in kind.lines(row))] if whole else None
+    address = table.finish(lines, {**facts, "pictures": len(rows), "undecoded": len(bad)})
+    return Predicted(address, len(rows), bad)
 
 
 def _checked(table: Table, advance: Advance) -> Advance:
