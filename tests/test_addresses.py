@@ -22,7 +22,6 @@ PROGRAMS = {"trainers": trainers, "tune_spaces": tune_spaces, "cluster": cluster
         "trainers prepare digits.cnn --dataset image_folder --data https://example.com/birds.zip",
         "trainers evaluate one --data gs://photos/birds",
         "trainers predict one s3://photos/birds --out out",
-        "trainers predict one birds --out s3://photos/out",
         "trainers export one --out s3://models/one.pt2",
         "tune_spaces digits.quick --data abfs://photos@account/birds",
         "cluster doctor --data s3://photos/birds",

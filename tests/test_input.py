@@ -405,7 +405,7 @@ def test_storage_that_cannot_be_written_is_refused(cli: Cli, tmp_path: Path, mon
     (tmp_path / "file").write_text("in the way")
     assert_refused(cli(*DIGITS, "--storage", tmp_path / "file/below"), "cannot be written: Not a directory")
     assert_refused(cli(*DIGITS, "--storage", "foo://bar"), "'foo://bar' cannot be opened")
-    assert_refused(cli(*DIGITS, "--storage", tmp_path, "--run", "file"), "the run folder", "give another --run")
+    assert_refused(cli(*DIGITS, "--storage", tmp_path, "--run", "file"), "the folder", "give another --run")
     monkeypatch.setenv("TRAINYARD_CACHE", str(tmp_path / "file/cache"))
     assert_refused(cli(*DIGITS), "the cache", "Not a directory; set TRAINYARD_CACHE")
 
