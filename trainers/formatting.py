@@ -111,8 +111,8 @@ def check_is_path(name: str, text: str | None) -> None:
             path = unquote(found[2].removeprefix("localhost/").lstrip("/"))
             raise ValueError(f"{what}; give its path, /{path}")
         raise ValueError(
-            f"{what}: object stores and servers are not read or written there (--storage and the --out of predict take an address); copy "
-            "the files to a disk that every host sees, or mount them, and give that path"
+            f"{what}: object stores and servers are not read or written there (--storage and the --out of predict take "
+            "an address); copy the files to a disk that every host sees, or mount them, and give that path"
         )
 
 
