@@ -113,7 +113,7 @@ def test_the_server_of_the_readme_answers_as_predict(
     table, bad = predict(run, [str(pictures / "val")], str(tmp_path / "out"), top_k=2)
     rows = list(csv.DictReader(table.read_text().splitlines()))
     assert (len(rows), bad) == (PICTURES, [])
-    assert {row["class"] for row in rows} == {"a", "b"}
+    assert len({row["probability"] for row in rows}) > PICTURES / 2  # which tell pictures apart
     for row in rows:
         answer = ask(address, Path(row["path"]))
         said = {row["class"]: float(row["probability"]), row["class 2"]: float(row["probability 2"])}
